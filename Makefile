@@ -1,0 +1,22 @@
+# Both targets make the virtual environment .venv first, with the exact tested versions.
+PYTHON ?= python3.11
+VENV ?= .venv
+INSTALLED = $(VENV)/.installed
+
+.PHONY: compare test lint
+
+compare: $(INSTALLED)
+	$(VENV)/bin/python -m recbole_tslrec compare --config_files=properties/compare_ml-100k.yaml
+
+test: $(INSTALLED)
+	$(VENV)/bin/python -m pytest -q
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+$(INSTALLED): setup.cfg constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt torch
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[embedded,tuning,test]'
+	touch $@

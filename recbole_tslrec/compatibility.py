@@ -1,0 +1,218 @@
+"""What RecBole 1.2.1 needs to run on today's torch; nothing else.
+
+Since version 2.6 torch reads a file with ``weights_only=True``: without running code that the file
+names, and in full only from pickle protocol 2. RecBole 1.2.1 writes its checkpoints with protocol 4
+and with classes in them, and so fails at its own test step. Here it learns to write what torch
+accepts, and torch to accept what is harmless in it; torch's check stays on.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from recbole.config import Config
+from recbole.trainer import Trainer
+from recbole.utils import EvaluatorType, InputType, ModelType, set_color
+
+if TYPE_CHECKING:
+    from torch.serialization import MAP_LOCATION
+
+# torch's checking reader stops at the first instruction of protocol 4 ("Unsupported operand 149")
+# and at the bytes of protocol 3, which every NumPy number has.
+_PICKLE_PROTOCOL = 2
+
+# Classes, which torch would refuse. The loader is made anew on reading; RecBole finds the model
+# again by its name.
+_LEFT_OUT_OF_CONFIG = ("yaml_loader", "model_class")
+
+
+class _StoredConfig(Config):
+    """What torch puts in Config's place while it reads a checkpoint.
+
+    A class that torch accepts may also be *called* by the file, and ``Config()`` evaluates strings
+    as Python: with Config itself on torch's list, a forged checkpoint could run anything.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        raise pickle.UnpicklingError("a checkpoint may hold a Config, but not call it")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__class__ = Config
+        _restore_config(self, state)
+
+
+_SAFE_GLOBALS = [
+    (_StoredConfig, f"{Config.__module__}.{Config.__qualname__}"),
+    # torch asks about the object's own class as well.
+    _StoredConfig,
+    # What a Config holds under MODEL_TYPE, MODEL_INPUT_TYPE and eval_type.
+    ModelType,
+    InputType,
+    EvaluatorType,
+    # best_valid_score is a np.float64: these three make it.
+    np.core.multiarray.scalar,
+    np.dtype,
+    type(np.dtype(np.float64)),
+]
+
+
+@functools.cache
+def apply() -> None:
+    """Make RecBole's checkpoints pass torch's ``weights_only`` check, in this process.
+
+    After it, training, ``evaluate(load_best_model=True)`` and, in any process that has called it
+    too, ``load_data_and_model`` work as they are, for every model whose ``other_parameter`` holds
+    tensors and layers alone: all the sequential ones, but not those that keep NumPy or SciPy
+    matrices there, as ItemKNN and EASE do. Only the first call acts: a later one cannot undo what
+    somebody has put on top.
+    """
+    Config.__getstate__ = _config_state
+    Config.__setstate__ = _restore_config
+    Trainer._save_checkpoint = _save_checkpoint
+    _switch_anomaly_detection_off()
+    torch.serialization.add_safe_globals(_SAFE_GLOBALS)
+
+
+def _switch_anomaly_detection_off() -> None:
+    # RecBole's SINE switches autograd's anomaly detection on for the whole process as its module is
+    # imported, which RecBole does for every sequential model. It is a tool for debugging that keeps
+    # a stack trace for every operation and checks every gradient. Import first, so that it is over.
+    import recbole.model.sequential_recommender  # noqa: F401
+
+    torch.autograd.set_detect_anomaly(False)
+
+
+def load_checkpoint(path: str | os.PathLike, map_location: MAP_LOCATION = "cpu") -> dict[str, Any]:
+    """Read a checkpoint without running anything it contains, and say clearly what is wrong.
+
+    Args:
+        path: a checkpoint that a RecBole trainer has written after :func:`apply`.
+        map_location: where the tensors go, as in :func:`torch.load`. The default suits every
+            machine, whatever the checkpoint was trained on.
+
+    Returns:
+        What the trainer wrote: ``config``, ``state_dict``, ``optimizer``, ...
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged or no checkpoint, or holds what torch reads only on trust,
+            as a plain RecBole's checkpoints do.
+    """
+    name = os.fspath(path)
+    if not _is_intact(path):
+        raise ValueError(f"[{name}] is not a checkpoint, or is damaged or cut short.")
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"[{name}] is refused: it {_reason_for_refusal(path)}, which torch reads only on trust."
+            " A checkpoint of RecBole alone must be saved again with recbole_tslrec imported: train"
+            " again or, if you trust the file, torch.load it with weights_only=False and torch.save"
+            " the result."
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"[{name}] is not a checkpoint: it holds a {type(checkpoint).__name__}.")
+    return checkpoint
+
+
+def _is_intact(path: str | os.PathLike) -> bool:
+    # torch compares no checksums: it would load altered weights without a word.
+    try:
+        with zipfile.ZipFile(path) as archive:
+            has_content = any(name.endswith("/data.pkl") for name in archive.namelist())
+            return has_content and archive.testzip() is None
+    except zipfile.BadZipFile:
+        return False
+
+
+def _reason_for_refusal(path: str | os.PathLike) -> str:
+    try:
+        refused = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except pickle.UnpicklingError:
+        return f"is not written with pickle protocol {_PICKLE_PROTOCOL}"
+    return f"holds {', '.join(sorted(refused)) or 'what no trainer writes'}"
+
+
+def _config_state(config: Config) -> dict[str, Any]:
+    """What goes into a checkpoint of a Config (its ``__getstate__``)."""
+    return {
+        name: _as_plain_values(value)
+        for name, value in vars(config).items()
+        if name not in _LEFT_OUT_OF_CONFIG
+    }
+
+
+def _restore_config(config: Config, state: dict[str, Any]) -> None:
+    """Make a Config of what a checkpoint holds of it (its ``__setstate__``)."""
+    vars(config).update(state)
+    # RecBole's dataset asks for it when it must download its files.
+    config.yaml_loader = Config._build_yaml_loader(config)
+    # The names that NumPy dropped and RecBole's metrics use (np.float); only a Config that is made
+    # anew brings them back, and a fresh process that loads a checkpoint makes none.
+    config.compatibility_settings()
+
+
+def _as_plain_values(value: Any) -> Any:
+    # RecBole takes a Path for checkpoint_dir or a np.int64 for seed; torch would refuse both, and
+    # only after the training.
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {key: _as_plain_values(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_as_plain_values(entry) for entry in value]
+    return value
+
+
+def _save_checkpoint(self: Trainer, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+    """RecBole's ``Trainer._save_checkpoint``, in a form that torch reads back.
+
+    Args:
+        epoch: the current epoch.
+        verbose: whether to log the file's name.
+        **kwargs: ``saved_model_file``, where to write in place of ``self.saved_model_file``.
+    """
+    if not self.config["single_spec"] and self.config["local_rank"] != 0:
+        return
+    saved_model_file = kwargs.pop("saved_model_file", self.saved_model_file)
+    state = {
+        "config": self.config,
+        "epoch": epoch,
+        "cur_step": self.cur_step,
+        "best_valid_score": self.best_valid_score,
+        "state_dict": self.model.state_dict(),
+        # SASRecF, DIN and others name a whole layer here, with the dataset in it. Its weights are
+        # in state_dict, and the model's constructor makes the rest.
+        "other_parameter": {
+            name: value
+            for name, value in self.model.other_parameter().items()
+            if not isinstance(value, torch.nn.Module)
+        },
+        "optimizer": self.optimizer.state_dict(),
+    }
+    _write_atomically(state, saved_model_file)
+    if verbose:
+        self.logger.info(set_color("Saving current", "blue") + f": {saved_model_file}")
+
+
+def _write_atomically(state: dict[str, Any], path: str | os.PathLike) -> None:
+    # A run that dies while it saves leaves the best checkpoint so far as it was. The process id
+    # keeps apart two runs that RecBole has named after the same second.
+    temporary = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(state, file, pickle_protocol=_PICKLE_PROTOCOL)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

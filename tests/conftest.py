@@ -1,0 +1,132 @@
+"""What the tests share: small data sets, small language models, a RecBole with no traces."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+import recbole_tslrec  # noqa: F401
+
+torch.set_num_threads(2)
+
+WORDS = (
+    "given the user ' s purchase history , predict distribution among preferences . response : "
+    "0 1 2 3 4 5 6 7 8 9"
+).split()
+
+
+@pytest.fixture(autouse=True)
+def recbole_alone(monkeypatch, tmp_path):
+    """RecBole reads sys.argv, and writes saved/, log/ and log_tensorboard/ where it stands."""
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    yield
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler, logging.FileHandler):
+            root.removeHandler(handler)
+            handler.close()
+
+
+def small_tokenizer(opening: str | None = "<s>", closing: str | None = None):
+    """A tokenizer of a few words, with special tokens around a text if asked for."""
+    special = ["<unk>", "<pad>", "<s>", "</s>"]
+    vocabulary = {word: number for number, word in enumerate([*special, *dict.fromkeys(WORDS)])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    template = " ".join(part for part in (opening, "$A", closing) if part)
+    used = [(token, vocabulary[token]) for token in (opening, closing) if token]
+    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=used)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>")
+
+
+_SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+}
+CONFIGS = {
+    "llama": lambda: transformers.LlamaConfig(**_SIZES, num_key_value_heads=2),
+    "qwen2": lambda: transformers.Qwen2Config(**_SIZES, num_key_value_heads=2),
+    "mistral": lambda: transformers.MistralConfig(**_SIZES, num_key_value_heads=1),
+    "gemma": lambda: transformers.GemmaConfig(**_SIZES, num_key_value_heads=1, head_dim=16),
+    "gpt2": lambda: transformers.GPT2Config(
+        vocab_size=64, n_positions=64, n_embd=32, n_layer=2, n_head=2
+    ),
+    "bert": lambda: transformers.BertConfig(**_SIZES),
+}
+
+
+@pytest.fixture(scope="session")
+def language_model_folder(tmp_path_factory):
+    """Makes a language model of random weights, saved as any model is; by the kind's name."""
+    made: dict[str, str] = {}
+
+    def folder(kind: str = "llama") -> str:
+        if kind not in made:
+            path = tmp_path_factory.mktemp(kind)
+            torch.manual_seed(0)
+            transformers.AutoModel.from_config(CONFIGS[kind]()).save_pretrained(path)
+            closing = "</s>" if kind == "bert" else None
+            small_tokenizer(None if kind == "gpt2" else "<s>", closing).save_pretrained(path)
+            made[kind] = str(path)
+        return made[kind]
+
+    return folder
+
+
+def write_atomic(folder: Path, name: str, rows, header: str | None = None) -> None:
+    """Write a RecBole .inter file of (user, item, time) rows."""
+    path = folder / name / f"{name}.inter"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [header or "user_id:token\titem_id:token\ttimestamp:float"]
+    lines += ["\t".join(str(value) for value in row) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.fixture
+def small_data(tmp_path):
+    """A data set of 40 users and 30 items with two tastes, in ./data/small."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for user in range(40):
+        taste = user % 2
+        items = taste * 15 + generator.integers(0, 15, size=generator.integers(4, 12))
+        rows += [(f"u{user}", f"i{item}", time) for time, item in enumerate(items)]
+    write_atomic(tmp_path / "data", "small", rows)
+    return "small"
+
+
+@pytest.fixture
+def settings(language_model_folder):
+    """Settings under which every stage takes a moment."""
+    return {
+        "data_path": "data",
+        "gpu_id": "",
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+        "MAX_ITEM_LIST_LENGTH": 6,
+        "epochs": 1,
+        "train_batch_size": 64,
+        "valid_metric": "NDCG@10",
+        "metrics": ["Hit", "NDCG"],
+        "topk": [5, 10],
+        "show_progress": False,
+        "state": "INFO",
+        "llm": language_model_folder("llama"),
+        "n_categories": 4,
+        "sft_epochs": 2,
+        "sft_batch_size": 8,
+        "lora_r": 2,
+    }

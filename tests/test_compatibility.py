@@ -1,0 +1,297 @@
+"""RecBole's own train, save, test and load on today's torch, with torch's check on."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import recbole.quick_start.quick_start as quick_start
+import torch
+from recbole.config import Config
+from recbole.data.interaction import Interaction
+from recbole.trainer import HyperTuning, Trainer
+
+from recbole_tslrec import compatibility
+
+compatibility.apply()
+
+SETTINGS = {
+    # The 121 users with the shortest histories.
+    "user_inter_num_interval": "[0,25)",
+    "MAX_ITEM_LIST_LENGTH": 5,
+    "n_layers": 1,
+    "n_heads": 1,
+    "hidden_size": 8,
+    "inner_size": 8,
+    "epochs": 1,
+    "train_neg_sample_args": None,
+    "gpu_id": "",
+    "show_progress": False,
+}
+INTERACTIONS_ALONE = {"inter": ["user_id", "item_id", "timestamp"]}
+COLUMNS = {
+    "SASRec": INTERACTIONS_ALONE,
+    "SASRecF": {**INTERACTIONS_ALONE, "item": ["item_id", "class"]},
+}
+LOAD = """
+import sys
+import torch
+import recbole_tslrec.compatibility as compatibility
+
+compatibility.apply()
+from recbole.quick_start import load_data_and_model
+
+results = {}
+for file in sys.argv[1:]:
+    config, model, _, _, _, test_data = load_data_and_model(file)
+    model.eval()
+    interaction = next(iter(test_data))[0]
+    with torch.no_grad():
+        scores = model.full_sort_predict(interaction)
+    results[file] = {"interaction": interaction.interaction, "scores": scores}
+torch.save(results, "results.pt")
+"""
+
+
+class Run(NamedTuple):
+    model: torch.nn.Module
+    result: dict
+    file: Path
+
+
+def run_stock(model_name: str, folder: Path) -> Run:
+    """RecBole's run_recbole, which keeps the trained model to itself, and that model."""
+    models = []
+
+    def remember(model_type, name):
+        trainer_class = get_trainer(model_type, name)
+        return lambda config, model: models.append(model) or trainer_class(config, model)
+
+    get_trainer = quick_start.get_trainer
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["run_recbole"])
+        patch.setattr(quick_start, "get_trainer", remember)
+        settings = {**SETTINGS, "load_col": COLUMNS[model_name], "checkpoint_dir": folder / "saved"}
+        result = quick_start.run_recbole(model_name, "ml-100k", config_dict=settings)
+    (file,) = (folder / "saved").iterdir()
+    return Run(models[0], result, file)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[str, Run]:
+    return {name: run_stock(name, tmp_path_factory.mktemp(name)) for name in COLUMNS}
+
+
+@pytest.fixture
+def trainer() -> Trainer:
+    """A trainer that is about to replace the checkpoint ``saved/best.pth``."""
+    trainer = Trainer(make_config(), TinyModel(1, 1))
+    trainer.saved_model_file = os.path.join(trainer.checkpoint_dir, "best.pth")
+    trainer._save_checkpoint(0, verbose=False)
+    return trainer
+
+
+class TinyModel(torch.nn.Linear):
+    def other_parameter(self):
+        return {}
+
+
+def make_config(**settings) -> Config:
+    return Config("SASRec", "ml-100k", config_dict={**SETTINGS, "state": "ERROR", **settings})
+
+
+def run_in_fresh_process(code: str, *arguments: str | Path, folder: Path) -> None:
+    package_root = Path(compatibility.__file__).parents[1]
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(package_root)},
+        check=True,
+    )
+
+
+def test_a_fresh_process_loads_the_trained_models(runs, tmp_path):
+    run_in_fresh_process(LOAD, *(run.file for run in runs.values()), folder=tmp_path)
+    loaded = torch.load(tmp_path / "results.pt")
+    for run in runs.values():
+        there = loaded[str(run.file)]
+        with torch.no_grad():
+            here = run.model.full_sort_predict(Interaction(there["interaction"]))
+        assert len(here) == 121
+        torch.testing.assert_close(there["scores"], here)
+
+
+def test_a_checkpoint_holds_what_recbole_keeps(runs):
+    run = runs["SASRec"]
+    checkpoint = compatibility.load_checkpoint(run.file)
+    assert set(checkpoint) == {
+        "config",
+        "epoch",
+        "cur_step",
+        "best_valid_score",
+        "state_dict",
+        "other_parameter",
+        "optimizer",
+    }
+    assert checkpoint["epoch"] == 0
+    assert checkpoint["best_valid_score"] == run.result["best_valid_score"]
+    assert type(checkpoint["config"]) is Config
+    assert checkpoint["config"]["hidden_size"] == 8
+    assert checkpoint["optimizer"]["state"]
+    for name, weight in run.model.state_dict().items():
+        assert torch.equal(checkpoint["state_dict"][name], weight)
+
+
+def test_paths_and_numpy_numbers_in_a_config_survive(tmp_path):
+    config = make_config(
+        checkpoint_dir=tmp_path / "here", seed=np.int64(7), grid=[{"at": tmp_path}]
+    )
+    torch.save({"config": config}, tmp_path / "config.pth")
+    loaded = compatibility.load_checkpoint(tmp_path / "config.pth")["config"]
+    assert loaded["checkpoint_dir"] == str(tmp_path / "here")
+    assert loaded["seed"] == 7
+    assert loaded["grid"] == [{"at": str(tmp_path)}]
+    assert loaded["device"] == config["device"]
+    assert loaded["MODEL_TYPE"] is config["MODEL_TYPE"]
+
+
+def test_a_copied_config_still_works():
+    class OwnConfig(Config):
+        pass
+
+    config = make_config()
+    config.__class__ = OwnConfig
+    copied = copy.deepcopy(config)
+    assert type(copied) is OwnConfig
+    assert copied.final_config_dict == config.final_config_dict
+    assert copied.yaml_loader is config.yaml_loader
+
+
+def test_a_second_apply_keeps_what_was_put_on_top(monkeypatch):
+    def on_top(self, *arguments, **kwargs):
+        pass
+
+    monkeypatch.setattr(Trainer, "_save_checkpoint", on_top)
+    trusted = set(torch.serialization.get_safe_globals())
+    compatibility.apply()
+    assert Trainer._save_checkpoint is on_top
+    assert set(torch.serialization.get_safe_globals()) == trusted
+
+
+def test_a_forged_checkpoint_runs_nothing(tmp_path):
+    ran = tmp_path / "ran"
+
+    class Forged:
+        def __reduce__(self):
+            return Config, ("SASRec", "ml-100k", None, {"any": f"open({str(ran)!r}, 'w').close()"})
+
+    torch.save({"config": Forged()}, tmp_path / "forged.pth")
+    with pytest.raises(ValueError, match=r"forged\.pth.*is refused"):
+        compatibility.load_checkpoint(tmp_path / "forged.pth")
+    assert not ran.exists()
+
+
+def test_an_old_checkpoint_is_refused_until_saved_again(tmp_path):
+    file = tmp_path / "old.pth"
+    config = make_config()
+    torch.save({"config": config, "best_valid_score": np.float64(0.5)}, file, pickle_protocol=4)
+    with pytest.raises(ValueError, match=r"old\.pth.*protocol 2.*saved again with recbole_tslrec"):
+        compatibility.load_checkpoint(file)
+    torch.save(torch.load(file, weights_only=False), file)
+    assert compatibility.load_checkpoint(file)["config"]["model"] == "SASRec"
+
+
+def test_a_foreign_class_is_refused_by_name(tmp_path):
+    torch.save({"config": Run(None, {}, None)}, tmp_path / "foreign.pth")
+    with pytest.raises(ValueError, match=r"foreign\.pth.*holds .*\.Run,"):
+        compatibility.load_checkpoint(tmp_path / "foreign.pth")
+
+
+def cut_short(content: bytes) -> bytes:
+    return content[:-100]
+
+
+def altered(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :]
+
+
+def emptied(content: bytes) -> bytes:
+    return b""
+
+
+def replaced_by_text(content: bytes) -> bytes:
+    return b"hello world " * 100
+
+
+@pytest.mark.parametrize("damage", [cut_short, altered, emptied, replaced_by_text])
+def test_a_damaged_file_is_named(damage, tmp_path):
+    file = tmp_path / "damaged.pth"
+    torch.save({"state_dict": {"weight": torch.arange(10_000)}}, file)
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=r"damaged\.pth.*damaged or cut short"):
+        compatibility.load_checkpoint(file)
+
+
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
+    torch.save(torch.zeros(2), tmp_path / "tensor.pth")
+    with pytest.raises(ValueError, match=r"tensor\.pth.*holds a Tensor"):
+        compatibility.load_checkpoint(tmp_path / "tensor.pth")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.pth"):
+        compatibility.load_checkpoint(tmp_path / "nowhere.pth")
+
+
+def test_a_save_that_fails_leaves_the_previous_checkpoint(trainer, monkeypatch):
+    before = Path(trainer.saved_model_file).read_bytes()
+
+    def fail_midway(state, file, **kwargs):
+        file.write(b"half of it")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", fail_midway)
+    with pytest.raises(OSError, match="no space"):
+        trainer._save_checkpoint(1)
+    assert Path(trainer.saved_model_file).read_bytes() == before
+    assert os.listdir(trainer.checkpoint_dir) == ["best.pth"]
+
+
+def test_a_save_replaces_the_previous_checkpoint(trainer):
+    trainer._save_checkpoint(1)
+    assert compatibility.load_checkpoint(trainer.saved_model_file)["epoch"] == 1
+    assert os.listdir(trainer.checkpoint_dir) == ["best.pth"]
+    trainer._save_checkpoint(2, saved_model_file=os.path.join(trainer.checkpoint_dir, "other.pth"))
+    assert sorted(os.listdir(trainer.checkpoint_dir)) == ["best.pth", "other.pth"]
+
+
+def test_only_the_first_process_of_several_saves(trainer):
+    trainer.config["single_spec"], trainer.config["local_rank"] = False, 1
+    trainer._save_checkpoint(1)
+    assert compatibility.load_checkpoint(trainer.saved_model_file)["epoch"] == 0
+
+
+def test_hyper_tuning_runs_outside_a_ray_session():
+    pytest.importorskip("hyperopt")
+
+    def objective(config_dict, config_file_list):
+        settings = {**SETTINGS, "model": "SASRec", "dataset": "ml-100k", "state": "ERROR"}
+        settings["load_col"] = INTERACTIONS_ALONE
+        return quick_start.objective_function({**settings, **config_dict}, config_file_list)
+
+    tuning = HyperTuning(objective, params_dict={"choice": {"learning_rate": [0.01, 1e-9]}})
+    tuning.run()
+    assert len(tuning.params2result) == 2
+    assert tuning.best_params == {"learning_rate": 0.01}
+
+
+def test_anomaly_detection_which_sine_switches_on_for_everybody_is_off():
+    import recbole.model.sequential_recommender.sine  # noqa: F401
+
+    assert not torch.is_anomaly_enabled()

@@ -1,0 +1,201 @@
+"""The plug-in's keys: which stage depends on each, and what values it takes.
+
+This table and ``properties/TSLRec.yaml`` (defaults and meanings) are the two halves of a key; a test
+holds them together. A stage's fingerprint is made of the keys that name the stage here, so a new key
+is declared once and can neither be forgotten by a stage nor make an unrelated one run again.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Stages, in the paper's order. RECOMMENDATION is the fused model: RecBole keeps its checkpoint.
+# PLACE marks keys that say where things lie or come from; no stage's result depends on them (what an
+# input file holds is fingerprinted by its content).
+BACKBONE = "backbone"
+CATEGORIES = "categories"
+LANGUAGE_MODEL = "language_model"  # read by fine-tuning and by the untuned control alike
+FINE_TUNING = "fine_tuning"
+RECOMMENDATION = "recommendation"
+PLACE = "place"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One public key: the stage that depends on it and the test its value must pass."""
+
+    stage: str
+    accepts: Callable[[Any], bool]
+    expected: str
+
+
+def _one_of(stage: str, *values: str) -> Setting:
+    return Setting(stage, lambda value: value in values, f"one of {', '.join(values)}")
+
+
+def _integer(stage: str, low: int) -> Setting:
+    def accepts(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+    return Setting(stage, accepts, f"a whole number, {low} or larger")
+
+
+def _number(stage: str, test: Callable[[float], bool], expected: str) -> Setting:
+    def accepts(value: Any) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and test(value)
+
+    return Setting(stage, accepts, expected)
+
+
+def _text(stage: str, optional: bool = False) -> Setting:
+    def accepts(value: Any) -> bool:
+        return (optional and value is None) or (isinstance(value, str) and value.strip() != "")
+
+    return Setting(stage, accepts, "a text" + (" or ~" if optional else ""))
+
+
+def _is_text_or_texts(value: Any) -> bool:
+    texts = value if isinstance(value, (list, tuple)) else [value]
+    return len(texts) > 0 and all(isinstance(text, str) and text for text in texts)
+
+
+SETTINGS: dict[str, Setting] = {
+    "backbone_checkpoint": _text(PLACE, optional=True),
+    "n_categories": _integer(CATEGORIES, 2),
+    "category_backend": _one_of(CATEGORIES, "auto", "sklearn", "faiss"),
+    "llm": _text(PLACE),
+    "llm_trust_remote_code": Setting(PLACE, lambda value: isinstance(value, bool), "True or False"),
+    "llm_quantization": _one_of(LANGUAGE_MODEL, "none", "int8", "nf4"),
+    "llm_instruction": _text(LANGUAGE_MODEL),
+    "llm_response": _text(LANGUAGE_MODEL),
+    "llm_max_history": _integer(FINE_TUNING, 1),
+    "llm_pooling": _one_of(LANGUAGE_MODEL, "last", "mean"),
+    "lora_r": _integer(FINE_TUNING, 1),
+    "lora_alpha": _number(FINE_TUNING, lambda value: value > 0, "a number above 0"),
+    "lora_dropout": _number(FINE_TUNING, lambda value: 0 <= value < 1, "a number in [0, 1)"),
+    "lora_target_modules": Setting(
+        FINE_TUNING, _is_text_or_texts, "'all-linear', or a module's name, or a list of them"
+    ),
+    "sft_epochs": _integer(FINE_TUNING, 1),
+    "sft_learning_rate": _number(FINE_TUNING, lambda value: value > 0, "a number above 0"),
+    "sft_batch_size": _integer(FINE_TUNING, 1),
+    "sft_valid_ratio": _number(FINE_TUNING, lambda value: 0 <= value <= 0.5, "a number in [0, .5]"),
+    "sft_stopping_step": _integer(FINE_TUNING, 1),
+    "enhancement": _one_of(RECOMMENDATION, "tslrec", "pretrained", "random", "untuned"),
+    "enhanced_items": _text(PLACE, optional=True),
+    "fusion": _one_of(RECOMMENDATION, "gate", "sum"),
+    "enhanced_scale": _number(RECOMMENDATION, lambda value: value > 0, "a number above 0"),
+    "tslrec_dir": _text(PLACE),
+}
+
+# RecBole's keys that cannot change what a trained backbone is. Every other key of the experiment
+# that is not ours enters its fingerprint: an unknown key may belong to a user's own backbone.
+_WITHOUT_EFFECT_ON_TRAINING = frozenset(
+    "gpu_id use_gpu worker state data_path checkpoint_dir show_progress config_file config_files "
+    "save_dataset dataset_save_path save_dataloaders dataloaders_save_path log_wandb wandb_project "
+    "loss_decimal_place eval_batch_size device single_spec local_rank verbose model "
+    "nproc world_size ip port offset group_offset enhanced_width".split()
+)
+
+
+def stage_settings(config: Mapping[str, Any], *stages: str) -> dict[str, Any]:
+    """The values of the keys on which the given stages depend, for their fingerprint."""
+    return {key: config[key] for key, setting in SETTINGS.items() if setting.stage in stages}
+
+
+def training_settings(config: Mapping[str, Any]) -> dict[str, str]:
+    """The values of RecBole's keys on which the trained backbone depends, as text.
+
+    Args:
+        config: RecBole's ``final_config_dict``.
+    """
+    return {
+        key: str(value)
+        for key, value in sorted(config.items())
+        if key not in SETTINGS and key not in _WITHOUT_EFFECT_ON_TRAINING
+    }
+
+
+def check_values(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for the first of our keys whose value is not one it takes."""
+    for key, setting in SETTINGS.items():
+        if not setting.accepts(config.get(key)):
+            raise ValueError(f"{key}: [{config.get(key)!r}] is not {setting.expected}.")
+    if config["enhanced_items"] is not None and config["enhancement"] != "tslrec":
+        raise ValueError(
+            f"enhanced_items: [{config['enhanced_items']}] would take the place of the control "
+            f"enhancement: [{config['enhancement']}]. Give one of the two."
+        )
+    for key in ("backbone_checkpoint", "enhanced_items"):
+        path = config.get(key)
+        if path is not None and not Path(path).is_file():
+            raise FileNotFoundError(f"{key}: there is no file [{path}].")
+
+
+def check_spelling(given_keys: Mapping[str, Any], known_keys: Mapping[str, Any]) -> None:
+    """Raise ValueError for a key the user gave that is unknown but looks like one of ours.
+
+    RecBole takes any key in silence, and a user's own keys stay allowed; but ``n_category=20`` must
+    not run for hours with the default of ``n_categories``.
+    """
+    for key in given_keys:
+        if key in known_keys:
+            continue
+        near = difflib.get_close_matches(key, SETTINGS, n=1, cutoff=0.8)
+        if near:
+            raise ValueError(f"There is no key [{key}]. Did you mean [{near[0]}]?")
+
+
+def check_loss(config: Mapping[str, Any]) -> None:
+    """Raise ValueError where the loss and the negative sampling contradict each other.
+
+    RecBole itself refuses CE with negatives; BPR without would fail in the first training step.
+    """
+    negatives = config.get("train_neg_sample_args")
+    if config.get("loss_type") == "BPR" and not (negatives or {}).get("distribution"):
+        raise ValueError(
+            f"loss_type: [BPR] needs negative items, and train_neg_sample_args is [{negatives}]. "
+            f"Leave the key out, or give {{'distribution': 'uniform', 'sample_num': 1}}."
+        )
+
+
+def check_batching(config: Mapping[str, Any], model: str, causal: bool) -> None:
+    """Raise ValueError for an unknown ``train_batching``, or one that the backbone cannot have."""
+    batching = config["train_batching"]
+    if batching not in ("prefix", "sequence"):
+        raise ValueError(f"train_batching: [{batching}] is not one of prefix, sequence.")
+    if batching == "sequence" and not causal:
+        raise ValueError(
+            f"train_batching: [sequence] needs a backbone whose output at a position depends on "
+            f"earlier ones alone; [{model}] has none. Set train_batching: prefix."
+        )
+
+
+def check_columns(config: Mapping[str, Any]) -> None:
+    """Raise ValueError if the data set has no time column, or does not load it.
+
+    Reads the first line of the .inter file alone. A file that is not there is RecBole's to report,
+    and one of ready-made sequences (``benchmark_filename``) is the pipeline's.
+    """
+    path = Path(config["data_path"]) / f"{config['dataset']}.inter"
+    if config.get("benchmark_filename") is not None or not path.is_file():
+        return
+    with open(path, encoding=config.get("encoding") or "utf-8") as file:
+        header = file.readline().rstrip("\n").split(config["field_separator"])
+    columns = [column.split(":")[0] for column in header]
+    loaded = (config["load_col"] or {}).get("inter", columns)
+    time = config["TIME_FIELD"]
+    if time not in columns:
+        raise ValueError(
+            f"TIME_FIELD: [{time}] is not a column of [{path}], which has {columns}. Sequential "
+            f"recommendation needs the order of the interactions: name the column of their time."
+        )
+    if time not in loaded:
+        raise ValueError(
+            f"load_col: inter {loaded} leaves out the time column [{time}]. "
+            f"Give load_col: {{inter: [{', '.join([*loaded, time])}]}}"
+        )

@@ -1,0 +1,85 @@
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from recbole_tslrec.item_tensors import ItemTensors
+
+ODD = ["1", "01", "1.0", " 1", "a b", "[PAD]", "ü", "x" * 500, "nan", "\t"]
+
+
+def items(tokens=ODD) -> ItemTensors:
+    rows = torch.arange(len(tokens) * 2, dtype=torch.float32).view(-1, 2)
+    return ItemTensors(list(tokens), {"vectors": rows}, {"dataset": "there"})
+
+
+@given(st.permutations(ODD), st.integers(1, len(ODD)))
+def test_rows_follow_their_tokens(order, n):
+    aligned = items().aligned(order[:n])
+    for row, token in enumerate(order[:n]):
+        assert aligned.tensors["vectors"][row].tolist() == [
+            2 * ODD.index(token),
+            2 * ODD.index(token) + 1,
+        ]
+
+
+def test_missing_tokens_are_counted_and_named():
+    with pytest.raises(ValueError, match=r"2 of 3 items.*'2', '001'.*there"):
+        items().aligned(["2", "1", "001"])
+
+
+@given(st.permutations(ODD))
+def test_content_hash_knows_no_order(order):
+    assert items().aligned(order).content_hash() == items().content_hash()
+
+
+def test_content_hash_follows_the_numbers_and_the_tokens():
+    changed = items()
+    changed.tensors["vectors"][3, 1] += 1
+    assert changed.content_hash() != items().content_hash()
+    assert items([*ODD[:-1], "other"]).content_hash() != items().content_hash()
+
+
+def test_a_file_comes_back(tmp_path):
+    items().save(tmp_path / "a.safetensors")
+    loaded = ItemTensors.load(tmp_path / "a.safetensors")
+    assert loaded.tokens == ODD and loaded.provenance == {"dataset": "there"}
+    assert torch.equal(loaded.tensors["vectors"], items().tensors["vectors"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.safetensors"]
+
+
+def test_files_that_are_not_what_they_say_are_refused(tmp_path):
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(FileNotFoundError, match="a.safetensors"):
+        ItemTensors.load(path)
+    items().save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match="truncated or altered"):
+        ItemTensors.load(path)
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ValueError, match="truncated or altered"):
+        ItemTensors.load(path)
+    path.write_bytes(whole)
+    header = json.loads(path.with_suffix(".json").read_text())
+    for wrong, message in (
+        (header | {"version": 0}, "version"),
+        (header | {"format": "else"}, "else"),
+        (header | {"tokens": header["tokens"][1:]}, "do not match"),
+        ({"a": 1}, "does not describe item tensors"),
+    ):
+        path.with_suffix(".json").write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match=message):
+            ItemTensors.load(path)
+    path.with_suffix(".json").unlink()
+    save_file({"x": torch.ones(1)}, path)
+    with pytest.raises(FileNotFoundError, match="a.json"):
+        ItemTensors.load(path)
+
+
+def test_nan_is_named_by_its_items():
+    with pytest.raises(ValueError, match="vectors holds NaN or infinity for 1 items.*'b'"):
+        ItemTensors(["a", "b"], {"vectors": torch.tensor([[0.0], [float("inf")]])})

@@ -1,0 +1,125 @@
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import write_atomic
+from hypothesis import given
+from hypothesis import strategies as st
+from recbole.config import Config
+
+from recbole_tslrec.registration import properties_folder
+from recbole_tslrec.settings import (
+    CATEGORIES,
+    FINE_TUNING,
+    SETTINGS,
+    stage_settings,
+    training_settings,
+)
+
+
+def ours() -> dict:
+    return yaml.safe_load((properties_folder() / "TSLRec.yaml").read_text())
+
+
+def test_the_yaml_and_the_table_hold_the_same_keys():
+    assert set(ours()) == set(SETTINGS)
+
+
+def test_every_key_says_type_and_meaning():
+    for file in Path(properties_folder()).rglob("*.yaml"):
+        for line in file.read_text().splitlines():
+            if re.match(r"\w+:", line) and "defaults" not in line:
+                assert re.search(r"#\s*\((str|int|float|bool|list|dict)[^)]*\) \S", line), line
+
+
+WRONG = [
+    ("n_categories", 1, "n_categories: .1. is not a whole number, 2 or larger"),
+    ("n_categories", 2.5, "n_categories"),
+    ("category_backend", "kmeans", "one of auto, sklearn, faiss"),
+    ("llm_quantization", "int4", "one of none, int8, nf4"),
+    ("llm_pooling", "first", "one of last, mean"),
+    ("llm_max_history", 0, "llm_max_history"),
+    ("enhancement", "none", "one of tslrec, pretrained, random, untuned"),
+    ("fusion", "concat", "fusion: .'concat'. is not one of gate, sum"),
+    ("lora_dropout", 1.0, "lora_dropout"),
+    ("sft_learning_rate", 0, "sft_learning_rate"),
+    ("sft_valid_ratio", 0.9, "sft_valid_ratio"),
+    ("lora_target_modules", [], "lora_target_modules"),
+    ("llm", None, "llm"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), WRONG)
+def test_a_value_out_of_range_is_refused(key, value, message, small_data, settings):
+    with pytest.raises(ValueError, match=message):
+        Config("TSLRec_SASRec", small_data, config_dict=settings | {key: value})
+
+
+def test_a_file_that_is_not_there_is_refused(small_data, settings):
+    for key in ("backbone_checkpoint", "enhanced_items"):
+        with pytest.raises(FileNotFoundError, match=f"{key}.*nowhere"):
+            Config("TSLRec_SASRec", small_data, config_dict=settings | {key: "nowhere"})
+
+
+def test_a_control_and_a_given_file_contradict_each_other(small_data, settings):
+    given_both = settings | {"enhanced_items": "some", "enhancement": "random"}
+    with pytest.raises(ValueError, match="enhanced_items.*random"):
+        Config("TSLRec_SASRec", small_data, config_dict=given_both)
+
+
+def test_a_misspelt_key_names_the_right_one(small_data, settings):
+    with pytest.raises(ValueError, match=r"n_category.*\[n_categories\]"):
+        Config("TSLRec_SASRec", small_data, config_dict=settings | {"n_category": 20})
+    Config("TSLRec_SASRec", small_data, config_dict=settings | {"my_own_note": 20})
+
+
+@pytest.mark.parametrize("model", ["SASRec", "TSLRec_SASRec", "CI_Caser", "FMLPRec"])
+def test_ce_with_negatives_is_refused(model, small_data, settings):
+    negatives = {"distribution": "uniform", "sample_num": 1}
+    with pytest.raises(ValueError, match="train_neg_sample_args.*CE"):
+        Config(
+            model,
+            small_data,
+            config_dict=settings | {"loss_type": "CE", "train_neg_sample_args": negatives},
+        )
+
+
+@pytest.mark.parametrize("model", ["TSLRec_SASRec", "CI_GRU4Rec", "FMLPRec"])
+def test_bpr_without_negatives_is_refused_and_gets_them_by_default(model, small_data, settings):
+    config = Config(model, small_data, config_dict=settings | {"loss_type": "BPR"})
+    assert config["train_neg_sample_args"]["distribution"] == "uniform"
+    with pytest.raises(ValueError, match="loss_type.*BPR.*train_neg_sample_args"):
+        Config(
+            model,
+            small_data,
+            config_dict=settings | {"loss_type": "BPR", "train_neg_sample_args": None},
+        )
+
+
+def test_a_data_set_without_times_is_refused(tmp_path, settings):
+    rows = [("u1", "i1"), ("u1", "i2")]
+    write_atomic(tmp_path / "data", "timeless", rows, "user_id:token\titem_id:token")
+    with pytest.raises(ValueError, match=r"TIME_FIELD: \[timestamp\] is not a column.*timeless"):
+        Config("TSLRec_SASRec", "timeless", config_dict=settings)
+
+
+def test_a_time_column_that_is_not_loaded_is_refused(small_data, settings):
+    unloaded = settings | {"load_col": {"inter": ["user_id", "item_id"]}}
+    with pytest.raises(ValueError, match=r"load_col.*\[timestamp\]"):
+        Config("TSLRec_SASRec", small_data, config_dict=unloaded)
+
+
+@given(st.sampled_from(sorted(SETTINGS)))
+def test_a_key_enters_the_fingerprint_of_its_stage_and_no_other(key):
+    values = dict.fromkeys(SETTINGS, "same")
+    for stage in (CATEGORIES, FINE_TUNING):
+        before = stage_settings(values, stage)
+        after = stage_settings(values | {key: "different"}, stage)
+        assert (before != after) == (SETTINGS[key].stage == stage)
+    assert training_settings(values) == training_settings(values | {key: "different"})
+
+
+def test_the_backbone_depends_on_recboles_keys_but_not_on_where_things_lie():
+    assert training_settings({"learning_rate": 1}) != training_settings({"learning_rate": 2})
+    assert training_settings({"checkpoint_dir": "a"}) == training_settings({"checkpoint_dir": "b"})

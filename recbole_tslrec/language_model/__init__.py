@@ -1,0 +1,1 @@
+"""The language model and the prompts whose slots hold items; nothing here knows what is learned."""

@@ -1,0 +1,112 @@
+"""The language model in memory: frozen, quantised if asked, with adapters if asked (QLoRA)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoModel, BitsAndBytesConfig, PreTrainedModel
+
+from recbole_tslrec.language_model.source import LanguageModelSource
+
+QUANTIZATIONS = ("none", "int8", "nf4")
+
+
+def bf16_is_fast(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 run on the device's own instructions."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def load_language_model(
+    source: LanguageModelSource, quantization: str, device: torch.device
+) -> PreTrainedModel:
+    """The model's trunk, without a language modelling head, all its weights frozen.
+
+    Args:
+        source: an opened source.
+        quantization: ``none``, ``int8`` or ``nf4`` (4 bits, double quantisation, bf16 compute).
+        device: where it lives. On a GPU unquantised weights are held in bf16 where that is fast, on
+            the CPU in fp32 (autocast makes the products bf16 there).
+    """
+    half = torch.bfloat16 if device.type == "cuda" and bf16_is_fast(device) else torch.float32
+    options = {"dtype": half, "trust_remote_code": source.trust_remote_code}
+    if quantization == "int8":
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    elif quantization == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16 if bf16_is_fast(device) else torch.float32,
+        )
+    if quantization != "none":
+        options["device_map"] = {"": device}
+    if source.config.model_type in _WITH_POOLING_LAYER:
+        options["add_pooling_layer"] = False
+    model = AutoModel.from_pretrained(source.location, **options).to(device)
+    model.config.use_cache = False
+    if quantization == "nf4" and device.type == "cpu":
+        _keep_4_bit_weights_as_they_are(model)
+    return model.requires_grad_(False).eval()
+
+
+def _keep_4_bit_weights_as_they_are(model: PreTrainedModel) -> None:
+    # bitsandbytes (seen in 0.50) repacks a layer's weights at its first evaluation on a CPU with
+    # AVX-512 bf16: training cannot go on with the repacked ones, and widths that are no multiple of
+    # its block fail. Fine-tuning evaluates after every epoch.
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+# Encoders whose AutoModel ends in a pooling layer that last_hidden_state does not pass through: its
+# weights would get adapters that never learn.
+_WITH_POOLING_LAYER = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "mpnet", "ernie"})
+
+
+def add_adapters(
+    model: PreTrainedModel,
+    r: int,
+    alpha: float,
+    dropout: float,
+    target_modules: str | Sequence[str],
+) -> nn.Module:
+    """LoRA adapters on a frozen model; they alone are trainable. At the start they change nothing.
+
+    Raises:
+        ValueError: ``target_modules`` matches no layer.
+    """
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    if getattr(model, "is_quantized", False):
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    targets = target_modules if isinstance(target_modules, str) else list(target_modules)
+    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise ValueError(f"lora_target_modules: {error}") from error
+
+
+def save_adapters(model: nn.Module, folder: Path) -> None:
+    """Write the adapters in peft's own form (safetensors and json); the base model is not written."""
+    model.save_pretrained(folder, save_embedding_layers=False)
+
+
+def load_adapters(model: nn.Module, folder: Path) -> None:
+    """Put stored adapters into a model that ``add_adapters`` made with the same settings."""
+    from peft import set_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    outcome = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+    if outcome.unexpected_keys:
+        raise ValueError(
+            f"[{folder}] holds adapters for layers that this language model does not have, among them "
+            f"{outcome.unexpected_keys[:3]}: they were made for another base model."
+        )

@@ -1,0 +1,157 @@
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import CONFIGS, small_tokenizer
+
+from recbole_tslrec.language_model import source as source_module
+from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel, pool
+from recbole_tslrec.language_model.load import (
+    add_adapters,
+    load_adapters,
+    load_language_model,
+    save_adapters,
+)
+from recbole_tslrec.language_model.prompt import make_prompt
+from recbole_tslrec.language_model.source import open_source
+
+CPU = torch.device("cpu")
+
+
+def reader_of(folder: str, quantization: str = "none", pooling: str = "last"):
+    source = open_source(folder)
+    torch.manual_seed(1)
+    model = add_adapters(load_language_model(source, quantization, CPU), 2, 4, 0.0, "all-linear")
+    prompt = make_prompt(source.tokenizer, "given the user history", "response :", 20, 64)
+    items = torch.randn(10, 6, generator=torch.Generator().manual_seed(2)) * 0.02
+    return ItemPromptModel(model, items, pooling).eval(), prompt
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_padding_and_company_change_nothing(kind, language_model_folder):
+    reader, prompt = reader_of(language_model_folder(kind))
+    histories = [np.array([1, 2, 3]), np.array([4]), np.array([5, 6, 7, 8, 9, 1, 2])]
+    together = reader(**prompt.batch(histories))
+    alone = torch.cat([reader(**prompt.batch([history])) for history in histories])
+    assert together.shape == (3, 32)
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_the_prompt_is_what_the_language_model_reads(kind, language_model_folder):
+    """The state at the last position of embeddings that are put together by hand."""
+    reader, prompt = reader_of(language_model_folder(kind))
+    words = reader.language_model.get_input_embeddings()
+    slots = reader.linear_proj(reader.item_embeddings[[3, 5]])
+    by_hand = torch.cat(
+        [words(torch.tensor(prompt.before)), slots, words(torch.tensor(prompt.after))]
+    )
+    expected = reader.language_model(inputs_embeds=by_hand[None]).last_hidden_state[0, -1]
+    torch.testing.assert_close(
+        reader(**prompt.batch([np.array([3, 5])]))[0], expected, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_order_matters_and_slots_have_the_words_size(language_model_folder):
+    reader, prompt = reader_of(language_model_folder("llama"))
+    one, other = reader(**prompt.batch([np.array([1, 2]), np.array([2, 1])]))
+    assert not torch.allclose(one, other, atol=1e-4)
+    words = reader.language_model.get_input_embeddings().weight
+    slots = reader.linear_proj(reader.item_embeddings[1:])
+    assert 0.5 < (slots.std() / words.std()).item() < 2
+
+
+def test_mean_pooling_leaves_padding_out():
+    hidden = torch.arange(12.0).view(2, 3, 2)
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
+    expected = torch.stack([hidden[0, :2].mean(0), hidden[1].mean(0)])
+    torch.testing.assert_close(pool(hidden, mask, "mean"), expected)
+    torch.testing.assert_close(
+        pool(hidden, mask, "last"), torch.stack([hidden[0, 1], hidden[1, 2]])
+    )
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
+def test_adapters_learn_the_rest_is_frozen_and_gradient_reaches_the_slots(
+    quantization, language_model_folder
+):
+    reader, prompt = reader_of(language_model_folder("llama"), quantization)
+    reader.train()
+    reader(**prompt.batch([np.array([1, 2, 3])])).pow(2).sum().backward()
+    trained = {name for name, parameter in reader.named_parameters() if parameter.requires_grad}
+    assert all("lora_" in name or name.startswith("linear_proj") for name in trained)
+    assert any("lora_A" in name for name in trained)
+    assert reader.linear_proj.weight.grad.abs().sum() > 0
+    with_gradient = [p for n, p in reader.named_parameters() if "lora_B" in n]
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in with_gradient)
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_adapters_come_back(quantization, tmp_path, language_model_folder):
+    folder = language_model_folder("llama")
+    reader, prompt = reader_of(folder, quantization)
+    with torch.no_grad():
+        for name, parameter in reader.language_model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    save_adapters(reader.language_model, tmp_path / "adapters")
+    other, _ = reader_of(folder, quantization)
+    batch = prompt.batch([np.array([1, 2, 3])])
+    assert not torch.allclose(reader(**batch), other(**batch), atol=1e-3)
+    load_adapters(other.language_model, tmp_path / "adapters")
+    torch.testing.assert_close(reader(**batch), other(**batch))
+
+
+def test_adapters_of_another_base_model_are_refused(tmp_path, language_model_folder):
+    reader, _ = reader_of(language_model_folder("llama"))
+    save_adapters(reader.language_model, tmp_path / "adapters")
+    other, _ = reader_of(language_model_folder("gpt2"))
+    with pytest.raises(ValueError, match="another base model"):
+        load_adapters(other.language_model, tmp_path / "adapters")
+
+
+def test_adapters_that_match_no_layer_are_refused(language_model_folder):
+    model = load_language_model(open_source(language_model_folder("llama")), "none", CPU)
+    with pytest.raises(ValueError, match="lora_target_modules.*no_such"):
+        add_adapters(model, 2, 4, 0.0, ["no_such"])
+
+
+def test_a_model_that_is_not_there_is_refused():
+    with pytest.raises(OSError, match="llm:.*no/such/model.*cannot be opened"):
+        open_source("no/such/model")
+
+
+def test_models_that_cannot_read_items_are_refused(tmp_path):
+    config = transformers.ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    config.save_pretrained(tmp_path / "vit")
+    small_tokenizer().save_pretrained(tmp_path / "vit")
+    with pytest.raises(ValueError, match="takes no inputs_embeds"):
+        open_source(str(tmp_path / "vit"))
+    transformers.T5Config(d_model=32, num_layers=1).save_pretrained(tmp_path / "t5")
+    small_tokenizer().save_pretrained(tmp_path / "t5")
+    with pytest.raises(ValueError, match="encoder-decoder"):
+        open_source(str(tmp_path / "t5"))
+
+
+def test_the_embedded_model_is_found_by_its_hash_and_never_run(monkeypatch, tmp_path):
+    source = open_source("embedded")
+    assert (source.hidden_size, source.context_length) == (384, 512)
+    assert source.identity["model.safetensors"].startswith("53aa51172d14")
+    monkeypatch.setattr(source_module, "_EMBEDDED_SHA256", "0" * 64)
+    with pytest.raises(ValueError, match="not the published"):
+        open_source("embedded")
+    monkeypatch.setattr(source_module, "_EMBEDDED_PACKAGE", "a_package_that_is_not_there")
+    with pytest.raises(ModuleNotFoundError, match=r"recbole_tslrec\[embedded\]"):
+        open_source("embedded")
+
+
+def test_identity_follows_the_weights(tmp_path, language_model_folder):
+    model = transformers.AutoModel.from_pretrained(language_model_folder("llama"))
+    small_tokenizer().save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    before = open_source(str(tmp_path)).identity
+    assert before == open_source(str(tmp_path)).identity
+    with torch.no_grad():
+        model.norm.weight[0] += 1
+    model.save_pretrained(tmp_path)
+    assert open_source(str(tmp_path)).identity != before

@@ -1,0 +1,180 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_matrix
+
+from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
+from recbole_tslrec.language_model.load import add_adapters, load_language_model
+from recbole_tslrec.language_model.prompt import make_prompt
+from recbole_tslrec.language_model.source import open_source
+from recbole_tslrec.reconstruction.fine_tuning import (
+    FineTuningSettings,
+    ReconstructionModel,
+    fine_tune,
+    split_users,
+)
+from recbole_tslrec.reconstruction.histories import Histories
+
+CPU = torch.device("cpu")
+N_ITEMS, K = 20, 4
+
+
+def model_and_prompt(folder: str, quantization: str = "none", seed: int = 0):
+    source = open_source(folder)
+    torch.manual_seed(seed)
+    language_model = load_language_model(source, quantization, CPU)
+    language_model = add_adapters(language_model, 4, 8, 0.0, "all-linear")
+    items = torch.randn(N_ITEMS + 1, 6, generator=torch.Generator().manual_seed(2))
+    reader = ItemPromptModel(language_model, items, "last")
+    prompt = make_prompt(source.tokenizer, "given the user history", "response :", 20, 64)
+    return ReconstructionModel(reader, 32, K), prompt
+
+
+def users_of_one_taste(n_users=60):
+    """Histories within one category each, so that ḡ can be read off any of the items."""
+    generator = np.random.default_rng(0)
+    rows, targets = [], []
+    for user in range(n_users):
+        category = user % K
+        length = generator.integers(2, 9)
+        rows.append(1 + category + K * generator.integers(0, N_ITEMS // K, size=length))
+        targets.append(np.eye(K)[category])
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
+    histories = Histories(np.arange(1, n_users + 1), offsets, np.concatenate(rows))
+    return histories, csr_matrix(np.array(targets, dtype=np.float32))
+
+
+def settings_of(**changes) -> FineTuningSettings:
+    values = dict(
+        epochs=6, learning_rate=1e-2, batch_size=8, valid_ratio=0.2, stopping_step=6, seed=1
+    )
+    return FineTuningSettings(**values | changes)
+
+
+def test_the_loss_is_equation_3(language_model_folder):
+    model, prompt = model_and_prompt(language_model_folder())
+    histories, preferences = users_of_one_taste(3)
+    batch = prompt.batch([histories[0], histories[1], histories[2]])
+    targets = torch.from_numpy(preferences.toarray())
+    output = model.eval()(**batch, preference=targets)
+    hidden = model.reader(**batch).tolist()
+    weight, bias = model.preference_head.weight.tolist(), model.preference_head.bias.tolist()
+    total = 0.0
+    for user in range(3):
+        logits = [
+            sum(w * h for w, h in zip(weight[i], hidden[user], strict=True)) + bias[i]
+            for i in range(K)
+        ]
+        scale = sum(math.exp(logit) for logit in logits)
+        predicted = [math.exp(logit) / scale for logit in logits]
+        target = targets[user].tolist()
+        error = sum((g - p) ** 2 for g, p in zip(target, predicted, strict=True))
+        assert output["error"][user].item() == pytest.approx(error, rel=1e-4)
+        total += error
+    assert output["loss"].item() == pytest.approx(total / 3, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_it_learns_beyond_the_constant_predictor(kind, tmp_path, language_model_folder):
+    model, prompt = model_and_prompt(language_model_folder(kind))
+    histories, preferences = users_of_one_taste()
+    report = fine_tune(model, prompt, histories, preferences, settings_of(), tmp_path, CPU, False)
+    assert (report.n_train_users, report.n_valid_users) == (48, 12)
+    assert min(epoch.valid_loss for epoch in report.epochs) < 0.7 * report.constant_loss
+    assert report.epochs[-1].train_loss < report.epochs[0].train_loss
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_it_learns_quantised(quantization, tmp_path, language_model_folder):
+    model, prompt = model_and_prompt(language_model_folder(), quantization)
+    histories, preferences = users_of_one_taste()
+    report = fine_tune(model, prompt, histories, preferences, settings_of(), tmp_path, CPU, False)
+    assert report.epochs[-1].valid_loss < report.constant_loss
+
+
+def test_the_best_epoch_stays_and_comes_back_from_its_file(tmp_path, language_model_folder):
+    model, prompt = model_and_prompt(language_model_folder())
+    histories, preferences = users_of_one_taste()
+    settings = settings_of(learning_rate=0.05, stopping_step=2)
+    report = fine_tune(model, prompt, histories, preferences, settings, tmp_path / "c", CPU, False)
+    _, watched = split_users(len(histories), settings.valid_ratio, settings.seed)
+    batch = prompt.batch([histories[user] for user in watched])
+    batch["preference"] = torch.from_numpy(preferences[watched].toarray())
+    best = min(epoch.valid_loss for epoch in report.epochs)
+    with torch.no_grad():
+        assert model.eval()(**batch)["loss"].item() == pytest.approx(best, rel=0.05)
+    model.save(tmp_path / "saved")
+    other, _ = model_and_prompt(language_model_folder(), seed=5)
+    other.load(tmp_path / "saved")
+    with torch.no_grad():
+        torch.testing.assert_close(other.eval()(**batch)["error"], model.eval()(**batch)["error"])
+    names = {path.suffix for path in (tmp_path / "saved").rglob("*") if path.is_file()}
+    assert names <= {".safetensors", ".json", ".md"}
+
+
+def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path, language_model_folder):
+    histories, preferences = users_of_one_taste()
+
+    def run(folder, fail_in_epoch=None):
+        torch.manual_seed(0)
+        model, prompt = model_and_prompt(language_model_folder())
+        forward, steps = model.forward, iter(range(10**9))
+
+        def forward_until(*args, **kwargs):
+            if fail_in_epoch is not None and next(steps) > fail_in_epoch * 8:
+                raise KeyboardInterrupt
+            return forward(*args, **kwargs)
+
+        model.forward = forward_until
+        report = fine_tune(
+            model, prompt, histories, preferences, settings_of(epochs=4), folder, CPU, False
+        )
+        return report, model.preference_head.weight.detach()
+
+    whole, weight = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken", fail_in_epoch=2)
+    assert list((tmp_path / "broken").glob("checkpoint-*"))
+    resumed, resumed_weight = run(tmp_path / "broken")
+    torch.testing.assert_close(resumed_weight, weight, rtol=1e-4, atol=1e-5)
+    assert resumed.epochs[-1].train_loss == pytest.approx(whole.epochs[-1].train_loss, rel=1e-3)
+
+
+def test_the_same_seed_gives_the_same_numbers(tmp_path, language_model_folder):
+    results = []
+    for run in range(2):
+        torch.manual_seed(run)  # what came before must not matter
+        model, prompt = model_and_prompt(language_model_folder())
+        histories, preferences = users_of_one_taste()
+        fine_tune(
+            model,
+            prompt,
+            histories,
+            preferences,
+            settings_of(epochs=1),
+            tmp_path / str(run),
+            CPU,
+            False,
+        )
+        results.append(model.preference_head.weight.detach().clone())
+    assert torch.equal(*results)
+
+
+def test_no_user_is_both_learned_from_and_watched_and_one_user_is_learned_from():
+    for n_users, ratio, n_watched in ((100, 0.05, 5), (3, 0.05, 1), (1, 0.5, 0), (10, 0, 0)):
+        learned, watched = split_users(n_users, ratio, 0)
+        assert len(watched) == n_watched
+        assert sorted([*learned, *watched]) == list(range(n_users))
+
+
+def test_infinite_losses_stop_with_advice(tmp_path, language_model_folder):
+    model, prompt = model_and_prompt(language_model_folder())
+    with torch.no_grad():
+        model.preference_head.weight[0, 0] = float("nan")
+    histories, preferences = users_of_one_taste(16)
+    with pytest.raises(ValueError, match="loss is nan.*sft_learning_rate"):
+        fine_tune(
+            model, prompt, histories, preferences, settings_of(epochs=1), tmp_path, CPU, False
+        )

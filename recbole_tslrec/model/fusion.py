@@ -1,0 +1,121 @@
+"""How the id embeddings and a second source become one item table (paper §4.2).
+
+A fusion is a torch parametrization of the backbone's item table: ``forward`` takes the id embeddings
+[n_items, d] and returns the fused table of the same shape. Row 0 is RecBole's padding. A new fusion
+is one class here, with its name in ``FUSIONS``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def initial_scale(id_embeddings: Tensor) -> float:
+    """The root mean square of the id embeddings without the padding row, as initialised.
+
+    What is added to the id table enters at this scale: at ``nn.Embedding``'s N(0, 1) beside a table
+    of 0.02 a second source drowns the first.
+    """
+    return id_embeddings[1:].detach().float().pow(2).mean().sqrt().item()
+
+
+def standardise(vectors: Tensor) -> Tensor:
+    """Columns with mean 0 and variance 1 over the items; constant columns become 0.
+
+    Args:
+        vectors: [n, width], one row an item, no padding row.
+    """
+    exact = vectors.double()
+    centred = exact - exact.mean(dim=0)
+    deviation = centred.pow(2).mean(dim=0).sqrt()
+    # Below this a column's spread is the rounding error of its numbers, not information.
+    constant = deviation <= 4 * torch.finfo(vectors.dtype).eps * exact.abs().amax(dim=0)
+    return torch.where(constant, 0.0, centred / deviation.where(~constant, 1.0)).to(vectors.dtype)
+
+
+class EnhancedFusion(nn.Module):
+    """Base of the fusions with an enhanced embedding: h' = W_h · standardise(h^v) + b_h.
+
+    Args:
+        id_embeddings: the backbone's table as initialised, [n_items, d].
+        width: the number of columns of h^v.
+        scale: the size of h' at the start, in units of the id embeddings'.
+    """
+
+    enhanced: Tensor  # standardised h^v, [n_items, width], row 0 zero; not trained
+
+    def __init__(self, id_embeddings: Tensor, width: int, scale: float):
+        super().__init__()
+        n_items, dimension = id_embeddings.shape
+        self.register_buffer("enhanced", torch.zeros(n_items, width))
+        self.projection = nn.Linear(width, dimension)
+        # Inputs have variance 1, so the projection's rows of this size give h' the wanted scale.
+        deviation = scale * initial_scale(id_embeddings) / width**0.5
+        nn.init.normal_(self.projection.weight, std=deviation)
+        nn.init.zeros_(self.projection.bias)
+
+    def set_enhanced(self, embeddings: Tensor) -> None:
+        """Take h^v of every item in the order of internal ids, [n_items - 1, width], no padding."""
+        self.enhanced[1:] = standardise(embeddings).to(self.enhanced)
+
+
+class GateFusion(EnhancedFusion):
+    """a = σ(W_a[e; h'] + b_a), elementwise; fused = a ⊙ e + (1 − a) ⊙ h'."""
+
+    def __init__(self, id_embeddings: Tensor, width: int, scale: float):
+        super().__init__(id_embeddings, width, scale)
+        dimension = id_embeddings.shape[1]
+        self.gate = nn.Linear(2 * dimension, dimension)
+
+    def _gate(self, id_embeddings: Tensor, projected: Tensor) -> Tensor:
+        return torch.sigmoid(self.gate(torch.cat([id_embeddings, projected], dim=1)))
+
+    def forward(self, id_embeddings: Tensor) -> Tensor:
+        projected = self.projection(self.enhanced)  # [n_items, d]
+        gate = self._gate(id_embeddings, projected)  # [n_items, d]
+        return gate * id_embeddings + (1 - gate) * projected
+
+    @torch.no_grad()
+    def mean_gate(self, id_embeddings: Tensor) -> Tensor:
+        """Each item's share of the id embedding in the fused one, the mean of a over d. [n_items]"""
+        return self._gate(id_embeddings, self.projection(self.enhanced)).mean(dim=1)
+
+
+class SumFusion(EnhancedFusion):
+    """fused = e + h'."""
+
+    def forward(self, id_embeddings: Tensor) -> Tensor:
+        return id_embeddings + self.projection(self.enhanced)
+
+
+FUSIONS: dict[str, type[EnhancedFusion]] = {"gate": GateFusion, "sum": SumFusion}
+
+
+class CategoryFusion(nn.Module):
+    """The CI variant: id embedding plus a learnable embedding of the item's latent category.
+
+    Args:
+        id_embeddings: the backbone's table as initialised, [n_items, d].
+        n_categories: K. Category K stands for "none" (the padding row) and stays zero.
+    """
+
+    categories: Tensor  # [n_items] int64
+
+    def __init__(self, id_embeddings: Tensor, n_categories: int):
+        super().__init__()
+        n_items, dimension = id_embeddings.shape
+        self.register_buffer("categories", torch.full((n_items,), n_categories))
+        self.category_embedding = nn.Embedding(
+            n_categories + 1, dimension, padding_idx=n_categories
+        )
+        nn.init.normal_(self.category_embedding.weight, std=initial_scale(id_embeddings))
+        with torch.no_grad():
+            self.category_embedding.weight[n_categories].zero_()
+
+    def set_categories(self, labels: Tensor) -> None:
+        """Take the category of every item in the order of internal ids, [n_items - 1] int64."""
+        self.categories[1:] = labels.to(self.categories)
+
+    def forward(self, id_embeddings: Tensor) -> Tensor:
+        return id_embeddings + self.category_embedding(self.categories)

@@ -1,0 +1,88 @@
+"""The mixins that put a fused item table into a RecBole backbone (paper §4.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from recbole_tslrec.augmentation.enhanced_embeddings import enhanced_width
+from recbole_tslrec.model.fusion import FUSIONS, CategoryFusion
+
+if TYPE_CHECKING:
+    from recbole_tslrec.model.specifications import Backbone
+    from recbole_tslrec.pipeline import Pipeline
+
+
+class FusedItemTable:
+    """Mixin: the backbone's item table is the fusion's output wherever the backbone reads it.
+
+    torch's parametrization covers every use of ``table.weight`` (lookup, scores, Caser's
+    regularisation) and leaves the table an ``nn.Embedding``.
+    """
+
+    backbone: Backbone
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        fusion = self._make_fusion(config, self.item_table.weight)
+        parametrize.register_parametrization(self.item_table, "weight", fusion)
+
+    def _make_fusion(self, config, id_embeddings: Tensor) -> nn.Module:
+        raise NotImplementedError
+
+    def prepare(self, pipeline: Pipeline) -> None:
+        """Run the stages that this variant needs, and take their result."""
+        raise NotImplementedError
+
+    @property
+    def item_table(self) -> nn.Embedding:
+        """The backbone's item table; its ``weight`` is the fused one, [n_items, d]."""
+        return getattr(self, self.backbone.item_table)
+
+    @property
+    def fusion(self) -> nn.Module:
+        return self.item_table.parametrizations.weight[0]
+
+    @property
+    def id_embeddings(self) -> nn.Parameter:
+        """The trained id embeddings under the fusion, [n_items, d]."""
+        return self.item_table.parametrizations.weight.original
+
+
+class EnhancedItemTable(FusedItemTable):
+    """id embedding fused with the language model's enhanced embedding (TSLRec, §4.2)."""
+
+    def _make_fusion(self, config, id_embeddings: Tensor) -> nn.Module:
+        # Kept in the config, and so in the checkpoint: a trained model loads without the language
+        # model or the file that it was made with.
+        if config["enhanced_width"] is None:
+            config["enhanced_width"] = enhanced_width(config, id_embeddings.shape[1])
+        fusion = FUSIONS[config["fusion"]]
+        return fusion(id_embeddings, config["enhanced_width"], config["enhanced_scale"])
+
+    def prepare(self, pipeline: Pipeline) -> None:
+        """Run the stages that this variant needs, and take their result."""
+        self.fusion.set_enhanced(pipeline.enhanced_items())
+
+    @torch.no_grad()
+    def mean_gate(self) -> Tensor:
+        """Each item's share of the id embedding in the fused one, [n_items]; row 0 is padding.
+
+        Raises:
+            AttributeError: the fusion has no gate.
+        """
+        return self.fusion.mean_gate(self.id_embeddings)
+
+
+class CategoryItemTable(FusedItemTable):
+    """id embedding plus a learnable embedding of the item's latent category (CI)."""
+
+    def _make_fusion(self, config, id_embeddings: Tensor) -> nn.Module:
+        return CategoryFusion(id_embeddings, config["n_categories"])
+
+    def prepare(self, pipeline: Pipeline) -> None:
+        """Run the stages that this variant needs, and take their result."""
+        self.fusion.set_categories(pipeline.item_categories())

@@ -1,0 +1,75 @@
+"""The table of backbones and the table of variants, and the models made from them.
+
+A model is a variant of a backbone, ``TSLRec_SASRec`` for one. Its class is made here from RecBole's
+own class: no backbone's code is copied. A new backbone is one line in ``BACKBONES``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+from recbole.model.abstract_recommender import SequentialRecommender
+
+from recbole_tslrec.model.item_table import CategoryItemTable, EnhancedItemTable, FusedItemTable
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A sequential recommender with one item table for input and scores.
+
+    Attributes:
+        name: RecBole's name of the model, and of its yaml.
+        module: where its class is.
+        item_table: the attribute that holds the table, an ``nn.Embedding`` [n_items, d].
+        causal: whether the output at a position depends on that position and earlier ones alone,
+            and positions count from the left; then one pass over a history gives every prediction.
+    """
+
+    name: str
+    module: str
+    item_table: str = "item_embedding"
+    causal: bool = False
+
+    @property
+    def model_class(self) -> type[SequentialRecommender]:
+        return getattr(importlib.import_module(self.module), self.name)
+
+
+_RECBOLE = "recbole.model.sequential_recommender"
+
+BACKBONES: dict[str, Backbone] = {
+    backbone.name: backbone
+    for backbone in (
+        Backbone("GRU4Rec", f"{_RECBOLE}.gru4rec", causal=True),
+        Backbone("Caser", f"{_RECBOLE}.caser"),
+        Backbone("SASRec", f"{_RECBOLE}.sasrec", causal=True),
+        Backbone("FMLPRec", "recbole_tslrec.model.fmlprec"),
+    )
+}
+
+VARIANTS: dict[str, type[FusedItemTable]] = {"TSLRec": EnhancedItemTable, "CI": CategoryItemTable}
+
+
+def _make(variant: str, backbone: Backbone) -> type[SequentialRecommender]:
+    name = f"{variant}_{backbone.name}"
+    item_table = VARIANTS[variant]
+    return type(
+        name,
+        (item_table, backbone.model_class),
+        {
+            # RecBole pickles a class by reference, so it must be found under this module.
+            "__module__": __name__,
+            "__doc__": f"{backbone.name} with a fused item table: {item_table.__doc__}",
+            "backbone": backbone,
+        },
+    )
+
+
+MODELS: dict[str, type[SequentialRecommender]] = {
+    model.__name__: model
+    for model in (
+        _make(variant, backbone) for variant in VARIANTS for backbone in BACKBONES.values()
+    )
+}
+globals().update(MODELS)

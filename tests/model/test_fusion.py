@@ -1,0 +1,111 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils import parametrize
+
+from recbole_tslrec.model.fusion import (
+    FUSIONS,
+    CategoryFusion,
+    GateFusion,
+    initial_scale,
+    standardise,
+)
+
+
+def id_table(n_items=20, dimension=8, std=0.02) -> torch.Tensor:
+    return torch.randn(n_items, dimension, generator=torch.Generator().manual_seed(0)) * std
+
+
+def fusion_of(kind: str, width: int = 5, scale: float = 1.0):
+    torch.manual_seed(1)
+    fusion = FUSIONS[kind](id_table(), width, scale)
+    fusion.set_enhanced(torch.randn(19, width) * 7 + 3)
+    return fusion
+
+
+def test_gate_is_the_formula_element_by_element():
+    fusion, table = fusion_of("gate"), id_table()
+    h = fusion.enhanced.tolist()
+    w_h, b_h = fusion.projection.weight.tolist(), fusion.projection.bias.tolist()
+    w_a, b_a = fusion.gate.weight.tolist(), fusion.gate.bias.tolist()
+    fused = fusion(table)
+    for item in (0, 1, 7, 19):
+        e = table[item].tolist()
+        projected = [
+            sum(w * x for w, x in zip(w_h[i], h[item], strict=True)) + b_h[i] for i in range(8)
+        ]
+        both = e + projected
+        gates = []
+        for i in range(8):
+            logit = sum(w * x for w, x in zip(w_a[i], both, strict=True)) + b_a[i]
+            gates.append(1 / (1 + math.exp(-logit)))
+            expected = gates[i] * e[i] + (1 - gates[i]) * projected[i]
+            assert fused[item, i].item() == pytest.approx(expected, abs=1e-6)
+        assert fusion.mean_gate(table)[item].item() == pytest.approx(sum(gates) / 8, abs=1e-6)
+
+
+def test_sum_is_the_sum():
+    fusion, table = fusion_of("sum"), id_table()
+    torch.testing.assert_close(fusion(table), table + fusion.projection(fusion.enhanced))
+
+
+@pytest.mark.parametrize("kind", FUSIONS)
+@pytest.mark.parametrize("width", [3, 384])
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_enhanced_embeddings_enter_at_the_id_embeddings_scale(kind, width, scale):
+    table = id_table(2000, 64)
+    torch.manual_seed(0)
+    fusion = FUSIONS[kind](table, width, scale)
+    fusion.set_enhanced(torch.randn(1999, width) * 50 - 10)
+    projected = fusion.projection(fusion.enhanced)[1:]
+    assert projected.pow(2).mean().sqrt().item() == pytest.approx(0.02 * scale, rel=0.15)
+
+
+def test_padding_counts_nowhere():
+    table = id_table()
+    table[0] = 1e6
+    assert initial_scale(table) == pytest.approx(0.02, rel=0.2)
+    fusion = fusion_of("gate")
+    assert fusion.enhanced[0].abs().sum() == 0
+    torch.testing.assert_close(fusion.enhanced[1:].mean(0), torch.zeros(5), atol=1e-5, rtol=0)
+    torch.testing.assert_close(fusion.enhanced[1:].var(0, correction=0), torch.ones(5))
+
+
+@given(st.integers(2, 30), st.floats(-1e3, 1e3), st.floats(1e-3, 1e3))
+def test_standardise_undoes_shift_and_scale(n, shift, scale):
+    vectors = torch.randn(n, 4, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+    expected = (vectors - vectors.mean(0)) / vectors.std(0, correction=0)
+    torch.testing.assert_close(standardise(vectors * scale + shift), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_constant_columns_become_zero_not_nan():
+    vectors = torch.full((10, 2), 0.1)
+    vectors[:, 1] = torch.arange(10.0)
+    assert standardise(vectors)[:, 0].abs().max() == 0
+    assert standardise(vectors).isfinite().all()
+
+
+def test_categories_enter_at_the_id_scale_and_padding_stays():
+    table = id_table(2000, 64)
+    fusion = CategoryFusion(table, 7)
+    fusion.set_categories(torch.arange(1999) % 7)
+    fused = fusion(table)
+    torch.testing.assert_close(fused[0], table[0])
+    added = fused[1:] - table[1:]
+    assert added.pow(2).mean().sqrt().item() == pytest.approx(0.02, rel=0.2)
+    assert torch.equal(added[0], added[7]) or torch.allclose(added[0], added[7], atol=1e-7)
+    assert not torch.allclose(added[0], added[1], atol=1e-4)
+
+
+def test_gradient_reaches_every_parameter_through_lookup_and_scores():
+    table = nn.Embedding(20, 8, padding_idx=0)
+    fusion = GateFusion(table.weight, 5, 1.0)
+    fusion.set_enhanced(torch.randn(19, 5))
+    parametrize.register_parametrization(table, "weight", fusion)
+    (table(torch.tensor([1, 2])) @ table.weight.T).pow(2).sum().backward()
+    for name, parameter in table.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name

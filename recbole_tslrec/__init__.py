@@ -1,0 +1,13 @@
+"""The two-stage language-model-enhanced paradigm TSLRec (P2Rec) as a plug-in for RecBole.
+
+After ``import recbole_tslrec``, RecBole's own entry points know ``TSLRec_<backbone>``,
+``CI_<backbone>`` and ``FMLPRec``, and RecBole 1.2.1 trains, saves and loads on today's torch.
+"""
+
+from recbole_tslrec import compatibility
+from recbole_tslrec.registration import register
+
+__version__ = "0.1.0"
+
+compatibility.apply()
+register()

@@ -1,0 +1,473 @@
+"""The stages of the paper in their order; each is reused when nothing it depends on has changed.
+
+    backbone -> categories -> fine_tuning -> augmentation -> (the fused model, in RecBole's own loop)
+
+A stage asks for the one before it only when it has to be made, and the fingerprints chain: a stage's
+is made of its own settings (``settings.SETTINGS``), of the data it reads, and of the fingerprint of
+the stage before. Nothing that was held out for validation or test enters; validation chooses the
+epoch of the backbone, as early stopping does in any RecBole run.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data import create_dataset, get_dataloader
+from recbole.utils import get_trainer, init_seed
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from recbole_tslrec import settings
+from recbole_tslrec.augmentation.enhanced_embeddings import (
+    CATEGORY_DISTRIBUTION,
+    ENHANCED_EMBEDDING,
+    infer_categories,
+    random_embeddings,
+    read_items,
+)
+from recbole_tslrec.compatibility import load_checkpoint
+from recbole_tslrec.item_tensors import ItemTensors, check_finite
+from recbole_tslrec.reconstruction.categories import latent_categories
+from recbole_tslrec.reconstruction.histories import Histories, training_histories
+from recbole_tslrec.reconstruction.histories import fingerprint as histories_fingerprint
+from recbole_tslrec.reconstruction.preferences import prior_preferences
+from recbole_tslrec.storage import Stage, Store, fingerprint
+
+ITEM_EMBEDDING = "item_embedding"  # e_v, [n_items, d] float32
+CATEGORY = "category"  # [n_items] int64
+_FILE = "items.safetensors"
+_ENHANCED_FILE = "enhanced_items.safetensors"
+
+
+class Pipeline:
+    """The stages before the fused model, for one experiment.
+
+    Every method below can be called by itself; it brings about what it needs.
+
+    Args:
+        config: RecBole's config of a ``TSLRec_*`` or ``CI_*`` experiment.
+        train_data, valid_data: RecBole's loaders of the same experiment.
+        backbone: the line of ``model.specifications.BACKBONES``.
+        show_progress: whether to draw progress bars.
+
+    Attributes:
+        stages: the stages that this run has used, in the order they were finished.
+    """
+
+    def __init__(self, config, train_data, valid_data, backbone, show_progress: bool = True):
+        self.config = config
+        self.train_data, self.valid_data = train_data, valid_data
+        self.backbone_spec = backbone
+        self.show_progress = show_progress
+        self.dataset = train_data._dataset
+        self.tokens: list[str] = self.dataset.field2id_token[self.dataset.iid_field][1:].tolist()
+        self.store = Store(Path(config["tslrec_dir"]) / config["dataset"])
+        self.stages: list[Stage] = []
+
+    # ---- what the fused models take -------------------------------------------------------------
+
+    def enhanced_items(self) -> Tensor:
+        """h^v, or what the control puts in its place, in the order of internal ids.
+
+        Returns:
+            [n_items - 1, width] float32; the padding row is not there.
+        """
+        if self.config["enhanced_items"] is not None:
+            items = ItemTensors.load(Path(self.config["enhanced_items"]))
+            return items.aligned(self.tokens).tensors[ENHANCED_EMBEDDING]
+        enhancement = self.config["enhancement"]
+        if enhancement == "random":
+            width = self._source.hidden_size
+            return random_embeddings(len(self.tokens), width, self.config["seed"])
+        if enhancement == "pretrained":
+            return self._item_embeddings()
+        return self._read(self.augmentation(), _ENHANCED_FILE, ENHANCED_EMBEDDING)
+
+    def item_categories(self) -> Tensor:
+        """The preliminary latent category of every item, in the order of internal ids.
+
+        Returns:
+            [n_items - 1] int64.
+        """
+        return self._read(self.categories(), _FILE, CATEGORY)
+
+    # ---- the stages -----------------------------------------------------------------------------
+
+    def backbone(self) -> Stage:
+        """The trained backbone and its item embeddings e_v."""
+        return self._stage("backbone", self._backbone_made_from, self._make_backbone)
+
+    def categories(self) -> Stage:
+        """k-means on e_v: the items' preliminary latent categories (§4.1)."""
+        return self._stage(
+            "categories", self._categories_made_from, self._make_categories, self.backbone
+        )
+
+    def fine_tuning(self) -> Stage:
+        """The language model tuned to reconstruct the users' preferences (§4.1, Eq. 1 to 3)."""
+        return self._stage(
+            "fine_tuning", self._fine_tuning_made_from, self._make_fine_tuning, self.categories
+        )
+
+    def augmentation(self) -> Stage:
+        """The enhanced embedding h^v and, from a tuned model, ĝ^v of every item (§4.2)."""
+        untuned = self.config["enhancement"] == "untuned"
+        return self._stage(
+            "augmentation",
+            self._augmentation_made_from,
+            self._make_augmentation,
+            self.backbone if untuned else self.fine_tuning,
+        )
+
+    def _stage(self, name: str, made_from: dict[str, Any], make, before=None) -> Stage:
+        """A stage, found or made; the one before it is asked for only if it has to be made."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        if before is not None and not self.store.has(name, made_from):
+            before()
+        # A stage's result must not depend on whether the stages before it were made or reused, nor
+        # the fused model's on either.
+        with _own_random_state(self.config):
+            stage = self.store.get(name, made_from, make)
+        self.stages.append(stage)
+        return stage
+
+    def _read(self, stage: Stage, file: str, tensor: str) -> Tensor:
+        return ItemTensors.load(stage.folder / file).aligned(self.tokens).tensors[tensor]
+
+    def _item_embeddings(self) -> Tensor:
+        return self._read(self.backbone(), _FILE, ITEM_EMBEDDING)
+
+    def _provenance(self, stage: str) -> dict[str, Any]:
+        return {
+            "stage": stage,
+            "dataset": self.config["dataset"],
+            "backbone": self.backbone_spec.name,
+        }
+
+    # ---- the backbone ---------------------------------------------------------------------------
+
+    @cached_property
+    def histories(self) -> Histories:
+        """The users' training histories, internal ids."""
+        return training_histories(self.dataset)
+
+    @cached_property
+    def _data_fingerprint(self) -> dict[str, str]:
+        user_field, item_field = self.dataset.uid_field, self.dataset.iid_field
+        users = self.dataset.field2id_token[user_field]
+        items = self.dataset.field2id_token[item_field]
+        validation = []
+        if self.valid_data:
+            rows = self.valid_data._dataset.inter_feat
+            tokens = zip(users[rows[user_field]], items[rows[item_field]], strict=True)
+            validation = sorted([user, item] for user, item in tokens)
+        return {
+            "training": histories_fingerprint(self.histories, users, items),
+            "items": fingerprint(sorted(self.tokens)),
+            "validation": fingerprint(validation),
+        }
+
+    @cached_property
+    def _backbone_made_from(self) -> dict[str, Any]:
+        if self.config["backbone_checkpoint"] is not None:
+            # Only e_v is taken from it; the file around e_v differs from one saving to the next.
+            return {
+                "backbone": self.backbone_spec.name,
+                "items": self._given_backbone.content_hash(),
+            }
+        return {
+            "backbone": self.backbone_spec.name,
+            "settings": settings.training_settings(self.config.final_config_dict),
+            "data": self._data_fingerprint,
+        }
+
+    def _make_backbone(self, folder: Path) -> None:
+        if self.config["backbone_checkpoint"] is not None:
+            tensors = self._given_backbone.tensors
+        else:
+            tensors = {ITEM_EMBEDDING: self._train_backbone(folder)}
+        ItemTensors(self.tokens, tensors, self._provenance("backbone")).save(folder / _FILE)
+
+    def _train_backbone(self, folder: Path) -> Tensor:
+        """Train RecBole's own model in RecBole's own way on the training data; e_v of its best epoch."""
+        config = self._backbone_config()
+        init_seed(config["seed"], config["reproducibility"])
+        model = self.backbone_spec.model_class(config, self.dataset).to(config["device"])
+        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+        trainer.saved_model_file = str(folder / f"{self.backbone_spec.name}.pth")
+        # A subfolder is a run of its own in TensorBoard; else two trainings would share one curve.
+        trainer.tensorboard = SummaryWriter(os.path.join(trainer.tensorboard.log_dir, "backbone"))
+        # A loader of its own: this one's shuffling must not advance the fused model's.
+        train_data = get_dataloader(config, "train")(
+            config, self.dataset, self.train_data._sampler, shuffle=config["shuffle"]
+        )
+        trainer.fit(train_data, self.valid_data, saved=True, show_progress=self.show_progress)
+        return self._item_table(load_checkpoint(trainer.saved_model_file))
+
+    def _backbone_config(self):
+        config = copy.copy(self.config)
+        config.final_config_dict = self.config.final_config_dict | {
+            "model": self.backbone_spec.name,
+            "single_spec": True,  # one process trains it, however many the experiment has
+            "log_wandb": False,
+        }
+        return config
+
+    def _item_table(self, checkpoint: dict[str, Any]) -> Tensor:
+        table = checkpoint["state_dict"][f"{self.backbone_spec.item_table}.weight"]
+        return table[1:].float()  # row 0 is padding, and not zero
+
+    @cached_property
+    def _given_backbone(self) -> ItemTensors:
+        """e_v from a checkpoint of the user's, brought into the order of this experiment's ids.
+
+        Raises:
+            ValueError: it is of another model, data set or split, or lacks items.
+        """
+        path = Path(self.config["backbone_checkpoint"])
+        checkpoint = load_checkpoint(path)
+        theirs = checkpoint["config"]
+        for key, wanted in (
+            ("model", self.backbone_spec.name),
+            ("dataset", self.config["dataset"]),
+        ):
+            if theirs[key] != wanted:
+                raise ValueError(
+                    f"backbone_checkpoint: [{path}] has {key} [{theirs[key]}], this experiment "
+                    f"needs [{wanted}]."
+                )
+        for key in ("split", "order", "group_by"):
+            if theirs["eval_args"][key] != self.config["eval_args"][key]:
+                raise ValueError(
+                    f"backbone_checkpoint: [{path}] was trained with eval_args {key} "
+                    f"[{theirs['eval_args'][key]}], this experiment has "
+                    f"[{self.config['eval_args'][key]}]: it may have seen what is held out here."
+                )
+        tokens = self._tokens_of(theirs)
+        table = self._item_table(checkpoint)
+        if len(tokens) != len(table):
+            raise ValueError(
+                f"backbone_checkpoint: [{path}] has {len(table)} items, and the data set under its "
+                f"settings has {len(tokens)}: the data have changed since. Train it again."
+            )
+        check_finite(table, f"backbone_checkpoint: [{path}]", tokens)
+        return ItemTensors(tokens, {ITEM_EMBEDDING: table}).aligned(self.tokens)
+
+    def _tokens_of(self, their_config) -> list[str]:
+        """The tokens of a checkpoint's rows, by reading the data as its settings say."""
+        theirs = copy.copy(their_config)
+        theirs.final_config_dict = their_config.final_config_dict | {
+            "data_path": self.config["data_path"],
+            "dataset_save_path": None,
+        }
+        dataset = create_dataset(theirs)
+        return dataset.field2id_token[dataset.iid_field][1:].tolist()
+
+    # ---- the categories -------------------------------------------------------------------------
+
+    @cached_property
+    def _categories_made_from(self) -> dict[str, Any]:
+        return {
+            "settings": settings.stage_settings(self.config, settings.CATEGORIES),
+            "seed": self.config["seed"],
+            "backbone": fingerprint(self._backbone_made_from),
+        }
+
+    def _make_categories(self, folder: Path) -> dict[str, Any]:
+        categories = latent_categories(
+            self._item_embeddings().numpy(),
+            self.config["n_categories"],
+            backend=self.config["category_backend"],
+            seed=self.config["seed"],
+        )
+        tensors = {CATEGORY: torch.from_numpy(categories.labels)}
+        ItemTensors(self.tokens, tensors, self._provenance("categories")).save(folder / _FILE)
+        return {"sizes": categories.sizes.tolist()}
+
+    def preferences(self):
+        """ḡ of every user with a training history, rows in the order of ``histories`` (§4.1).
+
+        Returns:
+            scipy.sparse.csr_matrix [n_users, K] float32.
+        """
+        labels = np.concatenate([[-1], self.item_categories().numpy()])
+        return prior_preferences(self.histories, labels, self.config["n_categories"])
+
+    # ---- the language model ---------------------------------------------------------------------
+
+    @cached_property
+    def _source(self):
+        from recbole_tslrec.language_model.source import open_source
+
+        return open_source(self.config["llm"], self.config["llm_trust_remote_code"])
+
+    @cached_property
+    def _prompt(self):
+        return make_prompt_for(self.config, self._source)
+
+    def _reader(self, with_adapters: bool):
+        """The language model with item slots, as it is before fine-tuning."""
+        from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
+        from recbole_tslrec.language_model.load import add_adapters, load_language_model
+
+        config = self.config
+        init_seed(config["seed"], config["reproducibility"])
+        quantization = config["llm_quantization"]
+        language_model = load_language_model(self._source, quantization, config["device"])
+        if with_adapters:
+            language_model = add_adapters(
+                language_model,
+                r=config["lora_r"],
+                alpha=config["lora_alpha"],
+                dropout=config["lora_dropout"],
+                target_modules=config["lora_target_modules"],
+            )
+        padded = torch.nn.functional.pad(self._item_embeddings(), (0, 0, 1, 0))
+        return ItemPromptModel(language_model, padded, config["llm_pooling"]).to(config["device"])
+
+    def _reconstruction_model(self):
+        from recbole_tslrec.reconstruction.fine_tuning import ReconstructionModel
+
+        model = ReconstructionModel(
+            self._reader(with_adapters=True), self._source.hidden_size, self.config["n_categories"]
+        )
+        return model.to(self.config["device"])
+
+    @cached_property
+    def _fine_tuning_made_from(self) -> dict[str, Any]:
+        return {
+            "settings": settings.stage_settings(
+                self.config, settings.LANGUAGE_MODEL, settings.FINE_TUNING
+            ),
+            "seed": self.config["seed"],
+            "language_model": self._source.identity,
+            "categories": fingerprint(self._categories_made_from),
+            "training": self._data_fingerprint["training"],
+        }
+
+    def _make_fine_tuning(self, folder: Path) -> dict[str, Any]:
+        from recbole_tslrec.reconstruction.fine_tuning import FineTuningSettings, fine_tune
+
+        config = self.config
+        preferences = self.preferences()
+        model = self._reconstruction_model()
+        checkpoints = folder / "checkpoints"  # there already if an earlier run was interrupted
+        checkpoints.mkdir(exist_ok=True)
+        report = fine_tune(
+            model,
+            self._prompt,
+            self.histories,
+            preferences,
+            FineTuningSettings(
+                epochs=config["sft_epochs"],
+                learning_rate=config["sft_learning_rate"],
+                batch_size=config["sft_batch_size"],
+                valid_ratio=config["sft_valid_ratio"],
+                stopping_step=config["sft_stopping_step"],
+                seed=config["seed"],
+            ),
+            checkpoints,
+            config["device"],
+            self.show_progress,
+        )
+        model.save(folder)
+        shutil.rmtree(checkpoints)
+        return report.as_dict()
+
+    # ---- the enhanced embeddings ----------------------------------------------------------------
+
+    @cached_property
+    def _augmentation_made_from(self) -> dict[str, Any]:
+        if self.config["enhancement"] == "untuned":
+            return {
+                "settings": settings.stage_settings(self.config, settings.LANGUAGE_MODEL),
+                "seed": self.config["seed"],
+                "n_categories": self.config["n_categories"],  # the instruction names it
+                "language_model": self._source.identity,
+                "backbone": fingerprint(self._backbone_made_from),
+            }
+        return {"fine_tuning": fingerprint(self._fine_tuning_made_from)}
+
+    def _make_augmentation(self, folder: Path) -> None:
+        if self.config["enhancement"] == "untuned":
+            enhanced = read_items(self._reader(False), self._prompt, self.show_progress)
+            tensors = {ENHANCED_EMBEDDING: enhanced}
+        else:
+            stage = self.fine_tuning()
+            model = self._reconstruction_model()
+            model.load(stage.folder)
+            enhanced = read_items(model.reader, self._prompt, self.show_progress)
+            distribution = infer_categories(model, enhanced)
+            tensors = {ENHANCED_EMBEDDING: enhanced, CATEGORY_DISTRIBUTION: distribution}
+        provenance = self._provenance("augmentation") | {
+            "llm": self.config["llm"],
+            "enhancement": self.config["enhancement"],
+            "language_model": self._source.identity,
+        }
+        ItemTensors(self.tokens, tensors, provenance).save(folder / _ENHANCED_FILE)
+
+
+def make_prompt_for(config, source):
+    """The experiment's prompt for a language model; logs how much of a history it holds."""
+    from recbole_tslrec.language_model.prompt import make_prompt
+
+    prompt = make_prompt(
+        source.tokenizer,
+        config["llm_instruction"].replace("{n_categories}", str(config["n_categories"])),
+        config["llm_response"],
+        config["llm_max_history"],
+        source.context_length,
+    )
+    if prompt.max_history < config["llm_max_history"]:
+        getLogger().warning(
+            f"llm_max_history: [{config['llm_max_history']}] items do not fit the language model's "
+            f"context of {source.context_length}; the most recent {prompt.max_history} enter."
+        )
+    return prompt
+
+
+def check_before_training(config, n_items: int) -> None:
+    """Raise what would stop a stage hours later: called before the first one runs.
+
+    Args:
+        config: RecBole's config with our keys.
+        n_items: the number of items of the data set, without padding.
+
+    Raises:
+        ValueError, OSError, ModuleNotFoundError: says which key, its value, and what to do.
+    """
+    if config["n_categories"] > n_items:
+        raise ValueError(
+            f"n_categories: [{config['n_categories']}] is more than the {n_items} items of the data "
+            f"set [{config['dataset']}]."
+        )
+    if config["enhanced_items"] is None and config["enhancement"] in ("tslrec", "untuned"):
+        from recbole_tslrec.language_model.source import open_source
+
+        make_prompt_for(config, open_source(config["llm"], config["llm_trust_remote_code"]))
+
+
+@contextmanager
+def _own_random_state(config) -> Iterator[None]:
+    """Seed everything as the experiment says, and give the caller's random state back after."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        init_seed(config["seed"], config["reproducibility"])
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)

@@ -1,0 +1,130 @@
+"""Makes RecBole find our models, trainers and yaml; called once, when the package is imported.
+
+RecBole has no registry: it looks for a module named after the model, for an attribute of
+``recbole.trainer`` named after the model, and for a yaml in its own folder. The first two are
+answered here without touching RecBole; for the third, two methods of ``Config`` are wrapped.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib.machinery
+import pkgutil
+import sys
+import types
+from pathlib import Path
+
+import recbole.model
+import recbole.trainer
+from recbole.config import Config
+
+from recbole_tslrec import settings
+from recbole_tslrec.model.fmlprec import FMLPRec
+from recbole_tslrec.model.specifications import BACKBONES, MODELS
+from recbole_tslrec.trainer import BackboneTrainer, TwoStageTrainer
+
+_SEQUENTIAL = "recbole.model.sequential_recommender"
+_OUR_MODELS: dict[str, type] = {"FMLPRec": FMLPRec, **MODELS}
+
+
+def properties_folder() -> Path:
+    """Our yaml: inside the installed package, or at the top of a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "properties"
+    return installed if installed.is_dir() else package.parent / "properties"
+
+
+def register() -> None:
+    """Make RecBole's entry points know everything of ours. A second call changes nothing."""
+    if f"{_SEQUENTIAL}.fmlprec" in sys.modules:
+        return
+    for model in _OUR_MODELS.values():
+        _register_model(model)
+    for name in BACKBONES:
+        setattr(recbole.trainer, f"{name}Trainer", BackboneTrainer)
+    for name in MODELS:
+        setattr(recbole.trainer, f"{name}Trainer", TwoStageTrainer)
+    Config._get_model_and_dataset = _naming_models(Config._get_model_and_dataset)
+    Config._load_internal_config_dict = _with_our_yaml(Config._load_internal_config_dict)
+    Config._set_default_parameters = _with_checks(Config._set_default_parameters)
+
+
+def _register_model(model: type) -> None:
+    """``get_model`` imports ``<kind>_recommender.<name in lower case>``; let it find the class."""
+    name = f"{_SEQUENTIAL}.{model.__name__.lower()}"
+    module = types.ModuleType(name, f"Stands for {model.__module__}.{model.__name__}.")
+    module.__spec__ = importlib.machinery.ModuleSpec(name, loader=None)
+    setattr(module, model.__name__, model)
+    sys.modules[name] = module
+
+
+def _naming_models(original):
+    @functools.wraps(original)
+    def get_model_and_dataset(self, model, dataset):
+        try:
+            return original(self, model, dataset)
+        except (ValueError, AttributeError, ModuleNotFoundError) as error:
+            name = str(model or self.external_config_dict.get("model"))
+            # RecBole looks for an unknown model last among those of LightGBM and XGBoost, and fails
+            # there if these are not installed. Who asks for one of them is told of just that.
+            if isinstance(error, ModuleNotFoundError) and error.name == name.lower():
+                raise
+            raise ValueError(_unknown_model(name)) from error
+
+    return get_model_and_dataset
+
+
+def _unknown_model(name: str) -> str:
+    near = difflib.get_close_matches(name, [*_OUR_MODELS, *_recbole_models()], n=3)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return (
+        f"There is no model [{name}].{hint} Models of recbole_tslrec: {', '.join(_OUR_MODELS)}; "
+        f"RecBole's own sequential models work as ever."
+    )
+
+
+def _recbole_models() -> list[str]:
+    """RecBole's sequential models by their class names."""
+    package = sys.modules[_SEQUENTIAL]
+    modules = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    return [name for name in vars(package) if name.lower() in modules and not name.islower()]
+
+
+def _with_our_yaml(original):
+    @functools.wraps(original)
+    def load_internal_config_dict(self, model, model_class, dataset):
+        # RecBole reads the backbone's own yaml under the backbone's name.
+        backbone = MODELS[model].backbone.name if model in MODELS else model
+        original(self, backbone, model_class, dataset)
+        for file in ("overall", f"model/{backbone}", *(["TSLRec"] if model in MODELS else [])):
+            path = properties_folder() / f"{file}.yaml"
+            if path.is_file():
+                self._update_internal_config_dict(str(path))
+        if model in _OUR_MODELS:
+            # RecBole's default samples negatives, which its own CE models refuse; here the default
+            # follows the loss. What the user gives stands, and is checked below.
+            loss_type = (self.internal_config_dict | self.external_config_dict).get("loss_type")
+            if loss_type == "CE":
+                self.internal_config_dict["train_neg_sample_args"] = None
+
+    return load_internal_config_dict
+
+
+def _with_checks(original):
+    @functools.wraps(original)
+    def set_default_parameters(self):
+        values = self.final_config_dict
+        if self.model in MODELS:
+            settings.check_spelling(self.external_config_dict, self.internal_config_dict)
+            settings.check_values(values)
+            settings.check_batching(values, self.model, MODELS[self.model].backbone.causal)
+        elif self.model in BACKBONES:
+            settings.check_batching(values, self.model, BACKBONES[self.model].causal)
+        if self.model in _OUR_MODELS:
+            settings.check_loss(values)
+        original(self)
+        if self.model in _OUR_MODELS:
+            settings.check_columns(values)
+
+    return set_default_parameters

@@ -1,0 +1,70 @@
+"""RecBole's trainer: whole sequences for rows if asked, and the paper's stages before its loop."""
+
+from __future__ import annotations
+
+from recbole.trainer import Trainer
+from torch.nn.utils import parametrize
+
+from recbole_tslrec.pipeline import Pipeline, check_before_training
+from recbole_tslrec.whole_sequences.loader import WholeSequenceDataLoader
+from recbole_tslrec.whole_sequences.loss import whole_sequence_loss
+
+
+class BackboneTrainer(Trainer):
+    """Trains the backbones of our table: RecBole's trainer but for ``train_batching: sequence``."""
+
+    def fit(self, train_data, *args, **kwargs):
+        """As RecBole's; its loader gives way to one of whole sequences if the settings say so."""
+        if self.config["train_batching"] == "sequence":
+            train_data = WholeSequenceDataLoader(
+                self.config, train_data._dataset, train_data._sampler, train_data.shuffle
+            )
+        return super().fit(train_data, *args, **kwargs)
+
+    def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+        loss_func = self._loss_with_one_fusion(train_data, loss_func or self.model.calculate_loss)
+        return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
+
+    def _loss_with_one_fusion(self, train_data, loss_func):
+        if isinstance(train_data, WholeSequenceDataLoader):
+
+            def loss_func(interaction):
+                return whole_sequence_loss(self.model, interaction)
+
+        def loss(interaction):
+            # A backbone reads its item table several times in a step; a fused one is fused once.
+            with parametrize.cached():
+                return loss_func(interaction)
+
+        return loss
+
+    def evaluate(self, *args, **kwargs):
+        """As RecBole's, with one fusion for the whole evaluation."""
+        with parametrize.cached():
+            return super().evaluate(*args, **kwargs)
+
+
+class TwoStageTrainer(BackboneTrainer):
+    """Trains ``TSLRec_*`` and ``CI_*`` models: runs the pipeline, then RecBole's own loop.
+
+    Attributes:
+        stages: the stages that ``fit`` made or reused, in order.
+    """
+
+    def __init__(self, config, model):
+        check_before_training(config, model.n_items - 1)
+        super().__init__(config, model)
+        self.stages = []
+
+    def fit(
+        self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, **more
+    ):
+        """As RecBole's; the stages come first, except when a checkpoint is resumed."""
+        # A resumed model has its enhanced embeddings from the checkpoint.
+        if self.start_epoch == 0:
+            pipeline = Pipeline(
+                self.config, train_data, valid_data, self.model.backbone, show_progress
+            )
+            self.model.prepare(pipeline)
+            self.stages = pipeline.stages
+        return super().fit(train_data, valid_data, verbose, saved, show_progress, **more)

@@ -1,0 +1,106 @@
+"""One true run per variant and backbone on the shortest histories of ml-100k."""
+
+import pytest
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer, init_seed
+
+from recbole_tslrec.model.specifications import MODELS
+
+ML_100K = {
+    "user_inter_num_interval": "[0,30]",
+    "item_inter_num_interval": "[5,inf)",
+}
+
+
+def trained(model: str, settings: dict, dataset: str = "ml-100k"):
+    """Train and test a model as run_recbole does; the trainer and the test result."""
+    config = Config(model, dataset, config_dict=settings)
+    init_seed(config["seed"], config["reproducibility"])
+    train_data, valid_data, test_data = data_preparation(config, create_dataset(config))
+    recommender = get_model(model)(config, train_data._dataset)
+    trainer = get_trainer(config["MODEL_TYPE"], model)(config, recommender)
+    trainer.fit(train_data, valid_data)
+    return trainer, trainer.evaluate(test_data)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_trains_and_tests(model, settings):
+    trainer, result = trained(model, settings | ML_100K)
+    assert 0 <= result["ndcg@10"] <= result["hit@10"] <= 1
+    names = [stage.name for stage in trainer.stages]
+    if model.startswith("CI"):
+        assert names == ["backbone", "categories"]
+        categories = trainer.model.fusion.categories
+        assert categories[0] == 4 and set(categories[1:].tolist()) == {0, 1, 2, 3}
+    else:
+        assert names == ["backbone", "categories", "fine_tuning", "augmentation"]
+        assert trainer.model.fusion.enhanced[1:].abs().sum() > 0
+        gate = trainer.model.mean_gate()
+        assert gate.shape == (trainer.model.n_items,) and (0 < gate).all() and (gate < 1).all()
+
+
+@pytest.mark.parametrize("loss", ["CE", "BPR"])
+@pytest.mark.parametrize("enhancement", ["pretrained", "random", "untuned"])
+def test_the_controls(enhancement, loss, small_data, settings):
+    changes = {"enhancement": enhancement, "loss_type": loss}
+    trainer, _ = trained("TSLRec_SASRec", settings | changes, small_data)
+    names = [stage.name for stage in trainer.stages]
+    expected = {"random": [], "pretrained": ["backbone"], "untuned": ["backbone", "augmentation"]}
+    assert names == expected[enhancement]
+    width = {"random": 32, "untuned": 32, "pretrained": 64}[enhancement]
+    assert trainer.model.fusion.enhanced.shape[1] == width
+
+
+@pytest.mark.parametrize("backbone", ["SASRec", "GRU4Rec"])
+@pytest.mark.parametrize("variant", ["", "CI_", "TSLRec_"])
+def test_whole_sequences_train_every_variant(variant, backbone, small_data, settings):
+    changes = {"train_batching": "sequence", "train_neg_sample_args": None, "epochs": 4}
+    trainer, _ = trained(variant + backbone, settings | changes, small_data)
+    losses = trainer.train_loss_dict
+    assert losses[3] < losses[0]
+
+
+@pytest.mark.parametrize("model", ["Caser", "CI_FMLPRec"])
+def test_whole_sequences_are_refused_where_filters_see_the_future(model, small_data, settings):
+    with pytest.raises(ValueError, match=f"train_batching.*{model}"):
+        Config(model, small_data, config_dict=settings | {"train_batching": "sequence"})
+
+
+def test_the_embedded_language_model(small_data, settings):
+    changes = {"llm": "embedded", "sft_epochs": 1, "lora_r": 4}
+    trainer, _ = trained("TSLRec_GRU4Rec", settings | changes, small_data)
+    assert trainer.model.fusion.enhanced.shape[1] == 384
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_quantised_on_the_cpu(quantization, small_data, settings):
+    changes = {"llm_quantization": quantization, "sft_epochs": 1}
+    trainer, _ = trained("TSLRec_SASRec", settings | changes, small_data)
+    assert trainer.model.fusion.enhanced[1:].isfinite().all()
+
+
+def test_one_fusion_a_step_and_one_an_evaluation(small_data, settings, monkeypatch):
+    config = Config("TSLRec_SASRec", small_data, config_dict=settings | {"train_batch_size": 16})
+    train_data, valid_data, _ = data_preparation(config, create_dataset(config))
+    model = get_model("TSLRec_SASRec")(config, train_data._dataset)
+    trainer = get_trainer(config["MODEL_TYPE"], "TSLRec_SASRec")(config, model)
+    trainer.fit(train_data, valid_data)
+    calls = []
+    model.fusion.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    trainer._train_epoch(train_data, 0)
+    assert calls == [True] * len(train_data) and len(train_data) > 3
+    calls.clear()
+    trainer.evaluate(valid_data, load_best_model=False)
+    assert calls == [False]
+
+
+def test_the_fused_model_does_not_depend_on_whether_stages_were_reused(small_data, settings):
+    first, result = trained("TSLRec_SASRec", settings, small_data)
+    again, result_again = trained("TSLRec_SASRec", settings, small_data)
+    assert not any(stage.reused for stage in first.stages)
+    assert [stage.name for stage in again.stages] == ["augmentation"] and again.stages[0].reused
+    assert result == result_again
+    for name, value in first.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name]), name

@@ -1,0 +1,233 @@
+"""What enters the stages, what they depend on, and what they refuse."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_atomic
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+
+from recbole_tslrec.augmentation.enhanced_embeddings import ENHANCED_EMBEDDING
+from recbole_tslrec.item_tensors import ItemTensors
+from recbole_tslrec.model.specifications import BACKBONES
+from recbole_tslrec.pipeline import CATEGORY, ITEM_EMBEDDING, Pipeline
+from recbole_tslrec.quick_start import run_experiment
+
+
+def pipeline_of(settings: dict, dataset: str, model: str = "TSLRec_SASRec") -> Pipeline:
+    config = Config(model, dataset, config_dict=settings)
+    train_data, valid_data, _ = data_preparation(config, create_dataset(config))
+    backbone = BACKBONES[model.partition("_")[2]]
+    return Pipeline(config, train_data, valid_data, backbone, show_progress=False)
+
+
+def histories(n_users=30, n_items=12, seed=0) -> dict[str, list[str]]:
+    """Every user's items, the last two of which are held out; every item occurs in training."""
+    generator = np.random.default_rng(seed)
+    users = {
+        f"u{user}": [f"i{item}" for item in generator.integers(0, n_items, size=9)]
+        for user in range(n_users)
+    }
+    users["u0"][:7] = [f"i{item}" for item in range(7)]
+    users["u1"][:7] = [f"i{item}" for item in range(n_items - 7, n_items)]
+    return users
+
+
+def write_histories(folder, name, users, order=None) -> None:
+    rows = [
+        (user, item, float(time))
+        for user in (order or users)
+        for time, item in enumerate(users[user])
+    ]
+    # Training rows first, so that ids do not depend on what is held out.
+    rows.sort(key=lambda row: row[2] >= len(users[row[0]]) - 2)
+    write_atomic(folder / "data", name, rows)
+
+
+def stage_tensors(pipeline: Pipeline) -> dict[str, torch.Tensor]:
+    enhanced = ItemTensors.load(pipeline.augmentation().folder / "enhanced_items.safetensors")
+    by_token = sorted(pipeline.tokens)
+    tensors = dict(enhanced.aligned(by_token).tensors)
+    tensors[CATEGORY] = (
+        ItemTensors.load(pipeline.categories().folder / "items.safetensors")
+        .aligned(by_token)
+        .tensors[CATEGORY]
+    )
+    tensors[ITEM_EMBEDDING] = (
+        ItemTensors.load(pipeline.backbone().folder / "items.safetensors")
+        .aligned(by_token)
+        .tensors[ITEM_EMBEDDING]
+    )
+    tensors["preferences"] = torch.from_numpy(pipeline.preferences().toarray())
+    return tensors
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_held_out_enters_any_stage(seed, tmp_path, settings):
+    """Other validation and test items, at random: every stage's output stays, bit for bit."""
+    users = histories()
+    write_histories(tmp_path, "one", users)
+    generator = np.random.default_rng(100 + seed)
+    changed = {
+        user: items[:-2] + [f"i{item}" for item in generator.integers(0, 12, size=2)]
+        for user, items in users.items()
+    }
+    assert changed != users
+    write_histories(tmp_path, "other", changed)
+    one = stage_tensors(pipeline_of(settings, "one"))
+    other = stage_tensors(pipeline_of(settings, "other"))
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+def test_enhanced_embeddings_line_up_under_another_order_of_ids(tmp_path, settings):
+    users = histories()
+    write_histories(tmp_path, "one", users)
+    write_histories(tmp_path, "other", users, order=list(reversed(users)))
+    one = pipeline_of(settings, "one")
+    file = one.augmentation().folder / "enhanced_items.safetensors"
+    given = settings | {"enhanced_items": str(file)}
+    other = pipeline_of(given, "other", "TSLRec_GRU4Rec")
+    assert other.tokens != one.tokens and sorted(other.tokens) == sorted(one.tokens)
+    rows = dict(zip(one.tokens, one.enhanced_items(), strict=True))
+    for token, row in zip(other.tokens, other.enhanced_items(), strict=True):
+        assert torch.equal(row, rows[token]), token
+    fewer = pipeline_of(given | {"user_inter_num_interval": "[0,100)"}, "other")
+    assert torch.equal(fewer.enhanced_items()[0], rows[fewer.tokens[0]])
+
+
+def test_a_stored_stage_is_reused_under_another_order_of_ids(tmp_path, settings):
+    """The same data in another order is the same data: the prior stages are found by content."""
+    users = histories()
+    write_histories(tmp_path, "one", users)
+    first = pipeline_of(settings, "one")
+    first.augmentation()
+    write_histories(tmp_path, "one", users, order=list(reversed(users)))
+    again = pipeline_of(settings, "one")
+    assert again.tokens != first.tokens
+    assert again.augmentation().reused
+    rows = dict(zip(first.tokens, first.enhanced_items(), strict=True))
+    for token, row in zip(again.tokens, again.enhanced_items(), strict=True):
+        assert torch.equal(row, rows[token])
+
+
+def test_an_enhanced_items_file_that_does_not_fit_is_refused(tmp_path, settings, small_data):
+    write_histories(tmp_path, "one", histories())
+    one = pipeline_of(settings, "one")
+    file = one.augmentation().folder / "enhanced_items.safetensors"
+    given = settings | {"enhanced_items": str(file)}
+    with pytest.raises(ValueError, match=r"of 30 items.*not in the file.*one"):
+        pipeline_of(given, small_data).enhanced_items()
+    with pytest.raises(ValueError, match="enhanced_items.*another stage"):
+        run_experiment(
+            "TSLRec_SASRec",
+            "one",
+            config_dict=settings
+            | {"enhanced_items": str(one.backbone().folder / "items.safetensors")},
+        )
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(file.read_bytes()[:-5])
+    copy.with_suffix(".json").write_text(file.with_suffix(".json").read_text())
+    with pytest.raises(ValueError, match="truncated or altered"):
+        pipeline_of(settings | {"enhanced_items": str(copy)}, "one").enhanced_items()
+
+
+STAGES_AFTER = {
+    "fusion": ("sum", []),
+    "enhanced_scale": (0.5, []),
+    "sft_epochs": (1, ["fine_tuning", "augmentation"]),
+    "llm_pooling": ("mean", ["fine_tuning", "augmentation"]),
+    "n_categories": (3, ["categories", "fine_tuning", "augmentation"]),
+    "learning_rate": (0.01, ["backbone", "categories", "fine_tuning", "augmentation"]),
+}
+
+
+def test_only_what_a_change_concerns_is_made_again(small_data, settings):
+    pipeline_of(settings, small_data).augmentation()
+    for key, (value, expected) in STAGES_AFTER.items():
+        pipeline = pipeline_of(settings | {key: value}, small_data)
+        pipeline.augmentation()
+        assert [stage.name for stage in pipeline.stages if not stage.reused] == expected, key
+
+
+def test_a_given_backbone_checkpoint(small_data, settings):
+    """RecBole's own checkpoint serves as the backbone, by token, also under another filtering."""
+    base = settings | {"train_neg_sample_args": None}
+    checkpoint = run_experiment("SASRec", small_data, config_dict=base).checkpoint
+    given = settings | {"backbone_checkpoint": checkpoint}
+    pipeline = pipeline_of(given, small_data)
+    pipeline.augmentation()
+    trained = torch.load(checkpoint, weights_only=True)["state_dict"]["item_embedding.weight"][1:]
+    assert torch.equal(pipeline._item_embeddings(), trained)
+    rows = dict(zip(pipeline.tokens, trained, strict=True))
+    filtered = pipeline_of(given | {"item_inter_num_interval": "[8,inf)"}, small_data)
+    assert 0 < len(filtered.tokens) < len(pipeline.tokens)
+    for token, row in zip(filtered.tokens, filtered._item_embeddings(), strict=True):
+        assert torch.equal(row, rows[token])
+
+
+def test_a_backbone_checkpoint_that_does_not_fit_is_refused(small_data, settings, tmp_path):
+    base = settings | {"train_neg_sample_args": None}
+    checkpoint = run_experiment("SASRec", small_data, config_dict=base).checkpoint
+    given = settings | {"backbone_checkpoint": checkpoint}
+    with pytest.raises(ValueError, match=r"model \[SASRec\], this experiment needs \[GRU4Rec\]"):
+        pipeline_of(given, small_data, "TSLRec_GRU4Rec").categories()
+    write_histories(tmp_path, "one", histories())
+    with pytest.raises(ValueError, match=r"dataset \[small\], this experiment needs \[one\]"):
+        pipeline_of(given, "one").categories()
+    split = {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "group_by": "user"}}
+    with pytest.raises(ValueError, match="eval_args split.*held out here"):
+        pipeline_of(given | split, small_data).categories()
+    narrow = base | {"item_inter_num_interval": "[8,inf)"}
+    narrow_checkpoint = run_experiment("SASRec", small_data, config_dict=narrow).checkpoint
+    with pytest.raises(ValueError, match="items of the data set are not in"):
+        pipeline_of(settings | {"backbone_checkpoint": narrow_checkpoint}, small_data).categories()
+    content = torch.load(checkpoint, weights_only=True)
+    content["state_dict"]["item_embedding.weight"][3, 0] = float("nan")
+    torch.save(content, tmp_path / "nan.pth", pickle_protocol=2)
+    with pytest.raises(ValueError, match="NaN or infinity for 1 items"):
+        pipeline_of(
+            settings | {"backbone_checkpoint": str(tmp_path / "nan.pth")}, small_data
+        ).categories()
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "nan.pth").read_bytes()[:-100])
+    with pytest.raises(ValueError, match="cut.pth"):
+        pipeline_of(
+            settings | {"backbone_checkpoint": str(tmp_path / "cut.pth")}, small_data
+        ).categories()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "error", "message"),
+    [
+        ("n_categories", 31, ValueError, "n_categories: .31. is more than the 30 items"),
+        ("llm", "no/such", OSError, "llm:.*no/such"),
+        ("llm_instruction", "history " * 70, ValueError, "llm_instruction.*no room"),
+    ],
+)
+def test_errors_come_before_any_training(
+    key, value, error, message, small_data, settings, tmp_path
+):
+    with pytest.raises(error, match=message):
+        run_experiment("TSLRec_SASRec", small_data, config_dict=settings | {key: value})
+    assert not (tmp_path / "saved" / "tslrec").exists()
+
+
+def test_users_with_a_single_training_interaction(tmp_path, settings):
+    """Leave-one-out leaves such a user one item (3 interactions), one row (2) or nothing (1)."""
+    users = histories(n_users=10)
+    users |= {"short": ["i1", "i2", "i3"], "shorter": ["i4", "i5"], "shortest": ["i6"]}
+    write_histories(tmp_path, "one", users)
+    experiment = run_experiment("TSLRec_SASRec", "one", config_dict=settings)
+    assert experiment.test_result["hit@10"] >= 0
+
+
+def test_the_same_seed_gives_the_same_stages_and_another_does_not(small_data, settings):
+    tensors = [
+        stage_tensors(
+            pipeline_of(settings | {"tslrec_dir": f"saved/{run}", "seed": seed}, small_data)
+        )
+        for run, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    for name in tensors[0]:
+        assert torch.equal(tensors[0][name], tensors[1][name]), name
+    assert not torch.equal(tensors[0][ENHANCED_EMBEDDING], tensors[2][ENHANCED_EMBEDDING])

@@ -1,0 +1,163 @@
+"""RecBole's own entry points with the plug-in imported."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from recbole.config import Config
+from recbole.quick_start import load_data_and_model, objective_function, run_recbole
+from recbole.trainer import HyperTuning
+from recbole.utils import get_model, get_trainer
+
+import recbole_tslrec
+from recbole_tslrec.model.specifications import BACKBONES, MODELS
+from recbole_tslrec.registration import register
+from recbole_tslrec.trainer import TwoStageTrainer
+
+CHECKOUT = Path(recbole_tslrec.__file__).parents[1]
+
+
+def python(code: str, *arguments: str, folder: Path) -> str:
+    """Run code in a fresh process; its standard output."""
+    command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_every_model_is_found_by_name_with_its_trainer_and_both_yaml(small_data, settings):
+    assert set(MODELS) == {f"{v}_{b}" for v in ("TSLRec", "CI") for b in BACKBONES}
+    for name, model in MODELS.items():
+        assert get_model(name) is model and model.__name__ == name
+        config = Config(name, small_data, config_dict=settings)
+        assert get_trainer(config["MODEL_TYPE"], name) is TwoStageTrainer
+        assert config["fusion"] == "gate"  # from our yaml
+        assert config["loss_type"] == "CE"  # from the backbone's
+    assert Config("TSLRec_GRU4Rec", small_data, config_dict=settings)["hidden_size"] == 128
+
+
+def test_the_class_serves_in_place_of_the_name(small_data, settings):
+    by_class = Config(MODELS["TSLRec_SASRec"], small_data, config_dict=settings)
+    by_name = Config("TSLRec_SASRec", small_data, config_dict=settings)
+    assert by_class["model"] == "TSLRec_SASRec"
+    assert str(by_class) == str(by_name)
+
+
+def test_registering_twice_changes_nothing():
+    before = Config._load_internal_config_dict
+    register()
+    assert Config._load_internal_config_dict is before
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("TSLRec_SASrec", "TSLRec_SASRec"), ("CI_Casr", "CI_Caser"), ("SASrec", "SASRec")],
+)
+def test_a_misspelt_model_names_the_ones_that_exist(name, meant, small_data, settings):
+    with pytest.raises(ValueError, match=f"no model .{name}.*Did you mean.*{meant}.*CI_FMLPRec"):
+        Config(name, small_data, config_dict=settings)
+
+
+def test_importing_the_package_does_not_import_transformers(tmp_path):
+    code = """
+        import sys, recbole_tslrec
+        slow = ("transformers", "peft", "bitsandbytes", "faiss")
+        print([name for name in slow if name in sys.modules])
+    """
+    assert python(code, folder=tmp_path).strip() == "[]"
+
+
+def test_stock_run_recbole_then_load_in_a_fresh_process(small_data, settings, tmp_path):
+    result = run_recbole(model="TSLRec_SASRec", dataset=small_data, config_dict=settings)
+    assert set(result) == {
+        "best_valid_score",
+        "valid_score_bigger",
+        "best_valid_result",
+        "test_result",
+    }
+    (checkpoint,) = (tmp_path / "saved").glob("*.pth")
+    code = """
+        import sys, recbole_tslrec, torch
+        from recbole.quick_start import load_data_and_model
+        from recbole.utils import get_trainer
+        file, sys.argv = sys.argv[1], sys.argv[:1]
+        config, model, _, _, _, test_data = load_data_and_model(file)
+        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+        result = trainer.evaluate(test_data, load_best_model=False)
+        print(type(model).__name__, dict(result))
+    """
+    last = python(code, str(checkpoint), folder=tmp_path).strip().splitlines()[-1]
+    assert last == f"TSLRec_SASRec {dict(result['test_result'])}"
+
+
+def test_a_trained_model_loads_without_its_language_model(small_data, settings, tmp_path):
+    run_recbole(model="TSLRec_GRU4Rec", dataset=small_data, config_dict=settings)
+    (checkpoint,) = (tmp_path / "saved").glob("*.pth")
+    content = torch.load(checkpoint, weights_only=True)
+    content["config"].final_config_dict["llm"] = "gone"
+    torch.save(content, checkpoint, pickle_protocol=2)
+    _, model, *_ = load_data_and_model(str(checkpoint))
+    assert model.mean_gate().shape == (model.n_items,)
+
+
+def test_hyper_tuning_reuses_every_stage_for_another_gate(small_data, settings, tmp_path):
+    tuning = HyperTuning(
+        objective_function=lambda values, files: objective_function(
+            {"model": "TSLRec_SASRec", "dataset": small_data, **settings, **values}, files
+        ),
+        params_dict={"choice": {"enhanced_scale": [1.0, 0.1]}},
+        algo="exhaustive",
+    )
+    tuning.run()
+    assert len(tuning.score_list) == 2
+    stages = sorted(
+        path.name.split("-")[0] for path in (tmp_path / "saved/tslrec/small").glob("[!.]*")
+    )
+    assert stages == ["augmentation", "backbone", "categories", "fine_tuning"]
+
+
+def test_spawned_processes_know_our_models(tmp_path):
+    """RecBole's run(nproc=2) spawns; the import at the script's top level reaches the children."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import torch.multiprocessing as mp
+            import recbole_tslrec
+            import recbole.utils
+
+            def child(rank, names):
+                for name in names:
+                    print(recbole.utils.get_model(name).__name__, flush=True)
+
+            if __name__ == "__main__":
+                mp.spawn(child, args=(["TSLRec_SASRec", "FMLPRec"],), nprocs=2)
+            """
+        )
+    )
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(done.stdout.split()) == ["FMLPRec"] * 2 + ["TSLRec_SASRec"] * 2
+
+
+def test_the_command_line_from_another_folder(small_data, settings, tmp_path):
+    """Every key as --key=value; a second run with another gate reuses all stages and says so."""
+    script = Path(__file__).parents[1] / "run_recbole_tslrec.py"
+    flat = {key: value for key, value in settings.items() if not isinstance(value, (dict, list))}
+    keys = [f"--{key}={value}" for key, value in flat.items()]
+    command = [sys.executable, script, "--model=TSLRec_SASRec", f"--dataset={small_data}", *keys]
+    command += ["--load_col={'inter':['user_id','item_id','timestamp']}"]
+    for extra, reused in (("--fusion=gate", 0), ("--fusion=sum", 1)):
+        done = subprocess.run(
+            [*command, extra], capture_output=True, text=True, timeout=300, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "test result" in done.stdout + done.stderr
+        assert (done.stdout + done.stderr).count("Stage augmentation: reused") == reused

@@ -3,28 +3,51 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
+from pathlib import Path
 
 from recbole_tslrec.experiments.comparison import compare
+from recbole_tslrec.model.folding import fold_checkpoint
 
 
 def main() -> None:
     """Read the command; keys of the yaml files follow as ``--key=value``, as RecBole reads them."""
-    parser = argparse.ArgumentParser(prog="recbole_tslrec", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    comparison = commands.add_parser(
-        "compare", help="train Base, CI and TSLRec of one backbone and print one table"
-    )
-    comparison.add_argument(
-        "--backbone", default="SASRec", help="GRU4Rec, Caser, SASRec or FMLPRec"
-    )
-    comparison.add_argument("--dataset", default="ml-100k", help="name of the data set")
-    comparison.add_argument("--config_files", default=None, help="yaml files, separated by spaces")
-    args, keys = parser.parse_known_args()
+    args, keys = _parser().parse_known_args()
     # RecBole's Config reads sys.argv itself: leave it the keys of the yaml files.
     sys.argv = [sys.argv[0], *keys]
+    args.run(args)
+
+
+def _compare(args: argparse.Namespace) -> None:
     files = args.config_files.strip().split(" ") if args.config_files else None
     print(compare(args.backbone, args.dataset, files).table())
+
+
+def _fold(args: argparse.Namespace) -> None:
+    logging.basicConfig(level=logging.INFO)
+    fold_checkpoint(args.checkpoint, args.output)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="recbole_tslrec", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    command = commands.add_parser(
+        "compare", help="train Base, CI and TSLRec of one backbone and print one table"
+    )
+    command.add_argument("--backbone", default="SASRec", help="GRU4Rec, Caser, SASRec or FMLPRec")
+    command.add_argument("--dataset", default="ml-100k", help="name of the data set")
+    command.add_argument("--config_files", default=None, help="yaml files, separated by spaces")
+    command.set_defaults(run=_compare)
+
+    command = commands.add_parser(
+        "fold", help="turn a trained TSLRec_X or CI_X checkpoint into one of RecBole's plain X"
+    )
+    command.add_argument("--checkpoint", required=True, type=Path, help="the trained model")
+    command.add_argument("--output", required=True, type=Path, help="where to write the plain one")
+    command.set_defaults(run=_fold)
+    return parser
 
 
 if __name__ == "__main__":

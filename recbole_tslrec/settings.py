@@ -88,6 +88,7 @@ SETTINGS: dict[str, Setting] = {
     "enhancement": _one_of(RECOMMENDATION, "tslrec", "pretrained", "random", "untuned"),
     "enhanced_items": _text(PLACE, optional=True),
     "fusion": _one_of(RECOMMENDATION, "gate", "sum"),
+    "enhanced_dim": _integer(RECOMMENDATION, 1),
     "enhanced_scale": _number(RECOMMENDATION, lambda value: value > 0, "a number above 0"),
     "tslrec_dir": _text(PLACE),
 }

@@ -7,6 +7,8 @@ is one class here, with its name in ``FUSIONS``.
 
 from __future__ import annotations
 
+from logging import getLogger
+
 import torch
 from torch import Tensor, nn
 
@@ -34,21 +36,49 @@ def standardise(vectors: Tensor) -> Tensor:
     return torch.where(constant, 0.0, centred / deviation.where(~constant, 1.0)).to(vectors.dtype)
 
 
+def reduce_columns(vectors: Tensor, n_columns: int) -> Tensor:
+    """Exact PCA: the ``n_columns`` directions of most variance; logs the share of it they keep.
+
+    The result is turned, not whitened, and scaled as a whole to a mean variance of 1 a column: a
+    linear layer on it starts as it would on the standardised columns.
+
+    Args:
+        vectors: [n, width], columns with mean 0.
+
+    Returns:
+        [n, n_columns]; the vectors themselves if they are no wider.
+    """
+    if vectors.shape[1] <= n_columns:
+        return vectors
+    exact = vectors.double()
+    variances, directions = torch.linalg.eigh(exact.T @ exact)  # ascending
+    kept = variances[-n_columns:].sum() / variances.sum()
+    getLogger().info(
+        f"Enhanced embeddings: {n_columns} of {vectors.shape[1]} columns by PCA keep "
+        f"{kept:.2%} of the variance."
+    )
+    reduced = exact @ directions[:, -n_columns:].flip(1)
+    return (reduced / reduced.pow(2).mean().sqrt()).to(vectors.dtype)
+
+
 class EnhancedFusion(nn.Module):
     """Base of the fusions with an enhanced embedding: h' = W_h · standardise(h^v) + b_h.
 
     Args:
         id_embeddings: the backbone's table as initialised, [n_items, d].
-        width: the number of columns of h^v.
+        width: the number of columns that are kept of h^v; PCA takes the rest away.
         scale: the size of h' at the start, in units of the id embeddings'.
     """
 
-    enhanced: Tensor  # standardised h^v, [n_items, width], row 0 zero; not trained
+    # Standardised h^v, [n_items, width], row 0 zero; not trained. It is computed once, when it is
+    # taken, and held in half precision: its rounding is far below the noise of what it holds, and
+    # it is in every checkpoint.
+    enhanced: Tensor
 
     def __init__(self, id_embeddings: Tensor, width: int, scale: float):
         super().__init__()
         n_items, dimension = id_embeddings.shape
-        self.register_buffer("enhanced", torch.zeros(n_items, width))
+        self.register_buffer("enhanced", torch.zeros(n_items, width, dtype=torch.float16))
         self.projection = nn.Linear(width, dimension)
         # Inputs have variance 1, so the projection's rows of this size give h' the wanted scale.
         deviation = scale * initial_scale(id_embeddings) / width**0.5
@@ -56,8 +86,12 @@ class EnhancedFusion(nn.Module):
         nn.init.zeros_(self.projection.bias)
 
     def set_enhanced(self, embeddings: Tensor) -> None:
-        """Take h^v of every item in the order of internal ids, [n_items - 1, width], no padding."""
-        self.enhanced[1:] = standardise(embeddings).to(self.enhanced)
+        """Take h^v of every item in the order of internal ids, [n_items - 1, any], no padding."""
+        self.enhanced[1:] = reduce_columns(standardise(embeddings), self.enhanced.shape[1])
+
+    def project(self) -> Tensor:
+        """h' of every item, [n_items, d]."""
+        return self.projection(self.enhanced.to(self.projection.weight))
 
 
 class GateFusion(EnhancedFusion):
@@ -72,21 +106,21 @@ class GateFusion(EnhancedFusion):
         return torch.sigmoid(self.gate(torch.cat([id_embeddings, projected], dim=1)))
 
     def forward(self, id_embeddings: Tensor) -> Tensor:
-        projected = self.projection(self.enhanced)  # [n_items, d]
+        projected = self.project()  # [n_items, d]
         gate = self._gate(id_embeddings, projected)  # [n_items, d]
         return gate * id_embeddings + (1 - gate) * projected
 
     @torch.no_grad()
     def mean_gate(self, id_embeddings: Tensor) -> Tensor:
         """Each item's share of the id embedding in the fused one, the mean of a over d. [n_items]"""
-        return self._gate(id_embeddings, self.projection(self.enhanced)).mean(dim=1)
+        return self._gate(id_embeddings, self.project()).mean(dim=1)
 
 
 class SumFusion(EnhancedFusion):
     """fused = e + h'."""
 
     def forward(self, id_embeddings: Tensor) -> Tensor:
-        return id_embeddings + self.projection(self.enhanced)
+        return id_embeddings + self.project()
 
 
 FUSIONS: dict[str, type[EnhancedFusion]] = {"gate": GateFusion, "sum": SumFusion}

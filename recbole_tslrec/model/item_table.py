@@ -59,7 +59,8 @@ class EnhancedItemTable(FusedItemTable):
         # Kept in the config, and so in the checkpoint: a trained model loads without the language
         # model or the file that it was made with.
         if config["enhanced_width"] is None:
-            config["enhanced_width"] = enhanced_width(config, id_embeddings.shape[1])
+            width = enhanced_width(config, id_embeddings.shape[1])
+            config["enhanced_width"] = min(width, config["enhanced_dim"])
         fusion = FUSIONS[config["fusion"]]
         return fusion(id_embeddings, config["enhanced_width"], config["enhanced_scale"])
 

@@ -1,0 +1,61 @@
+"""Folding: a trained ``TSLRec_X`` or ``CI_X`` becomes a plain RecBole ``X``.
+
+After training the fused table is a constant: the plain model with that table gives the same scores,
+at the plain model's speed and size, and RecBole alone can load it.
+"""
+
+from __future__ import annotations
+
+import copy
+from logging import getLogger
+from pathlib import Path
+
+import torch
+from recbole.quick_start import load_data_and_model
+from torch.nn.utils import parametrize
+
+from recbole_tslrec.model.item_table import FusedItemTable
+from recbole_tslrec.settings import SETTINGS
+from recbole_tslrec.storage import write_atomically
+
+
+def fold(model: FusedItemTable) -> FusedItemTable:
+    """Replace the fusion by its result, in place: the item table is a plain parameter afterwards."""
+    parametrize.remove_parametrizations(model.item_table, "weight", leave_parametrized=True)
+    return model
+
+
+def fold_checkpoint(checkpoint: Path, folded: Path) -> None:
+    """Write a plain backbone's checkpoint from a trained fused model's.
+
+    The result has what RecBole's ``load_data_and_model`` reads. Training cannot be resumed from it:
+    the optimiser's state belonged to the fusion.
+
+    Args:
+        checkpoint: RecBole's file of a ``TSLRec_*`` or ``CI_*`` model; its data set must be there.
+        folded: where to write.
+
+    Raises:
+        ValueError: the checkpoint is of a model without a fused item table.
+    """
+    config, model, *_ = load_data_and_model(str(checkpoint))
+    if not isinstance(model, FusedItemTable):
+        raise ValueError(
+            f"[{checkpoint}] is of the model [{config['model']}], which has no fused item table."
+        )
+    backbone = model.backbone.name
+    plain = copy.copy(config)
+    plain.model = backbone
+    plain.final_config_dict = {
+        key: value
+        for key, value in config.final_config_dict.items()
+        if key not in SETTINGS and key != "enhanced_width"
+    } | {"model": backbone}
+    state = {
+        "config": plain,
+        "state_dict": fold(model).state_dict(),
+        "other_parameter": model.other_parameter(),
+    }
+    # Protocol 2 is what torch reads back with weights_only=True.
+    write_atomically(folded, lambda path: torch.save(state, path, pickle_protocol=2))
+    getLogger().info(f"[{checkpoint}] folded into a plain [{backbone}]: [{folded}]")

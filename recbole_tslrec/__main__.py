@@ -21,7 +21,8 @@ def main() -> None:
 
 def _compare(args: argparse.Namespace) -> None:
     files = args.config_files.strip().split(" ") if args.config_files else None
-    print(compare(args.backbone, args.dataset, files).table())
+    seeds = range(2020, 2020 + args.seeds)  # RecBole's default seed, and the next ones
+    print(compare(args.backbone, args.dataset, files, seeds=seeds).table())
 
 
 def _fold(args: argparse.Namespace) -> None:
@@ -39,6 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--backbone", default="SASRec", help="GRU4Rec, Caser, SASRec or FMLPRec")
     command.add_argument("--dataset", default="ml-100k", help="name of the data set")
     command.add_argument("--config_files", default=None, help="yaml files, separated by spaces")
+    command.add_argument(
+        "--seeds", type=int, default=1, help="how many seeds; more show the spread"
+    )
     command.set_defaults(run=_compare)
 
     command = commands.add_parser(

@@ -4,53 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean, stdev
 from typing import Any
 
 from tabulate import tabulate
 
 from recbole_tslrec.model.specifications import VARIANTS
 from recbole_tslrec.quick_start import Experiment, run_experiment
-from recbole_tslrec.storage import Stage
 
 METRICS = {"HR@5": "hit@5", "HR@10": "hit@10", "NDCG@5": "ndcg@5", "NDCG@10": "ndcg@10"}
 
 
 @dataclass
 class Comparison:
-    """The experiments by the name of their model."""
+    """The experiments of every model, one a seed."""
 
     dataset: str
-    experiments: dict[str, Experiment]
-
-    @property
-    def stages(self) -> list[Stage]:
-        """Every stage that the experiments shared, as the first of them met it."""
-        found: dict[str, Stage] = {}
-        for experiment in self.experiments.values():
-            for stage in experiment.stages:
-                found.setdefault(stage.name, stage)
-        return list(found.values())
+    seeds: list[int]
+    experiments: dict[str, list[Experiment]]
 
     def table(self) -> str:
-        """The test results of every model, then the time of every stage, as Markdown."""
+        """The test results, mean ± standard deviation over the seeds, and the times, as Markdown."""
         results = [
-            [name, *(f"{run.test_result[metric]:.4f}" for metric in METRICS.values())]
-            for name, run in self.experiments.items()
+            [
+                name,
+                *(
+                    _spread([run.test_result[metric] for run in runs])
+                    for metric in METRICS.values()
+                ),
+            ]
+            for name, runs in self.experiments.items()
         ]
-        trainings = [
-            [f"{name}: training and evaluation", f"{run.seconds:.0f} s", ""]
-            for name, run in self.experiments.items()
-        ]
-        stages = [
-            [f"stage {stage.name}", f"{stage.seconds:.0f} s", "reused" if stage.reused else ""]
-            for stage in self.stages
-        ]
-        base, *others = trainings
-        return (
-            _markdown([f"{self.dataset}, test", *METRICS], results)
-            + "\n\n"
-            + _markdown(["where the time went", "time", ""], [base, *stages, *others])
+        caption = (
+            f"{self.dataset}, test, {len(self.seeds)} seed{'s' if len(self.seeds) > 1 else ''}"
         )
+        return (
+            _markdown([caption, *METRICS], results)
+            + "\n\n"
+            + _markdown(["where the time went", "seconds a seed"], self._times())
+        )
+
+    def _times(self) -> list[list[str]]:
+        """Every training and every stage once; a stage's time is that of when it was made."""
+        rows: dict[str, list[float]] = {}
+        for name, runs in self.experiments.items():
+            for run in runs:
+                for stage in run.stages:
+                    rows.setdefault(f"stage {stage.name}", []).append(stage.seconds)
+                rows.setdefault(f"{name}: training and evaluation", []).append(run.seconds)
+        return [[row, f"{mean(seconds):.0f}"] for row, seconds in rows.items()]
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
 
 
 def _markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -62,21 +68,25 @@ def compare(
     dataset: str,
     config_file_list: Sequence[str] | None = None,
     config_dict: Mapping[str, Any] | None = None,
+    seeds: Sequence[int] = (2020,),
 ) -> Comparison:
-    """Train RecBole's own model (Base), then CI and TSLRec, under the same settings and seed.
+    """Train RecBole's own model (Base), then CI and TSLRec, under the same settings and seeds.
 
     Base is the trained backbone from which the other two take their item embeddings: it is trained
-    once.
+    once a seed.
 
     Args:
         backbone: a name in ``BACKBONES``; its loss is CE.
         dataset, config_file_list, config_dict: as RecBole's ``run_recbole`` takes them.
+        seeds: RecBole's ``seed``, one experiment each.
     """
-    shared = {"train_neg_sample_args": None, **(config_dict or {})}
-    base = run_experiment(backbone, dataset, config_file_list, shared)
-    experiments = {backbone: base}
-    shared = {**shared, "backbone_checkpoint": base.checkpoint}
-    for variant in reversed(VARIANTS):
-        name = f"{variant}_{backbone}"
-        experiments[name] = run_experiment(name, dataset, config_file_list, shared)
-    return Comparison(dataset, experiments)
+    names = [backbone, *(f"{variant}_{backbone}" for variant in reversed(VARIANTS))]
+    experiments: dict[str, list[Experiment]] = {name: [] for name in names}
+    for seed in seeds:
+        settings = {"train_neg_sample_args": None, **(config_dict or {}), "seed": seed}
+        for name in names:
+            experiment = run_experiment(name, dataset, config_file_list, settings)
+            experiments[name].append(experiment)
+            if name == backbone:
+                settings["backbone_checkpoint"] = experiment.checkpoint
+    return Comparison(dataset, list(seeds), experiments)

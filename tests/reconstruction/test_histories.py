@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_atomic
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
@@ -74,6 +74,7 @@ histories_by_user = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(histories_by_user, st.integers(0, 99))
 def test_histories_are_rebuilt_from_interleaved_rows(wanted, seed):
     rows = interleave([augment(user, items) for user, items in wanted.items()], seed)
@@ -94,6 +95,7 @@ def test_histories_are_rebuilt_from_interleaved_rows(wanted, seed):
     }
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=2, max_size=12), st.data())
 def test_the_earliest_row_may_be_a_later_prefix(items, data):
     start = data.draw(st.integers(0, len(items) - 2))
@@ -313,6 +315,7 @@ token_dictionaries = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(token_dictionaries, st.integers(0, 99), st.integers(0, 99))
 def test_fingerprint_does_not_depend_on_numbering(histories, one_seed, other_seed):
     digest = fingerprint(*numbered(histories, one_seed))
@@ -321,6 +324,7 @@ def test_fingerprint_does_not_depend_on_numbering(histories, one_seed, other_see
     assert len(digest) == 64
 
 
+@settings(deadline=None)
 @given(token_dictionaries, token_dictionaries)
 def test_fingerprint_tells_different_data_apart(one, other):
     same = fingerprint(*numbered(one, 0)) == fingerprint(*numbered(other, 0))

@@ -22,7 +22,8 @@ def main() -> None:
 def _compare(args: argparse.Namespace) -> None:
     files = args.config_files.strip().split(" ") if args.config_files else None
     seeds = range(2020, 2020 + args.seeds)  # RecBole's default seed, and the next ones
-    print(compare(args.backbone, args.dataset, files, seeds=seeds).table())
+    comparison = compare(args.backbone, args.dataset, files, seeds=seeds, controls=args.controls)
+    print(comparison.table())
 
 
 def _fold(args: argparse.Namespace) -> None:
@@ -42,6 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--config_files", default=None, help="yaml files, separated by spaces")
     command.add_argument(
         "--seeds", type=int, default=1, help="how many seeds; more show the spread"
+    )
+    command.add_argument(
+        "--controls", action="store_true", help="add TSLRec with other vectors in place of h^v"
     )
     command.set_defaults(run=_compare)
 

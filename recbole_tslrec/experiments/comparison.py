@@ -12,6 +12,8 @@ from tabulate import tabulate
 from recbole_tslrec.model.specifications import VARIANTS
 from recbole_tslrec.quick_start import Experiment, run_experiment
 
+# TSLRec with something else in place of h^v: what a language model must beat to have added anything.
+CONTROLS = ("pretrained", "random", "untuned")
 METRICS = {"HR@5": "hit@5", "HR@10": "hit@10", "NDCG@5": "ndcg@5", "NDCG@10": "ndcg@10"}
 
 
@@ -69,6 +71,7 @@ def compare(
     config_file_list: Sequence[str] | None = None,
     config_dict: Mapping[str, Any] | None = None,
     seeds: Sequence[int] = (2020,),
+    controls: bool = False,
 ) -> Comparison:
     """Train RecBole's own model (Base), then CI and TSLRec, under the same settings and seeds.
 
@@ -79,14 +82,20 @@ def compare(
         backbone: a name in ``BACKBONES``; its loss is CE.
         dataset, config_file_list, config_dict: as RecBole's ``run_recbole`` takes them.
         seeds: RecBole's ``seed``, one experiment each.
+        controls: whether to add the three controls of TSLRec.
     """
-    names = [backbone, *(f"{variant}_{backbone}" for variant in reversed(VARIANTS))]
-    experiments: dict[str, list[Experiment]] = {name: [] for name in names}
+    variants = [(f"{variant}_{backbone}", None) for variant in reversed(VARIANTS)]
+    if controls:
+        variants += [(f"TSLRec_{backbone}", control) for control in CONTROLS]
+    experiments: dict[str, list[Experiment]] = {}
     for seed in seeds:
         settings = {"train_neg_sample_args": None, **(config_dict or {}), "seed": seed}
-        for name in names:
-            experiment = run_experiment(name, dataset, config_file_list, settings)
-            experiments[name].append(experiment)
-            if name == backbone:
-                settings["backbone_checkpoint"] = experiment.checkpoint
+        base = run_experiment(backbone, dataset, config_file_list, settings)
+        experiments.setdefault(backbone, []).append(base)
+        settings["backbone_checkpoint"] = base.checkpoint
+        for name, control in variants:
+            chosen = settings if control is None else settings | {"enhancement": control}
+            experiment = run_experiment(name, dataset, config_file_list, chosen)
+            row = name if control is None else f"{name}, {control}"
+            experiments.setdefault(row, []).append(experiment)
     return Comparison(dataset, list(seeds), experiments)

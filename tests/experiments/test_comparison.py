@@ -4,8 +4,15 @@ from recbole_tslrec.experiments.comparison import compare
 
 
 def test_base_is_trained_once_a_seed_and_the_table_shows_the_spread(small_data, settings):
-    comparison = compare("GRU4Rec", small_data, config_dict=settings, seeds=(1, 2))
-    assert list(comparison.experiments) == ["GRU4Rec", "CI_GRU4Rec", "TSLRec_GRU4Rec"]
+    comparison = compare("GRU4Rec", small_data, config_dict=settings, seeds=(1, 2), controls=True)
+    assert list(comparison.experiments) == [
+        "GRU4Rec",
+        "CI_GRU4Rec",
+        "TSLRec_GRU4Rec",
+        "TSLRec_GRU4Rec, pretrained",
+        "TSLRec_GRU4Rec, random",
+        "TSLRec_GRU4Rec, untuned",
+    ]
     for name in ("CI_GRU4Rec", "TSLRec_GRU4Rec"):
         for run in comparison.experiments[name]:
             for stage in run.stages:

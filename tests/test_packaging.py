@@ -1,0 +1,48 @@
+"""The wheel and the editable install carry the yaml."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import recbole_tslrec
+from recbole_tslrec.registration import properties_folder
+
+TOP = Path(__file__).parents[1]
+
+
+def test_the_wheel_holds_every_module_and_yaml(tmp_path):
+    # From a copy: setuptools leaves a build folder, whose old files would enter the next wheel.
+    source = tmp_path / "source"
+    for folder in ("recbole_tslrec", "properties"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(TOP / folder, source / folder, ignore=ignored)
+    for file in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(TOP / file, source)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "--wheel-dir", str(tmp_path), str(source)], check=True, timeout=300)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if ".dist-info/" not in name}
+        archive.extractall(tmp_path / "site")
+    modules = {str(path.relative_to(TOP)) for path in (TOP / "recbole_tslrec").rglob("*.py")}
+    yaml = {f"recbole_tslrec/{p.relative_to(TOP)}" for p in (TOP / "properties").rglob("*.yaml")}
+    assert packed == modules | yaml
+    code = "import recbole_tslrec.registration as r; print(r.properties_folder())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin"},
+        timeout=300,
+    )
+    assert done.stdout.strip() == str(tmp_path / "site" / "recbole_tslrec" / "properties")
+
+
+def test_this_installation_finds_its_yaml():
+    assert (properties_folder() / "TSLRec.yaml").is_file()
+    assert (properties_folder() / "model" / "FMLPRec.yaml").is_file()
+    assert Path(recbole_tslrec.__file__).is_file()

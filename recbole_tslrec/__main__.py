@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from recbole_tslrec.experiments.comparison import compare
+from recbole_tslrec.experiments.data_import import import_sequences
 from recbole_tslrec.model.folding import fold_checkpoint
 
 
@@ -29,6 +30,10 @@ def _compare(args: argparse.Namespace) -> None:
 def _fold(args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO)
     fold_checkpoint(args.checkpoint, args.output)
+
+
+def _import(args: argparse.Namespace) -> None:
+    print(import_sequences(args.source, args.data_path, args.dataset))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,6 +60,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--checkpoint", required=True, type=Path, help="the trained model")
     command.add_argument("--output", required=True, type=Path, help="where to write the plain one")
     command.set_defaults(run=_fold)
+    command = commands.add_parser(
+        "import", help="turn lines 'user item item …' into RecBole's files, and print Table 1's row"
+    )
+    command.add_argument("--source", required=True, type=Path, help="the file of sequences")
+    command.add_argument("--dataset", required=True, help="the name that the data set gets")
+    command.add_argument(
+        "--data_path", default=Path("dataset"), type=Path, help="RecBole's data_path"
+    )
+    command.set_defaults(run=_import)
     return parser
 
 

@@ -14,7 +14,7 @@ import copy
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from logging import getLogger
@@ -439,22 +439,23 @@ def make_prompt_for(config, source):
     return prompt
 
 
-def check_before_training(config, n_items: int) -> None:
+def check_before_training(config, stages: Sequence[str], n_items: int) -> None:
     """Raise what would stop a stage hours later: called before the first one runs.
 
     Args:
         config: RecBole's config with our keys.
+        stages: the stages that the experiment's model needs.
         n_items: the number of items of the data set, without padding.
 
     Raises:
         ValueError, OSError, ModuleNotFoundError: says which key, its value, and what to do.
     """
-    if config["n_categories"] > n_items:
+    if "categories" in stages and config["n_categories"] > n_items:
         raise ValueError(
             f"n_categories: [{config['n_categories']}] is more than the {n_items} items of the data "
-            f"set [{config['dataset']}]."
+            f"set [{config['dataset']}]. Give fewer."
         )
-    if config["enhanced_items"] is None and config["enhancement"] in ("tslrec", "untuned"):
+    if "augmentation" in stages:
         from recbole_tslrec.language_model.source import open_source
 
         make_prompt_for(config, open_source(config["llm"], config["llm_trust_remote_code"]))

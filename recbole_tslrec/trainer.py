@@ -22,21 +22,17 @@ class BackboneTrainer(Trainer):
         return super().fit(train_data, *args, **kwargs)
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
-        loss_func = self._loss_with_one_fusion(train_data, loss_func or self.model.calculate_loss)
-        return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
-
-    def _loss_with_one_fusion(self, train_data, loss_func):
-        if isinstance(train_data, WholeSequenceDataLoader):
-
-            def loss_func(interaction):
-                return whole_sequence_loss(self.model, interaction)
-
-        def loss(interaction):
+        def loss_with_one_fusion(interaction):
             # A backbone reads its item table several times in a step; a fused one is fused once.
             with parametrize.cached():
-                return loss_func(interaction)
+                return (loss_func or self._loss)(interaction)
 
-        return loss
+        return super()._train_epoch(train_data, epoch_idx, loss_with_one_fusion, show_progress)
+
+    def _loss(self, interaction):
+        if self.config["train_batching"] == "sequence":
+            return whole_sequence_loss(self.model, interaction)
+        return self.model.calculate_loss(interaction)
 
     def evaluate(self, *args, **kwargs):
         """As RecBole's, with one fusion for the whole evaluation."""
@@ -52,7 +48,7 @@ class TwoStageTrainer(BackboneTrainer):
     """
 
     def __init__(self, config, model):
-        check_before_training(config, model.n_items - 1)
+        check_before_training(config, model.stages(config), model.n_items - 1)
         super().__init__(config, model)
         self.stages = []
 

@@ -53,6 +53,12 @@ def test_the_controls(enhancement, loss, small_data, settings):
     assert trainer.model.fusion.enhanced.shape[1] == width
 
 
+def test_ci_needs_no_language_model_and_a_control_no_categories(small_data, settings):
+    trained("CI_GRU4Rec", settings | {"llm": "no/such"}, small_data)
+    control = {"enhancement": "pretrained", "n_categories": 1000, "llm": "no/such"}
+    trained("TSLRec_GRU4Rec", settings | control, small_data)
+
+
 @pytest.mark.parametrize("backbone", ["SASRec", "GRU4Rec"])
 @pytest.mark.parametrize("variant", ["", "CI_", "TSLRec_"])
 def test_whole_sequences_train_every_variant(variant, backbone, small_data, settings):

@@ -33,6 +33,10 @@ class FusedItemTable:
     def _make_fusion(self, config, id_embeddings: Tensor) -> nn.Module:
         raise NotImplementedError
 
+    def stages(self, config) -> tuple[str, ...]:
+        """The stages whose settings this variant depends on, to be checked before any runs."""
+        raise NotImplementedError
+
     def prepare(self, pipeline: Pipeline) -> None:
         """Run the stages that this variant needs, and take their result."""
         raise NotImplementedError
@@ -64,8 +68,17 @@ class EnhancedItemTable(FusedItemTable):
         fusion = FUSIONS[config["fusion"]]
         return fusion(id_embeddings, config["enhanced_width"], config["enhanced_scale"])
 
+    def stages(self, config) -> tuple[str, ...]:
+        if config["enhanced_items"] is not None:
+            return ()
+        return {
+            "tslrec": ("backbone", "categories", "fine_tuning", "augmentation"),
+            "untuned": ("backbone", "augmentation"),
+            "pretrained": ("backbone",),
+            "random": (),
+        }[config["enhancement"]]
+
     def prepare(self, pipeline: Pipeline) -> None:
-        """Run the stages that this variant needs, and take their result."""
         self.fusion.set_enhanced(pipeline.enhanced_items())
 
     @torch.no_grad()
@@ -84,6 +97,8 @@ class CategoryItemTable(FusedItemTable):
     def _make_fusion(self, config, id_embeddings: Tensor) -> nn.Module:
         return CategoryFusion(id_embeddings, config["n_categories"])
 
+    def stages(self, config) -> tuple[str, ...]:
+        return ("backbone", "categories")
+
     def prepare(self, pipeline: Pipeline) -> None:
-        """Run the stages that this variant needs, and take their result."""
         self.fusion.set_categories(pipeline.item_categories())

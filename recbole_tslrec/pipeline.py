@@ -115,7 +115,18 @@ class Pipeline:
         )
 
     def fine_tuning(self) -> Stage:
-        """The language model tuned to reconstruct the users' preferences (§4.1, Eq. 1 to 3)."""
+        """The language model tuned to reconstruct the users' preferences (§4.1, Eq. 1 to 3).
+
+        Raises:
+            ValueError: it has to be made, and RecBole runs in several processes.
+        """
+        made = self.store.has("fine_tuning", self._fine_tuning_made_from)
+        if not made and not self.config["single_spec"]:
+            raise ValueError(
+                "nproc: the language model is tuned in one process, and its stage is not there yet. "
+                "Run the same experiment with nproc=1 first and stop it when RecBole's own loop "
+                "begins; with more processes the stages are then reused."
+            )
         return self._stage(
             "fine_tuning", self._fine_tuning_made_from, self._make_fine_tuning, self.categories
         )

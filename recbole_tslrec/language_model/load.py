@@ -43,11 +43,10 @@ def load_language_model(
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16 if bf16_is_fast(device) else torch.float32,
         )
-    if quantization != "none":
-        options["device_map"] = {"": device}
     if source.config.model_type in _WITH_POOLING_LAYER:
         options["add_pooling_layer"] = False
-    model = AutoModel.from_pretrained(source.location, **options).to(device)
+    # Placed as it is loaded: quantised weights cannot be moved afterwards.
+    model = AutoModel.from_pretrained(source.location, device_map={"": device}, **options)
     model.config.use_cache = False
     if quantization == "nf4" and device.type == "cpu":
         _keep_4_bit_weights_as_they_are(model)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import sys
 from pathlib import Path
 
+from recbole_tslrec import quick_start
 from recbole_tslrec.experiments.comparison import compare
 from recbole_tslrec.experiments.data_import import import_sequences
 from recbole_tslrec.model.folding import fold_checkpoint
@@ -14,6 +16,10 @@ from recbole_tslrec.model.folding import fold_checkpoint
 
 def main() -> None:
     """Read the command; keys of the yaml files follow as ``--key=value``, as RecBole reads them."""
+    if sys.argv[1:2] == ["run"]:  # RecBole's own command line follows
+        del sys.argv[1]
+        quick_start.main()
+        return
     args, keys = _parser().parse_known_args()
     # RecBole's Config reads sys.argv itself: leave it the keys of the yaml files.
     sys.argv = [sys.argv[0], *keys]
@@ -21,6 +27,8 @@ def main() -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
+    if any(key.startswith("--seed=") for key in sys.argv):
+        raise SystemExit("compare: --seed would be the same for all; give --seeds=<how many>.")
     files = args.config_files.strip().split(" ") if args.config_files else None
     seeds = range(2020, 2020 + args.seeds)  # RecBole's default seed, and the next ones
     comparison = compare(args.backbone, args.dataset, files, seeds=seeds, controls=args.controls)
@@ -38,7 +46,13 @@ def _import(args: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="recbole_tslrec", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    # No abbreviations: RecBole's --seed is not short for --seeds.
+    commands = parser.add_subparsers(
+        dest="command",
+        required=True,
+        parser_class=functools.partial(argparse.ArgumentParser, allow_abbrev=False),
+    )
+    commands.add_parser("run", help="one experiment with RecBole's command line; see run --help")
 
     command = commands.add_parser(
         "compare", help="train Base, CI and TSLRec of one backbone and print one table"

@@ -11,6 +11,7 @@ epoch of the backbone, as early stopping does in any RecBole run.
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import random
 import shutil
@@ -23,7 +24,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from recbole.data import create_dataset, get_dataloader
+from recbole.data import get_dataloader
+from recbole.sampler import RepeatableSampler
 from recbole.utils import get_trainer, init_seed
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -84,8 +86,7 @@ class Pipeline:
             [n_items - 1, width] float32; the padding row is not there.
         """
         if self.config["enhanced_items"] is not None:
-            items = ItemTensors.load(Path(self.config["enhanced_items"]))
-            return items.aligned(self.tokens).tensors[ENHANCED_EMBEDDING]
+            return self._given_items().tensors[ENHANCED_EMBEDDING]
         enhancement = self.config["enhancement"]
         if enhancement == "random":
             width = self._source.hidden_size
@@ -102,6 +103,28 @@ class Pipeline:
         """
         return self._read(self.categories(), _FILE, CATEGORY)
 
+    def _given_items(self) -> ItemTensors:
+        """Enhanced embeddings from a file of the user's, in the order of internal ids.
+
+        Raises:
+            ValueError: the file is altered, is of another data set, or lacks items.
+        """
+        path = self.config["enhanced_items"]
+        items = ItemTensors.load(Path(path))
+        dataset = items.provenance.get("dataset")
+        if dataset != self.config["dataset"]:
+            # The same tokens may name other items there: "1", "2", ... do in most data sets.
+            raise ValueError(
+                f"enhanced_items: [{path}] was made for the data set [{dataset}], and this one is "
+                f"[{self.config['dataset']}]."
+            )
+        if items.provenance.get("training") != self._data_fingerprint["training"]:
+            getLogger().warning(
+                f"enhanced_items: [{path}] was made from other training interactions of the same data "
+                f"set (another filtering or split). What is held out here may have been among them."
+            )
+        return items.aligned(self.tokens)
+
     # ---- the stages -----------------------------------------------------------------------------
 
     def backbone(self) -> Stage:
@@ -115,18 +138,7 @@ class Pipeline:
         )
 
     def fine_tuning(self) -> Stage:
-        """The language model tuned to reconstruct the users' preferences (§4.1, Eq. 1 to 3).
-
-        Raises:
-            ValueError: it has to be made, and RecBole runs in several processes.
-        """
-        made = self.store.has("fine_tuning", self._fine_tuning_made_from)
-        if not made and not self.config["single_spec"]:
-            raise ValueError(
-                "nproc: the language model is tuned in one process, and its stage is not there yet. "
-                "Run the same experiment with nproc=1 first and stop it when RecBole's own loop "
-                "begins; with more processes the stages are then reused."
-            )
+        """The language model tuned to reconstruct the users' preferences (§4.1, Eq. 1 to 3)."""
         return self._stage(
             "fine_tuning", self._fine_tuning_made_from, self._make_fine_tuning, self.categories
         )
@@ -142,12 +154,24 @@ class Pipeline:
         )
 
     def _stage(self, name: str, made_from: dict[str, Any], make, before=None) -> Stage:
-        """A stage, found or made; the one before it is asked for only if it has to be made."""
+        """A stage, found or made; the one before it is asked for only if it has to be made.
+
+        Raises:
+            ValueError: it has to be made, and RecBole runs in several processes.
+        """
         for stage in self.stages:
             if stage.name == name:
                 return stage
-        if before is not None and not self.store.has(name, made_from):
-            before()
+        if not self.store.has(name, made_from):
+            if not self.config["single_spec"]:
+                # RecBole's loaders give each process a share of the data; no stage is made of that.
+                raise ValueError(
+                    f"nproc: stages are made in one process, and {name} is not there yet. Run the "
+                    f"same experiment with nproc=1 first, and stop it when RecBole's own loop "
+                    f"begins; with more processes its stages are then reused."
+                )
+            if before is not None:
+                before()
         # A stage's result must not depend on whether the stages before it were made or reused, nor
         # the fused model's on either.
         with _own_random_state(self.config):
@@ -184,7 +208,8 @@ class Pipeline:
         if self.valid_data:
             rows = self.valid_data._dataset.inter_feat
             tokens = zip(users[rows[user_field]], items[rows[item_field]], strict=True)
-            validation = sorted([user, item] for user, item in tokens)
+            # By user; a user's rows stay in their order, in which each continues the one before.
+            validation = sorted(([user, item] for user, item in tokens), key=lambda row: row[0])
         return {
             "training": histories_fingerprint(self.histories, users, items),
             "items": fingerprint(sorted(self.tokens)),
@@ -223,16 +248,28 @@ class Pipeline:
         trainer.tensorboard = SummaryWriter(os.path.join(trainer.tensorboard.log_dir, "backbone"))
         # A loader of its own: this one's shuffling must not advance the fused model's.
         train_data = get_dataloader(config, "train")(
-            config, self.dataset, self.train_data._sampler, shuffle=config["shuffle"]
+            config, self.dataset, self._training_sampler(config), shuffle=config["shuffle"]
         )
         trainer.fit(train_data, self.valid_data, saved=True, show_progress=self.show_progress)
         return self._item_table(load_checkpoint(trainer.saved_model_file))
+
+    def _training_sampler(self, config):
+        """RecBole's sampler of negative items, which by popularity counts test interactions as well.
+
+        This one counts the training interactions alone.
+        """
+        arguments = config["train_neg_sample_args"]
+        if arguments["distribution"] == "none":
+            return None
+        sampler = RepeatableSampler(
+            ["train"], self.dataset, arguments["distribution"], arguments["alpha"]
+        )
+        return sampler.set_phase("train")
 
     def _backbone_config(self):
         config = copy.copy(self.config)
         config.final_config_dict = self.config.final_config_dict | {
             "model": self.backbone_spec.name,
-            "single_spec": True,  # one process trains it, however many the experiment has
             "log_wandb": False,
         }
         return config
@@ -243,10 +280,14 @@ class Pipeline:
 
     @cached_property
     def _given_backbone(self) -> ItemTensors:
-        """e_v from a checkpoint of the user's, brought into the order of this experiment's ids.
+        """e_v from a checkpoint of the user's.
+
+        A checkpoint has no tokens. ``BackboneTrainer`` notes in it what it was trained on, and only
+        the very same items and training histories are taken: another split or filter may have put
+        into its training what is held out here.
 
         Raises:
-            ValueError: it is of another model, data set or split, or lacks items.
+            ValueError: it is of another model or data, or does not say of which.
         """
         path = Path(self.config["backbone_checkpoint"])
         checkpoint = load_checkpoint(path)
@@ -260,32 +301,22 @@ class Pipeline:
                     f"backbone_checkpoint: [{path}] has {key} [{theirs[key]}], this experiment "
                     f"needs [{wanted}]."
                 )
-        for key in ("split", "order", "group_by"):
-            if theirs["eval_args"][key] != self.config["eval_args"][key]:
-                raise ValueError(
-                    f"backbone_checkpoint: [{path}] was trained with eval_args {key} "
-                    f"[{theirs['eval_args'][key]}], this experiment has "
-                    f"[{self.config['eval_args'][key]}]: it may have seen what is held out here."
-                )
-        tokens = self._tokens_of(theirs)
-        table = self._item_table(checkpoint)
-        if len(tokens) != len(table):
+        noted, wanted = theirs["trained_on"], data_notes(self.dataset)
+        if noted is None:
             raise ValueError(
-                f"backbone_checkpoint: [{path}] has {len(table)} items, and the data set under its "
-                f"settings has {len(tokens)}: the data have changed since. Train it again."
+                f"backbone_checkpoint: [{path}] does not say which items its rows are. Train it with "
+                f"recbole_tslrec imported."
             )
-        check_finite(table, f"backbone_checkpoint: [{path}]", tokens)
-        return ItemTensors(tokens, {ITEM_EMBEDDING: table}).aligned(self.tokens)
-
-    def _tokens_of(self, their_config) -> list[str]:
-        """The tokens of a checkpoint's rows, by reading the data as its settings say."""
-        theirs = copy.copy(their_config)
-        theirs.final_config_dict = their_config.final_config_dict | {
-            "data_path": self.config["data_path"],
-            "dataset_save_path": None,
-        }
-        dataset = create_dataset(theirs)
-        return dataset.field2id_token[dataset.iid_field][1:].tolist()
+        if noted != wanted:
+            what = "items" if noted["items"] != wanted["items"] else "training interactions"
+            raise ValueError(
+                f"backbone_checkpoint: [{path}] was trained on other {what} than this experiment has: "
+                f"the data, the filtering, the split or the order of the file differ. Interactions "
+                f"that are held out here may be in it. Train it under this experiment's settings."
+            )
+        table = self._item_table(checkpoint)
+        check_finite(table, f"backbone_checkpoint: [{path}]", self.tokens)
+        return ItemTensors(self.tokens, {ITEM_EMBEDDING: table})
 
     # ---- the categories -------------------------------------------------------------------------
 
@@ -396,6 +427,11 @@ class Pipeline:
         )
         model.save(folder)
         shutil.rmtree(checkpoints)
+        # Augmentation loads the model again; trainer and model refer to each other, so that without
+        # this both would be in memory until Python happens to look for such circles.
+        del model
+        gc.collect()
+        torch.cuda.empty_cache()
         return report.as_dict()
 
     # ---- the enhanced embeddings ----------------------------------------------------------------
@@ -423,12 +459,27 @@ class Pipeline:
             enhanced = read_items(model.reader, self._prompt, self.show_progress)
             distribution = infer_categories(model, enhanced)
             tensors = {ENHANCED_EMBEDDING: enhanced, CATEGORY_DISTRIBUTION: distribution}
+        made_from = [settings.CATEGORIES, settings.LANGUAGE_MODEL, settings.FINE_TUNING]
         provenance = self._provenance("augmentation") | {
-            "llm": self.config["llm"],
+            "fingerprint": fingerprint(self._augmentation_made_from),
+            "training": self._data_fingerprint["training"],
             "enhancement": self.config["enhancement"],
+            "llm": self.config["llm"],
             "language_model": self._source.identity,
+            "seed": self.config["seed"],
+            "settings": settings.stage_settings(self.config, *made_from),
         }
         ItemTensors(self.tokens, tensors, provenance).save(folder / _ENHANCED_FILE)
+
+
+def data_notes(dataset) -> dict[str, str]:
+    """What tells a training data set from any other: its items by internal id, its histories."""
+    users = dataset.field2id_token[dataset.uid_field]
+    items = dataset.field2id_token[dataset.iid_field]
+    return {
+        "items": fingerprint(items.tolist()),
+        "training": histories_fingerprint(training_histories(dataset), users, items),
+    }
 
 
 def make_prompt_for(config, source):
@@ -467,16 +518,20 @@ def check_before_training(config, stages: Sequence[str], n_items: int) -> None:
             f"set [{config['dataset']}]. Give fewer."
         )
     if "augmentation" in stages:
+        from recbole_tslrec.language_model.load import check_adapters
         from recbole_tslrec.language_model.source import open_source
 
-        make_prompt_for(config, open_source(config["llm"], config["llm_trust_remote_code"]))
+        source = open_source(config["llm"], config["llm_trust_remote_code"])
+        make_prompt_for(config, source)
+        check_adapters(source, config["lora_target_modules"])
 
 
 @contextmanager
 def _own_random_state(config) -> Iterator[None]:
     """Seed everything as the experiment says, and give the caller's random state back after."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    device = config["device"]
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         init_seed(config["seed"], config["reproducibility"])
         try:
             yield

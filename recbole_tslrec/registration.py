@@ -116,6 +116,7 @@ def _with_checks(original):
     def set_default_parameters(self):
         values = self.final_config_dict
         if self.model in MODELS:
+            settings.check_command_line(sys.argv[1:])
             settings.check_spelling(self.external_config_dict, self.internal_config_dict)
             settings.check_values(values)
             settings.check_batching(values, self.model, MODELS[self.model].backbone.causal)

@@ -8,7 +8,8 @@ is declared once and can neither be forgotten by a stage nor make an unrelated o
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ def _integer(stage: str, low: int) -> Setting:
 
 def _number(stage: str, test: Callable[[float], bool], expected: str) -> Setting:
     def accepts(value: Any) -> bool:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and test(value)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number and math.isfinite(value) and test(value)
 
     return Setting(stage, accepts, expected)
 
@@ -93,13 +95,16 @@ SETTINGS: dict[str, Setting] = {
     "tslrec_dir": _text(PLACE),
 }
 
+# Keys of properties/overall.yaml, which every sequential model has.
+BATCHING_KEYS = ("train_batching", "train_window_context")
+
 # RecBole's keys that cannot change what a trained backbone is. Every other key of the experiment
 # that is not ours enters its fingerprint: an unknown key may belong to a user's own backbone.
 _WITHOUT_EFFECT_ON_TRAINING = frozenset(
     "gpu_id use_gpu worker state data_path checkpoint_dir show_progress config_file config_files "
     "save_dataset dataset_save_path save_dataloaders dataloaders_save_path log_wandb wandb_project "
     "loss_decimal_place eval_batch_size device single_spec local_rank verbose model "
-    "nproc world_size ip port offset group_offset enhanced_width".split()
+    "nproc world_size ip port offset group_offset enhanced_width trained_on topk metrics".split()
 )
 
 
@@ -114,10 +119,13 @@ def training_settings(config: Mapping[str, Any]) -> dict[str, str]:
     Args:
         config: RecBole's ``final_config_dict``.
     """
+    without_effect = set(_WITHOUT_EFFECT_ON_TRAINING)
+    if config.get("train_batching") == "prefix":
+        without_effect.add("train_window_context")
     return {
         key: str(value)
         for key, value in sorted(config.items())
-        if key not in SETTINGS and key not in _WITHOUT_EFFECT_ON_TRAINING
+        if key not in SETTINGS and key not in without_effect
     }
 
 
@@ -146,7 +154,7 @@ def check_spelling(given_keys: Mapping[str, Any], known_keys: Mapping[str, Any])
     for key in given_keys:
         if key in known_keys:
             continue
-        near = difflib.get_close_matches(key, SETTINGS, n=1, cutoff=0.8)
+        near = difflib.get_close_matches(key, [*SETTINGS, *BATCHING_KEYS], n=1, cutoff=0.8)
         if near:
             raise ValueError(f"There is no key [{key}]. Did you mean [{near[0]}]?")
 
@@ -157,6 +165,8 @@ def check_loss(config: Mapping[str, Any]) -> None:
     RecBole itself refuses CE with negatives; BPR without would fail in the first training step.
     """
     negatives = config.get("train_neg_sample_args")
+    if negatives == "None":  # what yaml makes of None, and RecBole takes for ~
+        negatives = None
     if config.get("loss_type") == "BPR" and not (negatives or {}).get("distribution"):
         raise ValueError(
             f"loss_type: [BPR] needs negative items, and train_neg_sample_args is [{negatives}]. "
@@ -169,6 +179,9 @@ def check_batching(config: Mapping[str, Any], model: str, causal: bool) -> None:
     batching = config["train_batching"]
     if batching not in ("prefix", "sequence"):
         raise ValueError(f"train_batching: [{batching}] is not one of prefix, sequence.")
+    context = config["train_window_context"]
+    if not _number("", lambda value: 0 <= value <= 1, "").accepts(context):
+        raise ValueError(f"train_window_context: [{context}] is not a number in [0, 1].")
     if batching == "sequence" and not causal:
         raise ValueError(
             f"train_batching: [sequence] needs a backbone whose output at a position depends on "
@@ -188,7 +201,8 @@ def check_columns(config: Mapping[str, Any]) -> None:
     with open(path, encoding=config.get("encoding") or "utf-8") as file:
         header = file.readline().rstrip("\n").split(config["field_separator"])
     columns = [column.split(":")[0] for column in header]
-    loaded = (config["load_col"] or {}).get("inter", columns)
+    loaded = (config["load_col"] or {}).get("inter", "*")
+    loaded = columns if loaded == "*" else loaded
     time = config["TIME_FIELD"]
     if time not in columns:
         raise ValueError(
@@ -200,3 +214,16 @@ def check_columns(config: Mapping[str, Any]) -> None:
             f"load_col: inter {loaded} leaves out the time column [{time}]. "
             f"Give load_col: {{inter: [{', '.join([*loaded, time])}]}}"
         )
+    if time in ((config["unload_col"] or {}).get("inter") or ()):
+        raise ValueError(f"unload_col: inter leaves out the time column [{time}].")
+
+
+def check_command_line(arguments: Sequence[str]) -> None:
+    """Raise ValueError for one of our keys with a second '=' in it: RecBole would drop it unread."""
+    for argument in arguments:
+        key, _, value = argument.removeprefix("--").partition("=")
+        if argument.startswith("--") and key in SETTINGS and "=" in value:
+            raise ValueError(
+                f"[{argument}] is not read from the command line because of its second '='. Give "
+                f"{key} in a yaml file."
+            )

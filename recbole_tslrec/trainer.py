@@ -5,21 +5,37 @@ from __future__ import annotations
 from recbole.trainer import Trainer
 from torch.nn.utils import parametrize
 
-from recbole_tslrec.pipeline import Pipeline, check_before_training
-from recbole_tslrec.whole_sequences.loader import WholeSequenceDataLoader
+from recbole_tslrec.pipeline import Pipeline, check_before_training, data_notes
+from recbole_tslrec.whole_sequences.loader import WholeSequenceDataLoader, check_settings
 from recbole_tslrec.whole_sequences.loss import whole_sequence_loss
 
 
 class BackboneTrainer(Trainer):
     """Trains the backbones of our table: RecBole's trainer but for ``train_batching: sequence``."""
 
+    def __init__(self, config, model):
+        if config["train_batching"] == "sequence":
+            check_settings(config)
+        super().__init__(config, model)
+
     def fit(self, train_data, *args, **kwargs):
         """As RecBole's; its loader gives way to one of whole sequences if the settings say so."""
+        self._note_data(train_data._dataset)
         if self.config["train_batching"] == "sequence":
             train_data = WholeSequenceDataLoader(
                 self.config, train_data._dataset, train_data._sampler, train_data.shuffle
             )
         return super().fit(train_data, *args, **kwargs)
+
+    def _note_data(self, dataset) -> None:
+        """Note in the config, and so in the checkpoint, on what the model was trained.
+
+        That is what lets a later TSLRec run take it as its backbone.
+        """
+        try:
+            self.config["trained_on"] = data_notes(dataset)
+        except ValueError as error:  # ready-made sequences, for one: no backbone for our stages
+            self.logger.debug(f"This model cannot serve as a backbone_checkpoint: {error}")
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         def loss_with_one_fusion(interaction):

@@ -62,38 +62,57 @@ def stage_tensors(pipeline: Pipeline) -> dict[str, torch.Tensor]:
     return tensors
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_nothing_held_out_enters_any_stage(seed, tmp_path, settings):
-    """Other validation and test items, at random: every stage's output stays, bit for bit."""
+POPULARITY = {
+    "loss_type": "BPR",
+    "train_neg_sample_args": {"distribution": "popularity", "sample_num": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("held_out", "changes"),
+    [
+        # Validation chooses the epoch of the backbone; with one epoch there is nothing to choose.
+        (2, {"epochs": 1}),
+        (2, {"epochs": 1} | POPULARITY),
+        (1, {"epochs": 4}),
+        (1, {"epochs": 4} | POPULARITY),
+    ],
+)
+def test_nothing_held_out_enters_any_stage(held_out, changes, tmp_path, settings):
+    """Other held-out items, and more of them, at random: every stage's output stays, bit for bit."""
     users = histories()
     write_histories(tmp_path, "one", users)
-    generator = np.random.default_rng(100 + seed)
+    generator = np.random.default_rng(1)
     changed = {
-        user: items[:-2] + [f"i{item}" for item in generator.integers(0, 12, size=2)]
+        user: items[:-held_out] + [f"i{item}" for item in generator.integers(0, 12, size=held_out)]
         for user, items in users.items()
     }
     assert changed != users
     write_histories(tmp_path, "other", changed)
-    one = stage_tensors(pipeline_of(settings, "one"))
-    other = stage_tensors(pipeline_of(settings, "other"))
+    one = stage_tensors(pipeline_of(settings | changes, "one"))
+    other = stage_tensors(pipeline_of(settings | changes, "other"))
     for name, tensor in one.items():
         assert torch.equal(tensor, other[name]), name
 
 
-def test_enhanced_embeddings_line_up_under_another_order_of_ids(tmp_path, settings):
+def test_enhanced_embeddings_line_up_under_another_order_of_ids(tmp_path, settings, caplog):
     users = histories()
     write_histories(tmp_path, "one", users)
-    write_histories(tmp_path, "other", users, order=list(reversed(users)))
     one = pipeline_of(settings, "one")
     file = one.augmentation().folder / "enhanced_items.safetensors"
-    given = settings | {"enhanced_items": str(file)}
-    other = pipeline_of(given, "other", "TSLRec_GRU4Rec")
-    assert other.tokens != one.tokens and sorted(other.tokens) == sorted(one.tokens)
     rows = dict(zip(one.tokens, one.enhanced_items(), strict=True))
+    given = settings | {"enhanced_items": str(file)}
+    write_histories(tmp_path, "one", users, order=list(reversed(users)))
+    other = pipeline_of(given, "one", "TSLRec_GRU4Rec")
+    assert other.tokens != one.tokens and sorted(other.tokens) == sorted(one.tokens)
     for token, row in zip(other.tokens, other.enhanced_items(), strict=True):
         assert torch.equal(row, rows[token]), token
-    fewer = pipeline_of(given | {"user_inter_num_interval": "[0,100)"}, "other")
-    assert torch.equal(fewer.enhanced_items()[0], rows[fewer.tokens[0]])
+    assert "other training interactions" not in caplog.text
+    fewer = pipeline_of(given | {"item_inter_num_interval": "[20,inf)"}, "one")
+    assert 0 < len(fewer.tokens) < len(one.tokens)
+    for token, row in zip(fewer.tokens, fewer.enhanced_items(), strict=True):
+        assert torch.equal(row, rows[token]), token
+    assert "other training interactions" in caplog.text
 
 
 def test_a_stored_stage_is_reused_under_another_order_of_ids(tmp_path, settings):
@@ -116,8 +135,15 @@ def test_an_enhanced_items_file_that_does_not_fit_is_refused(tmp_path, settings,
     one = pipeline_of(settings, "one")
     file = one.augmentation().folder / "enhanced_items.safetensors"
     given = settings | {"enhanced_items": str(file)}
-    with pytest.raises(ValueError, match=r"of 30 items.*not in the file.*one"):
+    with pytest.raises(
+        ValueError, match=r"made for the data set \[one\], and this one is \[small\]"
+    ):
         pipeline_of(given, small_data).enhanced_items()
+    users = histories()
+    users["u0"][:2] = ["new", "newer"]
+    write_histories(tmp_path, "one", users)
+    with pytest.raises(ValueError, match=r"2 of 14 items.*not in the file.*'new"):
+        pipeline_of(given, "one").enhanced_items()
     with pytest.raises(ValueError, match="enhanced_items.*another stage"):
         run_experiment(
             "TSLRec_SASRec",
@@ -138,6 +164,8 @@ STAGES_AFTER = {
     "sft_epochs": (1, ["fine_tuning", "augmentation"]),
     "llm_pooling": ("mean", ["fine_tuning", "augmentation"]),
     "n_categories": (3, ["categories", "fine_tuning", "augmentation"]),
+    "topk": ([5, 10, 20], []),
+    "train_window_context": (1, []),
     "learning_rate": (0.01, ["backbone", "categories", "fine_tuning", "augmentation"]),
 }
 
@@ -151,19 +179,13 @@ def test_only_what_a_change_concerns_is_made_again(small_data, settings):
 
 
 def test_a_given_backbone_checkpoint(small_data, settings):
-    """RecBole's own checkpoint serves as the backbone, by token, also under another filtering."""
+    """RecBole's own checkpoint serves as the backbone."""
     base = settings | {"train_neg_sample_args": None}
     checkpoint = run_experiment("SASRec", small_data, config_dict=base).checkpoint
-    given = settings | {"backbone_checkpoint": checkpoint}
-    pipeline = pipeline_of(given, small_data)
+    pipeline = pipeline_of(settings | {"backbone_checkpoint": checkpoint}, small_data)
     pipeline.augmentation()
     trained = torch.load(checkpoint, weights_only=True)["state_dict"]["item_embedding.weight"][1:]
     assert torch.equal(pipeline._item_embeddings(), trained)
-    rows = dict(zip(pipeline.tokens, trained, strict=True))
-    filtered = pipeline_of(given | {"item_inter_num_interval": "[8,inf)"}, small_data)
-    assert 0 < len(filtered.tokens) < len(pipeline.tokens)
-    for token, row in zip(filtered.tokens, filtered._item_embeddings(), strict=True):
-        assert torch.equal(row, rows[token])
 
 
 def test_a_backbone_checkpoint_that_does_not_fit_is_refused(small_data, settings, tmp_path):
@@ -175,13 +197,26 @@ def test_a_backbone_checkpoint_that_does_not_fit_is_refused(small_data, settings
     write_histories(tmp_path, "one", histories())
     with pytest.raises(ValueError, match=r"dataset \[small\], this experiment needs \[one\]"):
         pipeline_of(given, "one").categories()
-    split = {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "group_by": "user"}}
-    with pytest.raises(ValueError, match="eval_args split.*held out here"):
-        pipeline_of(given | split, small_data).categories()
-    narrow = base | {"item_inter_num_interval": "[8,inf)"}
-    narrow_checkpoint = run_experiment("SASRec", small_data, config_dict=narrow).checkpoint
-    with pytest.raises(ValueError, match="items of the data set are not in"):
-        pipeline_of(settings | {"backbone_checkpoint": narrow_checkpoint}, small_data).categories()
+    for other_data in (
+        {"eval_args": {"split": {"RS": [0.5, 0.2, 0.3]}, "order": "TO", "group_by": "user"}},
+        {"item_inter_num_interval": "[8,inf)"},
+        {"user_inter_num_interval": "[8,inf)"},
+    ):
+        with pytest.raises(ValueError, match="trained on other.*held out here"):
+            pipeline_of(given | other_data, small_data).categories()
+    content = torch.load(checkpoint, weights_only=True)
+    del content["config"].final_config_dict["trained_on"]
+    torch.save(content, tmp_path / "silent.pth", pickle_protocol=2)
+    with pytest.raises(ValueError, match="does not say which items"):
+        pipeline_of(
+            settings | {"backbone_checkpoint": str(tmp_path / "silent.pth")}, small_data
+        ).categories()
+    file = tmp_path / "data" / "small" / "small.inter"
+    header, *lines = file.read_text().splitlines()
+    file.write_text("\n".join([header, *reversed(lines)]) + "\n")
+    with pytest.raises(ValueError, match="trained on other items.*order of the file"):
+        pipeline_of(given, small_data).categories()
+    file.write_text("\n".join([header, *lines]) + "\n")
     content = torch.load(checkpoint, weights_only=True)
     content["state_dict"]["item_embedding.weight"][3, 0] = float("nan")
     torch.save(content, tmp_path / "nan.pth", pickle_protocol=2)
@@ -202,6 +237,7 @@ def test_a_backbone_checkpoint_that_does_not_fit_is_refused(small_data, settings
         ("n_categories", 31, ValueError, "n_categories: .31. is more than the 30 items"),
         ("llm", "no/such", OSError, "llm:.*no/such"),
         ("llm_instruction", "history " * 70, ValueError, "llm_instruction.*no room"),
+        ("lora_target_modules", "no_such", ValueError, "lora_target_modules.*no_such"),
     ],
 )
 def test_errors_come_before_any_training(
@@ -231,3 +267,30 @@ def test_the_same_seed_gives_the_same_stages_and_another_does_not(small_data, se
     for name in tensors[0]:
         assert torch.equal(tensors[0][name], tensors[1][name]), name
     assert not torch.equal(tensors[0][ENHANCED_EMBEDDING], tensors[2][ENHANCED_EMBEDDING])
+
+
+def test_a_second_backbone_depends_on_the_order_of_what_is_validated(tmp_path, settings):
+    """With a ratio split a later validation row has the earlier one in its history."""
+    split = {"eval_args": {"split": {"RS": [0.6, 0.3, 0.1]}, "order": "TO", "group_by": "user"}}
+    users = histories()
+    write_histories(tmp_path, "one", users)
+    before = pipeline_of(settings | split, "one")
+    swapped = {
+        user: [*items[:-3], items[-2], items[-3], items[-1]] for user, items in users.items()
+    }
+    write_histories(tmp_path, "one", swapped)
+    after = pipeline_of(settings | split, "one")
+    assert before._data_fingerprint["training"] == after._data_fingerprint["training"]
+    assert before._data_fingerprint["validation"] != after._data_fingerprint["validation"]
+
+
+def test_several_processes_do_not_make_stages(small_data, settings):
+    pipeline = pipeline_of(settings, small_data)
+    pipeline.config["single_spec"] = False
+    with pytest.raises(ValueError, match="nproc.*augmentation is not there"):
+        pipeline.augmentation()
+    pipeline.config["single_spec"] = True
+    made = pipeline.augmentation()
+    again = pipeline_of(settings, small_data)
+    again.config["single_spec"] = False
+    assert again.augmentation().folder == made.folder

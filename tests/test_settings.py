@@ -1,4 +1,5 @@
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,9 @@ WRONG = [
     ("llm_max_history", 0, "llm_max_history"),
     ("enhancement", "none", "one of tslrec, pretrained, random, untuned"),
     ("fusion", "concat", "fusion: .'concat'. is not one of gate, sum"),
+    ("enhanced_scale", float("inf"), "enhanced_scale"),
+    ("train_window_context", 2, "train_window_context"),
+    ("train_batching", "batch", "one of prefix, sequence"),
     ("lora_dropout", 1.0, "lora_dropout"),
     ("sft_learning_rate", 0, "sft_learning_rate"),
     ("sft_valid_ratio", 0.9, "sft_valid_ratio"),
@@ -66,6 +70,12 @@ def test_a_control_and_a_given_file_contradict_each_other(small_data, settings):
     given_both = settings | {"enhanced_items": "some", "enhancement": "random"}
     with pytest.raises(ValueError, match="enhanced_items.*random"):
         Config("TSLRec_SASRec", small_data, config_dict=given_both)
+
+
+def test_a_second_equals_sign_on_the_command_line_is_refused(small_data, settings, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["run", "--enhanced_items=/data/lr=1/x.safetensors"])
+    with pytest.raises(ValueError, match="enhanced_items.*second '='.*yaml"):
+        Config("TSLRec_SASRec", small_data, config_dict=settings)
 
 
 def test_a_misspelt_key_names_the_right_one(small_data, settings):
@@ -95,6 +105,9 @@ def test_bpr_without_negatives_is_refused_and_gets_them_by_default(model, small_
             small_data,
             config_dict=settings | {"loss_type": "BPR", "train_neg_sample_args": None},
         )
+    Path("none.yaml").write_text("train_neg_sample_args: None\n")  # a text, in yaml
+    with pytest.raises(ValueError, match="loss_type.*BPR"):
+        Config(model, small_data, ["none.yaml"], config_dict=settings | {"loss_type": "BPR"})
 
 
 def test_a_data_set_without_times_is_refused(tmp_path, settings):
@@ -102,6 +115,14 @@ def test_a_data_set_without_times_is_refused(tmp_path, settings):
     write_atomic(tmp_path / "data", "timeless", rows, "user_id:token\titem_id:token")
     with pytest.raises(ValueError, match=r"TIME_FIELD: \[timestamp\] is not a column.*timeless"):
         Config("TSLRec_SASRec", "timeless", config_dict=settings)
+
+
+def test_all_columns_may_be_loaded_but_the_time_not_left_out(small_data, settings):
+    everything = settings | {"load_col": {"inter": "*"}}
+    Config("TSLRec_SASRec", small_data, config_dict=everything)
+    left_out = {"load_col": None, "unload_col": {"inter": ["timestamp"]}}
+    with pytest.raises(ValueError, match=r"unload_col.*\[timestamp\]"):
+        Config("TSLRec_SASRec", small_data, config_dict=settings | left_out)
 
 
 def test_a_time_column_that_is_not_loaded_is_refused(small_data, settings):

@@ -85,12 +85,21 @@ def add_adapters(
 
     if getattr(model, "is_quantized", False):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    if isinstance(target_modules, str) and target_modules != "all-linear":
+        target_modules = [target_modules]  # peft would take the text for a pattern of whole paths
     targets = target_modules if isinstance(target_modules, str) else list(target_modules)
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
     try:
         return get_peft_model(model, config)
     except ValueError as error:
         raise ValueError(f"lora_target_modules: {error}") from error
+
+
+def check_adapters(source: LanguageModelSource, target_modules: str | Sequence[str]) -> None:
+    """Raise ValueError if ``target_modules`` matches no layer; needs no weights."""
+    with torch.device("meta"):
+        model = AutoModel.from_config(source.config, trust_remote_code=source.trust_remote_code)
+        add_adapters(model, r=1, alpha=1, dropout=0, target_modules=target_modules)
 
 
 def save_adapters(model: nn.Module, folder: Path) -> None:

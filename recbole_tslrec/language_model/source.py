@@ -12,9 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError, safe_open
 from transformers import (
-    MODEL_MAPPING,
     AutoConfig,
+    AutoModel,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedTokenizerBase,
@@ -65,12 +67,7 @@ class LanguageModelSource:
         folder = Path(self.location)
         if not folder.is_dir():
             return {"hub": self.location, "revision": self.config._commit_hash}
-        names = (
-            path
-            for path in sorted(folder.iterdir())
-            if path.suffix in {".json", ".safetensors", ".bin"}
-        )
-        return {path.name: file_hash(path) for path in names}
+        return {path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def open_source(llm: str, trust_remote_code: bool = False) -> LanguageModelSource:
@@ -96,7 +93,9 @@ def open_source(llm: str, trust_remote_code: bool = False) -> LanguageModelSourc
             f"transformers model with its tokenizer, a hub id that this machine can reach, or "
             f"'embedded'. transformers says: {error}"
         ) from error
-    _check_takes_embeddings(llm, config)
+    _check_takes_embeddings(llm, config, trust_remote_code)
+    if Path(location).is_dir():
+        _check_weights(llm, Path(location))
     return LanguageModelSource(llm, location, config, tokenizer, trust_remote_code)
 
 
@@ -117,19 +116,30 @@ def _embedded_folder() -> str:
     return str(folder)
 
 
-def _check_takes_embeddings(llm: str, config: PretrainedConfig) -> None:
+def _check_weights(llm: str, folder: Path) -> None:
+    """Read the headers of a folder's weights, which costs nothing and tells a file cut short."""
+    files = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    if not files:
+        raise OSError(f"llm: the folder of [{llm}] holds no weights (*.safetensors or *.bin).")
+    for file in files:
+        if file.suffix == ".safetensors":
+            try:
+                with safe_open(file, "pt"):
+                    pass
+            except SafetensorError as error:
+                raise OSError(f"llm: the weights [{file}] cannot be read: {error}") from error
+
+
+def _check_takes_embeddings(llm: str, config: PretrainedConfig, trust_remote_code: bool) -> None:
     """A prompt's item slots enter as embeddings, so forward must take them in place of tokens."""
     if config.is_encoder_decoder:
         raise ValueError(
             f"llm: [{llm}] is an encoder-decoder model ({config.model_type}); give a causal model or "
             f"an encoder."
         )
-    if type(config) not in MODEL_MAPPING:
-        return  # the model's own code; transformers says what is wrong when it is loaded
-    model_class = MODEL_MAPPING[type(config)]
-    if isinstance(model_class, tuple):
-        model_class = model_class[0]
-    if "inputs_embeds" not in inspect.signature(model_class.forward).parameters:
+    with torch.device("meta"):  # the model's shape, without its weights
+        model = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
+    if "inputs_embeds" not in inspect.signature(model.forward).parameters:
         raise ValueError(
             f"llm: [{llm}] ({config.model_type}) takes no inputs_embeds, so it cannot be given item "
             f"embeddings; give a causal language model or an encoder of text."

@@ -1,7 +1,7 @@
 """Folding: a trained ``TSLRec_X`` or ``CI_X`` becomes a plain RecBole ``X``.
 
 After training the fused table is a constant: the plain model with that table gives the same scores,
-at the plain model's speed and size, and RecBole alone can load it.
+at the plain model's speed and size, and the file names no class of ours.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from logging import getLogger
 from pathlib import Path
 
 import torch
-from recbole.quick_start import load_data_and_model
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model
 from torch.nn.utils import parametrize
 
+from recbole_tslrec.compatibility import load_checkpoint
 from recbole_tslrec.model.item_table import FusedItemTable
 from recbole_tslrec.settings import SETTINGS
 from recbole_tslrec.storage import write_atomically
@@ -38,11 +40,16 @@ def fold_checkpoint(checkpoint: Path, folded: Path) -> None:
     Raises:
         ValueError: the checkpoint is of a model without a fused item table.
     """
-    config, model, *_ = load_data_and_model(str(checkpoint))
+    content = load_checkpoint(checkpoint)
+    config = content["config"]
+    config["device"] = torch.device("cpu")  # wherever it was trained
+    train_data, *_ = data_preparation(config, create_dataset(config))
+    model = get_model(config["model"])(config, train_data._dataset)
     if not isinstance(model, FusedItemTable):
         raise ValueError(
             f"[{checkpoint}] is of the model [{config['model']}], which has no fused item table."
         )
+    model.load_state_dict(content["state_dict"])
     backbone = model.backbone.name
     plain = copy.copy(config)
     plain.model = backbone
@@ -54,7 +61,7 @@ def fold_checkpoint(checkpoint: Path, folded: Path) -> None:
     state = {
         "config": plain,
         "state_dict": fold(model).state_dict(),
-        "other_parameter": model.other_parameter(),
+        "other_parameter": content["other_parameter"],
     }
     # Protocol 2 is what torch reads back with weights_only=True.
     write_atomically(folded, lambda path: torch.save(state, path, pickle_protocol=2))

@@ -86,7 +86,17 @@ class EnhancedFusion(nn.Module):
         nn.init.zeros_(self.projection.bias)
 
     def set_enhanced(self, embeddings: Tensor) -> None:
-        """Take h^v of every item in the order of internal ids, [n_items - 1, any], no padding."""
+        """Take h^v of every item in the order of internal ids, [n_items - 1, any], no padding.
+
+        Raises:
+            ValueError: it has fewer columns than the fusion was made for.
+        """
+        if embeddings.shape[1] < self.enhanced.shape[1]:
+            raise ValueError(
+                f"The enhanced embeddings have {embeddings.shape[1]} columns, and the model was made "
+                f"for {self.enhanced.shape[1]}. With enhancement: pretrained, a backbone_checkpoint "
+                f"must have the item embeddings' size of this experiment."
+            )
         self.enhanced[1:] = reduce_columns(standardise(embeddings), self.enhanced.shape[1])
 
     def project(self) -> Tensor:

@@ -6,6 +6,7 @@ prior preference distribution. Equations 1 to 3 of the paper are ``Reconstructio
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from logging import getLogger
@@ -191,6 +192,13 @@ class _EpochLog(TrainerCallback):
                 f"constant predictor: {self.constant:.4f}, cosine: {logs['eval_cosine']:.4f}]"
             )
         elif "loss" in logs:
+            if not np.isfinite(logs["loss"]):
+                # Before this epoch's checkpoint is written: the one before stays the last.
+                raise ValueError(
+                    f"Fine-tuning: the loss is {logs['loss']} in epoch {epoch} (step "
+                    f"{state.global_step}). Try a smaller sft_learning_rate, or "
+                    f"llm_quantization: none."
+                )
             getLogger().info(f"fine-tuning epoch {epoch} training [loss: {logs['loss']:.4f}]")
 
 
@@ -252,12 +260,29 @@ def fine_tune(
         trainer.add_callback(_QuietProgressBar)
     if watched:
         trainer.add_callback(EarlyStoppingCallback(settings.stopping_step))
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints))
-    # accelerate leaves its autocast around the model's forward; give the model back as it came.
-    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    allowed = torch.serialization.get_safe_globals()
+    try:
+        trainer.train(resume_from_checkpoint=_last_whole_checkpoint(checkpoints))
+    finally:
+        # On resuming, transformers takes NumPy's types off torch's list of what a file may hold, also
+        # where others have put them there: RecBole could not read its own checkpoints any more.
+        torch.serialization.add_safe_globals(allowed)
+        # accelerate leaves its autocast around the model's forward; give the model back as it came.
+        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     epochs = _epoch_reports(trainer.state.log_history)
-    _check_losses(epochs)
     return FineTuningReport(len(train_users), len(valid_users), constant, epochs)
+
+
+def _last_whole_checkpoint(checkpoints: Path) -> str | None:
+    """The last checkpoint that was written to its end; later ones, cut short by a kill, are removed.
+
+    transformers writes trainer_state.json last.
+    """
+    while (last := get_last_checkpoint(checkpoints)) is not None:
+        if (Path(last) / "trainer_state.json").is_file():
+            return str(Path(last).resolve())
+        shutil.rmtree(last)
+    return None
 
 
 def _training_arguments(
@@ -267,7 +292,7 @@ def _training_arguments(
     watched: bool,
     show_progress: bool,
 ) -> TrainingArguments:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(checkpoints),
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
@@ -287,9 +312,12 @@ def _training_arguments(
         label_names=["preference"],
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",
+        restore_callback_states_from_checkpoint=True,  # the count of epochs without a better loss
         disable_tqdm=not show_progress,
         report_to="none",
     )
+    arguments._n_gpu = 1  # else transformers divides every batch among all GPUs it sees
+    return arguments
 
 
 def _epoch_reports(log_history: list[dict]) -> list[EpochReport]:
@@ -302,12 +330,3 @@ def _epoch_reports(log_history: list[dict]) -> list[EpochReport]:
             reports[epoch].valid_loss = entry["eval_loss"]
             reports[epoch].valid_cosine = entry["eval_cosine"]
     return list(reports.values())
-
-
-def _check_losses(epochs: list[EpochReport]) -> None:
-    for report in epochs:
-        if not np.isfinite(report.train_loss):
-            raise ValueError(
-                f"Fine-tuning: the loss is {report.train_loss} in epoch {report.epoch}. "
-                f"Try a smaller sft_learning_rate, or llm_quantization none."
-            )

@@ -60,7 +60,7 @@ class WholeSequenceDataLoader(AbstractDataLoader):
         sampler: AbstractSampler | None,
         shuffle: bool = False,
     ):
-        _check_keys(config)
+        check_settings(config)
         self._histories: Histories = training_histories(dataset)
         _check_rows_are_targets(self._histories, dataset)
         self._windows: Windows = cut_windows(
@@ -121,8 +121,8 @@ class WholeSequenceDataLoader(AbstractDataLoader):
         return Interaction({field: torch.from_numpy(value) for field, value in batch.items()})
 
 
-def _check_keys(config: Config) -> None:
-    """Refuses what RecBole does to rows and this loader would leave out in silence."""
+def check_settings(config: Config) -> None:
+    """Refuse what RecBole does to rows and this loader would leave out in silence (ValueError)."""
     if config["transform"] is not None:
         raise ValueError(
             f"train_batching: sequence cannot apply transform: [{config['transform']}], which "

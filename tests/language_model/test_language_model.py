@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -114,6 +116,25 @@ def test_adapters_that_match_no_layer_are_refused(language_model_folder):
     model = load_language_model(open_source(language_model_folder("llama")), "none", CPU)
     with pytest.raises(ValueError, match="lora_target_modules.*no_such"):
         add_adapters(model, 2, 4, 0.0, ["no_such"])
+
+
+def test_one_module_may_be_named(language_model_folder):
+    model = load_language_model(open_source(language_model_folder("llama")), "none", CPU)
+    adapted = add_adapters(model, 2, 4, 0.0, "q_proj")
+    names = [name for name, p in adapted.named_parameters() if p.requires_grad]
+    assert names and all("q_proj" in name for name in names)
+
+
+def test_weights_that_are_missing_or_cut_short_are_refused(tmp_path, language_model_folder):
+    folder = tmp_path / "model"
+    shutil.copytree(language_model_folder("llama"), folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(OSError, match="llm: the weights .*model.safetensors.* cannot be read"):
+        open_source(str(folder))
+    weights.unlink()
+    with pytest.raises(OSError, match="llm: the folder .* holds no weights"):
+        open_source(str(folder))
 
 
 def test_a_model_that_is_not_there_is_refused():

@@ -128,17 +128,23 @@ def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path, language_model_
             return forward(*args, **kwargs)
 
         model.forward = forward_until
-        report = fine_tune(
-            model, prompt, histories, preferences, settings_of(epochs=4), folder, CPU, False
-        )
+        # With this learning rate it stops early, by a patience that was running at the kill.
+        settings = settings_of(epochs=8, learning_rate=0.05, stopping_step=2)
+        report = fine_tune(model, prompt, histories, preferences, settings, folder, CPU, False)
         return report, model.preference_head.weight.detach()
 
     whole, weight = run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "broken", fail_in_epoch=2)
     assert list((tmp_path / "broken").glob("checkpoint-*"))
+    cut_short = tmp_path / "broken" / "checkpoint-999"  # a kill while the last one was written
+    cut_short.mkdir()
+    (cut_short / "optimizer.pt").write_bytes(b"half")
+    allowed = torch.serialization.get_safe_globals()
     resumed, resumed_weight = run(tmp_path / "broken")
     torch.testing.assert_close(resumed_weight, weight, rtol=1e-4, atol=1e-5)
+    assert len(resumed.epochs) == len(whole.epochs)
+    assert not set(allowed) - set(torch.serialization.get_safe_globals())
     assert resumed.epochs[-1].train_loss == pytest.approx(whole.epochs[-1].train_loss, rel=1e-3)
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers reads it: no test waits for a hub
+
 
 import numpy as np
 import pytest
@@ -28,7 +32,6 @@ def recbole_alone(monkeypatch, tmp_path):
     """RecBole reads sys.argv, and writes saved/, log/ and log_tensorboard/ where it stands."""
     monkeypatch.setattr(sys, "argv", ["pytest"])
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     yield
     root = logging.getLogger()
     for handler in root.handlers[:]:

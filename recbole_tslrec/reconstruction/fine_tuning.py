@@ -260,6 +260,13 @@ def fine_tune(
         trainer.add_callback(_QuietProgressBar)
     if watched:
         trainer.add_callback(EarlyStoppingCallback(settings.stopping_step))
+    _run(trainer, checkpoints)
+    epochs = _epoch_reports(trainer.state.log_history)
+    return FineTuningReport(len(train_users), len(valid_users), constant, epochs)
+
+
+def _run(trainer: Trainer, checkpoints: Path) -> None:
+    """Train, from the last checkpoint if there is one, and leave nothing of the engines behind."""
     allowed = torch.serialization.get_safe_globals()
     try:
         trainer.train(resume_from_checkpoint=_last_whole_checkpoint(checkpoints))
@@ -268,9 +275,7 @@ def fine_tune(
         # where others have put them there: RecBole could not read its own checkpoints any more.
         torch.serialization.add_safe_globals(allowed)
         # accelerate leaves its autocast around the model's forward; give the model back as it came.
-        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    epochs = _epoch_reports(trainer.state.log_history)
-    return FineTuningReport(len(train_users), len(valid_users), constant, epochs)
+        trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
 
 
 def _last_whole_checkpoint(checkpoints: Path) -> str | None:

@@ -2,7 +2,8 @@
 
 RecBole has no registry: it looks for a module named after the model, for an attribute of
 ``recbole.trainer`` named after the model, and for a yaml in its own folder. The first two are
-answered here without touching RecBole; for the third, two methods of ``Config`` are wrapped.
+answered here without touching RecBole; for the third, and to check what the user gave, three methods
+of ``Config`` are wrapped.
 """
 
 from __future__ import annotations
@@ -70,13 +71,14 @@ def _naming_models(original):
             # there if these are not installed. Who asks for one of them is told of just that.
             if isinstance(error, ModuleNotFoundError) and error.name == name.lower():
                 raise
-            raise ValueError(_unknown_model(name)) from error
+            raise ValueError(_unknown_model(name)) from None
 
     return get_model_and_dataset
 
 
 def _unknown_model(name: str) -> str:
-    near = difflib.get_close_matches(name, [*_OUR_MODELS, *_recbole_models()], n=3)
+    models = {model.lower(): model for model in (*_OUR_MODELS, *_recbole_models())}
+    near = [models[match] for match in difflib.get_close_matches(name.lower(), models, n=3)]
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return (
         f"There is no model [{name}].{hint} Models of recbole_tslrec: {', '.join(_OUR_MODELS)}; "

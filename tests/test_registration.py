@@ -55,7 +55,7 @@ def test_registering_twice_changes_nothing():
 
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("TSLRec_SASrec", "TSLRec_SASRec"), ("CI_Casr", "CI_Caser"), ("SASrec", "SASRec")],
+    [("TSLRec_SASrec", "TSLRec_SASRec"), ("CI_Casr", "CI_Caser"), ("sasrec", "SASRec")],
 )
 def test_a_misspelt_model_names_the_ones_that_exist(name, meant, small_data, settings):
     with pytest.raises(ValueError, match=f"no model .{name}.*Did you mean.*{meant}.*CI_FMLPRec"):

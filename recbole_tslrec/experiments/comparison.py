@@ -52,7 +52,9 @@ class Comparison:
         for name, runs in self.experiments.items():
             for run in runs:
                 for stage in run.stages:
-                    rows.setdefault(f"stage {stage.name}", []).append(stage.seconds)
+                    # The backbone is Base, trained above; its stage only takes the embeddings out.
+                    if stage.name != "backbone":
+                        rows.setdefault(f"stage {stage.name}", []).append(stage.seconds)
                 rows.setdefault(f"{name}: training and evaluation", []).append(run.seconds)
         return [[row, f"{mean(seconds):.0f}"] for row, seconds in rows.items()]
 
@@ -90,12 +92,14 @@ def compare(
     experiments: dict[str, list[Experiment]] = {}
     for seed in seeds:
         settings = {"train_neg_sample_args": None, **(config_dict or {}), "seed": seed}
+        print(f"compare: {backbone}, seed {seed}", flush=True)
         base = run_experiment(backbone, dataset, config_file_list, settings)
         experiments.setdefault(backbone, []).append(base)
         settings["backbone_checkpoint"] = base.checkpoint
         for name, control in variants:
             chosen = settings if control is None else settings | {"enhancement": control}
-            experiment = run_experiment(name, dataset, config_file_list, chosen)
             row = name if control is None else f"{name}, {control}"
+            print(f"compare: {row}, seed {seed}", flush=True)
+            experiment = run_experiment(name, dataset, config_file_list, chosen)
             experiments.setdefault(row, []).append(experiment)
     return Comparison(dataset, list(seeds), experiments)

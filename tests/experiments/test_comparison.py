@@ -24,4 +24,4 @@ def test_base_is_trained_once_a_seed_and_the_table_shows_the_spread(small_data, 
     shown, spread = re.findall(r"([\d.]+) ± ([\d.]+)", row)[1]
     assert float(shown) == round(sum(hits) / 2, 4)
     assert abs(float(spread) - abs(hits[0] - hits[1]) / 2**0.5) < 1e-4
-    assert "2 seeds" in table and "stage fine_tuning" in table
+    assert "2 seeds" in table and "stage fine_tuning" in table and "stage backbone" not in table

@@ -21,6 +21,8 @@ from recbole.config import Config
 from recbole.trainer import Trainer
 from recbole.utils import EvaluatorType, InputType, ModelType, set_color
 
+from recbole_tslrec.storage import write_atomically
+
 if TYPE_CHECKING:
     from torch.serialization import MAP_LOCATION
 
@@ -199,20 +201,13 @@ def _save_checkpoint(self: Trainer, epoch: int, verbose: bool = True, **kwargs: 
         },
         "optimizer": self.optimizer.state_dict(),
     }
-    _write_atomically(state, saved_model_file)
+    write_checkpoint(state, saved_model_file)
     if verbose:
         self.logger.info(set_color("Saving current", "blue") + f": {saved_model_file}")
 
 
-def _write_atomically(state: dict[str, Any], path: str | os.PathLike) -> None:
-    # A run that dies while it saves leaves the best checkpoint so far as it was. The process id
-    # keeps apart two runs that RecBole has named after the same second.
-    temporary = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(state, file, pickle_protocol=_PICKLE_PROTOCOL)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def write_checkpoint(state: dict[str, Any], path: str | os.PathLike) -> None:
+    """Write what torch reads back with its check on; a run that dies here leaves the old file."""
+    write_atomically(
+        Path(path), lambda file: torch.save(state, file, pickle_protocol=_PICKLE_PROTOCOL)
+    )

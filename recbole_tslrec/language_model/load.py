@@ -11,8 +11,6 @@ from transformers import AutoModel, BitsAndBytesConfig, PreTrainedModel
 
 from recbole_tslrec.language_model.source import LanguageModelSource
 
-QUANTIZATIONS = ("none", "int8", "nf4")
-
 
 def bf16_is_fast(device: torch.device) -> bool:
     """Whether matrix products in bfloat16 run on the device's own instructions."""

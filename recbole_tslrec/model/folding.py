@@ -15,10 +15,9 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model
 from torch.nn.utils import parametrize
 
-from recbole_tslrec.compatibility import load_checkpoint
+from recbole_tslrec.compatibility import load_checkpoint, write_checkpoint
 from recbole_tslrec.model.item_table import FusedItemTable
 from recbole_tslrec.settings import SETTINGS
-from recbole_tslrec.storage import write_atomically
 
 
 def fold(model: FusedItemTable) -> FusedItemTable:
@@ -63,6 +62,5 @@ def fold_checkpoint(checkpoint: Path, folded: Path) -> None:
         "state_dict": fold(model).state_dict(),
         "other_parameter": content["other_parameter"],
     }
-    # Protocol 2 is what torch reads back with weights_only=True.
-    write_atomically(folded, lambda path: torch.save(state, path, pickle_protocol=2))
+    write_checkpoint(state, folded)
     getLogger().info(f"[{checkpoint}] folded into a plain [{backbone}]: [{folded}]")

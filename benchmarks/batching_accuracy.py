@@ -6,8 +6,9 @@ Every cell is RecBole's own model, trained to early stopping under the same sett
 the epoch. A finished cell is a line in the output file, and a second call does only what is missing.
 
 The padded prefixes of Beauty would take a CPU hours. So a batch of prefixes is run here in groups of
-similar length, without the padding that the network ignores: the same rows in the same batches, the same
-loss and gradients, a fraction of the time. A test holds the two together.
+similar length, without the padding that the network ignores, and its softmax in chunks as the sequences'
+is: the same rows in the same batches, the same loss and gradients, a fraction of the time. A test holds
+the two together.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from tabulate import tabulate
 from torch import Tensor
 
 from recbole_tslrec.quick_start import run_experiment
+from recbole_tslrec.whole_sequences.loss import softmax_loss
 
 _GROUPS = (4, 8, 16, 32)  # the most items of a row in each group; longer rows are the last group
 
 
 def run_without_padding(model_class: type) -> None:
-    """Have a causal model's ``forward`` (one state a row) take its rows in groups of similar length.
+    """Have a causal model with CE loss take its rows in groups of similar length.
 
     Only the columns that all rows of a group have as padding are left out, on the right, where no
     position of a causal model sees them.
@@ -50,7 +52,12 @@ def run_without_padding(model_class: type) -> None:
             )
         return states
 
+    def calculate_loss(self, interaction) -> Tensor:
+        states = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        return softmax_loss(states, self.item_embedding.weight, interaction[self.POS_ITEM_ID])
+
     model_class.forward = in_groups
+    model_class.calculate_loss = calculate_loss
 
 
 def run_cell(batching: str, seed: int, args: argparse.Namespace) -> dict:

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import copy
 import gc
+import json
 import os
 import random
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from logging import getLogger
 from pathlib import Path
@@ -27,10 +29,11 @@ import torch
 from recbole.data import get_dataloader
 from recbole.sampler import RepeatableSampler
 from recbole.utils import get_trainer, init_seed
+from tabulate import tabulate
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from recbole_tslrec import settings
+from recbole_tslrec import processes, settings
 from recbole_tslrec.augmentation.enhanced_embeddings import (
     CATEGORY_DISTRIBUTION,
     ENHANCED_EMBEDDING,
@@ -44,12 +47,13 @@ from recbole_tslrec.reconstruction.categories import latent_categories
 from recbole_tslrec.reconstruction.histories import Histories, training_histories
 from recbole_tslrec.reconstruction.histories import fingerprint as histories_fingerprint
 from recbole_tslrec.reconstruction.preferences import prior_preferences
-from recbole_tslrec.storage import Stage, Store, fingerprint
+from recbole_tslrec.storage import Stage, Store, fingerprint, write_json
 
 ITEM_EMBEDDING = "item_embedding"  # e_v, [n_items, d] float32
 CATEGORY = "category"  # [n_items] int64
 _FILE = "items.safetensors"
 _ENHANCED_FILE = "enhanced_items.safetensors"
+_LANGUAGE_MODEL = "language_model.json"  # the identity of what the adapters beside it belong to
 
 
 class Pipeline:
@@ -62,16 +66,26 @@ class Pipeline:
         train_data, valid_data: RecBole's loaders of the same experiment.
         backbone: the line of ``model.specifications.BACKBONES``.
         show_progress: whether to draw progress bars.
+        log_folder: where TensorBoard's curves go; None for none.
 
     Attributes:
         stages: the stages that this run has used, in the order they were finished.
     """
 
-    def __init__(self, config, train_data, valid_data, backbone, show_progress: bool = True):
+    def __init__(
+        self,
+        config,
+        train_data,
+        valid_data,
+        backbone,
+        show_progress: bool = True,
+        log_folder: str | None = None,
+    ):
         self.config = config
         self.train_data, self.valid_data = train_data, valid_data
         self.backbone_spec = backbone
-        self.show_progress = show_progress
+        self.show_progress = show_progress and processes.is_first()
+        self.log_folder = log_folder
         self.dataset = train_data._dataset
         self.tokens: list[str] = self.dataset.field2id_token[self.dataset.iid_field][1:].tolist()
         self.store = Store(Path(config["tslrec_dir"]) / config["dataset"])
@@ -140,7 +154,11 @@ class Pipeline:
     def fine_tuning(self) -> Stage:
         """The language model tuned to reconstruct the users' preferences (§4.1, Eq. 1 to 3)."""
         return self._stage(
-            "fine_tuning", self._fine_tuning_made_from, self._make_fine_tuning, self.categories
+            "fine_tuning",
+            self._fine_tuning_made_from,
+            self._make_fine_tuning,
+            self.categories,
+            together=True,
         )
 
     def augmentation(self) -> Stage:
@@ -151,10 +169,16 @@ class Pipeline:
             self._augmentation_made_from,
             self._make_augmentation,
             self.backbone if untuned else self.fine_tuning,
+            together=True,
         )
 
-    def _stage(self, name: str, made_from: dict[str, Any], make, before=None) -> Stage:
+    def _stage(
+        self, name: str, made_from: dict[str, Any], make, before=None, together: bool = False
+    ) -> Stage:
         """A stage, found or made; the one before it is asked for only if it has to be made.
+
+        Args:
+            together: whether all processes make it, if there are several; else the first does.
 
         Raises:
             ValueError: it has to be made, and RecBole runs in several processes.
@@ -162,22 +186,45 @@ class Pipeline:
         for stage in self.stages:
             if stage.name == name:
                 return stage
-        if not self.store.has(name, made_from):
+        # The first process decides for all: another could look a moment later, when it is there.
+        if processes.agree(not self.store.has(name, made_from)):
             if not self.config["single_spec"]:
                 # RecBole's loaders give each process a share of the data; no stage is made of that.
                 raise ValueError(
-                    f"nproc: stages are made in one process, and {name} is not there yet. Run the "
-                    f"same experiment with nproc=1 first, and stop it when RecBole's own loop "
-                    f"begins; with more processes its stages are then reused."
+                    f"nproc: stages are made in one process, or in several that torchrun starts, and "
+                    f"{name} is not there yet. Run the same experiment with nproc=1 first, and stop it "
+                    f"when RecBole's own loop begins; with more processes its stages are then reused."
                 )
             if before is not None:
                 before()
         # A stage's result must not depend on whether the stages before it were made or reused, nor
         # the fused model's on either.
         with _own_random_state(self.config):
-            stage = self.store.get(name, made_from, make)
+            get = self._get if processes.is_first() else self._help
+            stage = get(name, made_from, make, together)
         self.stages.append(stage)
         return stage
+
+    def _get(self, name: str, made_from: dict[str, Any], make, together: bool) -> Stage:
+        """The first process: find the stage or make it, and tell the others which."""
+
+        def make_and_tell(folder: Path):
+            processes.tell(str(folder))
+            return make(folder)
+
+        stage = self.store.get(name, made_from, make_and_tell)
+        if stage.reused:
+            processes.tell(None)
+        processes.wait_for_all()
+        return stage
+
+    def _help(self, name: str, made_from: dict[str, Any], make, together: bool) -> Stage:
+        """The other processes: take part in making, if that is done together, and read the result."""
+        folder = processes.hear()
+        if folder is not None and together:
+            make(Path(folder))
+        processes.wait_for_all()
+        return self.store.get(name, made_from, make)
 
     def _read(self, stage: Stage, file: str, tensor: str) -> Tensor:
         return ItemTensors.load(stage.folder / file).aligned(self.tokens).tensors[tensor]
@@ -356,14 +403,28 @@ class Pipeline:
 
         return open_source(self.config["llm"], self.config["llm_trust_remote_code"])
 
-    @cached_property
-    def _prompt(self):
-        return make_prompt_for(self.config, self._source)
+    def _prompt(self, reader, fine_tuning: bool):
+        """The experiment's prompt, in the form in which ``reader`` takes the fewest positions."""
+        from recbole_tslrec.language_model.shared_prefix import can_share_prefix
+
+        shared = can_share_prefix(reader.language_model)
+        if shared and fine_tuning and self.config["llm_gradient_checkpointing"]:
+            getLogger().info(
+                "llm_gradient_checkpointing: saves the memory of the activations, and takes the whole "
+                "instruction in every prompt: transformers keeps no cache of it then. Without, the "
+                "instruction is read once a batch; choose that where the memory allows it."
+            )
+            shared = False
+        return replace(make_prompt_for(self.config, self._source), shared_prefix=shared)
 
     def _reader(self, with_adapters: bool):
         """The language model with item slots, as it is before fine-tuning."""
         from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
-        from recbole_tslrec.language_model.load import add_adapters, load_language_model
+        from recbole_tslrec.language_model.load import (
+            add_adapters,
+            keep_few_activations,
+            load_language_model,
+        )
 
         config = self.config
         init_seed(config["seed"], config["reproducibility"])
@@ -377,6 +438,8 @@ class Pipeline:
                 dropout=config["lora_dropout"],
                 target_modules=config["lora_target_modules"],
             )
+            if config["llm_gradient_checkpointing"]:
+                keep_few_activations(language_model)
         padded = torch.nn.functional.pad(self._item_embeddings(), (0, 0, 1, 0))
         return ItemPromptModel(language_model, padded, config["llm_pooling"]).to(config["device"])
 
@@ -406,17 +469,19 @@ class Pipeline:
         config = self.config
         preferences = self.preferences()
         model = self._reconstruction_model()
+        prompt = self._prompt(model.reader, fine_tuning=True)
         checkpoints = folder / "checkpoints"  # there already if an earlier run was interrupted
-        checkpoints.mkdir(exist_ok=True)
+        checkpoints.mkdir(parents=True, exist_ok=True)
         report = fine_tune(
             model,
-            self._prompt,
+            prompt,
             self.histories,
             preferences,
             FineTuningSettings(
                 epochs=config["sft_epochs"],
                 learning_rate=config["sft_learning_rate"],
-                batch_size=config["sft_batch_size"],
+                batch_positions=config["sft_batch_positions"],
+                optimizer=config["sft_optimizer"],
                 valid_ratio=config["sft_valid_ratio"],
                 stopping_step=config["sft_stopping_step"],
                 seed=config["seed"],
@@ -424,9 +489,12 @@ class Pipeline:
             checkpoints,
             config["device"],
             self.show_progress,
+            self.log_folder and os.path.join(self.log_folder, "fine_tuning"),
         )
-        model.save(folder)
-        shutil.rmtree(checkpoints)
+        if processes.is_first():
+            model.save(folder)
+            write_json(folder / _LANGUAGE_MODEL, self._source.identity)
+            shutil.rmtree(checkpoints)
         # Augmentation loads the model again; trainer and model refer to each other, so that without
         # this both would be in memory until Python happens to look for such circles.
         del model
@@ -448,17 +516,26 @@ class Pipeline:
             }
         return {"fine_tuning": fingerprint(self._fine_tuning_made_from)}
 
-    def _make_augmentation(self, folder: Path) -> None:
-        if self.config["enhancement"] == "untuned":
-            enhanced = read_items(self._reader(False), self._prompt, self.show_progress)
-            tensors = {ENHANCED_EMBEDDING: enhanced}
-        else:
-            stage = self.fine_tuning()
+    def _make_augmentation(self, folder: Path) -> dict[str, Any] | None:
+        from recbole_tslrec.language_model.meter import metered
+
+        tuned = self.config["enhancement"] != "untuned"
+        if tuned:
             model = self._reconstruction_model()
+            stage = self.fine_tuning()
+            check_base_model(stage.folder / _LANGUAGE_MODEL, self._source)
             model.load(stage.folder)
-            enhanced = read_items(model.reader, self._prompt, self.show_progress)
-            distribution = infer_categories(model, enhanced)
-            tensors = {ENHANCED_EMBEDDING: enhanced, CATEGORY_DISTRIBUTION: distribution}
+        reader = model.reader if tuned else self._reader(with_adapters=False)
+        shards = folder / "shards"  # there already if an earlier run was interrupted
+        shards.mkdir(parents=True, exist_ok=True)
+        prompt = self._prompt(reader, fine_tuning=False)
+        with metered(reader) as meter:
+            enhanced = read_items(reader, prompt, shards, self.show_progress)
+        if enhanced is None:  # this process has done its share; the first one writes
+            return None
+        tensors = {ENHANCED_EMBEDDING: enhanced}
+        if tuned:
+            tensors[CATEGORY_DISTRIBUTION] = infer_categories(model, enhanced)
         made_from = [settings.CATEGORIES, settings.LANGUAGE_MODEL, settings.FINE_TUNING]
         provenance = self._provenance("augmentation") | {
             "fingerprint": fingerprint(self._augmentation_made_from),
@@ -470,6 +547,26 @@ class Pipeline:
             "settings": settings.stage_settings(self.config, *made_from),
         }
         ItemTensors(self.tokens, tensors, provenance).save(folder / _ENHANCED_FILE)
+        shutil.rmtree(shards)
+        return {"cost": meter.cost()}
+
+
+def check_base_model(noted: Path, source) -> None:
+    """Raise ValueError if adapters were made for another language model than ``source``."""
+    try:
+        theirs = json.loads(noted.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"[{noted}] does not say for which language model: {error}") from error
+    if theirs != source.identity:
+        other = sorted(
+            file
+            for file in theirs.keys() | source.identity.keys()
+            if theirs.get(file) != source.identity.get(file)
+        )
+        raise ValueError(
+            f"llm: the adapters beside [{noted}] were made for another language model than "
+            f"[{source.name}]; these differ: {', '.join(other)}."
+        )
 
 
 def data_notes(dataset) -> dict[str, str]:
@@ -524,6 +621,27 @@ def check_before_training(config, stages: Sequence[str], n_items: int) -> None:
         source = open_source(config["llm"], config["llm_trust_remote_code"])
         make_prompt_for(config, source)
         check_adapters(source, config["lora_target_modules"])
+
+
+def cost_table(stages: Sequence[Stage]) -> str:
+    """What the stages came to, as text; for a reused one, what it came to when it was made."""
+    rows = []
+    for stage in stages:
+        cost = stage.notes.get("cost", {})
+        memory = cost.get("peak_memory_bytes")
+        rows.append(
+            {
+                "stage": stage.name + (" (reused)" if stage.reused else ""),
+                "seconds": f"{stage.seconds:.1f}",
+                "examples": cost.get("examples"),
+                "positions": cost.get("positions"),
+                "padding": f"{100 * cost['padding_share']:.1f} %" if cost else None,
+                "positions/s": cost.get("positions_per_second"),
+                "peak GiB": f"{memory / 2**30:.2f}" if memory else None,
+                "share of matrix rate": cost.get("share_of_matrix_rate"),
+            }
+        )
+    return "Stages:\n" + tabulate(rows, headers="keys", tablefmt="github", intfmt=",")
 
 
 @contextmanager

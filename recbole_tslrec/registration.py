@@ -2,7 +2,7 @@
 
 RecBole has no registry: it looks for a module named after the model, for an attribute of
 ``recbole.trainer`` named after the model, and for a yaml in its own folder. The first two are
-answered here without touching RecBole; for the third, and to check what the user gave, three methods
+answered here without touching RecBole; for the third, and to check what the user gave, four methods
 of ``Config`` are wrapped.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib.machinery
+import os
 import pkgutil
 import sys
 import types
@@ -20,7 +21,7 @@ import recbole.model
 import recbole.trainer
 from recbole.config import Config
 
-from recbole_tslrec import settings
+from recbole_tslrec import processes, settings
 from recbole_tslrec.model.fmlprec import FMLPRec
 from recbole_tslrec.model.specifications import BACKBONES, MODELS
 from recbole_tslrec.trainer import BackboneTrainer, TwoStageTrainer
@@ -49,6 +50,7 @@ def register() -> None:
     Config._get_model_and_dataset = _naming_models(Config._get_model_and_dataset)
     Config._load_internal_config_dict = _with_our_yaml(Config._load_internal_config_dict)
     Config._set_default_parameters = _with_checks(Config._set_default_parameters)
+    Config._init_device = _with_a_device_each(Config._init_device)
 
 
 def _register_model(model: type) -> None:
@@ -131,3 +133,26 @@ def _with_checks(original):
             settings.check_columns(values)
 
     return set_default_parameters
+
+
+def _with_a_device_each(original):
+    """Under torchrun, RecBole would put every process on the same GPU, and have each write the log."""
+
+    @functools.wraps(original)
+    def init_device(self):
+        values = self.final_config_dict
+        n_local = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if processes.count() > 1 else 1
+        if (
+            n_local > 1
+            and values["gpu_id"] != ""
+            and str(values["gpu_id"]).count(",") + 1 < n_local
+        ):
+            values["gpu_id"] = ",".join(str(gpu) for gpu in range(n_local))
+        original(self)
+        if processes.count() > 1 and values["device"].type == "cuda":
+            values["device"] = processes.local_device()
+        if not processes.is_first():
+            values["state"] = "CRITICAL"
+            values["show_progress"] = False
+
+    return init_device

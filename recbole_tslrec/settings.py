@@ -16,7 +16,7 @@ from typing import Any
 
 # Stages, in the paper's order. RECOMMENDATION is the fused model: RecBole keeps its checkpoint.
 # PLACE marks keys that say where things lie or come from; no stage's result depends on them (what an
-# input file holds is fingerprinted by its content).
+# input file holds is fingerprinted by its content), and those that trade memory for time alone.
 BACKBONE = "backbone"
 CATEGORIES = "categories"
 LANGUAGE_MODEL = "language_model"  # read by fine-tuning and by the untuned control alike
@@ -75,6 +75,9 @@ SETTINGS: dict[str, Setting] = {
     "llm_instruction": _text(LANGUAGE_MODEL),
     "llm_response": _text(LANGUAGE_MODEL),
     "llm_max_history": _integer(FINE_TUNING, 1),
+    "llm_gradient_checkpointing": Setting(
+        PLACE, lambda value: isinstance(value, bool), "True or False"
+    ),
     "llm_pooling": _one_of(LANGUAGE_MODEL, "last", "mean"),
     "lora_r": _integer(FINE_TUNING, 1),
     "lora_alpha": _number(FINE_TUNING, lambda value: value > 0, "a number above 0"),
@@ -84,7 +87,8 @@ SETTINGS: dict[str, Setting] = {
     ),
     "sft_epochs": _integer(FINE_TUNING, 1),
     "sft_learning_rate": _number(FINE_TUNING, lambda value: value > 0, "a number above 0"),
-    "sft_batch_size": _integer(FINE_TUNING, 1),
+    "sft_batch_positions": _integer(FINE_TUNING, 1),
+    "sft_optimizer": _one_of(FINE_TUNING, "adamw_torch", "adamw_8bit", "paged_adamw_8bit"),
     "sft_valid_ratio": _number(FINE_TUNING, lambda value: 0 <= value <= 0.5, "a number in [0, .5]"),
     "sft_stopping_step": _integer(FINE_TUNING, 1),
     "enhancement": _one_of(RECOMMENDATION, "tslrec", "pretrained", "random", "untuned"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from recbole.trainer import Trainer
 from torch.nn.utils import parametrize
 
-from recbole_tslrec.pipeline import Pipeline, check_before_training, data_notes
+from recbole_tslrec import processes
+from recbole_tslrec.pipeline import Pipeline, check_before_training, cost_table, data_notes
 from recbole_tslrec.whole_sequences.loader import WholeSequenceDataLoader, check_settings
 from recbole_tslrec.whole_sequences.loss import whole_sequence_loss
 
@@ -75,8 +76,15 @@ class TwoStageTrainer(BackboneTrainer):
         # A resumed model has its enhanced embeddings from the checkpoint.
         if self.start_epoch == 0:
             pipeline = Pipeline(
-                self.config, train_data, valid_data, self.model.backbone, show_progress
+                self.config,
+                train_data,
+                valid_data,
+                self.model.backbone,
+                show_progress,
+                self.tensorboard.log_dir,
             )
             self.model.prepare(pipeline)
             self.stages = pipeline.stages
+            self.logger.info(cost_table(self.stages))
+            processes.part()  # RecBole's loop goes on in the first process
         return super().fit(train_data, valid_data, verbose, saved, show_progress, **more)

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 import recbole_tslrec  # noqa: F401
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 WORDS = (
     "given the user ' s purchase history , predict distribution among preferences . response : "
@@ -130,6 +130,6 @@ def settings(language_model_folder):
         "llm": language_model_folder("llama"),
         "n_categories": 4,
         "sft_epochs": 2,
-        "sft_batch_size": 8,
+        "sft_batch_positions": 64,
         "lora_r": 2,
     }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from recbole_tslrec.language_model.shared_prefix import continue_prefix, with_prefix
+
 
 def pool(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
     """One vector a prompt.
@@ -62,14 +64,30 @@ class ItemPromptModel(nn.Module):
         self.linear_proj.weight *= spread.cpu() / self.linear_proj.in_features**0.5
         self.linear_proj.bias.copy_(mean)
 
-    def forward(self, token_ids: Tensor, item_rows: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(
+        self,
+        token_ids: Tensor,
+        item_rows: Tensor,
+        attention_mask: Tensor,
+        prefix_ids: Tensor | None = None,
+    ) -> Tensor:
         """h^u of every prompt (Eq. 1); the arguments as ``Prompt.batch`` makes them.
 
         Returns:
             [B, hidden] float32.
         """
-        words = self.language_model.get_input_embeddings()(token_ids)  # [B, T, H]
+        look_up = self.language_model.get_input_embeddings()
+        words = look_up(token_ids)  # [B, T, H]
         slots = self.linear_proj(self.item_embeddings[item_rows.clamp(min=0)])  # [B, T, H]
         embeddings = torch.where((item_rows >= 0).unsqueeze(2), slots.to(words.dtype), words)
-        output = self.language_model(inputs_embeds=embeddings, attention_mask=attention_mask)
-        return pool(output.last_hidden_state, attention_mask, self.pooling)
+        if prefix_ids is None:
+            output = self.language_model(inputs_embeds=embeddings, attention_mask=attention_mask)
+            return pool(output.last_hidden_state, attention_mask, self.pooling)
+        prefix, hidden = continue_prefix(
+            self.language_model, look_up(prefix_ids), embeddings, attention_mask
+        )
+        if self.pooling == "mean":  # over the whole prompt, the shared part included
+            prefix = prefix.expand(len(hidden), -1, -1)
+            hidden = torch.cat([prefix, hidden], dim=1)
+            attention_mask = with_prefix(attention_mask, prefix.shape[1])
+        return pool(hidden, attention_mask, self.pooling)

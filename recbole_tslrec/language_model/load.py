@@ -93,6 +93,11 @@ def add_adapters(
         raise ValueError(f"lora_target_modules: {error}") from error
 
 
+def keep_few_activations(model: nn.Module) -> None:
+    """Have the backward pass compute activations again instead of keeping them."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
 def check_adapters(source: LanguageModelSource, target_modules: str | Sequence[str]) -> None:
     """Raise ValueError if ``target_modules`` matches no layer; needs no weights."""
     with torch.device("meta"):

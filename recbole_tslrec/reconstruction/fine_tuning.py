@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from logging import getLogger
 from pathlib import Path
+from time import monotonic
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,9 @@ from safetensors.torch import load_file, save_file
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
 from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
@@ -27,17 +31,21 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import get_last_checkpoint
 
+from recbole_tslrec import processes
+from recbole_tslrec.language_model.batches import PositionBudgetSampler
 from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
 from recbole_tslrec.language_model.load import bf16_is_fast, load_adapters, save_adapters
+from recbole_tslrec.language_model.meter import Meter, metered
 from recbole_tslrec.language_model.prompt import Prompt
 from recbole_tslrec.reconstruction.histories import Histories
 from recbole_tslrec.reconstruction.preferences import constant_loss, constant_prediction
 
 _PROJECTIONS = "projections.safetensors"
 _ADAPTERS = "adapters"
+# Within an epoch a checkpoint is written every so many seconds: what a kill can cost at the most.
+_SECONDS_A_CHECKPOINT = 600
 
 
 class ReconstructionModel(nn.Module):
@@ -58,24 +66,21 @@ class ReconstructionModel(nn.Module):
         """Eq. 2: ĝ = softmax(W_gp h + b_gp). [B, hidden] -> [B, K]"""
         return self.preference_head(hidden).float().softmax(dim=1)
 
-    def forward(
-        self, token_ids: Tensor, item_rows: Tensor, attention_mask: Tensor, preference: Tensor
-    ) -> dict[str, Tensor]:
+    def forward(self, preference: Tensor, **prompts: Tensor) -> dict[str, Tensor]:
         """The loss of a batch of users.
 
         Args:
-            token_ids, item_rows, attention_mask: prompts, as ``Prompt.batch`` makes them.
             preference: ḡ^u, [B, K], rows sum to 1.
+            prompts: as ``Prompt.batch`` makes them.
 
         Returns:
             ``loss``, Eq. 3 as the mean over users; ``error`` [B], each user's term of it;
             ``cosine`` [B], the similarity of ĝ^u and ḡ^u.
         """
-        hidden = self.reader(token_ids, item_rows, attention_mask)
-        predicted = self.distribution(hidden)
+        predicted = self.distribution(self.reader(**prompts))
         error = (preference - predicted).pow(2).sum(dim=1)
         cosine = F.cosine_similarity(preference, predicted.detach())
-        return {"loss": error.mean(), "error": error.detach(), "cosine": cosine}
+        return {"loss": error.mean(), "error": error, "cosine": cosine}
 
     def save(self, folder: Path) -> None:
         """Write what is trained: the adapters, and the projections in full precision."""
@@ -106,7 +111,8 @@ class FineTuningSettings:
 
     epochs: int
     learning_rate: float
-    batch_size: int
+    batch_positions: int
+    optimizer: str
     valid_ratio: float
     stopping_step: int
     seed: int
@@ -134,13 +140,14 @@ class FineTuningReport:
     n_valid_users: int
     constant_loss: float | None
     epochs: list[EpochReport]
+    cost: dict[str, Any]
 
     def as_dict(self) -> dict:
         return asdict(self)
 
 
 class _UserExamples(Dataset):
-    """One example a user: the history, and ḡ as a dense row."""
+    """One example a user: the history, ḡ as a dense row, and the example's weight."""
 
     def __init__(self, histories: Histories, preferences: csr_matrix, users: np.ndarray):
         self.histories, self.preferences, self.users = histories, preferences, users
@@ -148,18 +155,61 @@ class _UserExamples(Dataset):
     def __len__(self) -> int:
         return len(self.users)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, example: int | tuple[int, float]) -> tuple[np.ndarray, np.ndarray, float]:
+        index, weight = example if isinstance(example, tuple) else (example, 1.0)
         user = self.users[index]
-        return self.histories[user], self.preferences[user].toarray()[0]
+        return self.histories[user], self.preferences[user].toarray()[0], weight
+
+
+class _Batches(DataLoader):
+    """torch's loader, which passes the epoch on to the sampler of batches."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)
 
 
 class _ReconstructionTrainer(Trainer):
-    """transformers' Trainer that forms batches by length and saves only what is trained."""
+    """transformers' Trainer with batches of our own, that saves only what is trained.
 
-    def _get_train_sampler(self, train_dataset=None):
-        examples = train_dataset or self.train_dataset
-        lengths = examples.histories.lengths[examples.users].tolist()
-        return LengthGroupedSampler(self.args.train_batch_size, lengths=lengths)
+    Args:
+        sampler: the batches of the training examples.
+        **kwargs: as transformers' Trainer takes them.
+    """
+
+    def __init__(self, sampler: PositionBudgetSampler, **kwargs):
+        self._sampler = sampler
+        self.last_loss = float("nan")
+        super().__init__(**kwargs)
+
+    def get_train_dataloader(self) -> DataLoader:
+        # Not prepared by accelerate, which would deal out whole batches to the processes.
+        return _Batches(
+            self.train_dataset, batch_sampler=self._sampler, collate_fn=self.data_collator
+        )
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        inputs = dict(inputs)
+        weight = inputs.pop("weight")
+        outputs = model(**inputs)
+        loss = outputs["loss"]
+        if model.training:
+            # Batches differ in size. Every user of the epoch counts the same: the sum over the batch,
+            # divided by the mean number of users in one. DDP averages over the processes.
+            share = self.args.world_size / self._sampler.examples_a_batch
+            loss = (outputs["error"] * weight).sum() * share
+            self.last_loss = loss.item()
+            self._check_finite()
+        outputs["error"] = outputs["error"].detach()
+        return (loss, outputs) if return_outputs else loss
+
+    def _check_finite(self) -> None:
+        # Before the step is taken: the last checkpoint stays good.
+        if not np.isfinite(self.last_loss):
+            raise ValueError(
+                f"Fine-tuning: the loss is {self.last_loss} at step {self.state.global_step + 1} (epoch "
+                f"{self.state.epoch:.2f}). Try a smaller sft_learning_rate, or llm_quantization: none. "
+                f"The last checkpoint before it is kept, and the next run goes on from there."
+            )
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         self.model.save(Path(output_dir or self.args.output_dir))
@@ -171,18 +221,30 @@ class _ReconstructionTrainer(Trainer):
         self.model.load(Path(self.state.best_model_checkpoint))
 
 
-class _QuietProgressBar(ProgressCallback):
-    """The progress bar without transformers' dictionaries of figures between its lines."""
+class _Watch(TrainerCallback):
+    """Positions a second, a line an epoch, TensorBoard's curves, and when to write a checkpoint."""
 
-    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        pass
+    def __init__(self, meter: Meter, constant: float | None, log_folder: str | None, bar: tqdm):
+        self.trainer: _ReconstructionTrainer | None = None
+        self.meter, self.constant, self.bar = meter, constant, bar
+        self.writer = SummaryWriter(log_folder) if log_folder else None
+        self._saved_at = monotonic()
 
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        done = state.global_step / max(state.max_steps, 1)
+        self.bar.initial = self.bar.n = round(done * self.bar.total)
 
-class _EpochLog(TrainerCallback):
-    """One line an epoch in RecBole's log, against the constant predictor."""
+    def on_step_end(self, args, state, control, lr_scheduler=None, **kwargs) -> None:
+        self.bar.update(self.meter.trained_positions + self.bar.initial - self.bar.n)
+        if self.writer:
+            self.writer.add_scalar("fine_tuning/loss", self.trainer.last_loss, state.global_step)
+            rate = lr_scheduler.get_last_lr()[0]
+            self.writer.add_scalar("fine_tuning/learning_rate", rate, state.global_step)
+        if processes.agree(monotonic() - self._saved_at > _SECONDS_A_CHECKPOINT):
+            control.should_save = True
 
-    def __init__(self, constant: float | None):
-        self.constant = constant
+    def on_save(self, args, state, control, **kwargs) -> None:
+        self._saved_at = monotonic()
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         epoch = round(state.epoch)
@@ -191,15 +253,16 @@ class _EpochLog(TrainerCallback):
                 f"fine-tuning epoch {epoch} held-out users [loss: {logs['eval_loss']:.4f}, "
                 f"constant predictor: {self.constant:.4f}, cosine: {logs['eval_cosine']:.4f}]"
             )
+            if self.writer:
+                loss = logs["eval_loss"]
+                self.writer.add_scalar("fine_tuning/held_out_loss", loss, state.global_step)
         elif "loss" in logs:
-            if not np.isfinite(logs["loss"]):
-                # Before this epoch's checkpoint is written: the one before stays the last.
-                raise ValueError(
-                    f"Fine-tuning: the loss is {logs['loss']} in epoch {epoch} (step "
-                    f"{state.global_step}). Try a smaller sft_learning_rate, or "
-                    f"llm_quantization: none."
-                )
             getLogger().info(f"fine-tuning epoch {epoch} training [loss: {logs['loss']:.4f}]")
+
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        self.bar.close()
+        if self.writer:
+            self.writer.close()
 
 
 def split_users(n_users: int, valid_ratio: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -218,6 +281,7 @@ def fine_tune(
     checkpoints: Path,
     device: torch.device,
     show_progress: bool = True,
+    log_folder: str | None = None,
 ) -> FineTuningReport:
     """Fit the adapters and projections to the users' prior preferences.
 
@@ -226,50 +290,97 @@ def fine_tune(
         prompt: the words around the history.
         histories: the training histories, of n users.
         preferences: ḡ, [n, K], rows in the order of ``histories``.
-        checkpoints: a folder for a checkpoint an epoch; if it holds any, training goes on from the
-            last.
+        checkpoints: a folder for the checkpoints, one an epoch at least; if it holds any, training
+            goes on from the last.
         device: where ``model`` lives.
+        log_folder: for TensorBoard; None for none.
 
     Raises:
         ValueError: the loss became NaN or infinite.
+        RuntimeError: a batch does not fit the device's memory.
     """
     train_users, valid_users = split_users(len(histories), settings.valid_ratio, settings.seed)
+    valid_users = valid_users[np.argsort(histories.lengths[valid_users], kind="stable")]
     watched = len(valid_users) > 0
     constant = None
     if watched:
         mean = constant_prediction(preferences[train_users])
         constant = constant_loss(preferences[valid_users], mean)
+    sampler = _batches_of(prompt, histories.lengths[train_users], settings)
 
-    def collate(examples: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Tensor]:
-        batch = prompt.batch([history for history, _ in examples])
-        batch["preference"] = torch.from_numpy(np.stack([target for _, target in examples])).float()
+    def collate(examples: Sequence[tuple[np.ndarray, np.ndarray, float]]) -> dict[str, Tensor]:
+        users, targets, weights = zip(*examples, strict=True)
+        batch = prompt.batch(users)
+        batch["preference"] = torch.from_numpy(np.stack(targets)).float()
+        batch["weight"] = torch.tensor(weights)
         return batch
 
-    trainer = _ReconstructionTrainer(
-        model=model,
-        args=_training_arguments(settings, checkpoints, device, watched, show_progress),
-        data_collator=collate,
-        train_dataset=_UserExamples(histories, preferences, train_users),
-        eval_dataset=_UserExamples(histories, preferences, valid_users) if watched else None,
-        compute_metrics=lambda output: {"cosine": float(output.predictions[1].mean())},
-        callbacks=[_EpochLog(constant)],
-    )
-    trainer.remove_callback(PrinterCallback)
-    if show_progress:
+    with metered(model.reader) as meter:
+        bar = tqdm(
+            total=settings.epochs * sampler.positions_an_epoch(_shared_positions(prompt)),
+            desc="Fine-tuning",
+            unit=" positions",
+            unit_scale=True,
+            disable=not show_progress,
+        )
+        watch = _Watch(meter, constant, log_folder if processes.is_first() else None, bar)
+        trainer = _ReconstructionTrainer(
+            sampler,
+            model=model,
+            args=_training_arguments(settings, checkpoints, device, watched, prompt),
+            data_collator=collate,
+            train_dataset=_UserExamples(histories, preferences, train_users),
+            eval_dataset=_UserExamples(histories, preferences, valid_users) if watched else None,
+            compute_metrics=lambda output: {"cosine": float(output.predictions[1].mean())},
+            callbacks=[watch],
+        )
+        watch.trainer = trainer
+        trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(_QuietProgressBar)
-    if watched:
-        trainer.add_callback(EarlyStoppingCallback(settings.stopping_step))
-    _run(trainer, checkpoints)
+        if watched:
+            trainer.add_callback(EarlyStoppingCallback(settings.stopping_step))
+        _run(trainer, checkpoints)
     epochs = _epoch_reports(trainer.state.log_history)
-    return FineTuningReport(len(train_users), len(valid_users), constant, epochs)
+    return FineTuningReport(len(train_users), len(valid_users), constant, epochs, meter.cost())
+
+
+def _batches_of(
+    prompt: Prompt, lengths: np.ndarray, settings: FineTuningSettings
+) -> PositionBudgetSampler:
+    """The batches of an epoch; logs what they are."""
+    # The instruction is not counted, so that the batches are the same with and without sharing it.
+    own = replace(prompt, shared_prefix=True).lengths(lengths)
+    sampler = PositionBudgetSampler(
+        own, settings.batch_positions, settings.seed, processes.number(), processes.count()
+    )
+    getLogger().info(
+        f"Fine-tuning on {len(lengths)} users in {len(sampler)} batches an epoch, "
+        f"{sampler.examples_a_batch:.1f} users each; {100 * sampler.padding_share():.1f} % of the "
+        f"positions are padding; instruction of {len(prompt.before)} positions "
+        f"{'shared by a batch' if prompt.shared_prefix else 'in every prompt'}"
+    )
+    return sampler
+
+
+def _shared_positions(prompt: Prompt) -> tuple[int, int]:
+    """The positions of the instruction: for each batch, for each prompt."""
+    return (len(prompt.before), 0) if prompt.shared_prefix else (0, len(prompt.before))
 
 
 def _run(trainer: Trainer, checkpoints: Path) -> None:
     """Train, from the last checkpoint if there is one, and leave nothing of the engines behind."""
     allowed = torch.serialization.get_safe_globals()
+    if processes.is_first():
+        _remove_broken_checkpoints(checkpoints)
+    processes.wait_for_all()
     try:
-        trainer.train(resume_from_checkpoint=_last_whole_checkpoint(checkpoints))
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints))
+    except torch.OutOfMemoryError as error:
+        raise RuntimeError(
+            "Fine-tuning: a batch does not fit the GPU's memory. With llm_gradient_checkpointing: True "
+            "the next run goes on from the last checkpoint; with a smaller sft_batch_positions or "
+            f"llm_quantization: nf4 it starts anew. torch says: {error}"
+        ) from error
     finally:
         # On resuming, transformers takes NumPy's types off torch's list of what a file may hold, also
         # where others have put them there: RecBole could not read its own checkpoints any more.
@@ -278,16 +389,15 @@ def _run(trainer: Trainer, checkpoints: Path) -> None:
         trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
 
 
-def _last_whole_checkpoint(checkpoints: Path) -> str | None:
-    """The last checkpoint that was written to its end; later ones, cut short by a kill, are removed.
+def _remove_broken_checkpoints(checkpoints: Path) -> None:
+    """Remove the last checkpoints as long as a kill has cut them short.
 
     transformers writes trainer_state.json last.
     """
     while (last := get_last_checkpoint(checkpoints)) is not None:
         if (Path(last) / "trainer_state.json").is_file():
-            return str(Path(last).resolve())
+            return
         shutil.rmtree(last)
-    return None
 
 
 def _training_arguments(
@@ -295,15 +405,15 @@ def _training_arguments(
     checkpoints: Path,
     device: torch.device,
     watched: bool,
-    show_progress: bool,
+    prompt: Prompt,
 ) -> TrainingArguments:
     arguments = TrainingArguments(
-        output_dir=str(checkpoints),
+        output_dir=str(checkpoints.resolve()),
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         warmup_steps=0.05,  # below 1 it is a share of all steps
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size,
+        optim=settings.optimizer,
+        per_device_eval_batch_size=_users_a_batch(settings, prompt),
         seed=settings.seed,
         use_cpu=device.type == "cpu",
         bf16=bf16_is_fast(device),
@@ -318,11 +428,19 @@ def _training_arguments(
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",
         restore_callback_states_from_checkpoint=True,  # the count of epochs without a better loss
-        disable_tqdm=not show_progress,
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
+        disable_tqdm=True,  # a bar of our own counts positions
         report_to="none",
     )
     arguments._n_gpu = 1  # else transformers divides every batch among all GPUs it sees
     return arguments
+
+
+def _users_a_batch(settings: FineTuningSettings, prompt: Prompt) -> int:
+    """Held-out users in a batch, were they all of the longest history."""
+    longest = len(prompt.before) + prompt.max_history + len(prompt.after)
+    return max(settings.batch_positions // longest, 1)
 
 
 def _epoch_reports(log_history: list[dict]) -> list[EpochReport]:

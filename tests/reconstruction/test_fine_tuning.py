@@ -48,7 +48,13 @@ def users_of_one_taste(n_users=60):
 
 def settings_of(**changes) -> FineTuningSettings:
     values = dict(
-        epochs=6, learning_rate=1e-2, batch_size=8, valid_ratio=0.2, stopping_step=6, seed=1
+        epochs=6,
+        learning_rate=1e-2,
+        batch_positions=64,
+        optimizer="adamw_torch",
+        valid_ratio=0.2,
+        stopping_step=6,
+        seed=1,
     )
     return FineTuningSettings(**values | changes)
 

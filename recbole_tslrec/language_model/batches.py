@@ -1,0 +1,91 @@
+"""Batches of prompts with a budget of positions, formed by length (no user is padded far)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+class PositionBudgetSampler(Sampler[list[tuple[int, float]]]):
+    """Batches of examples of like length that together fill a budget of positions.
+
+    Lengths are rounded up to a grid of about 12 %, examples are shuffled within a grid step, and
+    batches are cut from short to long, then shuffled. So an epoch always has the same number of
+    batches, whatever the shuffling, and what shares a batch changes from epoch to epoch.
+
+    With several processes each takes its share of every batch, so that a step is the same step
+    whatever their number. Shares are of equal size: some may be filled up by an example of weight 0.
+
+    Args:
+        lengths: the positions of every example, [n] int, above 0.
+        budget: the most positions of a batch, padding included; an example that is longer is a batch
+            by itself.
+        seed: the same seed and epoch give the same batches.
+        process, processes: which share is iterated over.
+    """
+
+    def __init__(
+        self, lengths: np.ndarray, budget: int, seed: int, process: int = 0, processes: int = 1
+    ):
+        self.lengths = np.asarray(lengths)
+        self.seed, self.process, self.processes = seed, process, processes
+        self.epoch = 0
+        self._grid_lengths = _round_up(self.lengths)
+        self._ends = _cut(np.sort(self._grid_lengths), budget)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @property
+    def examples_a_batch(self) -> float:
+        """The mean number of examples in a batch."""
+        return len(self.lengths) / len(self)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose shuffling the next iteration has."""
+        self.epoch = epoch
+
+    def batches(self) -> list[np.ndarray]:
+        """The epoch's batches of all processes together, positions in ``lengths``."""
+        generator = np.random.default_rng((self.seed, self.epoch))
+        shuffled = generator.permutation(len(self.lengths))
+        ordered = shuffled[np.argsort(self._grid_lengths[shuffled], kind="stable")]
+        batches = np.split(ordered, self._ends[:-1])
+        return [batches[number] for number in generator.permutation(len(batches))]
+
+    def __iter__(self) -> Iterator[list[tuple[int, float]]]:
+        """Batches as pairs of an example's number and its weight, 1 or 0."""
+        for batch in self.batches():
+            share = [(int(example), 1.0) for example in batch[self.process :: self.processes]]
+            size = -(-len(batch) // self.processes)
+            yield share + [(int(batch[0]), 0.0)] * (size - len(share))
+
+    def positions_an_epoch(self, more: tuple[int, int] = (0, 0)) -> int:
+        """The positions computed in an epoch, padding included, and some for each batch and example."""
+        a_batch, an_example = more
+        padded = sum(len(batch) * int(self.lengths[batch].max()) for batch in self.batches())
+        return padded + a_batch * len(self) + an_example * len(self.lengths)
+
+    def padding_share(self) -> float:
+        """The share of positions that are padding, over the epoch."""
+        return 1 - self.lengths.sum() / self.positions_an_epoch()
+
+
+def _round_up(lengths: np.ndarray) -> np.ndarray:
+    """To multiples of an eighth of the power of two below: 1..16, 18, 20, ..., 32, 36, ..."""
+    step = 2 ** np.maximum(np.floor(np.log2(lengths)).astype(int) - 3, 0)
+    return -(-lengths // step) * step
+
+
+def _cut(ascending: np.ndarray, budget: int) -> np.ndarray:
+    """Where batches end in examples that are sorted by length."""
+    ends, start = [], 0
+    while start < len(ascending):
+        # The longest of a batch is its last, so count * length is ascending as well.
+        candidates = ascending[start : start + budget // ascending[start] + 1]
+        positions = candidates * np.arange(1, len(candidates) + 1)
+        start += max(int(np.searchsorted(positions, budget, side="right")), 1)
+        ends.append(start)
+    return np.array(ends, dtype=np.int64)

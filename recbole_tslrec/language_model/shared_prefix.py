@@ -1,0 +1,90 @@
+"""Words that open every prompt, read once a batch: fewer positions, equal results.
+
+A causal model's states at a position depend on earlier positions alone, so the keys and values of the
+instruction are the same in every prompt. They are computed once and every prompt goes on from them, in
+fine-tuning, where the gradient flows back through them, as in augmentation.
+
+It costs memory for the expanded keys and values, and needs the model's cache, which transformers
+switches off under gradient checkpointing: the two exclude each other in fine-tuning.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+# How far the states may be off, as a share of what the prefix changes in them: rounding in 8 bits or
+# bf16 stays far below it, and a model that looks ahead or forgets its cache is off by about 1.
+_TOLERANCE = 0.3
+
+
+def continue_prefix(
+    model: nn.Module, prefix: Tensor, embeddings: Tensor, attention_mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The hidden states of prompts that begin with the same words.
+
+    Args:
+        model: a causal transformers model, with or without adapters.
+        prefix: the embeddings of the shared words, [P, H].
+        embeddings: what follows them in each prompt, [B, T, H], padded on the right.
+        attention_mask: [B, T], 0 at padding.
+
+    Returns:
+        The states of the prefix, [1, P, H], and of what follows, [B, T, H].
+    """
+    cache = DynamicCache()
+    # The mask is needed: without one, a model that pads by itself would guess.
+    output = model(
+        inputs_embeds=prefix[None],
+        attention_mask=attention_mask.new_ones(1, len(prefix)),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    cache.batch_repeat_interleave(len(embeddings))
+    rest = model(
+        inputs_embeds=embeddings,
+        attention_mask=with_prefix(attention_mask, len(prefix)),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    return output.last_hidden_state, rest.last_hidden_state
+
+
+def with_prefix(attention_mask: Tensor, n_prefix: int) -> Tensor:
+    """The mask of whole prompts: [B, T] -> [B, P + T]."""
+    return torch.cat(
+        [attention_mask.new_ones(len(attention_mask), n_prefix), attention_mask], dim=1
+    )
+
+
+@torch.no_grad()
+def can_share_prefix(model: nn.Module) -> bool:
+    """Whether going on from a cached prefix gives this model's own hidden states.
+
+    Tried out on a few positions rather than looked up by the model's name: encoders look ahead, some
+    models keep no cache of keys and values, and whichever comes next is judged by what it does.
+    """
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model  # under adapters
+    if "past_key_values" not in inspect.signature(plain.forward).parameters:
+        return False
+    was_training = model.training
+    model.eval()
+    words = model.get_input_embeddings()
+    tokens = torch.arange(1, 13, device=words.weight.device) % words.num_embeddings
+    prefix, other_prefix, rest = words(tokens).view(3, 4, -1)
+    mask = torch.ones(2, 4, dtype=torch.int64, device=tokens.device)
+    try:
+        whole = torch.stack([torch.cat([first, rest]) for first in (prefix, other_prefix)])
+        states = model(inputs_embeds=whole, attention_mask=with_prefix(mask, 4)).last_hidden_state
+        begun, continued = continue_prefix(model, prefix, rest.expand(2, 4, -1), mask)
+    except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError):
+        return False
+    finally:
+        model.train(was_training)
+    expected, otherwise = states.float()
+    effect = (expected[4:] - otherwise[4:]).norm()
+    errors = (begun[0] - expected[:4], continued[1] - expected[4:])
+    return all(error.norm() < _TOLERANCE * effect for error in errors)

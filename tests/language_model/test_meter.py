@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from recbole_tslrec.language_model.meter import metered, operations
+from recbole_tslrec.language_model.prompt import Prompt
+
+
+class Reader(nn.Module):
+    """Stands for an ``ItemPromptModel``: a frozen and a trained matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("item_embeddings", torch.zeros(5, 3))
+        self.frozen, self.trained = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.frozen.requires_grad_(False)
+
+    def forward(self, token_ids, item_rows, attention_mask, prefix_ids=None):
+        return self.trained(self.frozen(torch.ones(len(token_ids), 3)))
+
+
+@pytest.mark.parametrize(("shared", "positions"), [(False, 2 * 6), (True, 2 * 4 + 2)])
+def test_positions_are_counted_by_hand(shared, positions):
+    reader = Reader()
+    prompt = Prompt((7, 8), (9,), 10, shared_prefix=shared)
+    batch = prompt.batch([np.array([1, 2, 3]), np.array([4])])  # prompts of 6 and 4 positions
+    with metered(reader) as meter:
+        reader(**batch)
+        with torch.no_grad():
+            reader(**batch)
+    reader(**batch)  # no longer counted
+    cost = meter.cost()
+    assert cost["examples"] == 4
+    assert cost["positions"] == 2 * positions and meter.trained_positions == positions
+    assert cost["padding_share"] == pytest.approx(2 / positions, abs=1e-4)
+    assert cost["operations"] == operations(reader, 2 * positions, positions)
+    assert cost["peak_memory_bytes"] > 0 and cost["share_of_matrix_rate"] is None
+
+
+def test_operations_of_a_frozen_matrix_have_no_weight_gradient():
+    reader = Reader()
+    frozen, trained = 3 * 4, 4 * 2
+    assert operations(reader, 10, 0) == 10 * 2 * (frozen + trained)
+    assert operations(reader, 10, 10) == 10 * (4 * frozen + 6 * trained)

@@ -1,0 +1,74 @@
+"""The instruction read once a batch: outputs and gradients of the whole prompts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import CONFIGS
+
+from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
+from recbole_tslrec.language_model.load import add_adapters, load_language_model
+from recbole_tslrec.language_model.prompt import make_prompt
+from recbole_tslrec.language_model.shared_prefix import can_share_prefix
+from recbole_tslrec.language_model.source import open_source
+
+CPU = torch.device("cpu")
+CAUSAL = [kind for kind in CONFIGS if kind != "bert"]
+HISTORIES = [np.array([1, 2, 3]), np.array([4]), np.array([5, 6, 7, 8, 9, 1, 2])]
+
+
+def reader_of(folder, quantization, pooling="last"):
+    source = open_source(folder)
+    torch.manual_seed(1)
+    model = add_adapters(load_language_model(source, quantization, CPU), 2, 4, 0.0, "all-linear")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:  # zero at the start, and then no gradient reaches lora_A
+                parameter.normal_(std=0.1)
+    prompt = make_prompt(source.tokenizer, "given the user history", "response :", 20, 64)
+    items = torch.randn(10, 6) * 0.02
+    return ItemPromptModel(model, items, pooling).eval(), prompt
+
+
+def state_and_gradient(reader, prompt) -> tuple[torch.Tensor, torch.Tensor]:
+    reader.zero_grad()
+    hidden = reader(**prompt.batch(HISTORIES))
+    weights = torch.randn(hidden.shape[1], generator=torch.Generator().manual_seed(3))
+    (hidden @ weights).pow(2).sum().backward()
+    trained = [p.grad.flatten() for p in reader.parameters() if p.requires_grad]
+    return hidden.detach(), torch.cat(trained)
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_equal_to_the_whole_prompts(kind, quantization, pooling, language_model_folder):
+    reader, prompt = reader_of(language_model_folder(kind), quantization, pooling)
+    hidden, gradient = state_and_gradient(reader, prompt)
+    shared, shared_gradient = state_and_gradient(reader, replace(prompt, shared_prefix=True))
+    torch.testing.assert_close(shared, hidden, rtol=1e-5, atol=1e-5)
+    # The 4-bit layers compute in bf16 where the CPU has it: rounded sums in another order.
+    tolerance = 5e-3 if quantization == "nf4" else 1e-5
+    assert (shared_gradient - gradient).norm() < tolerance * gradient.norm()
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_only_causal_models_share(kind, quantization, language_model_folder):
+    reader, _ = reader_of(language_model_folder(kind), quantization)
+    assert can_share_prefix(reader.language_model) == (kind in CAUSAL)
+
+
+def test_the_words_are_the_same_in_both_forms(language_model_folder):
+    _, prompt = reader_of(language_model_folder("llama"), "none")
+    whole = prompt.batch(HISTORIES)
+    shared = replace(prompt, shared_prefix=True).batch(HISTORIES)
+    n_prefix = len(prompt.before)
+    assert shared["prefix_ids"].tolist() == list(prompt.before)
+    for name in ("token_ids", "item_rows", "attention_mask"):
+        assert torch.equal(whole[name][:, n_prefix:], shared[name])
+    lengths = np.array([len(history) for history in HISTORIES])
+    assert prompt.lengths(lengths).tolist() == whole["attention_mask"].sum(1).tolist()
+    own = replace(prompt, shared_prefix=True).lengths(lengths)
+    assert own.tolist() == shared["attention_mask"].sum(1).tolist()

@@ -615,12 +615,26 @@ def check_before_training(config, stages: Sequence[str], n_items: int) -> None:
             f"set [{config['dataset']}]. Give fewer."
         )
     if "augmentation" in stages:
-        from recbole_tslrec.language_model.load import check_adapters
-        from recbole_tslrec.language_model.source import open_source
+        check_language_model(config)
 
-        source = open_source(config["llm"], config["llm_trust_remote_code"])
-        make_prompt_for(config, source)
-        check_adapters(source, config["lora_target_modules"])
+
+def check_language_model(config) -> None:
+    """Raise what would stop the language model's stages; reads its configuration, no weights."""
+    from recbole_tslrec.language_model.load import check_adapters, check_quantization
+    from recbole_tslrec.language_model.memory import check_memory
+    from recbole_tslrec.language_model.source import open_source
+
+    source = open_source(config["llm"], config["llm_trust_remote_code"])
+    device = config["device"]
+    make_prompt_for(config, source)
+    check_quantization(config["llm_quantization"], source, device)
+    check_memory(source, config["llm_quantization"], device)
+    check_adapters(source, config["lora_target_modules"])
+    if config["sft_optimizer"] == "paged_adamw_8bit" and device.type != "cuda":
+        raise ValueError(
+            f"sft_optimizer: [paged_adamw_8bit] pages between a GPU and its host, and the device is "
+            f"[{device}]. Give adamw_torch, or adamw_8bit."
+        )
 
 
 def cost_table(stages: Sequence[Stage]) -> str:

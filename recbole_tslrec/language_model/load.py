@@ -19,6 +19,44 @@ def bf16_is_fast(device: torch.device) -> bool:
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
+def full_precision_dtype(device: torch.device) -> torch.dtype:
+    """In what an unquantised model is held."""
+    return torch.bfloat16 if device.type == "cuda" and bf16_is_fast(device) else torch.float32
+
+
+def meta_model(source: LanguageModelSource) -> PreTrainedModel:
+    """The model's shape, without its weights."""
+    with torch.device("meta"):
+        return AutoModel.from_config(source.config, trust_remote_code=source.trust_remote_code)
+
+
+def check_quantization(
+    quantization: str, source: LanguageModelSource, device: torch.device
+) -> None:
+    """Raise ValueError if the weights cannot be held as asked for."""
+    if quantization == "none":
+        return
+    own = getattr(source.config, "quantization_config", None)
+    if own is not None:
+        method = own.get("quant_method") if isinstance(own, dict) else own.quant_method
+        raise ValueError(
+            f"llm_quantization: [{quantization}] cannot be had of [{source.name}], whose weights are "
+            f"quantised already ({method}). Give llm_quantization: none."
+        )
+    if device.type not in ("cuda", "cpu"):
+        raise ValueError(
+            f"llm_quantization: [{quantization}] runs on CUDA GPUs and CPUs, not on [{device}]. Give "
+            f"llm_quantization: none, or gpu_id: '' for the CPU."
+        )
+    try:
+        import bitsandbytes  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ValueError(
+            f"llm_quantization: [{quantization}] needs bitsandbytes, which does not load here "
+            f"({error}). Give llm_quantization: none, or install bitsandbytes for this machine."
+        ) from error
+
+
 def load_language_model(
     source: LanguageModelSource, quantization: str, device: torch.device
 ) -> PreTrainedModel:
@@ -30,8 +68,11 @@ def load_language_model(
         device: where it lives. On a GPU unquantised weights are held in bf16 where that is fast, on
             the CPU in fp32 (autocast makes the products bf16 there).
     """
-    half = torch.bfloat16 if device.type == "cuda" and bf16_is_fast(device) else torch.float32
-    options = {"dtype": half, "trust_remote_code": source.trust_remote_code}
+    check_quantization(quantization, source, device)
+    options = {
+        "dtype": full_precision_dtype(device),
+        "trust_remote_code": source.trust_remote_code,
+    }
     if quantization == "int8":
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     elif quantization == "nf4":
@@ -100,8 +141,8 @@ def keep_few_activations(model: nn.Module) -> None:
 
 def check_adapters(source: LanguageModelSource, target_modules: str | Sequence[str]) -> None:
     """Raise ValueError if ``target_modules`` matches no layer; needs no weights."""
+    model = meta_model(source)
     with torch.device("meta"):
-        model = AutoModel.from_config(source.config, trust_remote_code=source.trust_remote_code)
         add_adapters(model, r=1, alpha=1, dropout=0, target_modules=target_modules)
 
 

@@ -1,0 +1,115 @@
+"""Two processes of torchrun over gloo: the stages of one process, made together."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parent / "reconstruction"))
+from test_fine_tuning import CPU, fine_tune, model_and_prompt, settings_of, users_of_one_taste
+from test_pipeline import pipeline_of, stage_tensors
+
+from recbole_tslrec.augmentation.enhanced_embeddings import read_items
+from recbole_tslrec.reconstruction import fine_tuning
+
+SCRIPT = Path(__file__).parents[1] / "run_recbole_tslrec.py"
+
+
+def torchrun(folder: Path, *command: str) -> subprocess.CompletedProcess:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    launcher += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launcher, *command],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=folder,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def test_two_processes_make_what_one_makes(small_data, settings, tmp_path):
+    # Dropout draws from each process's own random state.
+    settings |= {"lora_dropout": 0.0, "sft_valid_ratio": 0.2, "state": "INFO"}
+    one = stage_tensors(pipeline_of(settings | {"tslrec_dir": "alone"}, small_data))
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings | {"tslrec_dir": "together"}))
+    done = torchrun(
+        tmp_path,
+        str(SCRIPT),
+        "--model=TSLRec_SASRec",
+        f"--dataset={small_data}",
+        "--config_files=settings.yaml",
+    )
+    assert done.stderr.count("test result") + done.stdout.count("test result") == 1
+    pipeline = pipeline_of(settings | {"tslrec_dir": "together"}, small_data)
+    assert pipeline.augmentation().reused and pipeline.fine_tuning().reused
+    together = stage_tensors(pipeline)
+    for name, tensor in one.items():
+        # bf16, where the CPU has it, rounds the sums of other batches otherwise; see the test below.
+        torch.testing.assert_close(together[name], tensor, rtol=0, atol=0.02, msg=name)
+
+
+_SHARE = """
+import sys
+from pathlib import Path
+import torch
+sys.path[:0] = sys.argv[2:]
+from test_fine_tuning import CPU, fine_tune, model_and_prompt, settings_of, users_of_one_taste
+from recbole_tslrec import processes
+from recbole_tslrec.augmentation import enhanced_embeddings
+from recbole_tslrec.reconstruction import fine_tuning
+model, prompt = model_and_prompt(sys.argv[1])
+read = []
+model.reader.register_forward_pre_hook(
+    lambda module, args, batch: read.append(len(batch["token_ids"])), with_kwargs=True
+)
+states = enhanced_embeddings.read_items(model.reader, prompt, Path("."), False, items_a_shard=3)
+Path(f"read-{processes.number()}").write_text(str(sum(read)))
+assert (states is not None) == processes.is_first()
+fine_tuning.bf16_is_fast = lambda device: False
+fine_tune(
+    model, prompt, *users_of_one_taste(), settings_of(epochs=2), Path("checkpoints"), CPU, False
+)
+if processes.is_first():
+    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    torch.save({"states": states, "trained": trained}, "results.pt")
+processes.part()
+"""
+
+
+def test_items_and_users_are_shared_out(tmp_path, language_model_folder, monkeypatch):
+    """Each process reads its shards and its part of every batch; in full precision, as one would."""
+    (tmp_path / "share.py").write_text(_SHARE)
+    tests = Path(__file__).parent
+    folder = language_model_folder()
+    torchrun(tmp_path, "share.py", folder, str(tests), str(tests / "reconstruction"))
+    together = torch.load(tmp_path / "results.pt")
+    assert [(tmp_path / f"read-{process}").read_text() for process in (0, 1)] == ["11", "9"]
+    model, prompt = model_and_prompt(folder)
+    (tmp_path / "alone").mkdir()
+    alone = read_items(model.reader, prompt, tmp_path / "alone", False)
+    torch.testing.assert_close(together["states"], alone)
+    monkeypatch.setattr(fine_tuning, "bf16_is_fast", lambda device: False)
+    histories, preferences = users_of_one_taste()
+    settings = settings_of(epochs=2)
+    fine_tune(model, prompt, histories, preferences, settings, tmp_path / "c", CPU, False)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            expected = together["trained"][name]
+            torch.testing.assert_close(parameter, expected, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_without_torchrun_there_is_one_process():
+    from recbole_tslrec import processes
+
+    assert (processes.count(), processes.number(), processes.is_first()) == (1, 0, True)
+    assert processes.agree(True) and not processes.agree(False)
+    processes.tell("nobody listens")
+    processes.wait_for_all()
+    processes.part()

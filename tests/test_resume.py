@@ -1,0 +1,114 @@
+"""The language model's stages after SIGKILL: the next run goes on, and ends as an unbroken one does."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent / "reconstruction"))
+from test_fine_tuning import CPU, model_and_prompt, settings_of, users_of_one_taste
+
+from recbole_tslrec.augmentation import enhanced_embeddings
+from recbole_tslrec.augmentation.enhanced_embeddings import read_items
+from recbole_tslrec.reconstruction import fine_tuning
+from recbole_tslrec.reconstruction.fine_tuning import fine_tune
+
+
+def killed(work, *args) -> None:
+    """Run ``work`` in a forked process that is expected to kill itself."""
+    process = multiprocessing.get_context("fork").Process(target=work, args=args)
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def tuned(folder: str, checkpoints: Path, kill_at: int | None = None) -> dict[str, torch.Tensor]:
+    torch.set_num_threads(1)  # a forked process has no other threads
+    model, prompt = model_and_prompt(folder)
+    if kill_at is not None:
+        take_step = fine_tuning._Watch.on_step_end
+
+        def step_or_die(self, args, state, control, **kwargs):
+            take_step(self, args, state, control, **kwargs)
+            if state.global_step == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        fine_tuning._Watch.on_step_end = step_or_die
+    histories, preferences = users_of_one_taste()
+    fine_tune(model, prompt, histories, preferences, settings_of(epochs=2), checkpoints, CPU, False)
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("kill_at", [3, 8, 12])
+def test_fine_tuning_goes_on_within_an_epoch(kill_at, tmp_path, language_model_folder, monkeypatch):
+    """A checkpoint a step: killed before the step's own checkpoint, so one step is lost."""
+    monkeypatch.setattr(fine_tuning, "_SECONDS_A_CHECKPOINT", -1)
+    folder = language_model_folder()
+    unbroken = tuned(folder, tmp_path / "unbroken")
+    killed(tuned, folder, tmp_path / "killed", kill_at)
+    steps = [int(path.name.split("-")[1]) for path in (tmp_path / "killed").iterdir()]
+    assert max(steps) == kill_at - 1
+    torch.testing.assert_close(tuned(folder, tmp_path / "killed"), unbroken, rtol=0, atol=0)
+
+
+def read(folder: str, shards: Path, kill_at: int | None = None) -> torch.Tensor:
+    torch.set_num_threads(1)
+    model, prompt = model_and_prompt(folder)
+    shards.mkdir(exist_ok=True)
+    if kill_at is not None:
+        save = enhanced_embeddings.ItemTensors.save
+
+        def save_or_die(self, path):
+            if path.name == f"shard-{kill_at:06d}.safetensors":
+                os.kill(os.getpid(), signal.SIGKILL)
+            save(self, path)
+
+        enhanced_embeddings.ItemTensors.save = save_or_die
+    return read_items(model.reader, prompt, shards, False, items_a_shard=3)
+
+
+def test_augmentation_goes_on_from_the_last_shard(tmp_path, language_model_folder, monkeypatch):
+    folder = language_model_folder()
+    unbroken = read(folder, tmp_path / "unbroken")
+    assert unbroken.shape == (20, 32)
+    killed(read, folder, tmp_path / "killed", 4)
+    finished = sorted((tmp_path / "killed").glob("*.safetensors"))
+    assert len(finished) == 4
+    times = [path.stat().st_mtime_ns for path in finished]
+    assert torch.equal(read(folder, tmp_path / "killed"), unbroken)
+    assert [path.stat().st_mtime_ns for path in finished] == times
+
+
+def test_a_shard_that_was_altered_is_made_again(tmp_path, language_model_folder, caplog):
+    folder = language_model_folder()
+    unbroken = read(folder, tmp_path)
+    shard = tmp_path / "shard-000002.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    assert torch.equal(read(folder, tmp_path), unbroken)
+    assert "shard-000002.safetensors] is truncated or altered" in caplog.text
+
+
+def test_augmentation_halves_its_batches_when_memory_is_short(
+    tmp_path, language_model_folder, caplog
+):
+    model, prompt = model_and_prompt(language_model_folder())
+    expected = read_items(model.reader, prompt, tmp_path, False)
+    sizes = []
+
+    def short_of_memory(module, args, batch):
+        sizes.append(len(batch["token_ids"]))
+        if sizes[-1] > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    model.reader.register_forward_pre_hook(short_of_memory, with_kwargs=True)
+    (tmp_path / "again").mkdir()
+    states = read_items(model.reader, prompt, tmp_path / "again", False)
+    torch.testing.assert_close(states, expected)
+    assert max(size for size in sizes[-4:]) <= 5
+    assert "out of memory; going on with" in caplog.text

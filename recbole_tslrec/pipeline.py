@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import copy
 import gc
-import json
 import os
 import random
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from logging import getLogger
 from pathlib import Path
@@ -43,6 +41,13 @@ from recbole_tslrec.augmentation.enhanced_embeddings import (
 )
 from recbole_tslrec.compatibility import load_checkpoint
 from recbole_tslrec.item_tensors import ItemTensors, check_finite
+from recbole_tslrec.language_model.reader import (
+    check_language_model,
+    make_prompt_for,
+    make_reader,
+    open_source_for,
+    shared_if_possible,
+)
 from recbole_tslrec.reconstruction.categories import latent_categories
 from recbole_tslrec.reconstruction.histories import Histories, training_histories
 from recbole_tslrec.reconstruction.histories import fingerprint as histories_fingerprint
@@ -106,8 +111,16 @@ class Pipeline:
             width = self._source.hidden_size
             return random_embeddings(len(self.tokens), width, self.config["seed"])
         if enhancement == "pretrained":
-            return self._item_embeddings()
+            return self.item_embeddings()
         return self._read(self.augmentation(), _ENHANCED_FILE, ENHANCED_EMBEDDING)
+
+    def item_embeddings(self) -> Tensor:
+        """e_v of the trained backbone, in the order of internal ids.
+
+        Returns:
+            [n_items - 1, d] float32; the padding row is not there.
+        """
+        return self._read(self.backbone(), _FILE, ITEM_EMBEDDING)
 
     def item_categories(self) -> Tensor:
         """The preliminary latent category of every item, in the order of internal ids.
@@ -228,9 +241,6 @@ class Pipeline:
 
     def _read(self, stage: Stage, file: str, tensor: str) -> Tensor:
         return ItemTensors.load(stage.folder / file).aligned(self.tokens).tensors[tensor]
-
-    def _item_embeddings(self) -> Tensor:
-        return self._read(self.backbone(), _FILE, ITEM_EMBEDDING)
 
     def _provenance(self, stage: str) -> dict[str, Any]:
         return {
@@ -377,7 +387,7 @@ class Pipeline:
 
     def _make_categories(self, folder: Path) -> dict[str, Any]:
         categories = latent_categories(
-            self._item_embeddings().numpy(),
+            self.item_embeddings().numpy(),
             self.config["n_categories"],
             backend=self.config["category_backend"],
             seed=self.config["seed"],
@@ -399,49 +409,17 @@ class Pipeline:
 
     @cached_property
     def _source(self):
-        from recbole_tslrec.language_model.source import open_source
+        return open_source_for(self.config)
 
-        return open_source(self.config["llm"], self.config["llm_trust_remote_code"])
-
-    def _prompt(self, reader, fine_tuning: bool):
-        """The experiment's prompt, in the form in which ``reader`` takes the fewest positions."""
-        from recbole_tslrec.language_model.shared_prefix import can_share_prefix
-
-        shared = can_share_prefix(reader.language_model)
-        if shared and fine_tuning and self.config["llm_gradient_checkpointing"]:
-            getLogger().info(
-                "llm_gradient_checkpointing: saves the memory of the activations, and takes the whole "
-                "instruction in every prompt: transformers keeps no cache of it then. Without, the "
-                "instruction is read once a batch; choose that where the memory allows it."
-            )
-            shared = False
-        return replace(make_prompt_for(self.config, self._source), shared_prefix=shared)
+    def _prompt(self, reader, training: bool):
+        prompt = make_prompt_for(self.config, self._source)
+        return shared_if_possible(prompt, reader, self.config, training)
 
     def _reader(self, with_adapters: bool):
         """The language model with item slots, as it is before fine-tuning."""
-        from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
-        from recbole_tslrec.language_model.load import (
-            add_adapters,
-            keep_few_activations,
-            load_language_model,
-        )
-
-        config = self.config
-        init_seed(config["seed"], config["reproducibility"])
-        quantization = config["llm_quantization"]
-        language_model = load_language_model(self._source, quantization, config["device"])
-        if with_adapters:
-            language_model = add_adapters(
-                language_model,
-                r=config["lora_r"],
-                alpha=config["lora_alpha"],
-                dropout=config["lora_dropout"],
-                target_modules=config["lora_target_modules"],
-            )
-            if config["llm_gradient_checkpointing"]:
-                keep_few_activations(language_model)
-        padded = torch.nn.functional.pad(self._item_embeddings(), (0, 0, 1, 0))
-        return ItemPromptModel(language_model, padded, config["llm_pooling"]).to(config["device"])
+        init_seed(self.config["seed"], self.config["reproducibility"])
+        padded = torch.nn.functional.pad(self.item_embeddings(), (0, 0, 1, 0))
+        return make_reader(self.config, self._source, padded, with_adapters)
 
     def _reconstruction_model(self):
         from recbole_tslrec.reconstruction.fine_tuning import ReconstructionModel
@@ -469,7 +447,7 @@ class Pipeline:
         config = self.config
         preferences = self.preferences()
         model = self._reconstruction_model()
-        prompt = self._prompt(model.reader, fine_tuning=True)
+        prompt = self._prompt(model.reader, training=True)
         checkpoints = folder / "checkpoints"  # there already if an earlier run was interrupted
         checkpoints.mkdir(parents=True, exist_ok=True)
         report = fine_tune(
@@ -523,12 +501,12 @@ class Pipeline:
         if tuned:
             model = self._reconstruction_model()
             stage = self.fine_tuning()
-            check_base_model(stage.folder / _LANGUAGE_MODEL, self._source)
+            self._source.check_is(stage.folder / _LANGUAGE_MODEL)
             model.load(stage.folder)
         reader = model.reader if tuned else self._reader(with_adapters=False)
         shards = folder / "shards"  # there already if an earlier run was interrupted
         shards.mkdir(parents=True, exist_ok=True)
-        prompt = self._prompt(reader, fine_tuning=False)
+        prompt = self._prompt(reader, training=False)
         with metered(reader) as meter:
             enhanced = read_items(reader, prompt, shards, self.show_progress)
         if enhanced is None:  # this process has done its share; the first one writes
@@ -551,24 +529,6 @@ class Pipeline:
         return {"cost": meter.cost()}
 
 
-def check_base_model(noted: Path, source) -> None:
-    """Raise ValueError if adapters were made for another language model than ``source``."""
-    try:
-        theirs = json.loads(noted.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"[{noted}] does not say for which language model: {error}") from error
-    if theirs != source.identity:
-        other = sorted(
-            file
-            for file in theirs.keys() | source.identity.keys()
-            if theirs.get(file) != source.identity.get(file)
-        )
-        raise ValueError(
-            f"llm: the adapters beside [{noted}] were made for another language model than "
-            f"[{source.name}]; these differ: {', '.join(other)}."
-        )
-
-
 def data_notes(dataset) -> dict[str, str]:
     """What tells a training data set from any other: its items by internal id, its histories."""
     users = dataset.field2id_token[dataset.uid_field]
@@ -577,25 +537,6 @@ def data_notes(dataset) -> dict[str, str]:
         "items": fingerprint(items.tolist()),
         "training": histories_fingerprint(training_histories(dataset), users, items),
     }
-
-
-def make_prompt_for(config, source):
-    """The experiment's prompt for a language model; logs how much of a history it holds."""
-    from recbole_tslrec.language_model.prompt import make_prompt
-
-    prompt = make_prompt(
-        source.tokenizer,
-        config["llm_instruction"].replace("{n_categories}", str(config["n_categories"])),
-        config["llm_response"],
-        config["llm_max_history"],
-        source.context_length,
-    )
-    if prompt.max_history < config["llm_max_history"]:
-        getLogger().warning(
-            f"llm_max_history: [{config['llm_max_history']}] items do not fit the language model's "
-            f"context of {source.context_length}; the most recent {prompt.max_history} enter."
-        )
-    return prompt
 
 
 def check_before_training(config, stages: Sequence[str], n_items: int) -> None:
@@ -616,25 +557,6 @@ def check_before_training(config, stages: Sequence[str], n_items: int) -> None:
         )
     if "augmentation" in stages:
         check_language_model(config)
-
-
-def check_language_model(config) -> None:
-    """Raise what would stop the language model's stages; reads its configuration, no weights."""
-    from recbole_tslrec.language_model.load import check_adapters, check_quantization
-    from recbole_tslrec.language_model.memory import check_memory
-    from recbole_tslrec.language_model.source import open_source
-
-    source = open_source(config["llm"], config["llm_trust_remote_code"])
-    device = config["device"]
-    make_prompt_for(config, source)
-    check_quantization(config["llm_quantization"], source, device)
-    check_memory(source, config["llm_quantization"], device)
-    check_adapters(source, config["lora_target_modules"])
-    if config["sft_optimizer"] == "paged_adamw_8bit" and device.type != "cuda":
-        raise ValueError(
-            f"sft_optimizer: [paged_adamw_8bit] pages between a GPU and its host, and the device is "
-            f"[{device}]. Give adamw_torch, or adamw_8bit."
-        )
 
 
 def cost_table(stages: Sequence[Stage]) -> str:

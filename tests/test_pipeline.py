@@ -187,7 +187,7 @@ def test_a_given_backbone_checkpoint(small_data, settings):
     pipeline = pipeline_of(settings | {"backbone_checkpoint": checkpoint}, small_data)
     pipeline.augmentation()
     trained = torch.load(checkpoint, weights_only=True)["state_dict"]["item_embedding.weight"][1:]
-    assert torch.equal(pipeline._item_embeddings(), trained)
+    assert torch.equal(pipeline.item_embeddings(), trained)
 
 
 def test_a_backbone_checkpoint_that_does_not_fit_is_refused(small_data, settings, tmp_path):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -68,6 +69,24 @@ class LanguageModelSource:
         if not folder.is_dir():
             return {"hub": self.location, "revision": self.config._commit_hash}
         return {path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.is_file()}
+
+    def check_is(self, noted: Path) -> None:
+        """Raise ValueError unless this is the language model whose identity the json holds."""
+        try:
+            theirs = json.loads(noted.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"[{noted}] does not say for which language model: {error}") from error
+        if theirs == self.identity:
+            return
+        differing = sorted(
+            name
+            for name in theirs.keys() | self.identity.keys()
+            if theirs.get(name) != self.identity.get(name)
+        )
+        raise ValueError(
+            f"llm: the adapters beside [{noted}] were made for another language model than "
+            f"[{self.name}]; these differ: {', '.join(differing)}."
+        )
 
 
 def open_source(llm: str, trust_remote_code: bool = False) -> LanguageModelSource:

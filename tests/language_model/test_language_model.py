@@ -16,6 +16,7 @@ from recbole_tslrec.language_model.load import (
 )
 from recbole_tslrec.language_model.prompt import make_prompt
 from recbole_tslrec.language_model.source import open_source
+from recbole_tslrec.storage import write_json
 
 CPU = torch.device("cpu")
 
@@ -110,6 +111,18 @@ def test_adapters_of_another_base_model_are_refused(tmp_path, language_model_fol
     other, _ = reader_of(language_model_folder("gpt2"))
     with pytest.raises(ValueError, match="another base model"):
         load_adapters(other.language_model, tmp_path / "adapters")
+
+
+def test_another_language_model_is_known_by_its_files(tmp_path, language_model_folder):
+    source = open_source(language_model_folder("llama"))
+    write_json(tmp_path / "language_model.json", source.identity)
+    source.check_is(tmp_path / "language_model.json")
+    other = open_source(language_model_folder("qwen2"))
+    with pytest.raises(ValueError, match="another language model.*differ: config.json, model.safe"):
+        other.check_is(tmp_path / "language_model.json")
+    (tmp_path / "language_model.json").write_text("{")
+    with pytest.raises(ValueError, match="does not say for which"):
+        source.check_is(tmp_path / "language_model.json")
 
 
 def test_adapters_that_match_no_layer_are_refused(language_model_folder):

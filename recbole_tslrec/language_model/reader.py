@@ -1,0 +1,121 @@
+"""The language model that an experiment's settings ask for, with its prompt and item slots."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from logging import getLogger
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
+    from recbole_tslrec.language_model.prompt import Prompt
+    from recbole_tslrec.language_model.source import LanguageModelSource
+
+# transformers is slow to import, and the models that use this file are imported with the package.
+
+
+def open_source_for(config) -> LanguageModelSource:
+    """The experiment's language model, checked but not loaded; errors as in ``open_source``."""
+    from recbole_tslrec.language_model.source import open_source
+
+    return open_source(config["llm"], config["llm_trust_remote_code"])
+
+
+def make_prompt_for(config, source: LanguageModelSource) -> Prompt:
+    """The experiment's prompt for a language model; logs how much of a history it holds."""
+    from recbole_tslrec.language_model.prompt import make_prompt
+
+    prompt = make_prompt(
+        source.tokenizer,
+        config["llm_instruction"].replace("{n_categories}", str(config["n_categories"])),
+        config["llm_response"],
+        config["llm_max_history"],
+        source.context_length,
+    )
+    if prompt.max_history < config["llm_max_history"]:
+        getLogger().warning(
+            f"llm_max_history: [{config['llm_max_history']}] items do not fit the language model's "
+            f"context of {source.context_length}; the most recent {prompt.max_history} enter."
+        )
+    return prompt
+
+
+def make_reader(
+    config, source: LanguageModelSource, item_embeddings: Tensor, with_adapters: bool
+) -> ItemPromptModel:
+    """The language model with item slots, as it is before training, on the experiment's device.
+
+    Args:
+        config: RecBole's config with our keys.
+        source: an opened source.
+        item_embeddings: e_v, [n_items, d] with the padding row 0.
+        with_adapters: whether it is to be trained.
+
+    Raises:
+        ValueError: ``lora_target_modules`` matches no layer.
+    """
+    from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
+    from recbole_tslrec.language_model.load import (
+        add_adapters,
+        keep_few_activations,
+        load_language_model,
+    )
+
+    language_model = load_language_model(source, config["llm_quantization"], config["device"])
+    if with_adapters:
+        language_model = add_adapters(
+            language_model,
+            r=config["lora_r"],
+            alpha=config["lora_alpha"],
+            dropout=config["lora_dropout"],
+            target_modules=config["lora_target_modules"],
+        )
+        if config["llm_gradient_checkpointing"]:
+            keep_few_activations(language_model)
+    reader = ItemPromptModel(language_model, item_embeddings, config["llm_pooling"])
+    return reader.to(config["device"])
+
+
+def shared_if_possible(
+    prompt: Prompt, reader: ItemPromptModel, config, training: bool = False
+) -> Prompt:
+    """The same prompt in the form in which ``reader`` takes the fewest positions.
+
+    Args:
+        training: whether gradients are to be computed; under gradient checkpointing transformers
+            keeps no cache, and the words before the history stand in every prompt.
+    """
+    from recbole_tslrec.language_model.shared_prefix import can_share_prefix
+
+    shared = can_share_prefix(reader.language_model)
+    if shared and training and config["llm_gradient_checkpointing"]:
+        getLogger().info(
+            "llm_gradient_checkpointing: saves the memory of the activations, and takes the whole "
+            "instruction in every prompt: transformers keeps no cache of it then. Without, the "
+            "instruction is read once a batch; choose that where the memory allows it."
+        )
+        shared = False
+    return replace(prompt, shared_prefix=shared)
+
+
+def check_language_model(config) -> None:
+    """Raise what would stop the language model later; reads its configuration, no weights.
+
+    Raises:
+        ValueError, OSError, ModuleNotFoundError: says which key, its value, and what to do.
+    """
+    from recbole_tslrec.language_model.load import check_adapters, check_quantization
+    from recbole_tslrec.language_model.memory import check_memory
+
+    source, device = open_source_for(config), config["device"]
+    make_prompt_for(config, source)
+    check_quantization(config["llm_quantization"], source, device)
+    check_memory(source, config["llm_quantization"], device)
+    check_adapters(source, config["lora_target_modules"])
+    if config["sft_optimizer"] == "paged_adamw_8bit" and device.type != "cuda":
+        raise ValueError(
+            f"sft_optimizer: [paged_adamw_8bit] pages between a GPU and its host, and the device is "
+            f"[{device}]. Give adamw_torch, or adamw_8bit."
+        )

@@ -44,6 +44,20 @@ def _import(args: argparse.Namespace) -> None:
     print(import_sequences(args.source, args.data_path, args.dataset))
 
 
+def _efficiency(args: argparse.Namespace) -> None:
+    from recbole_tslrec.experiments import efficiency  # imports transformers
+
+    files = args.config_files.strip().split(" ") if args.config_files else None
+    scale = efficiency.scale_of(
+        args.dataset,
+        files,
+        size=args.size,
+        quantization=args.quantization,
+        batch_positions=args.batch_positions,
+    )
+    print(efficiency.run(scale, args.dataset, args.turns, args.output))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="recbole_tslrec", description=__doc__)
     # No abbreviations: RecBole's --seed is not short for --seeds.
@@ -67,6 +81,28 @@ def _parser() -> argparse.ArgumentParser:
         "--controls", action="store_true", help="add TSLRec with other vectors in place of h^v"
     )
     command.set_defaults(run=_compare)
+
+    command = commands.add_parser(
+        "efficiency",
+        help="time and memory of TSLRec and E4SRec on one language model (the paper's Figure 3)",
+    )
+    command.add_argument("--dataset", default="ml-100k", help="name of the data set")
+    command.add_argument("--config_files", default=None, help="yaml files, separated by spaces")
+    command.add_argument(
+        "--size",
+        default="small",
+        help="llama2-13b, llama2-7b, qwen2.5-0.5b, smollm2-135m, small, or a folder or hub id whose "
+        "configuration is read; its weights are random",
+    )
+    command.add_argument("--quantization", default="none", choices=["none", "int8", "nf4"])
+    command.add_argument(
+        "--batch_positions", type=int, default=1024, help="positions of a batch, both sides"
+    )
+    command.add_argument("--turns", type=int, default=8, help="batches of each way to measure")
+    command.add_argument(
+        "--output", type=Path, default=Path("efficiency"), help="folder for table and picture"
+    )
+    command.set_defaults(run=_efficiency)
 
     command = commands.add_parser(
         "fold", help="turn a trained TSLRec_X or CI_X checkpoint into one of RecBole's plain X"

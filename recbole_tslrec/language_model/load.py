@@ -57,6 +57,18 @@ def check_quantization(
         ) from error
 
 
+def quantization_config(quantization: str, device: torch.device) -> BitsAndBytesConfig:
+    """How ``int8`` or ``nf4`` (with double quantisation) weights are held."""
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if bf16_is_fast(device) else torch.float32,
+    )
+
+
 def load_language_model(
     source: LanguageModelSource, quantization: str, device: torch.device
 ) -> PreTrainedModel:
@@ -73,29 +85,25 @@ def load_language_model(
         "dtype": full_precision_dtype(device),
         "trust_remote_code": source.trust_remote_code,
     }
-    if quantization == "int8":
-        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
-    elif quantization == "nf4":
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16 if bf16_is_fast(device) else torch.float32,
-        )
+    if quantization != "none":
+        options["quantization_config"] = quantization_config(quantization, device)
     if source.config.model_type in _WITH_POOLING_LAYER:
         options["add_pooling_layer"] = False
     # Placed as it is loaded: quantised weights cannot be moved afterwards.
     model = AutoModel.from_pretrained(source.location, device_map={"": device}, **options)
     model.config.use_cache = False
     if quantization == "nf4" and device.type == "cpu":
-        _keep_4_bit_weights_as_they_are(model)
+        keep_4_bit_weights_as_they_are(model)
     return model.requires_grad_(False).eval()
 
 
-def _keep_4_bit_weights_as_they_are(model: PreTrainedModel) -> None:
-    # bitsandbytes (seen in 0.50) repacks a layer's weights at its first evaluation on a CPU with
-    # AVX-512 bf16: training cannot go on with the repacked ones, and widths that are no multiple of
-    # its block fail. Fine-tuning evaluates after every epoch.
+def keep_4_bit_weights_as_they_are(model: PreTrainedModel) -> None:
+    """Keep 4-bit weights on a CPU in the form in which they can be trained through.
+
+    bitsandbytes (seen in 0.50) repacks a layer's weights at its first evaluation on a CPU with
+    AVX-512 bf16: training cannot go on with the repacked ones, and widths that are no multiple of its
+    block fail. Fine-tuning evaluates after every epoch.
+    """
     from bitsandbytes.nn import Linear4bit
 
     for module in model.modules():

@@ -1,0 +1,445 @@
+"""What TSLRec and E4SRec ask of a language model: time and memory of both (paper §5, Figure 3).
+
+TSLRec reads every user once an epoch, and for inference every item once. E4SRec reads every interaction
+once an epoch, and for inference every test user once. Both run here on one language model, with the same
+means, and beside them an ablation of these means. A sample of each is measured, in turns in one run; the
+whole is extrapolated by the positions that it computes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from recbole_tslrec.language_model.batches import PositionBudgetSampler
+from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
+from recbole_tslrec.language_model.load import add_adapters, bf16_is_fast
+from recbole_tslrec.language_model.meter import matrix_rate, operations, peak_memory
+from recbole_tslrec.language_model.prompt import Prompt
+from recbole_tslrec.language_model.random_model import random_language_model
+from recbole_tslrec.language_model.shared_prefix import can_share_prefix
+from recbole_tslrec.storage import write_json
+
+# Words around the history; their numbers are those of the two papers' instructions in Llama's tokens.
+_BEFORE = {"TSLRec": 20, "E4SRec": 16}
+_AFTER = 3
+_ITEM_DIMENSION = 64
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the experiment is to measure.
+
+    Attributes:
+        train_lengths: items in every user's training history, [n_users] int.
+        test_lengths: items that are known of every test user, [n_test_users] int.
+        n_items: items of the data set, without padding.
+        size: the language model, a name in ``random_model.SIZES`` or a folder with its config.
+        quantization: as the key ``llm_quantization``.
+        batch_positions: as the key ``sft_batch_positions``, for both sides.
+        max_history: the most items in a prompt.
+        most_examples: the most examples of a user of E4SRec.
+        device: where to run.
+        seed: of the batches and of the weights.
+    """
+
+    train_lengths: np.ndarray
+    test_lengths: np.ndarray
+    n_items: int
+    size: str
+    quantization: str = "none"
+    batch_positions: int = 1024
+    max_history: int = 50
+    most_examples: int = 50
+    device: str = "cpu"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Way:
+    """One bar: a side, a part of it, and how its prompts are computed."""
+
+    side: str  # TSLRec or E4SRec
+    part: str  # training or inference
+    means: str  # one of MEANS
+
+    @property
+    def name(self) -> str:
+        return f"{self.side} {self.part}, {self.means}"
+
+
+PADDED_TO_MOST, PADDED_BY_BATCH, BY_LENGTH, SHARED = (
+    "whole prompts, padded to the longest of all",
+    "whole prompts, padded by batch",
+    "whole prompts, by length",
+    "shared prefix, by length",
+)
+WAYS = (
+    Way("TSLRec", "training", SHARED),
+    Way("TSLRec", "inference", SHARED),
+    Way("E4SRec", "training", SHARED),
+    Way("E4SRec", "inference", SHARED),
+    Way("TSLRec", "training", BY_LENGTH),
+    Way("TSLRec", "training", PADDED_BY_BATCH),
+    Way("TSLRec", "training", PADDED_TO_MOST),
+    Way("TSLRec", "inference", BY_LENGTH),
+)
+
+
+@dataclass
+class Measured:
+    """What a way came to.
+
+    Attributes:
+        examples, positions: of the whole: an epoch, or all of inference; positions with padding.
+        padding_share: of the positions.
+        sampled_positions: those that were really computed and timed.
+        seconds: of the whole, extrapolated by positions from the median turn.
+        peak_memory: bytes; see ``peak_memory_alone``.
+        share_of_matrix_rate: on a GPU, of what plain bf16 products reach there.
+    """
+
+    way: Way
+    examples: int
+    positions: int
+    padding_share: float
+    sampled_positions: int
+    seconds: float
+    peak_memory: int
+    share_of_matrix_rate: float | None
+
+
+# ---- the batches of a way -----------------------------------------------------------------------
+
+
+def interaction_lengths(train_lengths: np.ndarray, most: int) -> np.ndarray:
+    """The items before each target that E4SRec trains on: the latest ``most`` of every user.
+
+    Args:
+        train_lengths: [n_users] int; a history of n items has n - 1 targets.
+
+    Returns:
+        [n_examples] int, 1 or more each.
+    """
+    n_examples = np.minimum(train_lengths - 1, most)
+    first_of_user = np.repeat(np.cumsum(n_examples) - n_examples, n_examples)
+    age = np.arange(n_examples.sum()) - first_of_user  # 0 for the latest
+    return np.repeat(train_lengths - 1, n_examples) - age
+
+
+def history_lengths(way: Way, scale: Scale) -> np.ndarray:
+    """The items in each of a way's prompts, before ``max_history`` cuts them."""
+    if way.side == "TSLRec":
+        training, inference = scale.train_lengths, np.ones(scale.n_items, dtype=np.int64)
+    else:
+        training = interaction_lengths(scale.train_lengths, scale.most_examples)
+        inference = scale.test_lengths
+    return training if way.part == "training" else inference
+
+
+def batches_of(way: Way, scale: Scale) -> list[np.ndarray]:
+    """A way's batches, as positions in ``history_lengths``."""
+    lengths = np.minimum(history_lengths(way, scale), scale.max_history)
+    sampler = PositionBudgetSampler(lengths + _AFTER, scale.batch_positions, scale.seed)
+    if way.means in (SHARED, BY_LENGTH):
+        return sampler.batches()
+    # As many prompts in a batch on average, in any order.
+    shuffled = np.random.default_rng(scale.seed).permutation(len(lengths))
+    return np.array_split(shuffled, len(sampler))
+
+
+def prompt_of(way: Way, scale: Scale) -> Prompt:
+    """A prompt of as many words as the side's instruction has; which words does not matter."""
+    before = tuple(range(1, 1 + _BEFORE[way.side]))
+    return Prompt(before, (1,) * _AFTER, scale.max_history, shared_prefix=way.means == SHARED)
+
+
+def computed_positions(way: Way, scale: Scale, batches: list[np.ndarray]) -> tuple[int, int]:
+    """Positions that a way's batches compute, and those of them that are no padding."""
+    prompt = prompt_of(way, scale)
+    lengths = prompt.lengths(history_lengths(way, scale))
+    once = len(prompt.before) if prompt.shared_prefix else 0
+    longest = int(prompt.lengths(np.array([scale.max_history]))[0])
+    padded = filled = 0
+    for batch in batches:
+        width = longest if way.means == PADDED_TO_MOST else int(lengths[batch].max())
+        padded += len(batch) * width + once
+        filled += int(lengths[batch].sum()) + once
+    return padded, filled
+
+
+def _prompts(way: Way, scale: Scale, batch: np.ndarray, rng: np.random.Generator) -> dict:
+    lengths = history_lengths(way, scale)[batch]
+    items = [rng.integers(1, scale.n_items + 1, size=length) for length in lengths]
+    prompt = prompt_of(way, scale)
+    tensors = prompt.batch(items)
+    if way.means == PADDED_TO_MOST:
+        longest = int(prompt.lengths(np.array([scale.max_history]))[0])
+        missing = longest - tensors["token_ids"].shape[1]
+        fill = {"token_ids": 0, "item_rows": -1, "attention_mask": 0}
+        tensors = {name: F.pad(tensors[name], (0, missing), value=fill[name]) for name in fill}
+    return {name: tensor.to(scale.device) for name, tensor in tensors.items()}
+
+
+# ---- running them -------------------------------------------------------------------------------
+
+
+class _Sides(nn.Module):
+    """One language model with item slots, and the heads of both sides."""
+
+    def __init__(self, scale: Scale):
+        super().__init__()
+        torch.manual_seed(scale.seed)
+        model = random_language_model(scale.size, scale.quantization, torch.device(scale.device))
+        self.hidden_size = model.config.get_text_config().hidden_size
+        self.shares = can_share_prefix(model)
+        model = add_adapters(model, 16, 32, 0.05, "all-linear")
+        items = torch.randn(scale.n_items + 1, _ITEM_DIMENSION)
+        self.reader = ItemPromptModel(model, items, "last")
+        self.preference_head = nn.Linear(self.hidden_size, 50)
+        self.item_scores = nn.Linear(self.hidden_size, scale.n_items, bias=False)
+        self.to(scale.device)
+
+    def loss(self, way: Way, prompts: dict[str, Tensor]) -> Tensor:
+        hidden = self.reader(**prompts)
+        if way.side == "TSLRec":
+            target = hidden.new_full((len(hidden), 50), 1 / 50)
+            return (self.preference_head(hidden).softmax(1) - target).pow(2).sum(1).mean()
+        targets = torch.zeros(len(hidden), dtype=torch.int64, device=hidden.device)
+        return F.cross_entropy(self.item_scores(hidden), targets)
+
+
+def _runner(sides: _Sides, way: Way, scale: Scale) -> Callable[[dict[str, Tensor]], None]:
+    """Does one batch of a way."""
+    device = torch.device(scale.device)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device))
+    trained = [parameter for parameter in sides.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4)
+
+    def train(prompts: dict[str, Tensor]) -> None:
+        sides.train()
+        with autocast:
+            loss = sides.loss(way, prompts)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    @torch.no_grad()
+    def infer(prompts: dict[str, Tensor]) -> None:
+        sides.eval()
+        with autocast:
+            hidden = sides.reader(**prompts)
+        if way.side == "E4SRec":
+            sides.item_scores(hidden)
+
+    return train if way.part == "training" else infer
+
+
+def _turns(sides: _Sides, way: Way, scale: Scale, batches: list[np.ndarray]) -> Iterator[tuple]:
+    """Endless turns of one batch each, drawn at random: its positions and seconds."""
+    run = _runner(sides, way, scale)
+    rng = np.random.default_rng(scale.seed)
+    device = torch.device(scale.device)
+    while True:
+        batch = batches[rng.integers(len(batches))]
+        prompts = _prompts(way, scale, batch, rng)
+        positions, _ = computed_positions(way, scale, [batch])
+        start = perf_counter()
+        run(prompts)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        yield positions, perf_counter() - start
+
+
+def peak_memory_alone(way: Way, scale: Scale, steps: int = 2) -> int:
+    """Bytes at the most in a process that does nothing else, on its largest batches.
+
+    On a GPU what torch took there; on a CPU what a process of its own took in all.
+    """
+    if scale.device != "cpu":
+        return _peak_memory_here(way, scale, steps)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_memory_here, (way, scale, steps))
+
+
+def _peak_memory_here(way: Way, scale: Scale, steps: int) -> int:
+    device = torch.device(scale.device)
+    sides = _Sides(scale)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    largest = sorted(
+        batches_of(way, scale), key=lambda batch: -computed_positions(way, scale, [batch])[0]
+    )
+    run, rng = _runner(sides, way, scale), np.random.default_rng(scale.seed)
+    for batch in largest[:steps]:
+        run(_prompts(way, scale, batch, rng))
+    return peak_memory(device)
+
+
+def measure(scale: Scale, turns: int = 8, show_progress: bool = True) -> list[Measured]:
+    """Measure every way in turns.
+
+    Args:
+        turns: batches of each way that are timed, after one that is not.
+
+    Raises:
+        ValueError: the language model looks ahead, so that its prompts share no prefix.
+    """
+    sides = _Sides(scale)
+    if not sides.shares:
+        raise ValueError(
+            f"efficiency: [{scale.size}] is no causal model, and the means that are compared are "
+            f"those of causal models."
+        )
+    batches = {way: batches_of(way, scale) for way in WAYS}
+    running = {way: _turns(sides, way, scale, batches[way]) for way in WAYS}
+    seen: dict[Way, list[tuple[int, float]]] = {way: [] for way in WAYS}
+    for turn in tqdm(range(turns + 1), desc="Measuring in turns", disable=not show_progress):
+        for way in WAYS:
+            measured = next(running[way])
+            if turn > 0:  # the first warms up
+                seen[way].append(measured)
+    device = torch.device(scale.device)
+    rate = matrix_rate(device) if device.type == "cuda" else None
+    results = []
+    for way in tqdm(WAYS, desc="Memory", disable=not show_progress):
+        positions, filled = computed_positions(way, scale, batches[way])
+        a_position = median(seconds / done for done, seconds in seen[way])
+        trained = positions if way.part == "training" else 0
+        seconds = a_position * positions
+        share = operations(sides.reader, positions, trained) / seconds / rate if rate else None
+        results.append(
+            Measured(
+                way,
+                sum(len(batch) for batch in batches[way]),
+                positions,
+                1 - filled / positions,
+                sum(done for done, _ in seen[way]),
+                seconds,
+                peak_memory_alone(way, scale),
+                share,
+            )
+        )
+    return results
+
+
+# ---- what is shown ------------------------------------------------------------------------------
+
+
+def efficiency_table(results: list[Measured]) -> str:
+    """Every way, and its factors over TSLRec's own, as Markdown."""
+    best = {result.way.part: result for result in results[:2]}
+    rows = []
+    for result in results:
+        own = best[result.way.part]
+        rows.append(
+            {
+                "side": result.way.side,
+                "part": result.way.part,
+                "prompts": result.way.means,
+                "examples": f"{result.examples:,}",
+                "positions": f"{result.positions:,}",
+                "padding": f"{100 * result.padding_share:.0f} %",
+                "measured": f"{100 * min(result.sampled_positions / result.positions, 1):.1f} %",
+                "seconds": f"{result.seconds:,.1f}",
+                "× positions": f"{result.positions / own.positions:.1f}",
+                "× seconds": f"{result.seconds / own.seconds:.1f}",
+                "peak GiB": f"{result.peak_memory / 2**30:.2f}",
+            }
+        )
+        if result.share_of_matrix_rate is not None:
+            rows[-1]["of the matrix rate"] = f"{100 * result.share_of_matrix_rate:.0f} %"
+    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+
+
+def draw(results: list[Measured], title: str, path: Path) -> None:
+    """Figure 3: seconds of training and inference, TSLRec beside E4SRec."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(8, 3.6), layout="constrained")
+    for axis, part in zip(axes, ("training", "inference"), strict=True):
+        bars = [result for result in results[:4] if result.way.part == part]
+        drawn = axis.bar(
+            [result.way.side for result in bars],
+            [result.seconds for result in bars],
+            color=["#0072B2", "#E69F00"],
+            width=0.55,
+        )
+        axis.bar_label(drawn, [f"{result.seconds:,.1f} s" for result in bars], padding=2)
+        axis.set_yscale("log")
+        axis.margins(y=0.2)
+        axis.set_ylabel("seconds (log scale)")
+        axis.set_title("training, one epoch" if part == "training" else "inference, all of it")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def machine(device: str) -> str:
+    """One line on where this ran."""
+    chip = torch.cuda.get_device_name() if device != "cpu" else platform.machine()
+    return (
+        f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {chip}, Python "
+        f"{platform.python_version()}, torch {torch.__version__}"
+    )
+
+
+def scale_of(dataset: str, config_file_list, **changes) -> Scale:
+    """The lengths of a RecBole data set, and the rest as given."""
+    from recbole.config import Config
+    from recbole.data import create_dataset, data_preparation
+
+    from recbole_tslrec.reconstruction.histories import training_histories
+
+    config = Config("TSLRec_SASRec", dataset, config_file_list)
+    train_data, _, test_data = data_preparation(config, create_dataset(config))
+    tested = test_data._dataset
+    return Scale(
+        train_lengths=training_histories(train_data._dataset).lengths,
+        test_lengths=tested.inter_feat[tested.item_list_length_field].numpy(),
+        n_items=tested.item_num - 1,
+        device=str(config["device"]),
+        seed=config["seed"],
+        **changes,
+    )
+
+
+def run(scale: Scale, dataset: str, turns: int, output: Path) -> str:
+    """Measure, write ``efficiency.md``, ``.json`` and ``.png`` into ``output``; the Markdown."""
+    results = measure(scale, turns)
+    output.mkdir(parents=True, exist_ok=True)
+    title = f"{dataset}, {scale.size}, {scale.quantization}"
+    command = f"python -m recbole_tslrec {' '.join(sys.argv[1:])}"
+    text = (
+        f"# Efficiency: {title}\n\n{machine(scale.device)}. {turns} batches of each way were timed in "
+        f"turns; seconds are the median time of a position times the positions of the whole, an epoch "
+        f'or all of inference. "measured" is the share of them that was really computed. Factors are '
+        f"over TSLRec with a shared prefix. Weights are random.\n\n{efficiency_table(results)}\n\n"
+        f"![Figure 3](efficiency.png)\n"
+    )
+    (output / "efficiency.md").write_text(text, encoding="utf-8")
+    kept = [asdict(result) for result in results]
+    settings = {
+        key: value for key, value in asdict(scale).items() if not isinstance(value, np.ndarray)
+    }
+    write_json(output / "efficiency.json", {"settings": settings, "ways": kept, "command": command})
+    draw(results, title, output / "efficiency.png")
+    return text

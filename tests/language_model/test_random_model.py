@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
+from recbole_tslrec.language_model.load import add_adapters, load_language_model
+from recbole_tslrec.language_model.random_model import SIZES, random_language_model
+from recbole_tslrec.language_model.source import open_source
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_held_as_a_loaded_model_is_and_can_be_trained(kind, quantization, language_model_folder):
+    folder = language_model_folder(kind)
+    made = random_language_model(folder, quantization, CPU)
+    loaded = load_language_model(open_source(folder), quantization, CPU)
+    as_held = [
+        {name: (p.shape, p.dtype) for name, p in model.named_parameters() if p.dim() == 2}
+        for model in (made, loaded)
+    ]
+    linear = {name for name in as_held[0] if "embed" not in name}
+    assert linear and all(as_held[0][name] == as_held[1][name] for name in linear)
+    assert not any(tensor.is_meta for tensor in (*made.parameters(), *made.buffers()))
+    reader = ItemPromptModel(add_adapters(made, 2, 4, 0.0, "all-linear"), torch.randn(5, 6), "last")
+    prompts = {
+        "token_ids": torch.ones(1, 4, dtype=torch.int64),
+        "item_rows": torch.tensor([[-1, 2, 3, -1]]),
+        "attention_mask": torch.ones(1, 4, dtype=torch.int64),
+    }
+    state = reader(**prompts)
+    state.sum().backward()
+    assert state.isfinite().all() and reader.linear_proj.weight.grad.isfinite().all()
+
+
+def test_the_papers_models_have_their_size():
+    from transformers import AutoModel
+
+    counts = {}
+    for size, config in SIZES.items():
+        with torch.device("meta"):
+            model = AutoModel.from_config(config())
+        counts[size] = sum(p.numel() for p in model.parameters()) / 1e9
+    assert counts["llama2-13b"] == pytest.approx(12.85, abs=0.05)  # without the output head
+    assert counts["llama2-7b"] == pytest.approx(6.61, abs=0.05)
+    assert counts["qwen2.5-0.5b"] == pytest.approx(0.494, abs=0.005)
+    assert counts["smollm2-135m"] == pytest.approx(0.1345, abs=0.001)
+
+
+def test_an_unknown_size_names_what_there_is():
+    with pytest.raises(ValueError, match=r"size: \[no/such\] is neither one of llama2-13b"):
+        random_language_model("no/such", "none", CPU)

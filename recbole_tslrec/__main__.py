@@ -10,7 +10,8 @@ from pathlib import Path
 
 from recbole_tslrec import quick_start
 from recbole_tslrec.experiments.comparison import compare
-from recbole_tslrec.experiments.data_import import import_sequences
+from recbole_tslrec.experiments.data_import import import_data
+from recbole_tslrec.experiments.interaction_files import FORMS, Columns
 from recbole_tslrec.model.folding import fold_checkpoint
 
 
@@ -20,7 +21,10 @@ def main() -> None:
         del sys.argv[1]
         quick_start.main()
         return
-    args, keys = _parser().parse_known_args()
+    parser = _parser()
+    args, keys = parser.parse_known_args()
+    if keys and args.command == "import":  # has no keys of yaml files: these are misspelt options
+        parser.error(f"import has no {' '.join(keys)}; see import --help")
     # RecBole's Config reads sys.argv itself: leave it the keys of the yaml files.
     sys.argv = [sys.argv[0], *keys]
     args.run(args)
@@ -41,7 +45,21 @@ def _fold(args: argparse.Namespace) -> None:
 
 
 def _import(args: argparse.Namespace) -> None:
-    print(import_sequences(args.source, args.data_path, args.dataset))
+    try:
+        done = import_data(
+            args.source,
+            args.data_path,
+            args.dataset,
+            form=args.form,
+            columns=Columns(args.user_column, args.item_column, args.time_column),
+            item_text=args.item_text,
+            min_user=args.min_user,
+            min_item=args.min_item,
+            overwrite=args.overwrite,
+        )
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"import: {error}") from None
+    print(done)
 
 
 def _efficiency(args: argparse.Namespace) -> None:
@@ -110,16 +128,40 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--checkpoint", required=True, type=Path, help="the trained model")
     command.add_argument("--output", required=True, type=Path, help="where to write the plain one")
     command.set_defaults(run=_fold)
+    _add_import(commands)
+    return parser
+
+
+def _add_import(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
-        "import", help="turn lines 'user item item …' into RecBole's files, and print Table 1's row"
+        "import", help="turn a data set into RecBole's files, and print its row of Table 1"
     )
-    command.add_argument("--source", required=True, type=Path, help="the file of sequences")
+    command.add_argument("--source", required=True, type=Path, help="the file of interactions")
     command.add_argument("--dataset", required=True, help="the name that the data set gets")
     command.add_argument(
         "--data_path", default=Path("dataset"), type=Path, help="RecBole's data_path"
     )
+    command.add_argument(
+        "--form",
+        default="auto",
+        choices=["auto", *FORMS],
+        help="lines 'user item item …', a CSV or TSV log with times, or RecBole's .inter",
+    )
+    for role in ("user", "item", "time"):
+        command.add_argument(
+            f"--{role}_column", help=f"the column of the {role}, if it has no common name"
+        )
+    command.add_argument("--item_text", type=Path, help="lines item, tab, text; or RecBole's .item")
+    command.add_argument(
+        "--min_user", type=int, default=1, help="the fewest interactions of a user that is kept"
+    )
+    command.add_argument(
+        "--min_item", type=int, default=1, help="the fewest interactions of an item that is kept"
+    )
+    command.add_argument(
+        "--overwrite", action="store_true", help="replace files that are there with other content"
+    )
     command.set_defaults(run=_import)
-    return parser
 
 
 if __name__ == "__main__":

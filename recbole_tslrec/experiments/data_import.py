@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
+import numpy as np
+import pandas as pd
 
+from recbole_tslrec.experiments.interaction_files import Columns, read_interactions, recognise
+from recbole_tslrec.experiments.interactions import Interactions
+from recbole_tslrec.experiments.item_text import read_items
 from recbole_tslrec.storage import write_atomically
 
 
@@ -18,6 +21,11 @@ class Statistics:
     users: int
     items: int
     interactions: int
+
+    @classmethod
+    def of(cls, interactions: Interactions) -> Statistics:
+        users = np.unique(interactions.user)
+        return cls(len(users), len(interactions.used_items), len(interactions))
 
     @property
     def average_length(self) -> float:
@@ -35,48 +43,92 @@ class Statistics:
         )
 
 
-def import_sequences(source: Path, folder: Path, name: str) -> Statistics:
-    """Turn lines ``user item item …``, oldest first, into ``folder/name/name.inter``.
+@dataclass(frozen=True)
+class Import:
+    """What an import came to: the row of Table 1, and what the user should know beside it."""
 
-    The timestamp is the interaction's place in the user's history: RecBole holds times as float32,
-    which tells such small numbers apart exactly, and seconds since 1970 only to a minute.
+    statistics: Statistics
+    notes: list[str]
+
+    def __str__(self) -> str:
+        return "\n".join([*self.notes, str(self.statistics)])
+
+
+def import_data(
+    source: Path,
+    folder: Path,
+    name: str,
+    *,
+    form: str = "auto",
+    columns: Columns | None = None,
+    item_text: Path | None = None,
+    min_user: int = 1,
+    min_item: int = 1,
+    overwrite: bool = False,
+) -> Import:
+    """Turn a published data set into ``folder/name/name.inter``, and ``name.item`` if there is text.
+
+    Args:
+        source: the interactions, in one of ``interaction_files.FORMS``.
+        folder: RecBole's ``data_path``.
+        name: the name that the data set gets.
+        form: one of ``FORMS``; auto: as recognised by the first line.
+        columns: the names of the columns of a log or an atomic file.
+        item_text: see ``item_text.read_items``. None: an ``.item`` beside an atomic source, if any.
+        min_user, min_item: every user and item keeps at least so many interactions.
+        overwrite: replace files that are there with other content.
 
     Raises:
-        ValueError: a line has no item, or its user came before; names file and line.
+        ValueError: malformed input, with file and line; nothing left; a name that RecBole reserves.
+        FileExistsError: a file is there with other content.
     """
+    if name == "ml-100k":
+        raise ValueError(
+            "RecBole reads its own copy under the name [ml-100k]; choose another name."
+        )
+    columns = columns or Columns()
+    chosen = recognise(source) if form == "auto" else form
+    notes = [f"Read {source} as {chosen}{' (recognised)' if form == 'auto' else ''}."]
+    everything = read_interactions(source, chosen, columns)
+    interactions = everything.k_core(min_user, min_item)
+    if not len(interactions):
+        raise ValueError(
+            f"{source}: nothing is left under min_user {min_user}, min_item {min_item}."
+        )
+    if len(interactions) < len(everything):
+        notes.append(f"Filtered {Statistics.of(everything)}.")
     target = folder / name / f"{name}.inter"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    items: set[str] = set()
-    counts = {"users": 0, "interactions": 0}
-
-    def write(path: Path) -> None:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write("user_id:token\titem_id:token\ttimestamp:float\n")
-            for user, history in tqdm(
-                _read_sequences(source), desc=f"Import {name}", unit=" users"
-            ):
-                rows = (f"{user}\t{item}\t{place}\n" for place, item in enumerate(history))
-                file.writelines(rows)
-                items.update(history)
-                counts["users"] += 1
-                counts["interactions"] += len(history)
-
-    write_atomically(target, write)
-    return Statistics(counts["users"], len(items), counts["interactions"])
+    tables = {target: interactions.table()}
+    beside = source.with_suffix(".item")
+    if item_text is None and chosen == "atomic" and beside.is_file():
+        item_text = beside
+    if item_text is not None:
+        items, note = read_items(item_text, interactions.used_items, columns)
+        tables[target.with_suffix(".item")] = items
+        notes.append(note)
+    elif target.with_suffix(".item").is_file():
+        notes.append(
+            f"{target.with_suffix('.item')} was there and stays; RecBole reads it as well."
+        )
+    notes += _write(tables, overwrite)
+    return Import(Statistics.of(interactions), notes)
 
 
-def _read_sequences(source: Path) -> Iterator[tuple[str, list[str]]]:
-    seen: dict[str, int] = {}
-    with open(source, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            user, *history = line.split() or [""]
-            if not history:
-                raise ValueError(
-                    f"{source}, line {number}: [{line.strip()}] is not a user and items."
-                )
-            if user in seen:
-                raise ValueError(
-                    f"{source}, line {number}: user [{user}] has line {seen[user]} already."
-                )
-            seen[user] = number
-            yield user, history
+def _write(tables: dict[Path, pd.DataFrame], overwrite: bool) -> list[str]:
+    """Write all of the tables or, where one would replace another content unasked, none."""
+    contents = {
+        path: table.to_csv(sep="\t", index=False, lineterminator="\n").encode()
+        for path, table in tables.items()
+    }
+    there = {path for path in contents if path.is_file()}
+    same = {path for path in there if path.read_bytes() == contents[path]}
+    if there - same and not overwrite:
+        files = ", ".join(str(path) for path in sorted(there - same))
+        raise FileExistsError(
+            f"{files} is there with other content. Give --overwrite to replace it, or another --dataset."
+        )
+    for path in contents.keys() - same:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = contents[path]
+        write_atomically(path, lambda temporary, content=content: temporary.write_bytes(content))
+    return [f"{path} {'is there already' if path in same else 'written'}." for path in contents]

@@ -1,0 +1,35 @@
+import pytest
+
+from recbole_tslrec.experiments.interaction_files import Columns
+from recbole_tslrec.experiments.item_text import read_items
+
+
+def test_text_with_and_without_original_id_or_several_texts(tmp_path):
+    (tmp_path / "t.tsv").write_text(
+        '1\tA  "B"\n2\tB00\tTitle\tDrama|War\n3\tB01\t\n4\tnull\n9\tC\n'
+    )
+    table, note = read_items(tmp_path / "t.tsv", ["1", "2", "3", "4", "5"], Columns())
+    assert table.values.tolist() == [
+        ["1", 'A "B"'],
+        ["2", "Title Drama|War"],
+        *(["3", ""], ["4", ""], ["5", ""]),
+    ]
+    assert list(table) == ["item_id:token", "item_text:token_seq"]
+    assert "2 with, 3 without text or a row; left out: 1 that" in note
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1\ta\n2\n", r"t.tsv, line 2: \[2\] is not an item"),
+        ("1\ta\n\tb\n", "line 2"),
+        ("1\ta\n1\tb\n", r"line 2: item \[1\] has line 1 already"),
+        ("01\ta\n", "has nothing on any item of the interactions"),
+        ("item_id:token\tt:token_seq\n1\n", "line 2: 1 columns, where the header has 2"),
+        ("product:token\tt:token_seq\n1\ta\n", "none of .* is the item column"),
+    ],
+)
+def test_malformed_text_is_named(text, message, tmp_path):
+    (tmp_path / "t.tsv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_items(tmp_path / "t.tsv", ["1", "2"], Columns())

@@ -108,7 +108,8 @@ def import_data(
         notes.append(note)
     elif target.with_suffix(".item").is_file():
         notes.append(
-            f"{target.with_suffix('.item')} was there and stays; RecBole reads it as well."
+            f"{target.with_suffix('.item')} was there and stays: where it is loaded, RecBole drops "
+            f"the interactions of items that it lacks."
         )
     notes += _write(tables, overwrite)
     return Import(Statistics.of(interactions), notes)

@@ -91,6 +91,8 @@ def _read_sequences(path: Path) -> Interactions:
 
 def _read_log(path: Path, form: str, columns: Columns) -> Interactions:
     """A row an interaction, in any order; interactions of the same time keep the file's order."""
+    if form == "atomic" and not atomic_header(path):
+        raise ValueError(f"{path}, line 1: not a RecBole header, tab-separated columns name:type.")
     first = next(read_lines(path), "")
     candidates = "\t" if form == "atomic" else _SEPARATORS
     separator = next((mark for mark in candidates if mark in first), ",")

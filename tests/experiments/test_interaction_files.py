@@ -153,6 +153,7 @@ MALFORMED = [
     ("csv", HEADER + "1,2,inf\n", r"line 2: the time \[inf\]"),
     ("csv", "user,item,time,date\n1,2,3,4\n", r"2 of the columns \['user'.* is the time column"),
     ("csv", "user,thing,time\n1,2,3\n", r"none of .*'thing'.* is the item column.*--item_column"),
+    ("atomic", "user\titem\ttime\n1\t2\t3\n", "data, line 1: not a RecBole header"),
     ("atomic", "user_id:token\titem_id:token\n1\t2\n", "none of .* is the time column"),
 ]
 

@@ -1,0 +1,53 @@
+"""properties/paper.yaml means the paper's evaluation for every backbone."""
+
+import pytest
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, init_seed
+
+from recbole_tslrec.model.specifications import BACKBONES
+from recbole_tslrec.registration import properties_folder
+
+FILE = str(properties_folder() / "paper.yaml")
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("variant", ["", "CI_", "TSLRec_"])
+def test_every_model_gets_the_papers_settings(variant, backbone, small_data):
+    places = {"data_path": "data", "gpu_id": ""}
+    config = Config(variant + backbone, small_data, [FILE], config_dict=places)
+    assert config["eval_args"]["split"] == {"LS": "valid_and_test"}
+    assert config["eval_args"]["order"] == "TO"
+    assert config["eval_args"]["mode"] == {"valid": "full", "test": "full"}
+    assert config["metrics"] == ["Hit", "NDCG"]
+    assert config["topk"] == [5, 10]
+    assert config["valid_metric"] == "NDCG@10"
+    assert config["valid_metric_bigger"]
+    assert config["stopping_step"] == 10
+    assert config["loss_type"] == "CE"
+    assert config["train_neg_sample_args"]["distribution"] == "none"
+    assert config["learning_rate"] == 1e-4  # a number: in plain yaml it would be a text
+    assert config["train_batch_size"] == 1024
+    assert config["MAX_ITEM_LIST_LENGTH"] == 50
+    assert config["load_col"] == {"inter": ["user_id", "item_id", "timestamp"]}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_backbone_is_256_wide_and_leaves_one_out(backbone, small_data):
+    places = {"data_path": "data", "gpu_id": ""}
+    config = Config(backbone, small_data, [FILE], config_dict=places)
+    init_seed(config["seed"], True)
+    dataset = create_dataset(config)
+    train_data, valid_data, test_data = data_preparation(config, dataset)
+    assert len(valid_data.dataset) == len(test_data.dataset) == 40  # one row a user
+    model = get_model(backbone)(config, train_data.dataset)
+    assert model.item_embedding.weight.shape == (dataset.item_num, 256)
+    user = model(*(train_data.dataset[:2][field] for field in _inputs(model)))
+    assert user.shape == (2, 256)
+
+
+def _inputs(model) -> list[str]:
+    """The columns that the model's forward takes."""
+    if type(model).__name__ == "Caser":
+        return [model.USER_ID, model.ITEM_SEQ]
+    return [model.ITEM_SEQ, model.ITEM_SEQ_LEN]

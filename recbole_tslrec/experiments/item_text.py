@@ -52,7 +52,7 @@ def read_items(path: Path, wanted: Collection[str], columns: Columns) -> tuple[p
         lines[item] = line
         if item not in missing:
             left_out += 1
-        elif values:
+        elif any(values):
             del missing[item]
             table.append([item, *values])
     if not table:
@@ -73,7 +73,7 @@ def _atomic_rows(path: Path, at_item: int) -> Iterator[tuple[int, str, list[str]
 
 
 def _text_rows(path: Path) -> Iterator[tuple[int, str, list[str]]]:
-    """Line, item and its text; nothing in place of a text that is empty."""
+    """Line, item and its text, if it has one that RecBole can read."""
     for line, row in enumerate(read_lines(path), start=1):
         item, *rest = row.rstrip("\r\n").split("\t")
         if not item.strip() or not rest:

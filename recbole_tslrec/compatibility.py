@@ -9,6 +9,8 @@ accepts, and torch to accept what is harmless in it; torch's check stays on.
 from __future__ import annotations
 
 import functools
+import hashlib
+import io
 import os
 import pickle
 import zipfile
@@ -16,12 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import recbole.quick_start
+import recbole.quick_start.quick_start
 import torch
 from recbole.config import Config
 from recbole.trainer import Trainer
 from recbole.utils import EvaluatorType, InputType, ModelType, set_color
 
-from recbole_tslrec.storage import write_atomically
+from recbole_tslrec.files import file_hash, write_atomically
 
 if TYPE_CHECKING:
     from torch.serialization import MAP_LOCATION
@@ -78,8 +82,48 @@ def apply() -> None:
     Config.__getstate__ = _config_state
     Config.__setstate__ = _restore_config
     Trainer._save_checkpoint = _save_checkpoint
+    _check_before_reading()
     _switch_anomaly_detection_off()
     torch.serialization.add_safe_globals(_SAFE_GLOBALS)
+
+
+def _check_before_reading() -> None:
+    # RecBole hands its files to torch.load, which takes altered weights without a word.
+    Trainer.resume_checkpoint = _resuming_what_is_sound(Trainer.resume_checkpoint)
+    Trainer.evaluate = _evaluating_what_is_sound(Trainer.evaluate)
+    loading = _loading_what_is_sound(recbole.quick_start.load_data_and_model)
+    recbole.quick_start.load_data_and_model = loading
+    recbole.quick_start.quick_start.load_data_and_model = loading
+
+
+def _resuming_what_is_sound(original):
+    @functools.wraps(original)
+    def resume_checkpoint(self, resume_file):
+        check_checkpoint(resume_file)
+        return original(self, resume_file)
+
+    return resume_checkpoint
+
+
+def _evaluating_what_is_sound(original):
+    @functools.wraps(original)
+    def evaluate(
+        self, eval_data, load_best_model=True, model_file=None, show_progress=False, **more
+    ):
+        if eval_data and load_best_model:
+            check_checkpoint(model_file or self.saved_model_file)
+        return original(self, eval_data, load_best_model, model_file, show_progress, **more)
+
+    return evaluate
+
+
+def _loading_what_is_sound(original):
+    @functools.wraps(original)
+    def load_data_and_model(model_file):
+        check_checkpoint(model_file)
+        return original(model_file)
+
+    return load_data_and_model
 
 
 def _switch_anomaly_detection_off() -> None:
@@ -108,20 +152,62 @@ def load_checkpoint(path: str | os.PathLike, map_location: MAP_LOCATION = "cpu")
             as a plain RecBole's checkpoints do.
     """
     name = os.fspath(path)
-    if not _is_intact(path):
-        raise ValueError(f"[{name}] is not a checkpoint, or is damaged or cut short.")
-    try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"[{name}] is refused: it {_reason_for_refusal(path)}, which torch reads only on trust."
-            " A checkpoint of RecBole alone must be saved again with recbole_tslrec imported: train"
-            " again or, if you trust the file, torch.load it with weights_only=False and torch.save"
-            " the result."
-        ) from error
+    check_checkpoint(path)
+    checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     if not isinstance(checkpoint, dict):
         raise ValueError(f"[{name}] is not a checkpoint: it holds a {type(checkpoint).__name__}.")
     return checkpoint
+
+
+def check_checkpoint(path: str | os.PathLike) -> None:
+    """Raise, as :func:`load_checkpoint` does, for a file that is damaged or read only on trust.
+
+    The whole file is read, to compare its checksums; none of what it holds is kept.
+    """
+    name = os.fspath(path)
+    if not _is_intact(path):
+        raise ValueError(f"[{name}] is not a checkpoint, or is damaged or cut short.")
+    try:
+        torch.load(path, map_location="meta", weights_only=True)  # everything but the numbers
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"[{name}] is refused: it {_reason_for_refusal(path)}, which torch reads only on trust, "
+            f"since such a file can run any program as it is read. A checkpoint of RecBole alone "
+            f"must be saved again with recbole_tslrec imported: train again or, if you trust whoever "
+            f"made this one file: python -m recbole_tslrec convert --checkpoint={name} "
+            f"--output=<new file> --trusted_sha256={file_hash(Path(path))}"
+        ) from error
+
+
+def convert_checkpoint(checkpoint: Path, output: Path, trusted_sha256: str) -> None:
+    """Save a checkpoint of RecBole alone again in the form that is read without trust.
+
+    Reading the old form can run any program that its maker has put in: nothing is read unless the
+    file is the very one whose hash is given.
+
+    Args:
+        checkpoint: the old file.
+        output: where to write; the weights, the config and the optimiser's state are the same.
+        trusted_sha256: the file's SHA-256, as the refusal gave it.
+
+    Raises:
+        ValueError: the file is damaged, has another hash, or holds no checkpoint.
+    """
+    if not _is_intact(checkpoint):
+        raise ValueError(f"[{checkpoint}] is not a checkpoint, or is damaged or cut short.")
+    content = checkpoint.read_bytes()  # once, so that what is hashed is what is read
+    found = hashlib.sha256(content).hexdigest()
+    if found != trusted_sha256.lower():
+        raise ValueError(
+            f"--trusted_sha256: [{trusted_sha256}] is not the SHA-256 of [{checkpoint}], which is "
+            f"[{found}]. Nothing was read from it."
+        )
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
+    if not isinstance(state, dict) or "state_dict" not in state:
+        raise ValueError(f"[{checkpoint}] is not a checkpoint of RecBole.")
+    state["other_parameter"] = _without_layers(state.get("other_parameter") or {})
+    write_checkpoint(state, output)
+    check_checkpoint(output)
 
 
 def _is_intact(path: str | os.PathLike) -> bool:
@@ -192,18 +278,22 @@ def _save_checkpoint(self: Trainer, epoch: int, verbose: bool = True, **kwargs: 
         "cur_step": self.cur_step,
         "best_valid_score": self.best_valid_score,
         "state_dict": self.model.state_dict(),
-        # SASRecF, DIN and others name a whole layer here, with the dataset in it. Its weights are
-        # in state_dict, and the model's constructor makes the rest.
-        "other_parameter": {
-            name: value
-            for name, value in self.model.other_parameter().items()
-            if not isinstance(value, torch.nn.Module)
-        },
+        "other_parameter": _without_layers(self.model.other_parameter()),
         "optimizer": self.optimizer.state_dict(),
     }
     write_checkpoint(state, saved_model_file)
     if verbose:
         self.logger.info(set_color("Saving current", "blue") + f": {saved_model_file}")
+
+
+def _without_layers(other_parameter: dict[str, Any]) -> dict[str, Any]:
+    # SASRecF, DIN and others name a whole layer here, with the dataset in it. Its weights are in
+    # state_dict, and the model's constructor makes the rest.
+    return {
+        name: value
+        for name, value in other_parameter.items()
+        if not isinstance(value, torch.nn.Module)
+    }
 
 
 def write_checkpoint(state: dict[str, Any], path: str | os.PathLike) -> None:

@@ -21,10 +21,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recbole_tslrec.storage import file_hash, write_atomically, write_json
+from recbole_tslrec.files import (
+    file_hash,
+    read_checked_json,
+    with_checksum,
+    write_atomically,
+    write_json,
+)
 
 FORMAT = "recbole_tslrec item tensors"
 FORMAT_VERSION = 1
+_KEYS = {"format", "version", "sha256", "tensors", "provenance", "tokens"}
 
 
 @dataclass
@@ -87,7 +94,7 @@ class ItemTensors:
             "provenance": self.provenance,
             "tokens": self.tokens,
         }
-        write_json(path.with_suffix(".json"), header)
+        write_json(path.with_suffix(".json"), with_checksum(header))
 
     @classmethod
     def load(cls, path: Path) -> ItemTensors:
@@ -119,12 +126,11 @@ def read_header(path: Path) -> dict[str, Any]:
                 f".json of the same name beside it."
             )
     try:
-        header = json.loads(header_path.read_text(encoding="utf-8"))
-        form, version = header["format"], header["version"]
-        shapes, tokens = header["tensors"], header["tokens"]
-        header["sha256"], header["provenance"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"[{header_path}] does not describe item tensors: {error!r}") from error
+        header = read_checked_json(header_path, _KEYS)
+    except ValueError as error:
+        raise ValueError(f"[{header_path}] does not describe item tensors: {error}") from error
+    form, version = header["format"], header["version"]
+    shapes, tokens = header["tensors"], header["tokens"]
     if form != FORMAT or version != FORMAT_VERSION:
         raise ValueError(
             f"[{header_path}] is [{form}] version [{version}]; this program reads "

@@ -40,6 +40,7 @@ from recbole_tslrec.augmentation.enhanced_embeddings import (
     read_items,
 )
 from recbole_tslrec.compatibility import load_checkpoint
+from recbole_tslrec.files import check_writable, warn_of_little_space
 from recbole_tslrec.item_tensors import ItemTensors, check_finite
 from recbole_tslrec.language_model.reader import (
     check_language_model,
@@ -201,6 +202,7 @@ class Pipeline:
                 return stage
         # The first process decides for all: another could look a moment later, when it is there.
         if processes.agree(not self.store.has(name, made_from)):
+            check_writable("tslrec_dir", self.store.root)
             if not self.config["single_spec"]:
                 # RecBole's loaders give each process a share of the data; no stage is made of that.
                 raise ValueError(
@@ -550,6 +552,7 @@ def check_before_training(config, stages: Sequence[str], n_items: int) -> None:
     Raises:
         ValueError, OSError, ModuleNotFoundError: says which key, its value, and what to do.
     """
+    check_writable("checkpoint_dir", Path(config["checkpoint_dir"]))
     if "categories" in stages and config["n_categories"] > n_items:
         raise ValueError(
             f"n_categories: [{config['n_categories']}] is more than the {n_items} items of the data "
@@ -557,6 +560,22 @@ def check_before_training(config, stages: Sequence[str], n_items: int) -> None:
         )
     if "augmentation" in stages:
         check_language_model(config)
+
+        needed = _bytes_of_stages(config, n_items, open_source_for(config))
+        warn_of_little_space("tslrec_dir", Path(config["tslrec_dir"]), needed)
+
+
+def _bytes_of_stages(config, n_items: int, source) -> int:
+    """About how much the stages of one experiment take on disk at their largest."""
+    d, width = config["hidden_size"] or config["embedding_size"] or 64, source.hidden_size
+    layers = getattr(source.config.get_text_config(), "num_hidden_layers", 12)
+    # About seven matrices a layer get adapters, which are [in, r] and [r, out].
+    adapters = layers * 7 * 2 * config["lora_r"] * width
+    trained = adapters + width * (d + config["n_categories"])
+    # fp32. Adam keeps two numbers beside each one; three checkpoints lie there before the oldest goes.
+    fine_tuning = 4 * trained * (3 * 3 + 1)
+    backbone = 4 * n_items * d * (3 + 1)  # its checkpoint, and e_v
+    return backbone + fine_tuning + 4 * n_items * (width + config["n_categories"])
 
 
 def cost_table(stages: Sequence[Stage]) -> str:

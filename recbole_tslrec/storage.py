@@ -7,55 +7,38 @@ the partial folder is there for the next run to go on from.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from recbole_tslrec.files import (
+    explaining_disk_errors,
+    file_hash,
+    flush_folder,
+    flush_names,
+    json_hash,
+    read_checked_json,
+    remove_unfinished_files,
+    with_checksum,
+    write_atomically,
+    write_json,
+)
+from recbole_tslrec.locks import only_one
+
+__all__ = ["Stage", "Store", "file_hash", "fingerprint", "write_atomically", "write_json"]
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+MANIFEST_KEYS = set("format stage fingerprint made_at seconds made_from notes files".split())
+UNFINISHED = "unfinished.json"  # in a partial folder: what the stage is being made from
 
-
-def fingerprint(content: Any) -> str:
-    """A hash of anything json can hold; the order of a dictionary's keys does not count."""
-    text = json.dumps(content, sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    """The SHA-256 of a file's content."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Have ``write`` make a temporary file in the same folder, flush it to disk, and rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write json atomically."""
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+fingerprint = json_hash
 
 
 @dataclass
@@ -93,13 +76,18 @@ class Store:
 
         Raises:
             ValueError: a stored stage has a file that is missing or altered.
+            DiskError: there is no space, or the folder cannot be written.
         """
         key, folder = self._place(name, made_from)
-        with self._only_one(folder):
-            if folder.is_dir():
-                return self._open(name, key, folder)
-            getLogger().info(f"Stage {name}: start, to be kept in [{folder}]")
-            return self._make(name, key, folder, made_from, make)
+        if folder.is_dir():  # whole from the moment it has this name: to read it takes no lock
+            return self._open(name, key, folder)
+        with explaining_disk_errors(folder):
+            self.root.mkdir(parents=True, exist_ok=True)
+            with only_one(folder):
+                if folder.is_dir():
+                    return self._open(name, key, folder)
+                getLogger().info(f"Stage {name}: start, to be kept in [{folder}]")
+                return self._make(name, key, folder, made_from, make)
 
     def has(self, name: str, made_from: dict[str, Any]) -> bool:
         """Whether the stage made from exactly this is there."""
@@ -111,58 +99,81 @@ class Store:
 
     def _make(self, name, key, folder, made_from, make) -> Stage:
         partial = folder.with_name(folder.name + ".partial")
-        partial.mkdir(parents=True, exist_ok=True)
+        partial.mkdir(exist_ok=True)
+        remove_unfinished_files(partial)
+        started = {"stage": name, "made_from": made_from, "started_at": _now()}
+        write_json(partial / UNFINISHED, started)
         start = time.monotonic()
         notes = make(partial) or {}
         seconds = time.monotonic() - start
+        (partial / UNFINISHED).unlink()
+        (partial / MANIFEST).unlink(missing_ok=True)  # of a run that was killed just before the end
+        files = {
+            path.relative_to(partial).as_posix(): path
+            for path in sorted(partial.rglob("*"))
+            if path.is_file()
+        }
         manifest = {
             "format": FORMAT_VERSION,
             "stage": name,
             "fingerprint": key,
-            "made_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "made_at": _now(),
             "seconds": round(seconds, 3),
             "made_from": made_from,
             "notes": notes,
-            "files": {
-                str(path.relative_to(partial)): file_hash(path)
-                for path in sorted(partial.rglob("*"))
-                if path.is_file() and path.name != MANIFEST
-            },
+            "files": {file: file_hash(path) for file, path in files.items()},
+            "sizes": {file: path.stat().st_size for file, path in files.items()},
         }
-        write_json(partial / MANIFEST, manifest)
+        flush_folder(partial)
+        write_json(partial / MANIFEST, with_checksum(manifest))
         os.replace(partial, folder)
+        flush_names(self.root)
         getLogger().info(f"Stage {name}: done in {seconds:.1f} s, kept in [{folder}]")
         return Stage(name, key, folder, seconds, reused=False, notes=notes)
 
     def _open(self, name: str, key: str, folder: Path) -> Stage:
-        remedy = f"Remove the folder [{folder}] to have the stage made again."
-        try:
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            files, stored = manifest["files"], manifest["fingerprint"]
-            seconds, notes = manifest["seconds"], manifest["notes"]
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"The stored stage {name} has no sound manifest. {remedy}") from error
-        if stored != key:
-            raise ValueError(f"The stored stage {name} was made from other things. {remedy}")
-        for file, expected in files.items():
+        manifest = read_manifest(folder)
+        if manifest["fingerprint"] != key or manifest["stage"] != name:
+            raise ValueError(
+                f"[{folder / MANIFEST}] is of another stage, made from other things. {remedy(folder)}"
+            )
+        for file, expected in manifest["files"].items():
             if not (folder / file).is_file() or file_hash(folder / file) != expected:
                 raise ValueError(
-                    f"The stored file [{folder / file}] is missing or altered. {remedy}"
+                    f"The stored file [{folder / file}] is missing or altered. {remedy(folder)}"
                 )
+        with suppress(OSError):  # a store that cannot be written may be read
+            os.utime(folder / MANIFEST)  # the last use, for ``clean``
         getLogger().info(f"Stage {name}: reused from [{folder}]")
+        seconds, notes = manifest["seconds"], manifest["notes"]
         return Stage(name, key, folder, seconds, reused=True, notes=notes)
 
-    @contextmanager
-    def _only_one(self, folder: Path) -> Iterator[None]:
-        """Wait while another process makes the same stage; the lock of a dead one is free."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            getLogger().warning(f"Another process is making [{folder}]; waiting for it.")
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """A finished stage's manifest, checked by itself; the stage's other files are not read.
+
+    Raises:
+        ValueError: it is missing, cut short, altered, or of another version.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = read_checked_json(path, MANIFEST_KEYS)
+    except FileNotFoundError as error:
+        raise ValueError(f"[{path}] is missing. {remedy(folder)}") from error
+    except ValueError as error:
+        raise ValueError(f"{error} {remedy(folder)}") from error
+    if manifest["format"] != FORMAT_VERSION:
+        raise ValueError(
+            f"[{path}] is of format [{manifest['format']}]; this program reads "
+            f"[{FORMAT_VERSION}]. {remedy(folder)}"
+        )
+    return manifest
+
+
+def remedy(folder: Path) -> str:
+    """What to do about a stage that cannot be used."""
+    return f"Remove the folder [{folder}] to have the stage made again."
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

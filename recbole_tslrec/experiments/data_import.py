@@ -11,7 +11,7 @@ import pandas as pd
 from recbole_tslrec.experiments.interaction_files import Columns, read_interactions, recognise
 from recbole_tslrec.experiments.interactions import Interactions
 from recbole_tslrec.experiments.item_text import read_items
-from recbole_tslrec.storage import write_atomically
+from recbole_tslrec.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from recbole_tslrec import processes
+from recbole_tslrec.files import broken_seal, seal
 from recbole_tslrec.language_model.batches import PositionBudgetSampler
 from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
 from recbole_tslrec.language_model.load import bf16_is_fast, load_adapters, save_adapters
@@ -214,6 +215,13 @@ class _ReconstructionTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         self.model.save(Path(output_dir or self.args.output_dir))
 
+    def _save_checkpoint(self, model, trial) -> None:
+        super()._save_checkpoint(model, trial)
+        # transformers writes its files one by one and flushes none: the seal makes them count.
+        processes.wait_for_all()  # each has written its random state
+        if processes.is_first():
+            seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         self.model.load(Path(resume_from_checkpoint))
 
@@ -390,13 +398,12 @@ def _run(trainer: Trainer, checkpoints: Path) -> None:
 
 
 def _remove_broken_checkpoints(checkpoints: Path) -> None:
-    """Remove the last checkpoints as long as a kill has cut them short.
-
-    transformers writes trainer_state.json last.
-    """
+    """Remove the last checkpoints as long as they are not as they were written: cut short or altered."""
     while (last := get_last_checkpoint(checkpoints)) is not None:
-        if (Path(last) / "trainer_state.json").is_file():
+        problem = broken_seal(Path(last))
+        if problem is None:
             return
+        getLogger().warning(f"Fine-tuning does not go on from [{last}]: {problem}.")
         shutil.rmtree(last)
 
 

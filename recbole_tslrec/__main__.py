@@ -6,15 +6,21 @@ import argparse
 import functools
 import logging
 import sys
+import time
 from pathlib import Path
 
 from recbole_tslrec import quick_start
+from recbole_tslrec.clean_up import leftovers, remove
+from recbole_tslrec.compatibility import convert_checkpoint
 from recbole_tslrec.experiments.comparison import compare
 from recbole_tslrec.experiments.data_import import import_data
 from recbole_tslrec.experiments.interaction_files import FORMS, Columns
 from recbole_tslrec.model.folding import fold_checkpoint
+from recbole_tslrec.storage import fingerprint
+from recbole_tslrec.stored_stages import explain, size, stored_stages, table, wanted_by
 
 
+@quick_start.stoppable
 def main() -> None:
     """Read the command; keys of the yaml files follow as ``--key=value``, as RecBole reads them."""
     if sys.argv[1:2] == ["run"]:  # RecBole's own command line follows
@@ -27,7 +33,12 @@ def main() -> None:
         parser.error(f"import has no {' '.join(keys)}; see import --help")
     # RecBole's Config reads sys.argv itself: leave it the keys of the yaml files.
     sys.argv = [sys.argv[0], *keys]
-    args.run(args)
+    try:
+        args.run(args)
+    except (OSError, ValueError) as error:
+        if args.command not in ("stages", "clean", "convert"):
+            raise
+        raise SystemExit(f"{args.command}: {error}") from None
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -74,6 +85,54 @@ def _efficiency(args: argparse.Namespace) -> None:
         batch_positions=args.batch_positions,
     )
     print(efficiency.run(scale, args.dataset, args.turns, args.output))
+
+
+def _convert(args: argparse.Namespace) -> None:
+    convert_checkpoint(args.checkpoint, args.output, args.trusted_sha256)
+    print(f"[{args.checkpoint}] saved again as [{args.output}], which is read without trust.")
+
+
+def _wanted(args: argparse.Namespace) -> tuple[Path, dict]:
+    """The folder of stages, and the stages of the experiment if one is given."""
+    if args.model is None:
+        return args.tslrec_dir or Path("saved/tslrec"), {}
+    if args.dataset is None:
+        raise SystemExit(f"{args.command}: --model needs --dataset.")
+    files = args.config_files.strip().split(" ") if args.config_files else None
+    given = {"tslrec_dir": str(args.tslrec_dir)} if args.tslrec_dir else {}
+    return wanted_by(args.model, args.dataset, files, given)
+
+
+def _stages(args: argparse.Namespace) -> None:
+    root, wanted = _wanted(args)
+    stages = stored_stages(root, args.verify)
+    if args.dataset is not None:
+        stages = [stage for stage in stages if stage.folder.parent.name == args.dataset]
+    print(table(stages, time.time()) if stages else f"Nothing is stored in [{root}].")
+    if args.model is not None:
+        print(f"\n{args.model} on {args.dataset} under these settings:")
+        print("\n".join(explain(wanted, stages)) or "needs no stages")
+
+
+def _clean(args: argparse.Namespace) -> None:
+    root, wanted = _wanted(args)
+    found = leftovers(
+        root,
+        time.time(),
+        args.older_than_days,
+        args.unused_days,
+        {fingerprint(made_from) for made_from in wanted.values()},
+        args.checkpoint_dir,
+    )
+    for leftover in found:
+        kept = args.yes and not remove(leftover)
+        note = "; kept, since a process has taken it up" if kept else ""
+        print(f"{size(leftover.bytes):>10}  {leftover.path}  ({leftover.why}{note})")
+    total = size(sum(leftover.bytes for leftover in found))
+    if not found:
+        print(f"Nothing in [{root}] needs to go.")
+    else:
+        print(f"{total} removed." if args.yes else f"{total} would go; add --yes to remove it.")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -129,6 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--output", required=True, type=Path, help="where to write the plain one")
     command.set_defaults(run=_fold)
     _add_import(commands)
+    _add_housekeeping(commands)
     return parser
 
 
@@ -162,6 +222,60 @@ def _add_import(commands: argparse._SubParsersAction) -> None:
         "--overwrite", action="store_true", help="replace files that are there with other content"
     )
     command.set_defaults(run=_import)
+
+
+def _add_housekeeping(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "convert", help="save a checkpoint of RecBole alone in the form that is read without trust"
+    )
+    command.add_argument("--checkpoint", required=True, type=Path, help="the old file")
+    command.add_argument("--output", required=True, type=Path, help="where to write the new one")
+    command.add_argument(
+        "--trusted_sha256",
+        required=True,
+        help="the old file's SHA-256: to give it is to trust whoever made the file, since reading "
+        "it may run any program",
+    )
+    command.set_defaults(run=_convert)
+
+    command = commands.add_parser(
+        "stages", help="list the stored stages; with --model, why they would be reused or not"
+    )
+    _add_experiment(command)
+    command.add_argument(
+        "--verify", action="store_true", help="compare every file's hash, not only its size"
+    )
+    command.set_defaults(run=_stages)
+
+    command = commands.add_parser(
+        "clean", help="show what nothing uses of the stored stages, and with --yes remove it"
+    )
+    _add_experiment(command)
+    command.add_argument("--yes", action="store_true", help="remove it; without, only show it")
+    command.add_argument(
+        "--older_than_days",
+        type=float,
+        default=7,
+        help="unfinished stages go if untouched for so long and no process is at them (default: 7)",
+    )
+    command.add_argument(
+        "--unused_days",
+        type=float,
+        default=None,
+        help="finished stages go too if no run used them for so long and nothing that stays was "
+        "made from them; those of the experiment given by --model stay (default: all stay)",
+    )
+    command.add_argument(
+        "--checkpoint_dir", type=Path, default=Path("saved"), help="RecBole's checkpoint_dir"
+    )
+    command.set_defaults(run=_clean)
+
+
+def _add_experiment(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--tslrec_dir", type=Path, default=None, help="default: saved/tslrec")
+    command.add_argument("--model", default=None, help="an experiment's model")
+    command.add_argument("--dataset", default=None, help="an experiment's data set")
+    command.add_argument("--config_files", default=None, help="yaml files, separated by spaces")
 
 
 if __name__ == "__main__":

@@ -100,6 +100,7 @@ def only_one(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             owner_file.unlink(missing_ok=True)
+            lock_file.unlink(missing_ok=True)  # while it is held: who waits notices (filelock 4)
         lock.release()
 
 

@@ -186,6 +186,10 @@ class Pipeline:
             together=True,
         )
 
+    def made_from(self, stages: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """What each of these stages is made from under the present settings; makes none."""
+        return {name: getattr(self, f"_{name}_made_from") for name in stages}
+
     def _stage(
         self, name: str, made_from: dict[str, Any], make, before=None, together: bool = False
     ) -> Stage:

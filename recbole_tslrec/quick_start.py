@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -17,6 +19,21 @@ from recbole.utils import get_model, get_trainer, init_logger, init_seed
 from recbole_tslrec.storage import Stage
 
 
+def stoppable(command: Callable[[], None]) -> Callable[[], None]:
+    """A command that ends on Ctrl-C with a line that says how to go on, and exit code 130."""
+
+    @functools.wraps(command)
+    def run() -> None:
+        try:
+            command()
+        except KeyboardInterrupt as stop:
+            print(f"\nStopped. {stop}".rstrip(), file=sys.stderr, flush=True)
+            raise SystemExit(130) from None
+
+    return run
+
+
+@stoppable
 def main() -> None:
     """The command line of RecBole's ``run_recbole.py``; ``--any_key=value`` is read by RecBole."""
     parser = argparse.ArgumentParser(

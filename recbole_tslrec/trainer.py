@@ -73,6 +73,15 @@ class TwoStageTrainer(BackboneTrainer):
         self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, **more
     ):
         """As RecBole's; the stages come first, except when a checkpoint is resumed."""
+        try:
+            return self._fit(train_data, valid_data, verbose, saved, show_progress, **more)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"Finished stages are kept in [{self.config['tslrec_dir']}]; the same command goes "
+                f"on from there."
+            ) from None
+
+    def _fit(self, train_data, valid_data, verbose, saved, show_progress, **more):
         # A resumed model has its enhanced embeddings from the checkpoint.
         if self.start_epoch == 0:
             pipeline = Pipeline(

@@ -33,7 +33,8 @@ class FusedItemTable:
     def _make_fusion(self, config, id_embeddings: Tensor) -> nn.Module:
         raise NotImplementedError
 
-    def stages(self, config) -> tuple[str, ...]:
+    @staticmethod
+    def stages(config) -> tuple[str, ...]:
         """The stages whose settings this variant depends on, to be checked before any runs."""
         raise NotImplementedError
 
@@ -68,7 +69,8 @@ class EnhancedItemTable(FusedItemTable):
         fusion = FUSIONS[config["fusion"]]
         return fusion(id_embeddings, config["enhanced_width"], config["enhanced_scale"])
 
-    def stages(self, config) -> tuple[str, ...]:
+    @staticmethod
+    def stages(config) -> tuple[str, ...]:
         if config["enhanced_items"] is not None:
             return ()
         return {
@@ -97,7 +99,8 @@ class CategoryItemTable(FusedItemTable):
     def _make_fusion(self, config, id_embeddings: Tensor) -> nn.Module:
         return CategoryFusion(id_embeddings, config["n_categories"])
 
-    def stages(self, config) -> tuple[str, ...]:
+    @staticmethod
+    def stages(config) -> tuple[str, ...]:
         return ("backbone", "categories")
 
     def prepare(self, pipeline: Pipeline) -> None:

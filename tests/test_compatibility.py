@@ -15,6 +15,7 @@ from recbole.config import Config
 from recbole.data.interaction import Interaction
 from recbole.trainer import HyperTuning, Trainer
 
+from recbole_tslrec import __main__ as command_line
 from recbole_tslrec import compatibility
 
 compatibility.apply()
@@ -204,6 +205,46 @@ def test_an_old_checkpoint_is_refused_until_saved_again(tmp_path):
         compatibility.load_checkpoint(file)
     torch.save(torch.load(file, weights_only=False), file)
     assert compatibility.load_checkpoint(file)["config"]["model"] == "SASRec"
+
+
+def test_an_old_checkpoint_is_converted_by_who_names_its_hash(runs, tmp_path, monkeypatch):
+    """The refusal gives the command; the converted file scores as the trained model does."""
+    old, new = tmp_path / "old.pth", tmp_path / "new.pth"
+    state = torch.load(runs["SASRecF"].file, weights_only=True)
+    with monkeypatch.context() as plain:  # as RecBole alone pickles its Config
+        plain.delattr(Config, "__getstate__")
+        state["config"].yaml_loader = state["config"]._build_yaml_loader()
+        state["other_parameter"] = {"layer": torch.nn.Linear(1, 1)}
+        torch.save(state, old, pickle_protocol=4)
+    with pytest.raises(ValueError, match=r"old\.pth\] is refused.*convert") as refusal:
+        quick_start.load_data_and_model(str(old))
+    given = str(refusal.value).partition("--trusted_sha256=")[2]
+    for wrong in ("0" * 64, ""):
+        with pytest.raises(ValueError, match=f"{given}.*Nothing was read"):
+            compatibility.convert_checkpoint(old, new, wrong)
+    assert not new.exists()
+    command = f"recbole_tslrec convert --checkpoint={old} --output={new} --trusted_sha256={given}"
+    monkeypatch.setattr(sys, "argv", command.split())
+    command_line.main()
+    _, model, *_, test_data = quick_start.load_data_and_model(str(new))
+    interaction = next(iter(test_data))[0]
+    with torch.no_grad():
+        expected = runs["SASRecF"].model.eval().full_sort_predict(interaction)
+        torch.testing.assert_close(model.eval().full_sort_predict(interaction), expected)
+
+
+@pytest.mark.parametrize("reader", ["load_data_and_model", "resume_checkpoint", "evaluate"])
+def test_recboles_own_readers_refuse_what_is_damaged(reader, runs, trainer, tmp_path):
+    file = tmp_path / "damaged.pth"
+    for damage in (cut_short, altered, emptied):
+        file.write_bytes(damage(runs["SASRec"].file.read_bytes()))
+        with pytest.raises(ValueError, match=r"damaged\.pth.*damaged or cut short"):
+            if reader == "load_data_and_model":
+                quick_start.load_data_and_model(str(file))
+            elif reader == "resume_checkpoint":
+                trainer.resume_checkpoint(file)
+            else:
+                trainer.evaluate([1], model_file=str(file))
 
 
 def test_a_foreign_class_is_refused_by_name(tmp_path):

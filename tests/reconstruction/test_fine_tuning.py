@@ -1,4 +1,5 @@
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from recbole_tslrec.language_model.source import open_source
 from recbole_tslrec.reconstruction.fine_tuning import (
     FineTuningSettings,
     ReconstructionModel,
+    _last_whole_checkpoint,
     fine_tune,
     split_users,
 )
@@ -152,6 +154,39 @@ def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path, language_model_
     assert len(resumed.epochs) == len(whole.epochs)
     assert not set(allowed) - set(torch.serialization.get_safe_globals())
     assert resumed.epochs[-1].train_loss == pytest.approx(whole.epochs[-1].train_loss, rel=1e-3)
+
+
+def test_a_damaged_checkpoint_is_named_and_not_gone_on_from(
+    tmp_path, language_model_folder, caplog
+):
+    """Every file × cut short, a bit flipped, the earlier checkpoint's, missing."""
+    model, prompt = model_and_prompt(language_model_folder())
+    histories, preferences = users_of_one_taste(16)
+    made = tmp_path / "made"
+    fine_tune(model, prompt, histories, preferences, settings_of(epochs=2), made, CPU, False)
+    first, last = sorted(made.glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+    files = [path.relative_to(last) for path in last.rglob("*") if path.is_file()]
+    assert {"optimizer.pt", "trainer_state.json", "seal.json"} < {file.name for file in files}
+    for file in files:
+        whole = (last / file).read_bytes()
+        middle = len(whole) // 2
+        flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+        for damaged in (whole[:middle], flipped, (first / file).read_bytes(), None):
+            if damaged == whole:  # the earlier checkpoint's is the same
+                continue
+            copy = tmp_path / "copy"
+            shutil.copytree(made, copy)
+            if damaged is None:
+                (copy / last.name / file).unlink()
+            else:
+                (copy / last.name / file).write_bytes(damaged)
+            caplog.clear()
+            assert _last_whole_checkpoint(copy) == str(copy / first.name), file
+            assert str(copy / last.name) in caplog.text and not (copy / last.name).exists()
+            if file.name != "seal.json":
+                assert str(file) in caplog.text
+            shutil.rmtree(copy)
+    assert _last_whole_checkpoint(made) == str(last)
 
 
 def test_the_same_seed_gives_the_same_numbers(tmp_path, language_model_folder):

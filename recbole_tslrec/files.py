@@ -58,7 +58,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
     try:
         with explaining_disk_errors(path):
+            temporary.touch()
+            mode = temporary.stat().st_mode
             write(temporary)
+            temporary.chmod(mode)  # safetensors makes files that nobody else may read
             _flush(temporary)
             os.replace(temporary, path)
             _flush(path.parent)

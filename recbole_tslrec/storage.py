@@ -106,6 +106,7 @@ class Store:
         start = time.monotonic()
         notes = make(partial) or {}
         seconds = time.monotonic() - start
+        mode = (partial / UNFINISHED).stat().st_mode
         (partial / UNFINISHED).unlink()
         (partial / MANIFEST).unlink(missing_ok=True)  # of a run that was killed just before the end
         files = {
@@ -113,6 +114,8 @@ class Store:
             for path in sorted(partial.rglob("*"))
             if path.is_file()
         }
+        for path in files.values():  # peft and safetensors make files that nobody else may read
+            path.chmod(mode)
         manifest = {
             "format": FORMAT_VERSION,
             "stage": name,

@@ -1,5 +1,7 @@
 """What enters the stages, what they depend on, and what they refuse."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -158,6 +160,14 @@ def test_an_enhanced_items_file_that_does_not_fit_is_refused(tmp_path, settings,
     copy.with_suffix(".json").write_text(file.with_suffix(".json").read_text())
     with pytest.raises(ValueError, match="truncated or altered"):
         pipeline_of(settings | {"enhanced_items": str(copy)}, "one").enhanced_items()
+
+
+def test_who_may_read_the_folder_may_read_its_files(small_data, settings, tmp_path):
+    (tmp_path / "usual").write_text("")
+    usual = (tmp_path / "usual").stat().st_mode
+    pipeline_of(settings, small_data).augmentation()
+    modes = {p.stat().st_mode for p in Path("saved/tslrec").rglob("*") if p.is_file()}
+    assert modes == {usual}
 
 
 STAGES_AFTER = {

@@ -2,15 +2,24 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
+
 import recbole_tslrec
 
 TOP = Path(recbole_tslrec.__file__).parents[1]
+
+
+def children_seconds() -> float:
+    """The processor time of all children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def test_ctrl_c_ends_soon_with_a_line_on_how_to_go_on(small_data, settings, tmp_path):
@@ -29,10 +38,12 @@ def test_ctrl_c_ends_soon_with_a_line_on_how_to_go_on(small_data, settings, tmp_
         while not list(store.glob("fine_tuning-*.partial/checkpoints/checkpoint-*")):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
+        used = sum(psutil.Process(process.pid).cpu_times()[:2])
         process.send_signal(signal.SIGINT)
-        start = time.monotonic()
-        _, said = process.communicate(timeout=60)
+        start, before = time.monotonic(), children_seconds()
+        _, said = process.communicate(timeout=240)
         seconds = time.monotonic() - start
+        worked = children_seconds() - before - used
     finally:
         process.kill()
     assert process.returncode == 130
@@ -40,4 +51,6 @@ def test_ctrl_c_ends_soon_with_a_line_on_how_to_go_on(small_data, settings, tmp_
     assert "Traceback" not in said
     assert list(store.glob("fine_tuning-*.partial/checkpoints/checkpoint-*"))
     assert not list(store.glob(".*"))  # the lock is given back
-    assert seconds < 10  # a second or two on a machine that does nothing else
+    # What it still computes, which unlike the time on the wall does not count who else is computing.
+    print(f"{worked:.2f} s of work, {seconds:.1f} s on the wall")
+    assert worked < 3, f"{worked:.1f} s of work, {seconds:.1f} s on the wall"

@@ -1,0 +1,68 @@
+"""What is kept of the items, on a real run of every stage."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+
+from recbole_tslrec.experiments import item_record as module
+from recbole_tslrec.experiments.item_record import item_record, places
+from recbole_tslrec.model.specifications import BACKBONES, MODELS
+from recbole_tslrec.pipeline import Pipeline
+
+
+def finished_run(name, dataset, settings):
+    """A pipeline and an (untrained) model that has taken what the pipeline makes."""
+    config = Config(name, dataset, config_dict=settings)
+    train_data, valid_data, _ = data_preparation(config, create_dataset(config))
+    backbone = BACKBONES[name.partition("_")[2]]
+    pipeline = Pipeline(config, train_data, valid_data, backbone, show_progress=False)
+    model = MODELS[name](config, train_data._dataset).to(config["device"])
+    model.prepare(pipeline)
+    return pipeline, model
+
+
+def test_the_record_of_tslrec(small_data, settings, monkeypatch):
+    monkeypatch.setattr(module, "MAP_ITEMS", 20)
+    pipeline, model = finished_run("TSLRec_SASRec", small_data, settings)
+    record = item_record(pipeline, model)
+    n_items = len(pipeline.tokens)
+    assert record["item"].tolist() == pipeline.tokens
+    assert record["training_count"].dtype == np.int32
+    assert record["training_count"].sum() == len(pipeline.histories.items)
+    assert record["category"].dtype == record["inferred"].dtype == np.int64
+    assert np.array_equal(record["category"], pipeline.item_categories())
+    distribution = pipeline.category_distributions().numpy()
+    assert np.array_equal(record["inferred"], distribution.argmax(axis=1))
+    assert np.array_equal(record["place"] == 1, record["inferred"] == record["category"])
+    assert record["mean_gate"].shape == (n_items,)
+    assert np.allclose(record["mean_gate"], model.mean_gate()[1:].numpy())
+    for name in ("map_before", "map_after"):
+        assert record[name].shape == (n_items, 2) and record[name].dtype == np.float32
+        assert np.isfinite(record[name]).all(axis=1).sum() == 20
+    assert np.array_equal(np.isnan(record["map_before"]), np.isnan(record["map_after"]))
+    again = item_record(pipeline, model)
+    assert all(np.array_equal(record[key], again[key], equal_nan=key[:3] == "map") for key in again)
+
+
+def test_the_record_of_other_models(small_data, settings):
+    pipeline, model = finished_run("TSLRec_SASRec", small_data, settings | {"fusion": "sum"})
+    assert "mean_gate" not in item_record(pipeline, model)
+    pipeline, model = finished_run("CI_SASRec", small_data, settings)
+    assert set(item_record(pipeline, model)) == {"item", "training_count", "category"}
+    control = settings | {"enhancement": "pretrained"}
+    with pytest.raises(ValueError, match=r"enhancement: \[pretrained\]"):
+        item_record(*finished_run("TSLRec_SASRec", small_data, control))
+
+
+@given(arrays(np.float32, (3, 4), elements=st.sampled_from([0.0, 0.25, 0.5])), st.data())
+def test_places_against_counting(distributions, data):
+    category = np.array([data.draw(st.integers(0, 3)) for _ in range(3)])
+    inferred, place = places(distributions, category)
+    for row, own, first, at in zip(distributions, category, inferred, place, strict=True):
+        before = [k for k in range(4) if row[k] > row[own] or (row[k] == row[own] and k < own)]
+        assert at == len(before) + 1
+        assert row[first] == max(row) and (at == 1) == (first == own)

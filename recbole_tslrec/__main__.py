@@ -15,6 +15,7 @@ from recbole_tslrec.compatibility import convert_checkpoint
 from recbole_tslrec.experiments.comparison import compare
 from recbole_tslrec.experiments.data_import import import_data
 from recbole_tslrec.experiments.interaction_files import FORMS, Columns
+from recbole_tslrec.experiments.report import write_report
 from recbole_tslrec.model.folding import fold_checkpoint
 from recbole_tslrec.storage import fingerprint
 from recbole_tslrec.stored_stages import explain, size, stored_stages, table, wanted_by
@@ -135,6 +136,11 @@ def _clean(args: argparse.Namespace) -> None:
         print(f"{total} removed." if args.yes else f"{total} would go; add --yes to remove it.")
 
 
+def _report(args: argparse.Namespace) -> None:
+    write_report(args.results, args.output)
+    print(args.output / "report.html")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="recbole_tslrec", description=__doc__)
     # No abbreviations: RecBole's --seed is not short for --seeds.
@@ -189,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_fold)
     _add_import(commands)
     _add_housekeeping(commands)
+    _add_report(commands)
     return parser
 
 
@@ -276,6 +283,17 @@ def _add_experiment(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", default=None, help="an experiment's model")
     command.add_argument("--dataset", default=None, help="an experiment's data set")
     command.add_argument("--config_files", default=None, help="yaml files, separated by spaces")
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "report", help="tables, tests and pictures from a grid's kept results"
+    )
+    command.add_argument(
+        "--results", required=True, type=Path, help="the folder a grid has written"
+    )
+    command.add_argument("--output", required=True, type=Path, help="where to write the report")
+    command.set_defaults(run=_report)
 
 
 if __name__ == "__main__":

@@ -131,10 +131,6 @@ class Pipeline:
         """
         return self._read(self.categories(), _FILE, CATEGORY)
 
-    def item_embeddings(self) -> Tensor:
-        """e_v of the trained backbone, in the order of internal ids, [n_items - 1, d] float32."""
-        return self._read(self.backbone(), _FILE, ITEM_EMBEDDING)
-
     def category_distributions(self) -> Tensor:
         """ĝ^v of the tuned language model, in the order of internal ids, [n_items - 1, K] float32.
 

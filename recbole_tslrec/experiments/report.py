@@ -1,0 +1,311 @@
+"""The report: what the kept results say, from the numbers by plain rules (paper §5)."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import fields
+from pathlib import Path
+from textwrap import shorten
+from types import ModuleType
+
+import pandas as pd
+
+from recbole_tslrec.experiments.document import Document, Picture, Section, Table, entries
+from recbole_tslrec.experiments.results import (
+    MAIN_METRIC,
+    PROTOCOLS,
+    Cell,
+    Method,
+    Results,
+)
+from recbole_tslrec.experiments.significance import Comparison
+from recbole_tslrec.experiments.tables import (
+    TESTS,
+    all_comparisons,
+    made,
+    main_table,
+    reuse_tables,
+    significance_table,
+)
+
+_ITEMS_NEEDED = "no TSLRec cell has kept its items"
+
+
+def write_report(results_folder: Path, output: Path) -> None:
+    """Write ``report.md``, ``report.html``, the pictures and every number as CSV.
+
+    Args:
+        results_folder: as ``results`` describes it.
+        output: a folder; files of the same names in it are replaced.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed; says how to install it.
+        FileNotFoundError, ValueError: the results folder is not one, or holds no finished cell.
+    """
+    figures = _import_figures()
+    results = Results.load(results_folder)
+    if not results.cells:
+        raise ValueError(
+            f"results: [{results_folder}] has no finished cell, and {len(results.failed)} failed."
+        )
+    paths = f"--results {shlex.quote(str(results_folder))} --output {shlex.quote(str(output))}"
+    command = f"python -m recbole_tslrec report {paths}"
+    make_document(results, figures, command).write(output)
+
+
+def _import_figures() -> ModuleType:
+    try:
+        from recbole_tslrec.experiments import figures
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        raise ModuleNotFoundError(
+            "The report draws with matplotlib: pip install 'recbole_tslrec[report]'.",
+            name=error.name,
+        ) from error
+    return figures
+
+
+def make_document(results: Results, figures: ModuleType, command: str) -> Document:
+    """All sections of the report, in reading order."""
+    comparisons = {protocol: all_comparisons(results, protocol) for protocol in PROTOCOLS}
+    # What ran comes last: its notes are of all that was read for the rest.
+    sections = [
+        _takeaways(results, comparisons),
+        _main_results(results, comparisons, command),
+        _reuse(results, command),
+        _pictures(results, figures, command),
+        _state_of_the_grid(results, command),
+    ]
+    return Document("TSLRec: the report of the kept results", sections)
+
+
+# ---- what to take away ---------------------------------------------------------------------------
+
+
+def _takeaways(results: Results, comparisons: dict[str, list[Comparison]]) -> Section:
+    section = Section("What to take away")
+    said: dict[str, dict[tuple, str]] = {}
+    for protocol, (_, name) in PROTOCOLS.items():
+        of_tslrec = [
+            one
+            for one in comparisons[protocol]
+            if one.ours == "TSLRec" and one.metric == MAIN_METRIC
+        ]
+        rivals = [(_rival(results, one, protocol), one) for one in of_tslrec]
+        rivals = [(rival, one) for rival, one in rivals if rival is not None]
+        if not rivals:
+            section.blocks.append(
+                "No data set and backbone has both TSLRec and something to hold it against: the "
+                "results so far say nothing about TSLRec."
+            )
+            return section
+        said[protocol] = {(one.dataset, one.backbone, rival): verdict(one) for rival, one in rivals}
+        if len(said) > 1 and _same_verdicts(said):
+            section.blocks.append(f"With {name} all of this is the same, but for the figures.")
+        else:
+            section.blocks.append(f"With {name}: {_summary(said[protocol])}")
+            section.blocks.append(_sentences(results, rivals, protocol))
+    section.blocks.append(
+        f"How these sentences came about: {MAIN_METRIC} on the test users; {TESTS} for all comparisons "
+        f"of a protocol, which stand under its table below. 'Is better' is said where both tests agree, "
+        f"'cannot be told from' where neither finds a difference or none can be made; where only one "
+        f"does, that is said. The strongest control is the one (TSLRec with other vectors in place of "
+        f"the language model's) that is best on the test users themselves, which favours the control. A "
+        f"gain that a control shows too is not the language model's. With few seeds the test over the "
+        f"seeds finds large differences only."
+    )
+    return section
+
+
+def _rival(results: Results, comparison: Comparison, protocol: str) -> str | None:
+    """What the text calls the other method; None for the controls that it does not speak of."""
+    if comparison.theirs in ("Base", "CI"):
+        return comparison.theirs
+    strongest = results.strongest_control(comparison.dataset, comparison.backbone, protocol)
+    is_strongest = strongest is not None and strongest.variant == comparison.theirs
+    return "the strongest control" if is_strongest else None
+
+
+def _same_verdicts(said: dict[str, dict[tuple, str]]) -> bool:
+    first, second = said.values()
+    return first == second
+
+
+def verdict(comparison: Comparison) -> str:
+    """What may be said of one comparison, without its object: "is better than", …"""
+    direction = "better" if comparison.difference > 0 else "worse"
+    found = comparison.users.significant, comparison.seeds.significant
+    if found == (True, True):
+        return f"is {direction} than"
+    if found == (True, False):
+        return f"is {direction} over the users, but over the seeds cannot be told from"
+    if found == (False, True):
+        return f"is {direction} over the seeds, but over the users cannot be told from"
+    return "cannot be told from"
+
+
+def _summary(said: dict[tuple, str]) -> str:
+    """How often TSLRec is better, worse, or neither, by rival."""
+    parts = []
+    for rival in dict.fromkeys(rival for _, _, rival in said):
+        verdicts = [text for (_, _, of), text in said.items() if of == rival]
+        counts = {
+            "better": verdicts.count("is better than"),
+            "worse": verdicts.count("is worse than"),
+            "cannot be told apart": verdicts.count("cannot be told from"),
+        }
+        counts["different by one of the two tests only"] = len(verdicts) - sum(counts.values())
+        each = ", ".join(f"{what} on {count}" for what, count in counts.items() if count)
+        parts.append(f"against {rival}, of {len(verdicts)}: {each}")
+    return f"counting pairs of data set and backbone, TSLRec is, {'; '.join(parts)}."
+
+
+def _sentences(results: Results, rivals: list[tuple[str, Comparison]], protocol: str) -> list[str]:
+    """A sentence a data set and backbone."""
+    sentences = []
+    for dataset, backbone in dict.fromkeys((one.dataset, one.backbone) for _, one in rivals):
+        clauses, held_against = [], []
+        for rival, one in rivals:
+            if (one.dataset, one.backbone) == (dataset, backbone):
+                name = rival if rival == one.theirs else f"{rival} ({one.theirs})"
+                clauses.append(f"{verdict(one)} {name} ({_gain(one)})")
+                held_against.append(rival)
+        missing = [
+            rival for rival in ("Base", "CI", "the strongest control") if rival not in held_against
+        ]
+        gap = f" Did not run: {', '.join(missing)}." if missing else ""
+        ours = results.method(dataset, backbone, "TSLRec")
+        seeds = f"{len(ours.seeds)} seed{'s' if len(ours.seeds) > 1 else ''}"
+        sentences.append(
+            f"{dataset}, {backbone}: TSLRec, at {ours.mean(MAIN_METRIC, protocol):.4f} over {seeds}, "
+            f"{'; '.join(clauses)}.{gap}"
+        )
+    return sentences
+
+
+def _gain(comparison: Comparison) -> str:
+    if comparison.relative is None:
+        return f"{comparison.difference:+.4f}"
+    return f"{comparison.difference:+.4f}, {100 * comparison.relative:+.1f} %"
+
+
+# ---- tables and pictures -------------------------------------------------------------------------
+
+
+def _main_results(
+    results: Results, comparisons: dict[str, list[Comparison]], command: str
+) -> Section:
+    section = Section("Results on the test users")
+    section.blocks.append(
+        "The same trained models under two protocols. In the first, as in RecBole, an item that the "
+        "user has had already may be recommended again; in the second such items are taken out before "
+        "ranking. Published figures exist in both. Never compare figures across the two."
+    )
+    if "E4SRec" not in results.variants():
+        section.blocks.append("E4SRec, which the paper compares with, has no finished cell here.")
+    for protocol in PROTOCOLS:
+        tested = comparisons[protocol]
+        section.blocks.append(main_table(results, protocol, tested, command))
+        if tested:
+            cells = [cell for cell in results.cells if cell.made_by is None]
+            section.blocks.append(significance_table(tested, protocol, cells, command))
+    return section
+
+
+def _reuse(results: Results, command: str) -> Section:
+    tables = [table for protocol in PROTOCOLS for table in reuse_tables(results, protocol, command)]
+    text = (
+        "The paper's second stage may use embeddings that were made with another backbone, so that the "
+        "language model is tuned once for several."
+        if tables
+        else "No finished cell uses embeddings of another backbone; there is no table."
+    )
+    return Section("Reuse across backbones", [text, *tables])
+
+
+def _pictures(results: Results, figures: ModuleType, command: str) -> Section:
+    section = Section("Pictures")
+    ranks_needed = "no method with kept ranks beside a Base with kept ranks"
+    parts = [
+        ("Figure 3, time", figures.time_figure(results, command), "no cell has kept its times"),
+        ("Figure 4, categories", figures.category_figure(results, command), _ITEMS_NEEDED),
+    ]
+    for protocol in PROTOCOLS:
+        activity = figures.activity_figure(results, protocol, command)
+        parts.append((f"Figure 5, user activity, {protocol}", activity, ranks_needed))
+    for protocol in PROTOCOLS:
+        popularity = figures.popularity_figure(results, protocol, command)
+        parts.append((f"Gain by popularity, {protocol}", popularity, ranks_needed))
+    parts.append(
+        ("Gate", figures.gate_figure(results, command), f"{_ITEMS_NEEDED} with the gate's share")
+    )
+    maps: list[Picture | None] = [*figures.map_figures(results, command)] or [None]
+    parts += [("Map of the items", picture, _ITEMS_NEEDED) for picture in maps]
+    section.blocks += [picture for _, picture, _ in parts if picture is not None]
+    left_out = [f"{name}: {why}." for name, picture, why in parts if picture is None]
+    if left_out:
+        section.blocks += ["Left out:", left_out]
+    return section
+
+
+# ---- what ran and what did not -------------------------------------------------------------------
+
+
+def _state_of_the_grid(results: Results, command: str) -> Section:
+    section = Section("What ran, and what did not")
+    section.blocks.append(
+        f"{len(results.cells)} finished cells are in this report; {len(results.failed)} failed."
+    )
+    section.blocks.append(_seeds_table(results, command))
+    if results.failed:
+        section.blocks += [
+            "Failed:",
+            [f"{cell}: {shorten(cell.error or 'no error kept', 300)}" for cell in results.failed],
+        ]
+    if results.replaced:
+        section.blocks += [
+            "Not in this report, since a cell of the same place and seed finished later:",
+            [f"{cell} (cell {cell.cell}, {cell.finished_at})" for cell in results.replaced],
+        ]
+    if results.notes:
+        section.blocks += ["What did not fit together:", results.notes]
+    return section
+
+
+def _seeds_table(results: Results, command: str) -> Table:
+    """Which seeds every method has, and what it was trained with."""
+    methods = sorted(results.methods.values(), key=lambda one: (one.dataset, one.backbone))
+    columns = ["data set", "backbone", "method", "embeddings from", "seeds", "epochs"]
+    columns += [f"validation {MAIN_METRIC}"]
+    rows = [entries(_seeds_row(method)) for method in methods]
+    numbers = pd.DataFrame([_cell_row(cell) for cell in results.cells + results.failed])
+    caption = (
+        "Every method's seeds, epochs trained and validation result (RecBole's protocol), the last two "
+        "by seed. The CSV has a line a cell with its settings."
+    )
+    made_lines = made(results.cells, command)
+    headers = [("", column) for column in columns]
+    return Table("cells", "Cells", caption, made_lines, headers, rows, numbers)
+
+
+def _seeds_row(method: Method) -> list[str]:
+    cells = [method.cells[seed] for seed in method.seeds]
+    return [
+        method.dataset,
+        method.backbone,
+        method.variant,
+        method.made_by or "",
+        ", ".join(map(str, method.seeds)),
+        ", ".join("?" if cell.epochs is None else str(cell.epochs) for cell in cells),
+        ", ".join(f"{value:.4f}" for value in method.valid(MAIN_METRIC).values()),
+    ]
+
+
+def _cell_row(cell: Cell) -> dict:
+    row = {one.name: getattr(cell, one.name) for one in fields(cell)}
+    return {
+        name: json.dumps(value) if isinstance(value, (dict, list)) else value
+        for name, value in row.items()
+    }

@@ -1,0 +1,319 @@
+"""The kept results of a grid of experiments: one cell a trained model, read and checked.
+
+A results folder holds ``cells.jsonl`` (a json object a line and cell; a later line of a cell replaces
+an earlier), ``ranks/<cell>.npz`` (the rank of every test user's target) and, for some cells,
+``items/<cell>.npz`` (see ``item_record``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recbole_tslrec.experiments.comparison import CONTROLS, METRICS
+from recbole_tslrec.model.specifications import BACKBONES
+
+FORMAT_VERSION = 1
+CELLS = "cells.jsonl"
+VARIANTS = ("Base", "CI", "TSLRec", "E4SRec", *CONTROLS)
+# By protocol: the column of the ranks, and what it means.
+PROTOCOLS = {
+    "ranked": ("rank", "seen items ranked"),
+    "masked": ("rank_masked", "seen items masked"),
+}
+# What the text, the pictures and the choice of the strongest control go by; all metrics are in tables.
+MAIN_METRIC = "NDCG@10"
+_RANK_ARRAYS = ("user", "item", "rank", "rank_masked", "training_length", "item_count")
+# Metrics are kept with as many decimals as RecBole gives, four.
+_ROUNDING = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One line of ``cells.jsonl``: a model that was trained and evaluated, or failed to be."""
+
+    cell: str
+    dataset: str
+    backbone: str
+    variant: str
+    seed: int
+    status: str
+    embeddings_from: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    valid: dict[str, float] = field(default_factory=dict)
+    test: dict[str, dict[str, float]] = field(default_factory=dict)
+    epochs: int | None = None
+    seconds: dict[str, Any] = field(default_factory=dict)
+    reused_stages: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    machine: str = ""
+    finished_at: str = ""
+
+    @property
+    def made_by(self) -> str | None:
+        """The other backbone whose enhanced embeddings were used; None if its own, or none."""
+        return None if self.embeddings_from == self.backbone else self.embeddings_from
+
+    def __str__(self) -> str:
+        made_by = f", embeddings from {self.made_by}" if self.made_by else ""
+        return f"{self.dataset}, {self.backbone}, {self.variant}{made_by}, seed {self.seed}"
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """The finished cells that differ in their seed only."""
+
+    dataset: str
+    backbone: str
+    variant: str
+    made_by: str | None
+    cells: dict[int, Cell]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(sorted(self.cells))
+
+    def values(self, metric: str, protocol: str) -> dict[int, float]:
+        """A test metric, ``NDCG@10`` for one, by seed."""
+        return {seed: self.cells[seed].test[protocol][METRICS[metric]] for seed in self.seeds}
+
+    def valid(self, metric: str) -> dict[int, float]:
+        return {seed: self.cells[seed].valid[METRICS[metric]] for seed in self.seeds}
+
+    def mean(self, metric: str, protocol: str) -> float:
+        return float(np.mean(list(self.values(metric, protocol).values())))
+
+
+class Results:
+    """A results folder.
+
+    Attributes:
+        methods: by (data set, backbone, variant, the backbone that made the embeddings or None).
+        failed: cells without a result.
+        replaced: finished cells that another cell of the same place and seed, finished later under
+            other settings, stands for.
+        notes: what did not fit together, a sentence each.
+    """
+
+    def __init__(self, folder: Path, cells: Iterable[Cell]):
+        self.folder = Path(folder)
+        self.failed: list[Cell] = []
+        self.replaced: list[Cell] = []
+        self.notes: list[str] = []
+        self.methods: dict[tuple[str, str, str, str | None], Method] = {}
+        for cell in sorted(cells, key=lambda cell: cell.finished_at):
+            if cell.status != "done":
+                self.failed.append(cell)
+                continue
+            key = (cell.dataset, cell.backbone, cell.variant, cell.made_by)
+            method = self.methods.setdefault(key, Method(*key, cells={}))
+            if cell.seed in method.cells:
+                self.replaced.append(method.cells[cell.seed])
+            method.cells[cell.seed] = cell
+        self._indices: dict[str, list[pd.MultiIndex]] = {}
+        # The same scores serve every comparison; a process makes one report.
+        self.ranks = lru_cache(maxsize=None)(self._read_ranks)
+        self.scores = lru_cache(maxsize=None)(self._scores)
+        self._check_metrics()
+
+    @classmethod
+    def load(cls, folder: Path) -> Results:
+        """Read a results folder.
+
+        Raises:
+            FileNotFoundError: there is no ``cells.jsonl``.
+            ValueError: a line is not a cell of this format; names file and line.
+        """
+        path = Path(folder) / CELLS
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"results: [{folder}] has no {CELLS}. Give the folder that a grid has written."
+            )
+        cells: dict[str, Cell] = {}
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        for number, line in enumerate(lines, start=1):
+            if number == len(lines) and not line.endswith("\n") and not _is_json(line):
+                getLogger().warning(f"{path}, line {number} is still being written; left out.")
+            elif line.strip():
+                cell = _read_cell(line, f"{path}, line {number}")
+                cells[cell.cell] = cell
+        return cls(folder, cells.values())
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The cells that the report is of."""
+        return [cell for method in self.methods.values() for cell in method.cells.values()]
+
+    @property
+    def datasets(self) -> list[str]:
+        return sorted({key[0] for key in self.methods})
+
+    def backbones(self, dataset: str | None = None) -> list[str]:
+        """The backbones of a data set, or of all, in the order of ``BACKBONES``."""
+        found = {key[1] for key in self.methods if dataset in (None, key[0])}
+        return sorted(found, key=lambda name: (*_place(name, list(BACKBONES)), name))
+
+    def variants(self, dataset: str | None = None, backbone: str | None = None) -> list[str]:
+        """The variants with embeddings of their own backbone, or none, in the order of a table."""
+        found = {
+            key[2]
+            for key in self.methods
+            if key[3] is None and dataset in (None, key[0]) and backbone in (None, key[1])
+        }
+        return sorted(found, key=lambda name: (*_place(name, VARIANTS), name))
+
+    def method(self, dataset, backbone, variant, made_by=None) -> Method | None:
+        return self.methods.get((dataset, backbone, variant, made_by))
+
+    def strongest_control(self, dataset: str, backbone: str, protocol: str) -> Method | None:
+        """The control that is best on test, the choice that is hardest on TSLRec; None if none ran."""
+        controls = [self.method(dataset, backbone, control) for control in CONTROLS]
+        return max(
+            (control for control in controls if control is not None),
+            key=lambda control: control.mean(MAIN_METRIC, protocol),
+            default=None,
+        )
+
+    def items(self, cell: Cell) -> dict[str, np.ndarray] | None:
+        """The arrays of ``items/<cell>.npz``, if there are any."""
+        return _read_arrays(self.folder / "items" / f"{cell.cell}.npz")
+
+    def _read_ranks(self, cell: Cell) -> pd.DataFrame | None:
+        """``ranks/<cell>.npz``, one row a user, by (user, item) in the order of the tokens.
+
+        Raises:
+            ValueError: an array is missing, or a user is there twice.
+        """
+        path = self.folder / "ranks" / f"{cell.cell}.npz"
+        arrays = _read_arrays(path)
+        if arrays is None:
+            return None
+        missing = [name for name in _RANK_ARRAYS if name not in arrays]
+        if missing:
+            raise ValueError(f"[{path}] has no {', '.join(missing)}.")
+        order = np.argsort(arrays["user"], kind="stable")
+        users, items = arrays["user"][order], arrays["item"][order]
+        if (users[1:] == users[:-1]).any():
+            raise ValueError(f"[{path}] has a user twice; one target a user is expected.")
+        columns = {name: arrays[name][order] for name in _RANK_ARRAYS[2:]}
+        return pd.DataFrame(columns, index=self._index(cell.dataset, users, items))
+
+    def _index(self, dataset: str, users: np.ndarray, items: np.ndarray) -> pd.MultiIndex:
+        """One index object for all cells of the same users and items: equal at a glance."""
+        index = pd.MultiIndex.from_arrays([users, items], names=["user", "item"])
+        known = self._indices.setdefault(dataset, [])
+        for one in known:
+            if one.equals(index):
+                return one
+        known.append(index)
+        return index
+
+    def _scores(self, method: Method, protocol: str, seeds: tuple[int, ...]) -> pd.DataFrame | None:
+        """Every user's metrics, the mean over the seeds; users that are not in all seeds are out.
+
+        Returns:
+            float64, a column a metric; None if a cell has no ranks.
+        """
+        frames = []
+        for seed in seeds:
+            ranks = self.ranks(method.cells[seed])
+            if ranks is None:
+                return None
+            frames.append(user_metrics(ranks[PROTOCOLS[protocol][0]]))
+        if not frames:
+            return None
+        common = frames[0].index
+        for frame in frames[1:]:
+            if not common.equals(frame.index):
+                common = common.intersection(frame.index)
+        if any(len(frame) != len(common) for frame in frames):
+            sizes = ", ".join(str(len(frame)) for frame in frames)
+            self._note(
+                f"{method.dataset}, {method.backbone}, {method.variant}: the seeds have {sizes} "
+                f"test users, {len(common)} of them in common with the same test item; only those "
+                f"enter the tests over users."
+            )
+            frames = [frame.loc[common] for frame in frames]
+        values = np.mean([frame.to_numpy() for frame in frames], axis=0)
+        return pd.DataFrame(values, index=common, columns=frames[0].columns)
+
+    def _check_metrics(self) -> None:
+        """The metrics of a line must be those of its ranks."""
+        for cell in self.cells:
+            ranks = self.ranks(cell)
+            if ranks is None:
+                self._note(f"{cell}: no ranks are kept; the tests over users leave it out.")
+                continue
+            for protocol, (column, _) in PROTOCOLS.items():
+                means = user_metrics(ranks[column]).mean()
+                for name, key in METRICS.items():
+                    given = cell.test[protocol][key]
+                    if abs(given - means[name]) > _ROUNDING:
+                        self._note(
+                            f"{cell}: {name} ({PROTOCOLS[protocol][1]}) is {given:.4f} in {CELLS} "
+                            f"and {means[name]:.4f} by the kept ranks."
+                        )
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+
+def user_metrics(ranks: pd.Series) -> pd.DataFrame:
+    """HR and NDCG of every user from the rank of the one target, from 1; float64, a column a metric."""
+    columns = {}
+    for name in METRICS:
+        kind, _, k = name.partition("@")
+        gain = 1.0 if kind == "HR" else 1 / np.log2(1 + ranks)
+        columns[name] = np.where(ranks <= int(k), gain, 0.0)
+    return pd.DataFrame(columns, index=ranks.index)
+
+
+def _read_cell(line: str, where: str) -> Cell:
+    try:
+        content = json.loads(line)
+        version = content["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{where} is not a cell: {error!r}") from error
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{where}: format [{version}]; this program reads [{FORMAT_VERSION}]. Run the grid "
+            f"again, or make the report with the version that wrote it."
+        )
+    known = {one.name for one in fields(Cell)}
+    try:
+        cell = Cell(**{key: value for key, value in content.items() if key in known})
+        if cell.status == "done":
+            for measured in (cell.valid, *(cell.test[protocol] for protocol in PROTOCOLS)):
+                _ = [measured[key] for key in METRICS.values()]
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{where} lacks a part of a cell: {error}") from error
+    return cell
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def _place(name: str, order: Sequence[str]) -> tuple[int]:
+    return (order.index(name) if name in order else len(order),)

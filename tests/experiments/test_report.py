@@ -1,0 +1,221 @@
+"""The report of made-up results: what it says, marks, leaves out and refuses."""
+
+import base64
+import json
+import re
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic import VARIANTS, SyntheticResults
+
+from recbole_tslrec.__main__ import main
+from recbole_tslrec.experiments import figures
+from recbole_tslrec.experiments.report import make_document, verdict, write_report
+from recbole_tslrec.experiments.results import Results, user_metrics
+from recbole_tslrec.experiments.significance import Comparison, Outcome
+from recbole_tslrec.experiments.tables import all_comparisons, main_table, reuse_tables
+
+SEEDS = (2020, 2021, 2022)
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Two data sets, two backbones; one backbone has used the other's embeddings; one cell failed."""
+    writer = SyntheticResults(tmp_path / "results", n_users=150, n_items=80)
+    for dataset, backbone in (("beauty", "SASRec"), ("beauty", "GRU4Rec"), ("odd_*name", "SASRec")):
+        for variant in VARIANTS:
+            for seed in SEEDS:
+                writer.write(dataset, backbone, variant, seed)
+    for seed in SEEDS:
+        writer.write("beauty", "GRU4Rec", "TSLRec", seed, embeddings_from="SASRec")
+    writer.write("beauty", "Caser", "TSLRec", 2020, status="failed")
+    return writer
+
+
+class Page(HTMLParser):
+    """What a page holds, and whether every element that is opened is closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.images, self.tables, self.links = [], [], 0, []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.links += [attributes[key] for key in ("href", "src") if key in attributes]
+        if tag == "img":
+            self.images.append(attributes["src"])
+        self.tables += tag == "table"
+        if tag not in ("img", "meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_command_writes_the_whole_report(written, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x", "report", "--results", "results", "--output", "out"])
+    main()
+    out = tmp_path / "out"
+    page = Page()
+    html = (out / "report.html").read_text(encoding="utf-8")
+    page.feed(html)
+    assert page.open == [] and all(link.startswith("data:image/png") for link in page.links)
+    pictures = sorted(path.name for path in out.glob("*.png"))
+    assert pictures == [
+        "figure_3_time.png",
+        "figure_4_categories.png",
+        "figure_5_activity_masked.png",
+        "figure_5_activity_ranked.png",
+        "figure_gate.png",
+        "figure_map_beauty.png",
+        "figure_map_odd_*name.png",
+        "figure_popularity_masked.png",
+        "figure_popularity_ranked.png",
+    ]
+    inside = {base64.b64decode(source.partition(",")[2]) for source in page.images}
+    assert inside == {(out / name).read_bytes() for name in pictures}
+    markdown = (out / "report.md").read_text(encoding="utf-8")
+    for text in (markdown, html):
+        assert "seen items ranked" in text and "seen items masked" in text
+        assert "out of memory" in text and "<b>" not in text.split("out of memory")[1][:20]
+        assert "python -m recbole_tslrec report --results results --output out" in text.replace(
+            "\\_", "_"
+        )
+    linked = re.findall(r"!\[.*\]\((.*)\)", markdown)
+    assert sorted(linked) == pictures
+    for name in re.findall(r"Numbers: (\S+\.csv)<", markdown):
+        assert len(pd.read_csv(out / name.replace("\\", ""))) > 0
+    assert not list(out.glob(".*")), "temporary files"
+
+
+def test_the_main_table_against_its_definition(written):
+    results = Results.load(written.folder)
+    table = main_table(results, "masked", all_comparisons(results, "masked"), "command")
+    assert table.groups == [("", 2), ("beauty", 4), ("odd_*name", 4)]
+    column = table.columns.index(("beauty", "NDCG@10"))
+    lines = (written.folder / "cells.jsonl").read_text().splitlines()
+    expected = {}
+    for line in map(json.loads, lines):
+        if line["status"] == "done" and line["embeddings_from"] is None:
+            if (line["dataset"], line["backbone"]) == ("beauty", "SASRec"):
+                value = line["test"]["masked"]["ndcg@10"]
+                expected.setdefault(line["variant"], []).append(value)
+    rows = [row for row in table.rows]
+    start = next(number for number, row in enumerate(rows) if row[0].text == "SASRec")
+    shown = {row[1].text.removeprefix("control: "): row[column] for row in rows[start:]}
+    for variant, values in expected.items():
+        text = f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}"
+        assert shown[variant].text.startswith(text)
+    best, second = sorted(expected, key=lambda variant: -np.mean(expected[variant]))[:2]
+    marks = {variant: entry.mark for variant, entry in shown.items() if entry.mark}
+    assert marks == {best: "best", second: "second"}
+    assert shown["Base"].below == "paper 0.0424" and shown["CI"].below == ""
+    assert "whether items seen before were ranked there is not known" in table.caption
+    assert "3 seeds" in table.caption and "seen items masked" in table.caption
+    # 3 pairs of data set and backbone: 5 variants against Base, TSLRec against CI and a control.
+    assert "21 comparisons" in table.caption
+
+
+def test_metrics_of_ranks():
+    metrics = user_metrics(pd.Series([1, 3, 6, 11], dtype=np.int32))
+    assert metrics["HR@5"].tolist() == [1, 1, 0, 0] and metrics["HR@10"].tolist() == [1, 1, 1, 0]
+    assert metrics["NDCG@10"].tolist() == pytest.approx([1, 0.5, 1 / np.log2(7), 0])
+
+
+def test_reuse(written):
+    (table,) = reuse_tables(Results.load(written.folder), "ranked", "command")
+    texts = [[entry.text for entry in row] for row in table.rows]
+    assert [column for _, column in table.columns] == ["made with", "GRU4Rec", "SASRec"]
+    assert [row[0] for row in texts] == ["GRU4Rec", "SASRec", "Base, without"]
+    assert texts[0][2] == "–", "SASRec has not used GRU4Rec's"
+    assert all(row[1] != "–" for row in texts) and table.rows[1][1].below.endswith("%")
+    assert len(table.numbers) == 3
+
+
+@pytest.mark.parametrize(
+    ("difference", "users", "seeds", "said"),
+    [
+        (0.1, 0.01, 0.01, "is better than"),
+        (-0.1, 0.01, 0.01, "is worse than"),
+        (0.1, 0.01, 0.2, "is better over the users, but over the seeds cannot be told from"),
+        (0.1, 0.2, 0.01, "is better over the seeds, but over the users cannot be told from"),
+        (0.1, 0.2, 0.2, "cannot be told from"),
+        (0.1, 0.01, None, "is better over the users, but over the seeds cannot be told from"),
+        (0.1, None, None, "cannot be told from"),
+    ],
+)
+def test_the_rules_of_the_text(difference, users, seeds, said):
+    outcomes = [Outcome(3, p, corrected=p) for p in (users, seeds)]
+    comparison = Comparison("d", "b", "TSLRec", "Base", "NDCG@10", difference, 0.1, *outcomes)
+    assert verdict(comparison) == said
+
+
+def test_what_is_missing_is_said(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    cells = [writer.write("tiny", "SASRec", variant, 2020) for variant in ("Base", "TSLRec")]
+    (tmp_path / "items" / f"{cells[1]}.npz").unlink()
+    text = make_document(Results.load(tmp_path), figures, "command").markdown()
+    assert "Did not run: CI, the strongest control." in text
+    assert "1 common seed: there is no test." in text and "± 0" not in text
+    assert "Left out:" in text and "Figure 4, categories: no TSLRec cell has kept its items" in text
+    assert "Map of the items: no TSLRec" in text and "E4SRec, which" in text
+    assert "No finished cell uses embeddings of another backbone" in text
+    (tmp_path / "ranks" / f"{cells[1]}.npz").unlink()
+    text = make_document(Results.load(tmp_path), figures, "command").markdown()
+    assert "no ranks are kept; the tests over users leave it out" in text
+    assert "TSLRec, at" in text and "cannot be told from Base" in text
+
+
+def test_without_tslrec_the_report_claims_nothing(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    writer.write("tiny", "SASRec", "Base", 2020)
+    text = make_document(Results.load(tmp_path), figures, "command").markdown()
+    assert "say nothing about TSLRec" in text
+
+
+def test_figures_that_do_not_fit_the_ranks_are_said(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    metrics = {"hit@5": 0.9, "hit@10": 0.9, "ndcg@5": 0.9, "ndcg@10": 0.9}
+    writer.write("tiny", "SASRec", "Base", 1, test={"ranked": metrics, "masked": metrics})
+    notes = Results.load(tmp_path).notes
+    assert len(notes) == 8 and "is 0.9000 in cells.jsonl" in notes[0]
+
+
+def test_later_lines_and_later_cells_replace(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    writer.write("tiny", "SASRec", "Base", 1, status="failed")
+    writer.write("tiny", "SASRec", "Base", 1)
+    later = {"finished_at": "2027-01-01T00:00:00+00:00", "settings": {"epochs": 9}}
+    writer.write("tiny", "SASRec", "Base", 1, **later)
+    results = Results.load(tmp_path)
+    assert not results.failed
+    assert [cell.settings for cell in results.cells] == [{"epochs": 9}]
+    assert [cell.settings["epochs"] for cell in results.replaced] == [300]
+
+
+def test_a_folder_that_is_no_result_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="has no cells.jsonl"):
+        write_report(tmp_path, tmp_path / "out")
+    file = tmp_path / "cells.jsonl"
+    for line, message in (
+        ("{}\n", "line 1 is not a cell"),
+        ('{"format": 2}\n', r"format \[2\]; this program reads \[1\]"),
+        ('{"format": 1, "cell": "a"}\n', "lacks a part"),
+    ):
+        file.write_text(line)
+        with pytest.raises(ValueError, match=message):
+            Results.load(tmp_path)
+    file.write_text('{"format": 1, "ce')  # an interrupted or unfinished line
+    with pytest.raises(ValueError, match="no finished cell"):
+        write_report(tmp_path, tmp_path / "out")
+
+
+def test_without_matplotlib_the_error_says_what_to_install(written, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
+    monkeypatch.delitem(sys.modules, "recbole_tslrec.experiments.figures")
+    monkeypatch.delattr("recbole_tslrec.experiments.figures")
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'recbole_tslrec\[report\]'"):
+        write_report(written.folder, tmp_path / "out")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# By (data set, backbone, variant). Only figures that were read in the paper; the rest are not there.
+# By (data set, backbone, variant). Only figures that we know to stand there; the others are left out.
 # The paper's data sets after its own filtering, d = 256, full ranking.
 PUBLISHED: dict[tuple[str, str, str], dict[str, float]] = {
     ("beauty", "SASRec", "Base"): {"HR@10": 0.0846, "NDCG@10": 0.0424},

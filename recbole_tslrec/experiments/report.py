@@ -158,8 +158,8 @@ def _summary(said: dict[tuple, str]) -> str:
         }
         counts["different by one of the two tests only"] = len(verdicts) - sum(counts.values())
         each = ", ".join(f"{what} on {count}" for what, count in counts.items() if count)
-        parts.append(f"against {rival}, of {len(verdicts)}: {each}")
-    return f"counting pairs of data set and backbone, TSLRec is, {'; '.join(parts)}."
+        parts.append(f"against {rival} (of {len(verdicts)}) {each}")
+    return f"counted in pairs of data set and backbone, TSLRec is {'; '.join(parts)}."
 
 
 def _sentences(results: Results, rivals: list[tuple[str, Comparison]], protocol: str) -> list[str]:
@@ -204,7 +204,7 @@ def _main_results(
         "ranking. Published figures exist in both. Never compare figures across the two."
     )
     if "E4SRec" not in results.variants():
-        section.blocks.append("E4SRec, which the paper compares with, has no finished cell here.")
+        section.blocks.append("E4SRec has no finished cell here.")
     for protocol in PROTOCOLS:
         tested = comparisons[protocol]
         section.blocks.append(main_table(results, protocol, tested, command))

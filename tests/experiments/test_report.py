@@ -161,7 +161,7 @@ def test_what_is_missing_is_said(tmp_path):
     assert "Did not run: CI, the strongest control." in text
     assert "1 common seed: there is no test." in text and "± 0" not in text
     assert "Left out:" in text and "Figure 4, categories: no TSLRec cell has kept its items" in text
-    assert "Map of the items: no TSLRec" in text and "E4SRec, which" in text
+    assert "Map of the items: no TSLRec" in text and "E4SRec has no finished cell" in text
     assert "No finished cell uses embeddings of another backbone" in text
     (tmp_path / "ranks" / f"{cells[1]}.npz").unlink()
     text = make_document(Results.load(tmp_path), figures, "command").markdown()

@@ -68,7 +68,7 @@ class Pipeline:
     Every method below can be called by itself; it brings about what it needs.
 
     Args:
-        config: RecBole's config of a ``TSLRec_*`` or ``CI_*`` experiment.
+        config: RecBole's config of an experiment with one of our models.
         train_data, valid_data: RecBole's loaders of the same experiment.
         backbone: the line of ``model.specifications.BACKBONES``.
         show_progress: whether to draw progress bars.
@@ -97,7 +97,7 @@ class Pipeline:
         self.store = Store(Path(config["tslrec_dir"]) / config["dataset"])
         self.stages: list[Stage] = []
 
-    # ---- what the fused models take -------------------------------------------------------------
+    # ---- what the models take -------------------------------------------------------------------
 
     def enhanced_items(self) -> Tensor:
         """h^v, or what the control puts in its place, in the order of internal ids.

@@ -22,12 +22,20 @@ import recbole.trainer
 from recbole.config import Config
 
 from recbole_tslrec import processes, settings
+from recbole_tslrec.model.e4srec import E4SRec
 from recbole_tslrec.model.fmlprec import FMLPRec
 from recbole_tslrec.model.specifications import BACKBONES, MODELS
-from recbole_tslrec.trainer import BackboneTrainer, TwoStageTrainer
+from recbole_tslrec.trainer import BackboneTrainer, LanguageModelTrainer, TwoStageTrainer
 
 _SEQUENTIAL = "recbole.model.sequential_recommender"
-_OUR_MODELS: dict[str, type] = {"FMLPRec": FMLPRec, **MODELS}
+
+# The other paradigms on the same parts, each with its trainer. A new one is a line here, and a yaml of
+# its name for the keys that TSLRec.yaml does not have.
+PEERS: dict[type, type] = {E4SRec: LanguageModelTrainer}
+
+# Models that need stages, by name; each has a `backbone`.
+_STAGED: dict[str, type] = {**MODELS, **{model.__name__: model for model in PEERS}}
+_OUR_MODELS: dict[str, type] = {"FMLPRec": FMLPRec, **_STAGED}
 
 
 def properties_folder() -> Path:
@@ -47,6 +55,8 @@ def register() -> None:
         setattr(recbole.trainer, f"{name}Trainer", BackboneTrainer)
     for name in MODELS:
         setattr(recbole.trainer, f"{name}Trainer", TwoStageTrainer)
+    for model, trainer in PEERS.items():
+        setattr(recbole.trainer, f"{model.__name__}Trainer", trainer)
     Config._get_model_and_dataset = _naming_models(Config._get_model_and_dataset)
     Config._load_internal_config_dict = _with_our_yaml(Config._load_internal_config_dict)
     Config._set_default_parameters = _with_checks(Config._set_default_parameters)
@@ -99,9 +109,10 @@ def _with_our_yaml(original):
     @functools.wraps(original)
     def load_internal_config_dict(self, model, model_class, dataset):
         # RecBole reads the backbone's own yaml under the backbone's name.
-        backbone = MODELS[model].backbone.name if model in MODELS else model
+        backbone = _STAGED[model].backbone.name if model in _STAGED else model
         original(self, backbone, model_class, dataset)
-        for file in ("overall", f"model/{backbone}", *(["TSLRec"] if model in MODELS else [])):
+        ours = ("TSLRec", model) if model in _STAGED else ()
+        for file in ("overall", f"model/{backbone}", *ours):
             path = properties_folder() / f"{file}.yaml"
             if path.is_file():
                 self._update_internal_config_dict(str(path))
@@ -119,11 +130,11 @@ def _with_checks(original):
     @functools.wraps(original)
     def set_default_parameters(self):
         values = self.final_config_dict
-        if self.model in MODELS:
+        if self.model in _STAGED:
             settings.check_command_line(sys.argv[1:])
             settings.check_spelling(self.external_config_dict, self.internal_config_dict)
             settings.check_values(values)
-            settings.check_batching(values, self.model, MODELS[self.model].backbone.causal)
+            settings.check_batching(values, self.model, _STAGED[self.model].backbone.causal)
         elif self.model in BACKBONES:
             settings.check_batching(values, self.model, BACKBONES[self.model].causal)
         if self.model in _OUR_MODELS:

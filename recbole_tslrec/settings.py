@@ -1,8 +1,9 @@
 """The plug-in's keys: which stage depends on each, and what values it takes.
 
-This table and ``properties/TSLRec.yaml`` (defaults and meanings) are the two halves of a key; a test
-holds them together. A stage's fingerprint is made of the keys that name the stage here, so a new key
-is declared once and can neither be forgotten by a stage nor make an unrelated one run again.
+This table and ``properties/TSLRec.yaml`` (defaults and meanings) are the two halves of a key, with a
+yaml for each peer that has keys of its own (``E4SRec.yaml``); a test holds them together. A stage's
+fingerprint is made of the keys that name the stage here, so a new key is declared once and can
+neither be forgotten by a stage nor make an unrelated one run again.
 """
 
 from __future__ import annotations
@@ -96,6 +97,8 @@ SETTINGS: dict[str, Setting] = {
     "fusion": _one_of(RECOMMENDATION, "gate", "sum"),
     "enhanced_dim": _integer(RECOMMENDATION, 1),
     "enhanced_scale": _number(RECOMMENDATION, lambda value: value > 0, "a number above 0"),
+    "max_examples_per_user": _integer(RECOMMENDATION, 1),
+    "examples_per_step": _integer(RECOMMENDATION, 1),
     "tslrec_dir": _text(PLACE),
 }
 
@@ -134,10 +137,13 @@ def training_settings(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def check_values(config: Mapping[str, Any]) -> None:
-    """Raise ValueError for the first of our keys whose value is not one it takes."""
+    """Raise ValueError for the first of our keys whose value is not one it takes.
+
+    A key that the experiment's model does not have is not there.
+    """
     for key, setting in SETTINGS.items():
-        if not setting.accepts(config.get(key)):
-            raise ValueError(f"{key}: [{config.get(key)!r}] is not {setting.expected}.")
+        if key in config and not setting.accepts(config[key]):
+            raise ValueError(f"{key}: [{config[key]!r}] is not {setting.expected}.")
     if config["enhanced_items"] is not None and config["enhancement"] != "tslrec":
         raise ValueError(
             f"enhanced_items: [{config['enhanced_items']}] would take the place of the control "
@@ -156,7 +162,7 @@ def check_spelling(given_keys: Mapping[str, Any], known_keys: Mapping[str, Any])
     not run for hours with the default of ``n_categories``.
     """
     for key in given_keys:
-        if key in known_keys:
+        if key in known_keys or key in SETTINGS:  # a yaml may serve several of our models
             continue
         near = difflib.get_close_matches(key, [*SETTINGS, *BATCHING_KEYS], n=1, cutoff=0.8)
         if near:

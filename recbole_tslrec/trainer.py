@@ -1,7 +1,10 @@
-"""RecBole's trainer: whole sequences for rows if asked, and the paper's stages before its loop."""
+"""RecBole's trainer: whole sequences for rows if asked, and the stages before its loop."""
 
 from __future__ import annotations
 
+import copy
+
+from recbole.data import get_dataloader
 from recbole.trainer import Trainer
 from torch.nn.utils import parametrize
 
@@ -57,8 +60,8 @@ class BackboneTrainer(Trainer):
             return super().evaluate(*args, **kwargs)
 
 
-class TwoStageTrainer(BackboneTrainer):
-    """Trains ``TSLRec_*`` and ``CI_*`` models: runs the pipeline, then RecBole's own loop.
+class _StagesFirst:
+    """Mixin for a trainer: runs the stages that the model needs, then RecBole's own loop.
 
     Attributes:
         stages: the stages that ``fit`` made or reused, in order.
@@ -82,7 +85,7 @@ class TwoStageTrainer(BackboneTrainer):
             ) from None
 
     def _fit(self, train_data, valid_data, verbose, saved, show_progress, **more):
-        # A resumed model has its enhanced embeddings from the checkpoint.
+        # A resumed model has from the checkpoint what the stages gave it.
         if self.start_epoch == 0:
             pipeline = Pipeline(
                 self.config,
@@ -97,3 +100,49 @@ class TwoStageTrainer(BackboneTrainer):
             self.logger.info(cost_table(self.stages))
             processes.part()  # RecBole's loop goes on in the first process
         return super().fit(train_data, valid_data, verbose, saved, show_progress, **more)
+
+
+class TwoStageTrainer(_StagesFirst, BackboneTrainer):
+    """Trains ``TSLRec_*`` and ``CI_*`` models: the fused backbone in RecBole's own loop."""
+
+
+class LanguageModelTrainer(_StagesFirst, Trainer):
+    """Trains a language model that recommends by itself (E4SRec) in RecBole's own loop.
+
+    RecBole's keys for training are the backbone's, which is trained before; the keys ``sft_*`` take
+    their place in this loop.
+    """
+
+    def __init__(self, config, model):
+        if not config["single_spec"]:
+            raise ValueError("nproc: the language model is trained in one process. Set nproc=1.")
+        super().__init__(config, model)
+        self.epochs = config["sft_epochs"]
+        self.eval_step = min(config["eval_step"], self.epochs)
+        self.stopping_step = config["sft_stopping_step"]
+
+    def _build_optimizer(self):
+        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
+        return super()._build_optimizer(
+            params=trained,
+            learner="adam",
+            learning_rate=self.config["sft_learning_rate"],
+            weight_decay=0.0,
+        )
+
+    def fit(self, train_data, *args, **kwargs):
+        """As RecBole's, on the examples that the model chooses from the training rows."""
+        config = copy.copy(self.config)
+        config.final_config_dict = self.config.final_config_dict | {
+            "train_batch_size": self.config["examples_per_step"],
+            "train_neg_sample_args": {"distribution": "none", "sample_num": "none"},
+        }
+        examples = self.model.examples(train_data._dataset)
+        self._examples = get_dataloader(config, "train")(
+            config, examples, None, shuffle=train_data.shuffle
+        )
+        return super().fit(train_data, *args, **kwargs)
+
+    def _train_epoch(self, train_data, *args, **kwargs):
+        # Here and not in fit: stages and popularity metrics count all training rows.
+        return super()._train_epoch(self._examples, *args, **kwargs)

@@ -19,12 +19,12 @@ from recbole_tslrec.settings import (
 )
 
 
-def ours() -> dict:
-    return yaml.safe_load((properties_folder() / "TSLRec.yaml").read_text())
+def ours(name: str) -> dict:
+    return yaml.safe_load((properties_folder() / f"{name}.yaml").read_text())
 
 
 def test_the_yaml_and_the_table_hold_the_same_keys():
-    assert set(ours()) == set(SETTINGS)
+    assert set(ours("TSLRec")) | set(ours("E4SRec")) == set(SETTINGS)
 
 
 def test_every_key_says_type_and_meaning():
@@ -52,6 +52,19 @@ WRONG = [
     ("lora_target_modules", [], "lora_target_modules"),
     ("llm", None, "llm"),
 ]
+
+
+def test_a_peers_keys_are_checked_and_disturb_no_other_model(small_data, settings):
+    wrong = settings | {"max_examples_per_user": 0}
+    with pytest.raises(ValueError, match="max_examples_per_user: .0. is not a whole number"):
+        Config("E4SRec", small_data, config_dict=wrong)
+    with pytest.raises(ValueError, match=r"\[max_examples\].*\[max_examples_per_user\]"):
+        Config("E4SRec", small_data, config_dict=settings | {"max_examples": 5})
+    config = Config(
+        "TSLRec_SASRec", small_data, config_dict=settings | {"max_examples_per_user": 5}
+    )
+    assert config["sft_learning_rate"] == 1e-3
+    assert Config("E4SRec", small_data, config_dict=settings)["sft_learning_rate"] == 3e-4
 
 
 @pytest.mark.parametrize(("key", "value", "message"), WRONG)

@@ -58,8 +58,8 @@ def test_a_peers_keys_are_checked_and_disturb_no_other_model(small_data, setting
     wrong = settings | {"max_examples_per_user": 0}
     with pytest.raises(ValueError, match="max_examples_per_user: .0. is not a whole number"):
         Config("E4SRec", small_data, config_dict=wrong)
-    with pytest.raises(ValueError, match=r"\[max_examples\].*\[max_examples_per_user\]"):
-        Config("E4SRec", small_data, config_dict=settings | {"max_examples": 5})
+    with pytest.raises(ValueError, match=r"\[max_example_per_user\].*\[max_examples_per_user\]"):
+        Config("E4SRec", small_data, config_dict=settings | {"max_example_per_user": 5})
     config = Config(
         "TSLRec_SASRec", small_data, config_dict=settings | {"max_examples_per_user": 5}
     )

@@ -101,7 +101,7 @@ def _experiment(top: Path) -> None:
         "llm": str(top / "model"),
         "n_categories": 4,
         "sft_epochs": 4,
-        "sft_batch_size": 8,
+        "sft_batch_positions": 64,
         "lora_r": 2,
     }
     result = run_experiment("TSLRec_SASRec", "small", config_dict=settings)

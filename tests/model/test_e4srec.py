@@ -44,6 +44,7 @@ class Experiment:
 @pytest.mark.parametrize("kind", ["llama", "bert"])
 def test_it_learns_and_ranks(kind, small_data, settings, language_model_folder):
     changes = {"llm": language_model_folder(kind), "sft_epochs": 5, "sft_learning_rate": 1e-3}
+    changes["examples_per_step"] = 8
     experiment = Experiment(small_data, settings | changes | {"epochs": 5}).fit()
     losses = experiment.trainer.train_loss_dict
     assert list(losses) == [0, 1, 2, 3, 4]  # sft_epochs; the backbone's epochs are another matter

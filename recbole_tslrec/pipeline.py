@@ -123,6 +123,10 @@ class Pipeline:
         """
         return self._read(self.backbone(), _FILE, ITEM_EMBEDDING)
 
+    def enhanced_items_file(self) -> Path:
+        """The file of h^v of this experiment's own stages, as ``enhanced_items`` takes it."""
+        return self.augmentation().folder / _ENHANCED_FILE
+
     def item_categories(self) -> Tensor:
         """The preliminary latent category of every item, in the order of internal ids.
 

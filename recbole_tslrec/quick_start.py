@@ -13,7 +13,9 @@ from typing import Any
 
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
+from recbole.data.dataloader import AbstractDataLoader
 from recbole.quick_start import run
+from recbole.trainer import Trainer
 from recbole.utils import get_model, get_trainer, init_logger, init_seed
 
 from recbole_tslrec.storage import Stage
@@ -68,17 +70,27 @@ class Experiment:
     """What one experiment came to.
 
     Attributes:
-        test_result, best_valid_result: RecBole's metrics by lower-case name, ``ndcg@10`` for one.
+        test_result, best_valid_result: RecBole's metrics by lower-case name, ``ndcg@10`` for one;
+            the first is None if there was no test.
+        best_valid_score: the value of ``valid_metric`` that chose the epoch.
         stages: the stages before the fused model, made or reused; none for RecBole's own models.
         seconds: the time of RecBole's own loop, the stages not counted.
         checkpoint: the trained model, RecBole's file.
+        trainer: RecBole's trainer, with its ``config`` and ``model``; the model's weights are the
+            best epoch's after a test, and the last one's without.
+        train_data, valid_data, test_data: RecBole's loaders.
     """
 
-    test_result: dict[str, float]
+    test_result: dict[str, float] | None
     best_valid_result: dict[str, float]
+    best_valid_score: float
     stages: list[Stage]
     seconds: float
     checkpoint: str
+    trainer: Trainer
+    train_data: AbstractDataLoader
+    valid_data: AbstractDataLoader
+    test_data: AbstractDataLoader
 
 
 def run_experiment(
@@ -86,8 +98,14 @@ def run_experiment(
     dataset: str,
     config_file_list: Sequence[str] | None = None,
     config_dict: Mapping[str, Any] | None = None,
+    test: bool = True,
 ) -> Experiment:
-    """RecBole's ``run_recbole``, which keeps what its result dict does not hold."""
+    """RecBole's ``run_recbole``, which keeps what its result dict does not hold.
+
+    Args:
+        model, dataset, config_file_list, config_dict: as ``run_recbole`` takes them.
+        test: whether to test the trained model.
+    """
     config = Config(model, dataset, config_file_list, dict(config_dict or {}))
     init_seed(config["seed"], config["reproducibility"])
     root = logging.getLogger()
@@ -100,11 +118,24 @@ def run_experiment(
     recommender = get_model(config["model"])(config, train_data._dataset).to(config["device"])
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, recommender)
     start = monotonic()
-    _, best_valid_result = trainer.fit(
+    score, best_valid_result = trainer.fit(
         train_data, valid_data, show_progress=config["show_progress"]
     )
-    test_result = trainer.evaluate(test_data, show_progress=config["show_progress"])
+    test_result = None
+    if test:
+        test_result = trainer.evaluate(test_data, show_progress=config["show_progress"])
     stages = getattr(trainer, "stages", [])
     made = sum(stage.seconds for stage in stages if not stage.reused)
     seconds = monotonic() - start - made
-    return Experiment(test_result, best_valid_result, stages, seconds, trainer.saved_model_file)
+    return Experiment(
+        test_result,
+        best_valid_result,
+        float(score),
+        stages,
+        seconds,
+        trainer.saved_model_file,
+        trainer,
+        train_data,
+        valid_data,
+        test_data,
+    )

@@ -64,12 +64,14 @@ class _StagesFirst:
     """Mixin for a trainer: runs the stages that the model needs, then RecBole's own loop.
 
     Attributes:
+        pipeline: the pipeline that ``fit`` ran; None before, and when a checkpoint is resumed.
         stages: the stages that ``fit`` made or reused, in order.
     """
 
     def __init__(self, config, model):
         check_before_training(config, model.stages(config), model.n_items - 1)
         super().__init__(config, model)
+        self.pipeline: Pipeline | None = None
         self.stages = []
 
     def fit(
@@ -87,7 +89,7 @@ class _StagesFirst:
     def _fit(self, train_data, valid_data, verbose, saved, show_progress, **more):
         # A resumed model has from the checkpoint what the stages gave it.
         if self.start_epoch == 0:
-            pipeline = Pipeline(
+            self.pipeline = Pipeline(
                 self.config,
                 train_data,
                 valid_data,
@@ -95,8 +97,8 @@ class _StagesFirst:
                 show_progress,
                 self.tensorboard.log_dir,
             )
-            self.model.prepare(pipeline)
-            self.stages = pipeline.stages
+            self.model.prepare(self.pipeline)
+            self.stages = self.pipeline.stages
             self.logger.info(cost_table(self.stages))
             processes.part()  # RecBole's loop goes on in the first process
         return super().fit(train_data, valid_data, verbose, saved, show_progress, **more)

@@ -1,105 +1,193 @@
-"""Base, CI and TSLRec of one backbone under equal settings, in one table (paper §5)."""
+"""Runs a grid: what is missing of it, shared among processes, whatever fails (paper §5)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import mean, stdev
+import gc
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from logging import getLogger
+from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
+import torch
 
-from recbole_tslrec.model.specifications import VARIANTS
-from recbole_tslrec.quick_start import Experiment, run_experiment
+from recbole_tslrec.experiments.cells import Cell, failure, run_cell
+from recbole_tslrec.experiments.grid import Grid
+from recbole_tslrec.experiments.grid_tables import Comparison
+from recbole_tslrec.experiments.kept_cells import DONE, Results
+from recbole_tslrec.experiments.search import Search, best_values
 
-# TSLRec with something else in place of h^v: what a language model must beat to have added anything.
-CONTROLS = ("pretrained", "random", "untuned")
-METRICS = {"HR@5": "hit@5", "HR@10": "hit@10", "NDCG@5": "ndcg@5", "NDCG@10": "ndcg@10"}
-
-
-@dataclass
-class Comparison:
-    """The experiments of every model, one a seed."""
-
-    dataset: str
-    seeds: list[int]
-    experiments: dict[str, list[Experiment]]
-
-    def table(self) -> str:
-        """The test results, mean ± standard deviation over the seeds, and the times, as Markdown."""
-        results = [
-            [
-                name,
-                *(
-                    _spread([run.test_result[metric] for run in runs])
-                    for metric in METRICS.values()
-                ),
-            ]
-            for name, runs in self.experiments.items()
-        ]
-        caption = (
-            f"{self.dataset}, test, {len(self.seeds)} seed{'s' if len(self.seeds) > 1 else ''}"
-        )
-        return (
-            _markdown([caption, *METRICS], results)
-            + "\n\n"
-            + _markdown(["where the time went", "seconds a seed"], self._times())
-        )
-
-    def _times(self) -> list[list[str]]:
-        """Every training and every stage once; a stage's time is that of when it was made."""
-        rows: dict[str, list[float]] = {}
-        for name, runs in self.experiments.items():
-            for run in runs:
-                for stage in run.stages:
-                    # The backbone is Base, trained above; its stage only takes the embeddings out.
-                    if stage.name != "backbone":
-                        rows.setdefault(f"stage {stage.name}", []).append(stage.seconds)
-                rows.setdefault(f"{name}: training and evaluation", []).append(run.seconds)
-        return [[row, f"{mean(seconds):.0f}"] for row, seconds in rows.items()]
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
-
-
-def _markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+_POLL_SECONDS = 1.0
 
 
 def compare(
-    backbone: str,
-    dataset: str,
-    config_file_list: Sequence[str] | None = None,
-    config_dict: Mapping[str, Any] | None = None,
-    seeds: Sequence[int] = (2020,),
-    controls: bool = False,
+    grid: Grid,
+    results_folder: Path,
+    search: Search | None = None,
+    keep_checkpoints: bool = False,
 ) -> Comparison:
-    """Train RecBole's own model (Base), then CI and TSLRec, under the same settings and seeds.
+    """Run what is missing of a grid; several processes may share one results folder.
 
-    Base is the trained backbone from which the other two take their item embeddings: it is trained
-    once a seed.
+    A cell that fails does not stop the others; it is tried again by the next call.
 
     Args:
-        backbone: a name in ``BACKBONES``; its loss is CE.
-        dataset, config_file_list, config_dict: as RecBole's ``run_recbole`` takes them.
-        seeds: RecBole's ``seed``, one experiment each.
-        controls: whether to add the three controls of TSLRec.
+        grid: what is compared.
+        results_folder: where every finished cell is kept; the stages are kept under ``tslrec_dir``.
+        search: keys that are searched for every variant first; its winner's values hold for all
+            seeds.
+        keep_checkpoints: whether to keep the trained models; Base's always are.
+
+    Raises:
+        ValueError, FileNotFoundError, ...: what would fail every cell, before anything is trained.
     """
-    variants = [(f"{variant}_{backbone}", None) for variant in reversed(VARIANTS)]
-    if controls:
-        variants += [(f"TSLRec_{backbone}", control) for control in CONTROLS]
-    experiments: dict[str, list[Experiment]] = {}
-    for seed in seeds:
-        settings = {"train_neg_sample_args": None, **(config_dict or {}), "seed": seed}
-        print(f"compare: {backbone}, seed {seed}", flush=True)
-        base = run_experiment(backbone, dataset, config_file_list, settings)
-        experiments.setdefault(backbone, []).append(base)
-        settings["backbone_checkpoint"] = base.checkpoint
-        for name, control in variants:
-            chosen = settings if control is None else settings | {"enhancement": control}
-            row = name if control is None else f"{name}, {control}"
-            print(f"compare: {row}, seed {seed}", flush=True)
-            experiment = run_experiment(name, dataset, config_file_list, chosen)
-            experiments.setdefault(row, []).append(experiment)
-    return Comparison(dataset, list(seeds), experiments)
+    results = Results(results_folder)
+    groups = grid.groups()
+    failed_searches: dict[str, Exception] = {}
+    if search is not None:
+        groups = _searched(groups, search, results, failed_searches)
+    cells = grid.cells(groups)
+    # A cell whose search failed has no settings of its own, and so no line that could be kept.
+    errors = [_search_error(cell, failed_searches) for cell in cells]
+    pairs = list(zip(cells, errors, strict=True))
+    lines = _run([cell for cell, error in pairs if error is None], results, keep_checkpoints)
+    outcome = [lines[cell.id] if error is None else failure(cell, error) for cell, error in pairs]
+    return Comparison(grid, cells, outcome)
+
+
+def _search_error(cell: Cell, failed: Mapping[str, Exception]) -> Exception | None:
+    """Why a cell, or the one whose embeddings it takes, has no settings."""
+    sources = [cell] if cell.embeddings_from is None else [cell, cell.embeddings_from]
+    errors = [failed[_group(source)] for source in sources if _group(source) in failed]
+    return errors[0] if errors else None
+
+
+def _searched(
+    groups: list[Cell], search: Search, results: Results, failed: dict[str, Exception]
+) -> list[Cell]:
+    """The groups with the values that are best on validation.
+
+    Args:
+        failed: takes the error of every search that failed, under the name of its group.
+    """
+    _check_searched(groups, search)
+    chosen: dict[str, Cell] = {}
+
+    def task(cell: Cell) -> Callable[[], None]:
+        def run() -> None:
+            print(f"compare: search for {_group(cell)}", flush=True)
+            values = {}
+            try:
+                values = best_values(cell, search, results)
+                print(f"compare: search for {_group(cell)} chose {values}", flush=True)
+            except Exception as error:  # its cells fail of it, the others are worth running
+                getLogger().error(f"The search for {_group(cell)} failed.", exc_info=True)
+                failed[_group(cell)] = error
+            chosen[cell.id] = replace(cell, settings={**cell.settings, **values})
+
+        return run
+
+    _share({f"search-{cell.id}": task(cell) for cell in groups}, {}, results)
+    return [chosen[cell.id] for cell in groups]
+
+
+def _group(cell: Cell) -> str:
+    return f"{cell.dataset}, {cell.backbone}, {cell.variant}"
+
+
+def _check_searched(groups: Sequence[Cell], search: Search) -> None:
+    """Raise ValueError for a key that no model of the grid has: it is misspelt."""
+    known: set[str] = set()
+    for cell in groups:
+        try:
+            known |= search.of(cell).keys()
+        except Exception:  # a cell whose settings are refused: it fails by itself
+            continue
+    for key in search.space:
+        if key not in known:
+            raise ValueError(f"search: no model of this comparison has a key [{key}].")
+
+
+def _run(cells: Sequence[Cell], results: Results, keep: bool) -> dict[str, dict[str, Any]]:
+    """Every cell's line, kept or made now."""
+    before = results.cells.read()
+    lines = {cell.id: before[cell.id] for cell in cells if _is_done(before.get(cell.id))}
+    print(f"compare: {len(cells)} cells, {len(lines)} of them finished before", flush=True)
+
+    def task(cell: Cell) -> Callable[[], None]:
+        def run() -> None:
+            line = results.cells.read().get(cell.id)
+            # Another process may have done it meanwhile, or have failed to.
+            if not _is_done(line) and line == before.get(cell.id):
+                place = f"{list(cells).index(cell) + 1} of {len(cells)}"
+                print(f"compare: {place}: {cell.dataset}, {_label(cell)}", flush=True)
+                line = _line(cell, results, keep)
+                results.cells.append(line)
+            lines[cell.id] = line
+
+        return run
+
+    missing = [cell for cell in cells if cell.id not in lines]
+    needs = {cell.id: _needs(cell) for cell in missing}
+    _share({cell.id: task(cell) for cell in missing}, needs, results)
+    return lines
+
+
+def _is_done(line: dict[str, Any] | None) -> bool:
+    return line is not None and line["status"] == DONE
+
+
+def _label(cell: Cell) -> str:
+    return f"{cell.method}, seed {cell.seed}"
+
+
+def _needs(cell: Cell) -> list[str]:
+    """The cells that go first if they are in the grid, since this one takes something from them."""
+    return [cell.base().id] + ([cell.embeddings_from.id] if cell.embeddings_from else [])
+
+
+def _line(cell: Cell, results: Results, keep: bool) -> dict[str, Any]:
+    try:
+        return run_cell(cell, results, keep)
+    except Exception as error:  # whatever it is, the other cells are worth running
+        getLogger().error(f"{cell.dataset}, {_label(cell)}, failed.", exc_info=True)
+        print(f"compare: {cell.dataset}, {_label(cell)}, failed: {error}", flush=True)
+        shutil.rmtree(results.checkpoints(cell.id), ignore_errors=True)
+        return failure(cell, error)
+    finally:
+        gc.collect()  # model and trainer refer to each other
+        torch.cuda.empty_cache()
+
+
+def _share(
+    tasks: Mapping[str, Callable[[], None]], needs: Mapping[str, Sequence[str]], results: Results
+) -> None:
+    """Do every task in turn; one that another live process is doing is waited for at the end.
+
+    Args:
+        tasks: by name, the same in every process. Each looks whether it has been done meanwhile.
+        needs: for a task's name those of the tasks, if any are there, that go before it.
+    """
+    waiting = dict(tasks)
+    told = False
+    while waiting:
+        count = len(waiting)
+        for name, task in tasks.items():
+            if name not in waiting or any(
+                other in waiting for other in needs.get(name, ()) if other != name
+            ):
+                continue
+            with results.only_one(name) as ours:
+                if ours:
+                    task()
+                    del waiting[name]
+        if len(waiting) == count:
+            if not told:
+                print(
+                    f"compare: another process is at work on [{results.folder}]; waiting for what "
+                    f"it does of the remaining {count}.",
+                    flush=True,
+                )
+                told = True
+            time.sleep(_POLL_SECONDS)

@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from recbole_tslrec.experiments.document import Picture
-from recbole_tslrec.experiments.results import MAIN_METRIC, PROTOCOLS, Cell, Method, Results
+from recbole_tslrec.experiments.protocols import PROTOCOLS
+from recbole_tslrec.experiments.results import MAIN_METRIC, Cell, Method, Results
 from recbole_tslrec.experiments.significance import bootstrap_interval
 from recbole_tslrec.experiments.tables import made, variant_name
 
@@ -161,7 +162,7 @@ def activity_figure(results: Results, protocol: str, command: str) -> Picture | 
     numbers = _gains(results, protocol, "training_length")
     if numbers.empty:
         return None
-    protocol_name = PROTOCOLS[protocol][1]
+    protocol_name = PROTOCOLS[protocol]
     axis = "items in the user's training history"
     heading = f"Gain by user activity, {protocol_name}, mean over {_seeds(results)}"
     caption = (
@@ -183,7 +184,7 @@ def popularity_figure(results: Results, protocol: str, command: str) -> Picture 
     numbers = _gains(results, protocol, "item_count")
     if numbers.empty:
         return None
-    protocol_name = PROTOCOLS[protocol][1]
+    protocol_name = PROTOCOLS[protocol]
     axis = "training interactions of the target item"
     heading = f"Gain by popularity of the target item, {protocol_name}, mean over {_seeds(results)}"
     caption = (

@@ -12,9 +12,9 @@ from types import ModuleType
 import pandas as pd
 
 from recbole_tslrec.experiments.document import Document, Picture, Section, Table, entries
+from recbole_tslrec.experiments.protocols import PROTOCOLS
 from recbole_tslrec.experiments.results import (
     MAIN_METRIC,
-    PROTOCOLS,
     Cell,
     Method,
     Results,
@@ -87,7 +87,7 @@ def make_document(results: Results, figures: ModuleType, command: str) -> Docume
 def _takeaways(results: Results, comparisons: dict[str, list[Comparison]]) -> Section:
     section = Section("What to take away")
     said: dict[str, dict[tuple, str]] = {}
-    for protocol, (_, name) in PROTOCOLS.items():
+    for protocol, name in PROTOCOLS.items():
         of_tslrec = [
             one
             for one in comparisons[protocol]

@@ -18,17 +18,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_tslrec.experiments.comparison import CONTROLS, METRICS
+from recbole_tslrec.experiments.cells import CONTROLS
+from recbole_tslrec.experiments.protocols import METRICS, PROTOCOLS
 from recbole_tslrec.model.specifications import BACKBONES
 
 FORMAT_VERSION = 1
 CELLS = "cells.jsonl"
 VARIANTS = ("Base", "CI", "TSLRec", "E4SRec", *CONTROLS)
-# By protocol: the column of the ranks, and what it means.
-PROTOCOLS = {
-    "ranked": ("rank", "seen items ranked"),
-    "masked": ("rank_masked", "seen items masked"),
-}
+RANK_COLUMNS = {"ranked": "rank", "masked": "rank_masked"}  # by protocol
 # What the text, the pictures and the choice of the strongest control go by; all metrics are in tables.
 MAIN_METRIC = "NDCG@10"
 _RANK_ARRAYS = ("user", "item", "rank", "rank_masked", "training_length", "item_count")
@@ -228,7 +225,7 @@ class Results:
             ranks = self.ranks(method.cells[seed])
             if ranks is None:
                 return None
-            frames.append(user_metrics(ranks[PROTOCOLS[protocol][0]]))
+            frames.append(user_metrics(ranks[RANK_COLUMNS[protocol]]))
         if not frames:
             return None
         common = frames[0].index
@@ -253,13 +250,13 @@ class Results:
             if ranks is None:
                 self._note(f"{cell}: no ranks are kept; the tests over users leave it out.")
                 continue
-            for protocol, (column, _) in PROTOCOLS.items():
+            for protocol, column in RANK_COLUMNS.items():
                 means = user_metrics(ranks[column]).mean()
                 for name, key in METRICS.items():
                     given = cell.test[protocol][key]
                     if abs(given - means[name]) > _ROUNDING:
                         self._note(
-                            f"{cell}: {name} ({PROTOCOLS[protocol][1]}) is {given:.4f} in {CELLS} "
+                            f"{cell}: {name} ({PROTOCOLS[protocol]}) is {given:.4f} in {CELLS} "
                             f"and {means[name]:.4f} by the kept ranks."
                         )
 

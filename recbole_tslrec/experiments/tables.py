@@ -9,10 +9,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from recbole_tslrec.experiments.comparison import CONTROLS, METRICS
+from recbole_tslrec.experiments.cells import CONTROLS
 from recbole_tslrec.experiments.document import BEST, SECOND, Entry, Table, entries
+from recbole_tslrec.experiments.protocols import METRICS, PROTOCOLS
 from recbole_tslrec.experiments.published import published
-from recbole_tslrec.experiments.results import MAIN_METRIC, PROTOCOLS, Cell, Method, Results
+from recbole_tslrec.experiments.results import MAIN_METRIC, Cell, Method, Results
 from recbole_tslrec.experiments.significance import (
     Comparison,
     Outcome,
@@ -63,7 +64,7 @@ def main_table(
         )
     return Table(
         f"table_2_{protocol}",
-        f"Table 2, {PROTOCOLS[protocol][1]}",
+        f"Table 2, {PROTOCOLS[protocol]}",
         caption,
         made([cell for cell in results.cells if cell.made_by is None], command),
         columns,
@@ -171,13 +172,13 @@ def significance_table(
         if one.metric == MAIN_METRIC
     ]
     caption = (
-        f"{MAIN_METRIC}, {PROTOCOLS[protocol][1]}: {TESTS}. The p-values are the corrected ones; "
+        f"{MAIN_METRIC}, {PROTOCOLS[protocol]}: {TESTS}. The p-values are the corrected ones; "
         f"'none' is where there is nothing to test, and the note says why. The CSV has every metric "
         f"and the p-values before correction."
     )
     return Table(
         f"tests_{protocol}",
-        f"The tests, {PROTOCOLS[protocol][1]}",
+        f"The tests, {PROTOCOLS[protocol]}",
         caption,
         made(cells, command),
         [("", column) for column in columns],
@@ -259,7 +260,7 @@ def _reuse_table(results: Results, dataset: str, protocol: str, command: str) ->
     )
     return Table(
         f"reuse_{dataset}_{protocol}",
-        f"Reuse across backbones: {dataset}, {PROTOCOLS[protocol][1]}",
+        f"Reuse across backbones: {dataset}, {PROTOCOLS[protocol]}",
         caption,
         made(cells, command),
         [("", "made with"), *(("used by", user) for user in users)],

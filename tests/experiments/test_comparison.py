@@ -1,27 +1,309 @@
+import json
 import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
+import pytest
+import yaml
+from recbole.config import Config
+
+from recbole_tslrec.__main__ import main
+from recbole_tslrec.experiments import comparison as comparison_module
+from recbole_tslrec.experiments.cells import VARIANTS, Cell
 from recbole_tslrec.experiments.comparison import compare
+from recbole_tslrec.experiments.grid import Grid
+from recbole_tslrec.experiments.kept_cells import Lines, Results
+from recbole_tslrec.experiments.search import declare
+
+GRU4REC = {"backbones": ("GRU4Rec",), "datasets": ("small",)}
+FAST = ("Base", "CI", "random")
 
 
-def test_base_is_trained_once_a_seed_and_the_table_shows_the_spread(small_data, settings):
-    comparison = compare("GRU4Rec", small_data, config_dict=settings, seeds=(1, 2), controls=True)
-    assert list(comparison.experiments) == [
-        "GRU4Rec",
+def lines(folder="results") -> list[dict]:
+    return [json.loads(line) for line in Path(folder, "cells.jsonl").read_text().splitlines()]
+
+
+def test_base_is_trained_once_a_seed_and_every_cell_is_kept(small_data, settings):
+    variants = ("Base", "CI", "TSLRec", "pretrained")
+    settings |= {"sft_epochs": 1}
+    grid = Grid(**GRU4REC, variants=variants, seeds=(1, 2), settings=settings)
+    comparison = compare(grid, Path("results"))
+    assert [cell.method for cell in comparison.cells] == 2 * [
+        "GRU4Rec (Base)",
         "CI_GRU4Rec",
         "TSLRec_GRU4Rec",
         "TSLRec_GRU4Rec, pretrained",
-        "TSLRec_GRU4Rec, random",
-        "TSLRec_GRU4Rec, untuned",
     ]
-    for name in ("CI_GRU4Rec", "TSLRec_GRU4Rec"):
-        for run in comparison.experiments[name]:
-            for stage in run.stages:
-                if stage.name == "backbone":
-                    assert stage.seconds < 0.5 and not (stage.folder / "GRU4Rec.pth").exists()
-    table = comparison.table()
-    hits = [run.test_result["hit@10"] for run in comparison.experiments["CI_GRU4Rec"]]
-    row = next(line for line in table.splitlines() if line.startswith("| CI_GRU4Rec "))
-    shown, spread = re.findall(r"([\d.]+) ± ([\d.]+)", row)[1]
-    assert float(shown) == round(sum(hits) / 2, 4)
-    assert abs(float(spread) - abs(hits[0] - hits[1]) / 2**0.5) < 1e-4
-    assert "2 seeds" in table and "stage fine_tuning" in table and "stage backbone" not in table
+    assert not list(Path("saved/tslrec").rglob("*.pth"))  # no backbone was trained but Base
+    assert comparison.lines == lines() and [line["variant"] for line in lines()] == 2 * [*variants]
+    for line in lines():
+        check_what_is_kept(line)
+    check_tables(comparison.tables())
+
+
+def check_what_is_kept(line: dict) -> None:
+    assert line["status"] == "done" and line["error"] is None and line["epochs"] == 1
+    assert line["settings"]["train_batch_size"] == 64
+    assert set(line["valid"]) == set(line["test"]["masked"]) == set(line["test"]["ranked"])
+    kept = np.load(f"results/ranks/{line['cell']}.npz", allow_pickle=False)
+    hits = {"ranked": kept["rank"] <= 5, "masked": kept["rank_masked"] <= 5}
+    for protocol, hit in hits.items():
+        assert line["test"][protocol]["hit@5"] == hit.mean()
+    items = Path(f"results/items/{line['cell']}.npz")
+    assert items.is_file() == (line["variant"] in ("CI", "TSLRec"))
+    checkpoints = list(Path("results/checkpoints", line["cell"]).glob("*.pth"))
+    assert len(checkpoints) == (1 if line["variant"] == "Base" else 0)
+    stages = {"Base": set(), "CI": {"backbone", "categories"}, "pretrained": {"backbone"}}
+    assert line["seconds"]["stages"].keys() >= stages.get(line["variant"], {"fine_tuning"})
+
+
+def check_tables(tables: str) -> None:
+    assert "small, test, 2 seeds" in tables
+    for protocol, label in (("ranked", "seen items ranked"), ("masked", "seen items masked")):
+        part = tables[tables.index(label) :]
+        hits = [line["test"][protocol]["hit@10"] for line in lines() if line["variant"] == "CI"]
+        row = next(line for line in part.splitlines() if line.startswith("| CI_GRU4Rec "))
+        shown, spread = re.findall(r"([\d.]+) ± ([\d.]+)", row)[1]
+        assert float(shown) == round(sum(hits) / 2, 4)
+        assert abs(float(spread) - abs(hits[0] - hits[1]) / 2**0.5) < 1e-4
+    assert "stage fine_tuning" in tables and "stage backbone" not in tables
+
+
+def test_a_cell_does_not_depend_on_whether_base_was_in_the_grid(small_data, settings):
+    """Base's checkpoint only saves a training; else the pipeline trains the same backbone."""
+    with_base = Grid(**GRU4REC, variants=("Base", "CI"), settings=settings)
+    compare(with_base, "with")
+    compare(replace(with_base, variants=("CI",)), "without")
+    first, second = lines("with")[1], lines("without")[0]
+    assert list(Path("saved/tslrec").rglob("GRU4Rec.pth"))
+    assert first["cell"] == second["cell"] and first["test"] == second["test"]
+    ranks = [np.load(f"{run}/ranks/{first['cell']}.npz")["rank"] for run in ("with", "without")]
+    assert np.array_equal(*ranks)
+
+
+def test_killed_and_started_again_every_cell_is_finished_once(small_data, settings, tmp_path):
+    more = {"epochs": 4, "train_batch_size": 16}  # time to be killed in
+    Path("mine.yaml").write_text(yaml.safe_dump(settings | more))
+    command = [sys.executable, "-m", "recbole_tslrec", "compare", "--dataset=small", "--seeds=2"]
+    command += ["--backbone=GRU4Rec", "--variants=Base,CI", "--config_files=mine.yaml"]
+    file = Path("results/cells.jsonl")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while not (file.is_file() and file.read_bytes().count(b"\n") >= 1):
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    done = file.read_text()
+    assert 1 <= len(done.splitlines()) < 4
+    with open(file, "a") as half:
+        half.write('{"format": 1, "cell": "')
+    grid = Grid(**GRU4REC, variants=("Base", "CI"), seeds=(2020, 2021), config_files=["mine.yaml"])
+    comparison = compare(grid, "results")
+    assert not comparison.failed and file.read_text().startswith(done)
+    counts = Counter(line["cell"] for line in lines())
+    assert counts == {cell.id: 1 for cell in comparison.cells} and len(counts) == 4
+    compare(grid, "results")  # nothing is left to do
+    assert len(lines()) == 4
+
+
+def test_a_failed_cell_does_not_stop_the_others_and_is_tried_again(small_data, settings, capsys):
+    grid = Grid(**GRU4REC, settings=settings | {"n_categories": 31}, variants=FAST)
+    for _ in range(2):
+        comparison = compare(grid, "results")
+        ((cell, error),) = comparison.failed
+        assert cell.variant == "CI" and "n_categories: [31] is more than the 30 items" in error
+    assert [line["status"] for line in lines()] == ["done", "failed", "done", "failed"]
+    assert "CI_GRU4Rec, seed 2020, failed: n_categories" in capsys.readouterr().out
+    assert re.search(r"\| CI_GRU4Rec \(0 of 1 seeds\) +\| failed ", comparison.tables())
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings_too", "error"),
+    [
+        ({"backbones": ("SASRex",)}, {}, r"backbones: \[SASRex\] is not one of GRU4Rec"),
+        ({"variants": ("CI", "untune")}, {}, r"variants: \[untune\] is not one of Base"),
+        ({"datasets": ("small", "large")}, {}, r"dataset: there is no \[data/large/large.inter\]"),
+        ({"seeds": ()}, {}, "seeds: .* is empty"),
+        ({"reuse": True}, {}, "reuse: needs .* two backbones"),
+        ({"config_files": ("{dataset}.yaml",)}, {}, r"there is no file \[small.yaml\]"),
+        ({"variants": ("TSLRec",)}, {"n_categorys": 3}, "Did you mean .n_categories"),
+        ({}, {"eval_args": {"mode": "uni10"}}, "eval_args: .* ranks all items"),
+    ],
+)
+def test_what_would_fail_every_cell_comes_before_any_training(
+    changes, settings_too, error, small_data, settings
+):
+    with pytest.raises((ValueError, FileNotFoundError), match=error):
+        compare(Grid(**(GRU4REC | changes), settings=settings | settings_too), "results")
+    assert not Path("results").exists()
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--seed=3", "Give --seeds=<how many>"),
+        ("--sedes", r"\[--sedes\] is neither an option nor a --key=value"),
+        ("--variants=CI,none", r"variants: \[none\] is not one of"),
+        ("--search=epochs", "not of the form key="),
+    ],
+)
+def test_a_wrong_command_line(argument, message, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["recbole_tslrec", "compare", argument])
+    with pytest.raises(SystemExit, match=message):
+        main()
+
+
+def cell(variant="TSLRec", seed=1, data="0", **settings) -> Cell:
+    chosen = VARIANTS[variant].choose(settings)
+    return Cell("small", "SASRec", variant, seed, chosen, data)
+
+
+def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp_path):
+    same = {"show_progress": True, "gpu_id": "1", "data_path": "x", "checkpoint_dir": "y"}
+    same |= {"tslrec_dir": "z", "topk": [3], "metrics": ["MRR"], "worker": 2}
+    for variant in VARIANTS:
+        assert cell(variant).id == cell(variant, **same).id, variant
+        for change in ({"seed": 2}, {"data": "1"}, {"learning_rate": 0.1}, {"epochs": 2}):
+            assert cell(variant).id != cell(variant, **change).id, (variant, change)
+    assert len({cell(variant).id for variant in VARIANTS}) == len(VARIANTS)
+    depends = {
+        "n_categories": {"CI", "TSLRec", "untuned"},
+        "sft_epochs": {"TSLRec"},
+        "fusion": {"TSLRec", "pretrained", "random", "untuned"},
+        "llm": {"TSLRec", "random", "untuned"},
+        "llm_pooling": {"TSLRec", "untuned"},
+    }
+    for key, variants in depends.items():
+        assert {v for v in VARIANTS if cell(v).id != cell(v, **{key: "other"}).id} == variants
+    folder = Path(language_model_folder("llama"))
+    (tmp_path / "moved").symlink_to(folder)
+    assert cell(llm=str(folder)).id == cell(llm=str(tmp_path / "moved")).id
+
+
+def test_the_id_is_of_the_config_files_content(small_data, settings):
+    Path("one.yaml").write_text("learning_rate: 1e-3\nepochs: 3\n")
+    Path("two.yaml").write_text("epochs: 3 # the same\n")
+    Path("three_small.yaml").write_text("learning_rate: 0.001\n")
+    files = (["one.yaml"], ["two.yaml", "three_{dataset}.yaml"], ["two.yaml"])
+    ids = [Grid(**GRU4REC, config_files=f, settings=settings).groups()[0].id for f in files]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_texts_of_a_config_file_stay_texts(small_data, settings):
+    Path("one.yaml").write_text("llm_response: '[1]'\nmine: key\n")
+    grid = Grid(**GRU4REC, config_files=["one.yaml"], settings=settings)
+    given = grid.groups()[2].experiment_settings()
+    config = Config("TSLRec_GRU4Rec", "small", config_dict=given)
+    assert config["llm_response"] == "[1]" and config["mine"] == "key"
+
+
+def test_a_cell_of_another_live_process_is_waited_for(small_data, settings, monkeypatch):
+    grid = Grid(**GRU4REC, variants=FAST, settings=settings)
+    other = Results("results")
+    random = grid.cells(grid.groups())[2]
+    lock = other.only_one(random.id)
+    assert lock.__enter__()
+
+    def finish(seconds):  # what the other process does while this one waits
+        assert [line["variant"] for line in lines()] == ["Base", "CI"]
+        other.cells.append(lines()[0] | {"cell": random.id, "variant": "random"})
+        lock.__exit__(None, None, None)
+
+    monkeypatch.setattr(comparison_module.time, "sleep", finish)
+    comparison = compare(grid, "results")
+    assert len(lines()) == 3 and comparison.lines[2] == lines()[2]
+
+
+def test_one_backbones_embeddings_in_another(small_data, settings):
+    grid = Grid(
+        datasets=("small",),
+        backbones=("GRU4Rec", "SASRec"),
+        variants=("TSLRec",),
+        settings=settings | {"sft_epochs": 1},
+        reuse=True,
+    )
+    comparison = compare(grid, "results")
+    assert not comparison.failed
+    reused = [line for line in lines() if line["embeddings_from"]]
+    assert [(line["backbone"], line["embeddings_from"]) for line in reused] == [
+        ("GRU4Rec", "SASRec"),
+        ("SASRec", "GRU4Rec"),
+    ]
+    assert all(line["seconds"]["stages"] == {} for line in reused)
+    assert len({line["cell"] for line in lines()}) == 4
+    assert "TSLRec_SASRec, embeddings of GRU4Rec" in comparison.tables()
+    # Had the grid given SASRec its own embeddings, the results would be equal.
+    own = next(line for line in lines() if line["variant"] == "TSLRec" and line not in reused)
+    ranks = [np.load(f"results/ranks/{line['cell']}.npz")["rank"] for line in (own, reused[0])]
+    assert not np.array_equal(*ranks)
+
+
+def test_a_search_is_of_equal_budget_on_validation_alone_and_is_not_repeated(
+    small_data, settings, monkeypatch
+):
+    pytest.importorskip("hyperopt")
+    variants = ("Base", "CI")
+    text = "learning_rate=[1e-2,0.001] n_categories=[3, 4] dropout_prob=[0.1,0.3] attn=[1]"
+    with pytest.raises(ValueError, match=r"no model of this comparison has a key \[attn\]"):
+        compare(Grid(**GRU4REC, settings=settings), "results", declare(text, None, 2))
+    search = declare(text.removesuffix(" attn=[1]"), None, 2)
+    grid = Grid(**GRU4REC, variants=variants, seeds=(1, 2), settings=settings)
+    comparison = compare(grid, "results", search)
+    assert not comparison.failed
+    trials = [json.loads(line) for line in Path("results/searches.jsonl").read_text().splitlines()]
+    assert Counter(trial["variant"] for trial in trials) == dict.fromkeys(variants, 2)
+    assert all("test" not in trial and trial["seed"] == 1 for trial in trials)
+    for variant in variants:
+        of_variant = [trial for trial in trials if trial["variant"] == variant]
+        ours = {"n_categories"} if variant == "CI" else set()
+        assert set(of_variant[0]["values"]) == {"learning_rate", "dropout_prob"} | ours
+        best = max(of_variant, key=lambda trial: trial["score"])
+        for line in lines():
+            if line["variant"] == variant:
+                assert line["settings"].items() >= best["values"].items()
+                if line["seed"] == 1:
+                    assert line["valid"] == best["valid"]
+    assert not list(Path("results/checkpoints").glob("trial-*"))
+
+    def no_training(*args, **kwargs):
+        raise AssertionError("a trial is repeated")
+
+    monkeypatch.setattr("recbole_tslrec.experiments.search.run_experiment", no_training)
+    again = compare(grid, "results", declare(text.removesuffix(" attn=[1]"), None, 2))
+    assert again.lines == comparison.lines
+
+
+def test_a_search_that_fails_leaves_the_others(small_data, settings):
+    pytest.importorskip("hyperopt")
+    grid = Grid(**GRU4REC, variants=("Base", "CI"), settings=settings)
+    search = declare("n_categories=[31,32]", None, 2)  # of 30 items
+    comparison = compare(grid, "results", search)
+    ((cell, error),) = comparison.failed
+    assert cell.variant == "CI" and "All 2 trials of the search failed" in error
+    assert [line["variant"] for line in lines()] == ["Base"]
+
+
+@pytest.mark.parametrize("text", ["learning_rate", "learning_rate=3", "a=[1] b=[", "a=[]"])
+def test_a_search_that_cannot_be_read(text):
+    with pytest.raises(ValueError, match="not of the form key="):
+        declare(text, None, 3)
+
+
+def test_a_search_file_of_recbole():
+    Path("hyper.test").write_text("learning_rate loguniform -8,0\ndropout_prob choice [0.1,0.2]\n")
+    assert set(declare(None, Path("hyper.test"), 3).space) == {"learning_rate", "dropout_prob"}
+
+
+def test_a_broken_line_is_named(tmp_path):
+    kept = Lines(tmp_path / "kept.jsonl", "cell")
+    kept.append({"cell": "1", "value": 1})
+    kept.append({"cell": "1", "value": 2})
+    assert kept.read() == {"1": {"cell": "1", "value": 2}}
+    kept.path.write_text(kept.path.read_text() + "{}\n")
+    with pytest.raises(ValueError, match=r"kept.jsonl\], line 3"):
+        kept.read()

@@ -1,0 +1,94 @@
+"""``compare``: a grid of experiments (paper §5)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from recbole.config import Config
+
+from recbole_tslrec.experiments.cells import CONTROLS, MAIN_VARIANTS, OWN_KEYS, VARIANTS
+from recbole_tslrec.experiments.comparison import compare
+from recbole_tslrec.experiments.grid import Grid
+from recbole_tslrec.experiments.search import declare
+from recbole_tslrec.model.specifications import BACKBONES
+from recbole_tslrec.settings import check_command_line
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declare the command."""
+    command = commands.add_parser(
+        "compare",
+        help="train variants of backbones on data sets over seeds, keep every result, print tables",
+        epilog="Any key of the yaml files can be given as --key=value.",
+    )
+    command.add_argument("--dataset", default="ml-100k", help="name of the data set")
+    command.add_argument("--datasets", help="several of them, separated by commas")
+    command.add_argument("--backbone", default="SASRec", help=", ".join(BACKBONES))
+    command.add_argument("--backbones", help="several of them, separated by commas")
+    command.add_argument("--variants", default=",".join(MAIN_VARIANTS), help=", ".join(VARIANTS))
+    command.add_argument("--controls", action="store_true", help=f"add {', '.join(CONTROLS)}")
+    command.add_argument("--seeds", type=int, default=1, help="how many; more show the spread")
+    command.add_argument(
+        "--config_files", help="yaml files, separated by spaces; {dataset} is replaced"
+    )
+    command.add_argument(
+        "--results", type=Path, default=Path("results"), help="the folder of what is finished"
+    )
+    command.add_argument("--search", help="keys to search, as 'key=[value,value] key=[value]'")
+    command.add_argument("--search_file", type=Path, help="or as a file for RecBole's HyperTuning")
+    command.add_argument(
+        "--search_budget", type=int, default=10, help="the most trials of every variant"
+    )
+    command.add_argument(
+        "--reuse", action="store_true", help="add TSLRec with other backbones' embeddings"
+    )
+    command.add_argument(
+        "--keep_checkpoints", action="store_true", help="keep the trained models of all variants"
+    )
+    command.set_defaults(run=_compare)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    try:
+        search = declare(args.search, args.search_file, args.search_budget)
+        comparison = compare(_grid(args), args.results, search, args.keep_checkpoints)
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        raise SystemExit(f"compare: {error}") from error  # of the whole; a cell's own is its line's
+    except KeyboardInterrupt:
+        print(
+            f"\ncompare: stopped. What is finished is kept in [{args.results}]; the same command "
+            f"goes on from there.",
+            file=sys.stderr,
+        )
+        return 130
+    print(comparison.tables())
+    for cell, error in comparison.failed:
+        print(f"compare: failed: {cell.dataset}, {cell.method}, seed {cell.seed}: {error}")
+    return 1 if comparison.failed else 0
+
+
+def _grid(args: argparse.Namespace) -> Grid:
+    """The grid that the command line asks for; takes RecBole's keys out of ``sys.argv``."""
+    for argument in sys.argv[1:]:
+        if not argument.startswith("--") or "=" not in argument:
+            raise ValueError(f"[{argument}] is neither an option nor a --key=value.")
+        if argument.removeprefix("--").split("=")[0] in OWN_KEYS:
+            raise ValueError(
+                f"[{argument}] is set for each cell. Give --seeds=<how many>, --datasets, "
+                f"--backbones, --variants or --results."
+            )
+    check_command_line(sys.argv[1:])
+    settings = Config.__new__(Config)._load_cmd_line()  # as RecBole reads it
+    sys.argv = sys.argv[:1]  # every cell is given its settings; a searched key differs among them
+    controls = CONTROLS if args.controls else ()
+    return Grid(
+        datasets=(args.datasets or args.dataset).split(","),
+        backbones=(args.backbones or args.backbone).split(","),
+        variants=list(dict.fromkeys([*args.variants.split(","), *controls])),
+        seeds=range(2020, 2020 + args.seeds),  # RecBole's default seed, and the next ones
+        config_files=(args.config_files or "").split(),
+        settings=settings,
+        reuse=args.reuse,
+    )

@@ -1,0 +1,60 @@
+"""``import``: data sets as RecBole's files (paper §5.1)."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from recbole_tslrec.experiments.data_import import import_data
+from recbole_tslrec.experiments.interaction_files import FORMS, Columns
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declare the command."""
+    command = commands.add_parser(
+        "import", help="turn a data set into RecBole's files, and print its row of Table 1"
+    )
+    command.add_argument("--source", required=True, type=Path, help="the file of interactions")
+    command.add_argument("--dataset", required=True, help="the name that the data set gets")
+    command.add_argument(
+        "--data_path", default=Path("dataset"), type=Path, help="RecBole's data_path"
+    )
+    command.add_argument(
+        "--form",
+        default="auto",
+        choices=["auto", *FORMS],
+        help="lines 'user item item …', a CSV or TSV log with times, or RecBole's .inter",
+    )
+    for role in ("user", "item", "time"):
+        command.add_argument(
+            f"--{role}_column", help=f"the column of the {role}, if it has no common name"
+        )
+    command.add_argument("--item_text", type=Path, help="lines item, tab, text; or RecBole's .item")
+    command.add_argument(
+        "--min_user", type=int, default=1, help="the fewest interactions of a user that is kept"
+    )
+    command.add_argument(
+        "--min_item", type=int, default=1, help="the fewest interactions of an item that is kept"
+    )
+    command.add_argument(
+        "--overwrite", action="store_true", help="replace files that are there with other content"
+    )
+    command.set_defaults(run=_import)
+
+
+def _import(args: argparse.Namespace) -> None:
+    try:
+        done = import_data(
+            args.source,
+            args.data_path,
+            args.dataset,
+            form=args.form,
+            columns=Columns(args.user_column, args.item_column, args.time_column),
+            item_text=args.item_text,
+            min_user=args.min_user,
+            min_item=args.min_item,
+            overwrite=args.overwrite,
+        )
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"import: {error}") from None
+    print(done)

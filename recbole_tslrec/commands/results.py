@@ -1,0 +1,61 @@
+"""``report`` and ``efficiency``: tables and pictures (paper §5)."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from recbole_tslrec.experiments.report import write_report
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declare the commands."""
+    command = commands.add_parser(
+        "report", help="tables, tests and pictures from a grid's kept results"
+    )
+    command.add_argument(
+        "--results", required=True, type=Path, help="the folder a grid has written"
+    )
+    command.add_argument("--output", required=True, type=Path, help="where to write the report")
+    command.set_defaults(run=_report)
+
+    command = commands.add_parser(
+        "efficiency",
+        help="time and memory of TSLRec and E4SRec on one language model (the paper's Figure 3)",
+    )
+    command.add_argument("--dataset", default="ml-100k", help="name of the data set")
+    command.add_argument("--config_files", default=None, help="yaml files, separated by spaces")
+    command.add_argument(
+        "--size",
+        default="small",
+        help="llama2-13b, llama2-7b, qwen2.5-0.5b, smollm2-135m, small, or a folder or hub id whose "
+        "configuration is read; its weights are random",
+    )
+    command.add_argument("--quantization", default="none", choices=["none", "int8", "nf4"])
+    command.add_argument(
+        "--batch_positions", type=int, default=1024, help="positions of a batch, both sides"
+    )
+    command.add_argument("--turns", type=int, default=8, help="batches of each way to measure")
+    command.add_argument(
+        "--output", type=Path, default=Path("efficiency"), help="folder for table and picture"
+    )
+    command.set_defaults(run=_efficiency)
+
+
+def _report(args: argparse.Namespace) -> None:
+    write_report(args.results, args.output)
+    print(args.output / "report.html")
+
+
+def _efficiency(args: argparse.Namespace) -> None:
+    from recbole_tslrec.experiments import efficiency  # imports transformers
+
+    files = args.config_files.strip().split(" ") if args.config_files else None
+    scale = efficiency.scale_of(
+        args.dataset,
+        files,
+        size=args.size,
+        quantization=args.quantization,
+        batch_positions=args.batch_positions,
+    )
+    print(efficiency.run(scale, args.dataset, args.turns, args.output))

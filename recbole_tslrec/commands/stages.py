@@ -1,0 +1,96 @@
+"""``stages`` and ``clean``: what is stored, and what nothing uses."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from recbole_tslrec.clean_up import leftovers, remove
+from recbole_tslrec.storage import fingerprint
+from recbole_tslrec.stored_stages import explain, size, stored_stages, table, wanted_by
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declare the commands."""
+    command = commands.add_parser(
+        "stages", help="list the stored stages; with --model, why they would be reused or not"
+    )
+    _add_experiment(command)
+    command.add_argument(
+        "--verify", action="store_true", help="compare every file's hash, not only its size"
+    )
+    command.set_defaults(run=_stages)
+
+    command = commands.add_parser(
+        "clean", help="show what nothing uses of the stored stages, and with --yes remove it"
+    )
+    _add_experiment(command)
+    command.add_argument("--yes", action="store_true", help="remove it; without, only show it")
+    command.add_argument(
+        "--older_than_days",
+        type=float,
+        default=7,
+        help="unfinished stages go if untouched for so long and no process is at them (default: 7)",
+    )
+    command.add_argument(
+        "--unused_days",
+        type=float,
+        default=None,
+        help="finished stages go too if no run used them for so long and nothing that stays was "
+        "made from them; those of the experiment given by --model stay (default: all stay)",
+    )
+    command.add_argument(
+        "--checkpoint_dir", type=Path, default=Path("saved"), help="RecBole's checkpoint_dir"
+    )
+    command.set_defaults(run=_clean)
+
+
+def _add_experiment(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--tslrec_dir", type=Path, default=None, help="default: saved/tslrec")
+    command.add_argument("--model", default=None, help="an experiment's model")
+    command.add_argument("--dataset", default=None, help="an experiment's data set")
+    command.add_argument("--config_files", default=None, help="yaml files, separated by spaces")
+
+
+def _wanted(args: argparse.Namespace) -> tuple[Path, dict]:
+    """The folder of stages, and the stages of the experiment if one is given."""
+    if args.model is None:
+        return args.tslrec_dir or Path("saved/tslrec"), {}
+    if args.dataset is None:
+        raise SystemExit(f"{args.command}: --model needs --dataset.")
+    files = args.config_files.strip().split(" ") if args.config_files else None
+    given = {"tslrec_dir": str(args.tslrec_dir)} if args.tslrec_dir else {}
+    return wanted_by(args.model, args.dataset, files, given)
+
+
+def _stages(args: argparse.Namespace) -> None:
+    root, wanted = _wanted(args)
+    stages = stored_stages(root, args.verify)
+    if args.dataset is not None:
+        stages = [stage for stage in stages if stage.folder.parent.name == args.dataset]
+    print(table(stages, time.time()) if stages else f"Nothing is stored in [{root}].")
+    if args.model is not None:
+        print(f"\n{args.model} on {args.dataset} under these settings:")
+        print("\n".join(explain(wanted, stages)) or "needs no stages")
+
+
+def _clean(args: argparse.Namespace) -> None:
+    root, wanted = _wanted(args)
+    found = leftovers(
+        root,
+        time.time(),
+        args.older_than_days,
+        args.unused_days,
+        {fingerprint(made_from) for made_from in wanted.values()},
+        args.checkpoint_dir,
+    )
+    for leftover in found:
+        kept = args.yes and not remove(leftover)
+        note = "; kept, since a process has taken it up" if kept else ""
+        print(f"{size(leftover.bytes):>10}  {leftover.path}  ({leftover.why}{note})")
+    total = size(sum(leftover.bytes for leftover in found))
+    if not found:
+        print(f"Nothing in [{root}] needs to go.")
+    else:
+        print(f"{total} removed." if args.yes else f"{total} would go; add --yes to remove it.")

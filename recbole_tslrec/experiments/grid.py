@@ -1,0 +1,141 @@
+"""What is compared, and the cells that follow from it; checked before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from recbole.config import Config
+
+from recbole_tslrec.experiments.cells import MAIN_VARIANTS, VARIANTS, Cell
+from recbole_tslrec.model.specifications import BACKBONES
+from recbole_tslrec.storage import file_hash
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is compared: every variant of every backbone on every data set under every seed.
+
+    Attributes:
+        datasets: names as RecBole takes them.
+        backbones: names in ``BACKBONES``.
+        variants: names in ``VARIANTS``.
+        seeds: RecBole's ``seed``; a search runs under the first.
+        config_files: yaml files, later ones first; ``{dataset}`` in a name is the data set's.
+        settings: RecBole's keys and ours; they go before the files'.
+        reuse: whether TSLRec of each backbone is also trained with the enhanced embeddings that
+            each other backbone's stages made.
+    """
+
+    datasets: Sequence[str] = ("ml-100k",)
+    backbones: Sequence[str] = ("SASRec",)
+    variants: Sequence[str] = MAIN_VARIANTS
+    seeds: Sequence[int] = (2020,)
+    config_files: Sequence[str] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    reuse: bool = False
+
+    def __post_init__(self) -> None:
+        for key, names, known in (
+            ("backbones", self.backbones, BACKBONES),
+            ("variants", self.variants, VARIANTS),
+        ):
+            for name in names:
+                if name not in known:
+                    raise ValueError(f"{key}: [{name}] is not one of {', '.join(known)}.")
+        for key in ("datasets", "backbones", "variants", "seeds"):
+            names = getattr(self, key)
+            if not names or len(set(names)) < len(names):
+                raise ValueError(f"{key}: {list(names)} is empty or names something twice.")
+        if self.reuse and ("TSLRec" not in self.variants or len(self.backbones) < 2):
+            raise ValueError(
+                "reuse: needs the variant TSLRec and two backbones at least; there are "
+                f"{list(self.variants)} and {list(self.backbones)}."
+            )
+
+    def given(self, dataset: str) -> dict[str, Any]:
+        """What is given for a data set: the config files' content, and over it ``settings``.
+
+        Raises:
+            FileNotFoundError: a config file is not there.
+        """
+        files = [file.replace("{dataset}", dataset) for file in self.config_files]
+        for file in files:
+            if not Path(file).is_file():
+                raise FileNotFoundError(f"config_files: there is no file [{file}].")
+        # RecBole reads files for one model at a time; here they are read before any is chosen.
+        reader = Config.__new__(Config)
+        reader.yaml_loader = reader._build_yaml_loader()
+        return reader._load_config_files(files) | reader._convert_config_dict(dict(self.settings))
+
+    def groups(self) -> list[Cell]:
+        """A cell of every data set, backbone and variant, under the first seed; checked.
+
+        Raises:
+            ValueError, FileNotFoundError, ...: what would fail every cell of a data set. What would
+                fail some is their own error when they are run.
+        """
+        return [cell for dataset in self.datasets for cell in self._groups_of(dataset)]
+
+    def _groups_of(self, dataset: str) -> list[Cell]:
+        given = self.given(dataset)
+        groups = [
+            Cell(dataset, backbone, variant, self.seeds[0], VARIANTS[variant].choose(given), "")
+            for backbone in self.backbones
+            for variant in self.variants
+            if VARIANTS[variant].peer in (None, backbone)
+        ]
+        configs, errors = [], []
+        for cell in groups:
+            try:
+                config = Config(cell.model, dataset, config_dict=cell.experiment_settings())
+                configs.append(config)
+            except Exception as error:  # the cell's own, unless all have one
+                errors.append((cell, error))
+        if not configs:
+            raise errors[0][1]
+        _check_test_mode(configs[0])
+        data = _data_hash(configs[0])
+        for cell, error in errors:
+            print(f"compare: {dataset}, {cell.method}, will fail: {error}", flush=True)
+        return [replace(cell, data=data) for cell in groups]
+
+    def cells(self, groups: Sequence[Cell]) -> list[Cell]:
+        """Every cell of the grid, a seed at a time, in an order in which they can be run.
+
+        Args:
+            groups: as from ``groups``, with the settings that a search chose, if there was one.
+        """
+        cells = []
+        for dataset in self.datasets:
+            of_dataset = [cell for cell in groups if cell.dataset == dataset]
+            for seed in self.seeds:
+                seeded = [replace(cell, seed=seed) for cell in of_dataset]
+                cells += seeded
+                tslrec = [cell for cell in seeded if cell.variant == "TSLRec"]
+                if self.reuse:
+                    cells += [
+                        replace(taker, embeddings_from=giver)
+                        for taker in tslrec
+                        for giver in tslrec
+                        if taker is not giver
+                    ]
+        return cells
+
+
+def _data_hash(config: Config) -> str:
+    path = Path(config["data_path"]) / f"{config['dataset']}.inter"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"dataset: there is no [{path}]. Put the data set [{config['dataset']}] there, give "
+            f"data_path, or make it with: python -m recbole_tslrec import"
+        )
+    return file_hash(path)
+
+
+def _check_test_mode(config: Config) -> None:
+    mode = config["eval_args"]["mode"]
+    if mode["test"] != "full":
+        raise ValueError(f"eval_args: a comparison ranks all items; the mode [{mode}] is not full.")

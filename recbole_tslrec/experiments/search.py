@@ -1,0 +1,216 @@
+"""A small search over declared keys, the same for every variant, by RecBole's HyperTuning.
+
+Every data set, backbone and variant gets the same keys (those that it has), the same values and the
+same number of trials at most, on the first seed. Trials are judged by the validation results alone;
+the test data are not looked at. Every trial is kept as a line, so a later start repeats none.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.config import Config
+from recbole.trainer import HyperTuning
+
+from recbole_tslrec.experiments.cells import (
+    VARIANTS,
+    Cell,
+    circumstances,
+    description,
+    failure,
+    validation,
+)
+from recbole_tslrec.experiments.kept_cells import DONE, FAILED, Results
+from recbole_tslrec.quick_start import run_experiment
+from recbole_tslrec.settings import SETTINGS
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched.
+
+    Attributes:
+        space: for each key what hyperopt draws its values from, as RecBole's HyperTuning builds it.
+        budget: the most trials of each data set, backbone and variant.
+    """
+
+    space: Mapping[str, Any]
+    budget: int
+
+    def __post_init__(self) -> None:
+        if self.budget < 1:
+            raise ValueError(f"search_budget: [{self.budget}] is not a whole number, 1 or larger.")
+
+    def of(self, cell: Cell) -> dict[str, Any]:
+        """The part of the space that the cell's model has.
+
+        A key is the model's if its yaml names it, RecBole's or ours; one of ours also has to change
+        something in the variant.
+        """
+        config = Config(cell.model, cell.dataset, config_dict=cell.experiment_settings())
+        return {
+            key: values
+            for key, values in self.space.items()
+            if VARIANTS[cell.variant].depends_on(key)
+            and (key in SETTINGS or key in config.internal_config_dict)
+        }
+
+
+def declare(text: str | None, file: Path | None, budget: int) -> Search | None:
+    """The search that the command line asks for, if any.
+
+    Args:
+        text: ``key=[value, value] key=[value]``, values as in yaml.
+        file: RecBole's parameter file for HyperTuning, ``key choice [value, value]`` a line, or
+            with uniform, quniform or loguniform for choice.
+        budget: the most trials of each data set, backbone and variant.
+
+    Raises:
+        ValueError: the text cannot be read, or both are given.
+        ModuleNotFoundError: hyperopt is not installed.
+    """
+    if text is None and file is None:
+        return None
+    if text is not None and file is not None:
+        raise ValueError("search: give either --search or --search_file, not both.")
+    try:
+        import hyperopt  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "search: needs hyperopt. Install it with: pip install 'recbole_tslrec[tuning]'"
+        ) from error
+    if text is not None:
+        return Search(HyperTuning._build_space_from_dict({"choice": _choices(text)}), budget)
+    space = HyperTuning._build_space_from_file(file)
+    if not space:
+        raise ValueError(f"search_file: [{file}] has no line 'key choice [value, value]'.")
+    return Search(space, budget)
+
+
+def _choices(text: str) -> dict[str, list]:
+    import yaml
+
+    loader = Config._build_yaml_loader(None)  # knows 1e-3 as a number, which plain yaml does not
+    choices = {}
+    for part in re.split(r"\s+(?=\w+=)", text.strip()):
+        key, _, values = part.partition("=")
+        try:
+            values = yaml.load(values, loader)
+        except yaml.YAMLError:
+            values = None
+        if not key.isidentifier() or not isinstance(values, list) or not values:
+            raise ValueError(f"search: [{part}] is not of the form key=[value, value].")
+        choices[key] = values
+    return choices
+
+
+def best_values(cell: Cell, search: Search, results: Results) -> dict[str, Any]:
+    """The values under which the cell's variant is best on validation; none if it has no key.
+
+    Args:
+        cell: with the settings that are given, under the first seed.
+        search: what is searched.
+        results: where the trials are kept.
+
+    Raises:
+        RuntimeError: every trial failed.
+    """
+    space = search.of(cell)
+    if not space:
+        return {}
+    trials: list[dict[str, Any]] = []
+
+    def objective(values: dict[str, Any], _) -> dict[str, Any]:
+        trials.append(_trial(cell, values, results))
+        return {
+            "model": cell.model,
+            "best_valid_score": _score(trials[-1]),
+            "valid_score_bigger": True,
+            "best_valid_result": trials[-1].get("valid"),
+            "test_result": "not looked at",
+        }
+
+    # Every combination of choices once, in random order; other distributions are drawn from.
+    exhaustive = all(values.name == "switch" for values in space.values())
+    tuning = HyperTuning(
+        objective,
+        space=space,
+        algo="exhaustive" if exhaustive else "random",
+        max_evals=search.budget,
+        early_stop=search.budget,  # not at all: the budget is the same for every variant
+    )
+    tuning.max_evals = int(min(search.budget, tuning.max_evals))
+    with _same_draws(cell.seed):
+        tuning.run()
+    best = max(trials, key=_score)
+    if best["status"] == FAILED:
+        raise RuntimeError(f"All {len(trials)} trials of the search failed: {best['error']}")
+    return best["values"]
+
+
+def _score(trial: dict[str, Any]) -> float:
+    """The trial's validation score, the larger the better; a failed one is the worst."""
+    if trial["status"] == FAILED:
+        return -math.inf
+    return trial["score"] if trial["bigger"] else -trial["score"]
+
+
+def _trial(cell: Cell, values: dict[str, Any], results: Results) -> dict[str, Any]:
+    """The line of one trial, found or made."""
+    values = json.loads(json.dumps(values))  # as the line gives them back: no tuples for lists
+    trial = replace(cell, settings={**cell.settings, **values})
+    kept = results.trials.read().get(trial.id)
+    if kept is not None and kept["status"] == DONE:
+        return kept
+    folder = results.checkpoints(f"trial-{trial.id}")
+    try:
+        given = trial.experiment_settings() | {"checkpoint_dir": str(folder)}
+        experiment = run_experiment(trial.model, trial.dataset, config_dict=given, test=False)
+        outcome = description(trial) | {
+            "status": DONE,
+            "error": None,
+            "valid": validation(experiment),
+            "score": experiment.best_valid_score,
+            "bigger": bool(experiment.trainer.config["valid_metric_bigger"]),
+            "epochs": len(experiment.trainer.train_loss_dict),
+            "seconds": {"training": round(experiment.seconds, 3)},
+            **circumstances(),
+        }
+        del experiment
+    except Exception as error:  # whatever it is, the other trials are worth running
+        getLogger().error(f"A trial of {trial.model} with {values} failed.", exc_info=True)
+        outcome = failure(trial, error)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        gc.collect()
+        torch.cuda.empty_cache()
+    outcome["trial"] = outcome.pop("cell")
+    outcome["values"] = values
+    results.trials.append(outcome)
+    return outcome
+
+
+@contextmanager
+def _same_draws(seed: int) -> Iterator[None]:
+    """Have hyperopt draw the same trials in every start; HyperTuning does not hand a seed on."""
+    before = os.environ.get("HYPEROPT_FMIN_SEED")
+    os.environ["HYPEROPT_FMIN_SEED"] = str(seed)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HYPEROPT_FMIN_SEED"]
+        else:
+            os.environ["HYPEROPT_FMIN_SEED"] = before

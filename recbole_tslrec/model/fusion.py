@@ -12,6 +12,11 @@ from logging import getLogger
 import torch
 from torch import Tensor, nn
 
+# What is exact is computed in float64, for this many columns or rows at a time: all of h^v at once
+# would take several times its own memory, which for a million items is gigabytes.
+_COLUMNS_AT_ONCE = 32
+_ROWS_AT_ONCE = 4096
+
 
 def initial_scale(id_embeddings: Tensor) -> float:
     """The root mean square of the id embeddings without the padding row, as initialised.
@@ -28,6 +33,11 @@ def standardise(vectors: Tensor) -> Tensor:
     Args:
         vectors: [n, width], one row an item, no padding row.
     """
+    parts = [_standardise_columns(columns) for columns in vectors.split(_COLUMNS_AT_ONCE, dim=1)]
+    return torch.cat(parts, dim=1)
+
+
+def _standardise_columns(vectors: Tensor) -> Tensor:
     exact = vectors.double()
     centred = exact - exact.mean(dim=0)
     deviation = centred.pow(2).mean(dim=0).sqrt()
@@ -50,15 +60,19 @@ def reduce_columns(vectors: Tensor, n_columns: int) -> Tensor:
     """
     if vectors.shape[1] <= n_columns:
         return vectors
-    exact = vectors.double()
-    variances, directions = torch.linalg.eigh(exact.T @ exact)  # ascending
-    kept = variances[-n_columns:].sum() / variances.sum()
+    blocks = vectors.split(_ROWS_AT_ONCE)
+    squares = sum(rows.double().T @ rows.double() for rows in blocks)
+    variances, directions = torch.linalg.eigh(squares)  # ascending
+    kept = variances[-n_columns:].sum()
+    if kept <= 0:  # all zero: the embeddings are the same for every item
+        return vectors[:, :n_columns]
     getLogger().info(
         f"Enhanced embeddings: {n_columns} of {vectors.shape[1]} columns by PCA keep "
-        f"{kept:.2%} of the variance."
+        f"{kept / variances.sum():.2%} of the variance."
     )
-    reduced = exact @ directions[:, -n_columns:].flip(1)
-    return (reduced / reduced.pow(2).mean().sqrt()).to(vectors.dtype)
+    mean_variance = kept / (len(vectors) * n_columns)
+    turned = directions[:, -n_columns:].flip(1) / mean_variance.sqrt()
+    return torch.cat([(rows.double() @ turned).to(vectors.dtype) for rows in blocks])
 
 
 class EnhancedFusion(nn.Module):
@@ -97,7 +111,13 @@ class EnhancedFusion(nn.Module):
                 f"for {self.enhanced.shape[1]}. With enhancement: pretrained, a backbone_checkpoint "
                 f"must have the item embeddings' size of this experiment."
             )
-        self.enhanced[1:] = reduce_columns(standardise(embeddings), self.enhanced.shape[1])
+        standardised = standardise(embeddings)
+        if not standardised.any():
+            getLogger().warning(
+                f"The enhanced embeddings of all {len(embeddings)} items are the same: they tell the "
+                f"model nothing. Look at what the language model, or the file, gives."
+            )
+        self.enhanced[1:] = reduce_columns(standardised, self.enhanced.shape[1])
 
     def project(self) -> Tensor:
         """h' of every item, [n_items, d]."""

@@ -1,0 +1,222 @@
+"""What the stages without a language model cost as users, items and categories grow.
+
+    OMP_NUM_THREADS=1 python benchmarks/scale.py --sizes=10000,100000,1000000
+
+Every measurement is a process of its own, on made-up data of n users and n items, with 8 training
+interactions a user. Time is the processor time of the process, which other work on the machine
+changes less than it does the time on the clock; memory is the peak of the resident memory during the
+stage, beside what its input alone took. k-means is measured for one restart, of the ten that a stage
+makes, and on Gaussian noise, in which it finds nothing and so runs through all of its iterations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import platform
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import process_time
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+from tabulate import tabulate
+
+from recbole_tslrec.item_tensors import ItemTensors
+from recbole_tslrec.model.fusion import GateFusion
+from recbole_tslrec.reconstruction.categories import latent_categories
+from recbole_tslrec.reconstruction.histories import Histories, fingerprint, training_histories
+from recbole_tslrec.reconstruction.preferences import prior_preferences
+
+INTERACTIONS_A_USER = 8
+LIST_LENGTH = 50  # RecBole's MAX_ITEM_LIST_LENGTH
+DIMENSION = 64  # of e_v
+
+# The work of a stage on input that is there already.
+Work = Callable[[], object]
+
+
+def random_histories(n: int) -> Histories:
+    """n users with ids from 1, and n items."""
+    items = np.random.default_rng(0).integers(1, n + 1, size=n * INTERACTIONS_A_USER)
+    offsets = np.arange(n + 1) * INTERACTIONS_A_USER
+    return Histories(np.arange(1, n + 1), offsets, items)
+
+
+def augmented_rows(histories: Histories) -> SimpleNamespace:
+    """What RecBole's augmentation makes of the histories: a row a prefix, padded lists."""
+    items = histories.items.reshape(len(histories), INTERACTIONS_A_USER)
+    rows_a_user = INTERACTIONS_A_USER - 1
+    lists = torch.zeros(len(histories), rows_a_user, LIST_LENGTH, dtype=torch.int64)
+    for row in range(rows_a_user):
+        lists[:, row, : row + 1] = torch.from_numpy(items[:, : row + 1])
+    columns = {
+        "user_id": torch.from_numpy(np.repeat(histories.user_ids, rows_a_user)),
+        "item_id": torch.from_numpy(items[:, 1:].ravel()),
+        "item_id_list": lists.view(-1, LIST_LENGTH),
+        "item_length": torch.arange(1, INTERACTIONS_A_USER).repeat(len(histories)),
+    }
+    return SimpleNamespace(
+        config={"benchmark_filename": None},
+        uid_field="user_id",
+        iid_field="item_id",
+        item_id_list_field="item_id_list",
+        item_list_length_field="item_length",
+        inter_feat=Interaction(columns),
+    )
+
+
+def rebuilding(n: int, _) -> Work:
+    dataset = augmented_rows(random_histories(n))
+    return lambda: training_histories(dataset)
+
+
+def hashing(n: int, _) -> Work:
+    histories = random_histories(n)
+    users, items = (np.array(["[PAD]", *tokens(kind, n)]) for kind in "ui")
+    return lambda: fingerprint(histories, users, items)
+
+
+def counting(n: int, n_categories: int) -> Work:
+    histories = random_histories(n)
+    labels = np.random.default_rng(1).integers(0, n_categories, size=n + 1)
+    return lambda: prior_preferences(histories, labels, n_categories)
+
+
+def clustering(n: int, n_categories: int) -> Work:
+    embeddings = np.random.default_rng(0).standard_normal((n, DIMENSION), dtype=np.float32)
+    return lambda: latent_categories(embeddings, n_categories, backend="auto", seed=0, n_restarts=1)
+
+
+def saving(n: int, width: int) -> Work:
+    made = item_tensors(n, width)
+    return lambda: made.save(Path("items.safetensors"))
+
+
+def loading(n: int, width: int) -> Work:
+    item_tensors(n, width).save(Path("items.safetensors"))
+    return lambda: ItemTensors.load(Path("items.safetensors"))
+
+
+def aligning(n: int, width: int) -> Work:
+    made = item_tensors(n, width)
+    wanted = made.tokens[::-1]
+    return lambda: made.aligned(wanted)
+
+
+def hashing_content(n: int, width: int) -> Work:
+    return item_tensors(n, width).content_hash
+
+
+def standardising(n: int, width: int) -> Work:
+    fusion = GateFusion(torch.randn(n + 1, DIMENSION), width // 2, 1.0)
+    vectors = torch.randn(n, width)
+    return lambda: fusion.set_enhanced(vectors)
+
+
+def tokens(kind: str, n: int) -> list[str]:
+    return [f"{kind}{number}" for number in range(n)]
+
+
+def item_tensors(n: int, width: int) -> ItemTensors:
+    return ItemTensors(tokens("i", n), {"vectors": torch.randn(n, width)})
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage, by what prepares its input and gives the work to be measured.
+
+    Attributes:
+        prepare: takes n and the value of ``varies``.
+        varies: K, d or nothing: what the cost depends on besides n.
+    """
+
+    prepare: Callable[[int, int | None], Work]
+    varies: str = ""
+
+
+STAGES = {
+    "histories from RecBole's rows": Stage(rebuilding),
+    "fingerprint of histories": Stage(hashing),
+    "preferences ḡ": Stage(counting, "K"),
+    "k-means, one restart": Stage(clustering, "K"),
+    "items' file: save": Stage(saving, "d"),
+    "items' file: load and check": Stage(loading, "d"),
+    "items' tensors: align by token": Stage(aligning, "d"),
+    "items' tensors: content hash": Stage(hashing_content, "d"),
+    "h^v: standardise, PCA to d/2": Stage(standardising, "d"),
+}
+
+
+def measure(name: str, n: int, value: int | None) -> tuple[float, float, float]:
+    """Processor seconds, GiB of the input, GiB at the peak; in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measure_here, (name, n, value))
+
+
+def _measure_here(name: str, n: int, value: int | None) -> tuple[float, float, float]:
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory(prefix="scale-", dir=".") as folder:
+        os.chdir(folder)
+        work = STAGES[name].prepare(n, value)
+        # Linux: from here on the peak is counted anew.
+        Path("/proc/self/clear_refs").write_text("5")
+        before, start = _memory("VmRSS"), process_time()
+        work()
+        seconds, peak = process_time() - start, _memory("VmHWM")
+        os.chdir("..")
+    return seconds, before, peak
+
+
+def _memory(key: str) -> float:
+    """GiB, of this process alone."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in status if line.startswith(key))
+    return int(line.split()[1]) / 2**20
+
+
+def processor() -> str:
+    """The model's name as Linux knows it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", default="10000,100000,1000000", help="n: users, and items")
+    parser.add_argument("--categories", default="50,1000", help="K")
+    parser.add_argument("--widths", default="64,384", help="d of the items' tensors")
+    parser.add_argument("--only", default="", help="stages whose name has this in it")
+    args = parser.parse_args()
+    sizes, categories, widths = (
+        [int(number) for number in text.split(",")]
+        for text in (args.sizes, args.categories, args.widths)
+    )
+    values = {"": [None], "K": categories, "d": widths}
+    print(
+        f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, Python "
+        f"{platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}\n"
+    )
+    rows = []
+    for name, stage in STAGES.items():
+        if args.only not in name:
+            continue
+        for value in values[stage.varies]:
+            for n in sizes:
+                seconds, before, peak = measure(name, n, value)
+                varies = f"{stage.varies}={value}" if value else ""
+                rows.append(
+                    [name, varies, f"{n:,}", f"{seconds:.2f}", f"{before:.2f}", f"{peak:.2f}"]
+                )
+    headers = ["stage", "", "n", "processor s", "input GiB", "peak GiB"]
+    print(tabulate(rows, headers, tablefmt="github", disable_numparse=True))
+
+
+if __name__ == "__main__":
+    main()

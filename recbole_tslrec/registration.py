@@ -22,6 +22,7 @@ import recbole.trainer
 from recbole.config import Config
 
 from recbole_tslrec import processes, settings
+from recbole_tslrec.interactions_file import check_interactions
 from recbole_tslrec.model.e4srec import E4SRec
 from recbole_tslrec.model.fmlprec import FMLPRec
 from recbole_tslrec.model.specifications import BACKBONES, MODELS
@@ -142,6 +143,7 @@ def _with_checks(original):
         original(self)
         if self.model in _OUR_MODELS:
             settings.check_columns(values)
+            check_interactions(values)
 
     return set_default_parameters
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
+import torch
 from recbole.data import get_dataloader
 from recbole.trainer import Trainer
 from torch.nn.utils import parametrize
@@ -14,7 +16,78 @@ from recbole_tslrec.whole_sequences.loader import WholeSequenceDataLoader, check
 from recbole_tslrec.whole_sequences.loss import whole_sequence_loss
 
 
-class BackboneTrainer(Trainer):
+class _WatchedTrainer(Trainer):
+    """RecBole's trainer that stops at the first loss, score or weight that is NaN or infinite.
+
+    The checkpoint of the best epoch before is left. RecBole's trainer stops at a loss of NaN alone:
+    scores of NaN it ranks first, and so gives metrics that look like any other.
+    """
+
+    def __init__(self, config, model):
+        super().__init__(config, model)
+        self._epoch, self._step = None, 0  # where training stands
+
+    def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+        self._epoch, self._step = epoch_idx, 0
+
+        def counted_loss(interaction):
+            self._step += 1
+            return (loss_func or self.model.calculate_loss)(interaction)
+
+        return super()._train_epoch(train_data, epoch_idx, counted_loss, show_progress)
+
+    def evaluate(self, eval_data, load_best_model=True, *args, **kwargs):
+        """As RecBole's.
+
+        Raises:
+            ValueError: a score is NaN or infinite.
+        """
+        if load_best_model:
+            self._epoch = None  # what is evaluated is not what the last epoch left
+        return super().evaluate(eval_data, load_best_model, *args, **kwargs)
+
+    def _check_nan(self, loss):
+        """RecBole's hook before each step backward: refuses infinity as well, and says more."""
+        if not loss.isfinite():
+            raise self._diverged(f"step {self._step}: the training loss is [{loss.item()}]")
+
+    def _full_sort_batch_eval(self, batched_data):
+        return self._with_sound_scores(super()._full_sort_batch_eval(batched_data))
+
+    def _neg_sample_batch_eval(self, batched_data):
+        return self._with_sound_scores(super()._neg_sample_batch_eval(batched_data))
+
+    def _with_sound_scores(self, batch):
+        # The maximum is NaN where any score is; -inf, which RecBole gives to what is not to be
+        # ranked, it is only if nothing else is left.
+        highest = batch[1].max()
+        if not highest.isfinite():
+            raise self._diverged(f"evaluation: the highest score is [{highest.item()}]")
+        return batch
+
+    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
+        # The last step of an epoch may break the weights after a loss that was sound, and without
+        # validation data nothing else would notice.
+        for name, parameter in self.model.named_parameters():
+            if not torch.stack(parameter.aminmax()).isfinite().all():  # NaN is carried over
+                raise self._diverged(f"end of the epoch: [{name}] holds NaN or infinity")
+        super()._save_checkpoint(epoch, verbose, **kwargs)
+
+    def _diverged(self, what: str) -> ValueError:
+        """The error for a training that went wrong: where, what, and what to try."""
+        epoch = "" if self._epoch is None else f"epoch {self._epoch}, "
+        keys = ("learning_rate", "clip_grad_norm", "weight_decay", "enable_amp")
+        values = ", ".join(f"{key}: [{self.config[key]}]" for key in keys)
+        kept = "No checkpoint was written before."
+        if Path(self.saved_model_file).is_file():
+            kept = f"The last checkpoint is [{self.saved_model_file}]."
+        return ValueError(
+            f"[{self.config['model']}] {epoch}{what}. Training diverged, with {values}. Try a lower "
+            f"learning_rate, clip_grad_norm: {{'max_norm': 1}}, or enable_amp: False. {kept}"
+        )
+
+
+class BackboneTrainer(_WatchedTrainer):
     """Trains the backbones of our table: RecBole's trainer but for ``train_batching: sequence``."""
 
     def __init__(self, config, model):
@@ -108,7 +181,7 @@ class TwoStageTrainer(_StagesFirst, BackboneTrainer):
     """Trains ``TSLRec_*`` and ``CI_*`` models: the fused backbone in RecBole's own loop."""
 
 
-class LanguageModelTrainer(_StagesFirst, Trainer):
+class LanguageModelTrainer(_StagesFirst, _WatchedTrainer):
     """Trains a language model that recommends by itself (E4SRec) in RecBole's own loop.
 
     RecBole's keys for training are the backbone's, which is trained before; the keys ``sft_*`` take

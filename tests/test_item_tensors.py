@@ -2,10 +2,11 @@ import json
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from recbole_tslrec import item_tensors
 from recbole_tslrec.files import with_checksum
 from recbole_tslrec.item_tensors import ItemTensors
 
@@ -25,6 +26,34 @@ def test_rows_follow_their_tokens(order, n):
             2 * ODD.index(token),
             2 * ODD.index(token) + 1,
         ]
+
+
+# Also lone surrogates, which RecBole may have from a file that is not quite UTF-8.
+any_tokens = st.lists(st.text(max_size=6), min_size=1, max_size=12, unique=True)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(any_tokens, st.data())
+def test_any_tokens_go_through_the_file(tmp_path, tokens, data):
+    items(tokens).save(tmp_path / "a.safetensors")
+    loaded = ItemTensors.load(tmp_path / "a.safetensors")
+    wanted = data.draw(st.lists(st.sampled_from(tokens), min_size=1, unique=True))
+    first = [row[0] for row in loaded.aligned(wanted).tensors["vectors"].tolist()]
+    assert first == [2 * tokens.index(token) for token in wanted]
+    assert loaded.content_hash() == items(tokens).content_hash()
+
+
+@given(any_tokens, any_tokens)
+def test_content_hash_tells_tokens_apart(one, other):
+    width = min(len(one), len(other))
+    one, other = one[:width], other[:width]
+    assert (items(one).content_hash() == items(other).content_hash()) == (one == other)
+
+
+def test_content_hash_has_no_seam_between_its_blocks(monkeypatch):
+    whole = items().content_hash()
+    monkeypatch.setattr(item_tensors, "_ROWS_AT_ONCE", 3)
+    assert items().content_hash() == whole
 
 
 def test_missing_tokens_are_counted_and_named():
@@ -80,6 +109,15 @@ def test_files_that_are_not_what_they_say_are_refused(tmp_path):
     save_file({"x": torch.ones(1)}, path)
     with pytest.raises(FileNotFoundError, match="a.json"):
         ItemTensors.load(path)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_one_number_of_many_is_enough(wrong, dtype):
+    rows = torch.randn(50, 9).to(dtype)
+    rows[31, 8] = wrong
+    with pytest.raises(ValueError, match="for 1 items, among them 't31'"):
+        ItemTensors([f"t{row}" for row in range(50)], {"vectors": rows})
 
 
 def test_nan_is_named_by_its_items():

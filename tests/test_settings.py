@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recbole.config import Config
 
+from recbole_tslrec import interactions_file
 from recbole_tslrec.registration import properties_folder
 from recbole_tslrec.settings import (
     CATEGORIES,
     FINE_TUNING,
     SETTINGS,
+    check_values,
     stage_settings,
     training_settings,
 )
@@ -71,6 +73,82 @@ def test_a_peers_keys_are_checked_and_disturb_no_other_model(small_data, setting
 def test_a_value_out_of_range_is_refused(key, value, message, small_data, settings):
     with pytest.raises(ValueError, match=message):
         Config("TSLRec_SASRec", small_data, config_dict=settings | {key: value})
+
+
+# By key, values that are right, as a strategy; everything else is wrong.
+words = st.text(min_size=1).filter(str.strip)
+RIGHT = {
+    "backbone_checkpoint": st.none(),
+    "n_categories": st.integers(2),
+    "category_backend": st.sampled_from(["auto", "sklearn", "faiss"]),
+    "llm": words,
+    "llm_trust_remote_code": st.booleans(),
+    "llm_quantization": st.sampled_from(["none", "int8", "nf4"]),
+    "llm_instruction": words,
+    "llm_response": words,
+    "llm_max_history": st.integers(1),
+    "llm_pooling": st.sampled_from(["last", "mean"]),
+    "lora_r": st.integers(1),
+    "lora_alpha": st.integers(1) | st.floats(0, 1e9, exclude_min=True),
+    "lora_dropout": st.just(0) | st.floats(0, 1, exclude_max=True),
+    "lora_target_modules": words | st.lists(words, min_size=1),
+    "sft_epochs": st.integers(1),
+    "sft_learning_rate": st.integers(1) | st.floats(0, 1e9, exclude_min=True),
+    "sft_batch_size": st.integers(1),
+    "sft_valid_ratio": st.just(0) | st.floats(0, 0.5),
+    "sft_stopping_step": st.integers(1),
+    "enhancement": st.just("tslrec") | st.sampled_from(["pretrained", "random", "untuned"]),
+    "enhanced_items": st.none(),
+    "fusion": st.sampled_from(["gate", "sum"]),
+    "enhanced_dim": st.integers(1),
+    "enhanced_scale": st.integers(1) | st.floats(0, 1e9, exclude_min=True),
+    "tslrec_dir": words,
+}
+# By what is expected, values that are always wrong.
+NO_NUMBER = st.sampled_from(["1", "", "1e-3", None, True, False, [], [1], {}, float("nan")])
+NOT_FINITE = st.sampled_from([float("inf"), float("-inf")])
+NO_TEXT = st.sampled_from(["", "  ", 1, 0.5, True, False, [], {}, ["a"]])
+
+
+def wrong_values(key: str):
+    expected = SETTINGS[key].expected
+    if expected == "True or False":
+        return st.sampled_from([None, 0, 1, "True", "False", "", [], 0.0])
+    if expected.startswith("a whole number"):
+        return NO_NUMBER | NOT_FINITE | st.integers(max_value=0) | st.floats()
+    if expected.startswith("a number"):
+        return NO_NUMBER | NOT_FINITE | st.floats(max_value=0, exclude_max=True)
+    if expected.startswith("one of"):
+        no_word = st.sampled_from([None, 0, 1, True, "", " ", [], {}])
+        return no_word | st.text().map(lambda text: text + "?")
+    if expected == "a text or ~":
+        return NO_TEXT
+    if expected == "a text":
+        return NO_TEXT | st.none()
+    assert key == "lora_target_modules"
+    return st.sampled_from(["", None, [], [""], [1], ["a", None], 1, True, {"a": 1}])
+
+
+def test_every_key_has_its_right_values():
+    assert set(RIGHT) == set(SETTINGS)
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+@given(data=st.data())
+def test_right_values_pass(key, data):
+    check_values(right_everywhere() | {key: data.draw(RIGHT[key])})
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+@given(data=st.data())
+def test_no_wrong_value_passes_and_the_message_names_key_and_value(key, data):
+    value = data.draw(wrong_values(key))
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{key}: [{value!r}] is not ')}"):
+        check_values(right_everywhere() | {key: value})
+
+
+def right_everywhere() -> dict:
+    return ours() | {"sft_learning_rate": 1e-3}
 
 
 def test_a_file_that_is_not_there_is_refused(small_data, settings):
@@ -142,6 +220,52 @@ def test_a_time_column_that_is_not_loaded_is_refused(small_data, settings):
     unloaded = settings | {"load_col": {"inter": ["user_id", "item_id"]}}
     with pytest.raises(ValueError, match=r"load_col.*\[timestamp\]"):
         Config("TSLRec_SASRec", small_data, config_dict=unloaded)
+
+
+MISSING = ["nan", "NaN", "NA", "N/A", "None", "null", "", "#N/A", "<NA>"]
+WELL = [("v", f"i{time % 4}", time) for time in range(9)]
+
+
+@pytest.mark.parametrize("token", MISSING)
+@pytest.mark.parametrize("column", ["user_id", "item_id", "timestamp"])
+def test_what_pandas_takes_for_missing_is_named_before_recbole_drops_it(
+    token, column, tmp_path, settings
+):
+    row = {"user_id": "u", "item_id": "i", "timestamp": 3} | {column: token}
+    write_atomic(tmp_path / "data", "odd", [*WELL, tuple(row.values()), *WELL])
+    message = rf"odd\.inter\] line 11: the {column} \[{re.escape(token)}\] counts as missing"
+    with pytest.raises(ValueError, match=message):
+        Config("TSLRec_SASRec", "odd", config_dict=settings)
+
+
+def test_a_missing_token_is_named_in_any_block(tmp_path, settings, monkeypatch):
+    monkeypatch.setattr(interactions_file, "_ROWS_AT_ONCE", 4)
+    write_atomic(tmp_path / "data", "odd", [*WELL, ("u", "None", 3)])
+    with pytest.raises(ValueError, match=r"line 11: the item_id \[None\]"):
+        Config("TSLRec_SASRec", "odd", config_dict=settings)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            [("u", '"Hello', 1), ("u", 'World"', 2)],
+            r"line 2: the item_id \[\"?Hello.*\n.*quotation",
+        ),
+        ([("u", '"Hello', 1), ("u", "World", 2)], r"odd.inter\] cannot be read"),
+    ],
+)
+def test_a_quotation_mark_that_swallows_lines_is_refused(rows, message, tmp_path, settings):
+    write_atomic(tmp_path / "data", "odd", rows)
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        Config("TSLRec_SASRec", "odd", config_dict=settings)
+
+
+def test_tokens_that_only_look_odd_are_taken(tmp_path, settings):
+    odd = ["none", "Nan", "1e3", "True", "[PAD]", " a", "a b", "ü", "x" * 5000, 'in"side', "\u2028"]
+    rows = [("u", token, time) for time, token in enumerate(odd)]
+    write_atomic(tmp_path / "data", "odd", rows)
+    Config("TSLRec_SASRec", "odd", config_dict=settings)
 
 
 @given(st.sampled_from(sorted(SETTINGS)))

@@ -1,12 +1,15 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from torch import nn
 from torch.nn.utils import parametrize
 
+from recbole_tslrec.model import fusion as module
 from recbole_tslrec.model.fusion import (
     FUSIONS,
     CategoryFusion,
@@ -112,6 +115,39 @@ def test_constant_columns_become_zero_not_nan():
     vectors[:, 1] = torch.arange(10.0)
     assert standardise(vectors)[:, 0].abs().max() == 0
     assert standardise(vectors).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", FUSIONS)
+@pytest.mark.parametrize("width", [3, 5])  # with PCA and without
+def test_enhanced_embeddings_that_are_all_equal_give_no_nan(kind, width, caplog):
+    fusion = FUSIONS[kind](id_table(), width, 1.0)
+    fusion.set_enhanced(torch.full((19, 5), 0.3))
+    fused = fusion(id_table())
+    fused.sum().backward()
+    assert fusion.enhanced.abs().max() == 0 and fused.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in fusion.parameters())
+    assert "all 19 items are the same" in caplog.text
+
+
+shapes = st.tuples(st.integers(1, 12), st.integers(1, 40))
+numbers = st.floats(allow_nan=False, allow_infinity=False, width=32)
+
+
+@given(arrays(np.float32, shapes, elements=numbers), st.integers(1, 6))
+def test_no_finite_embeddings_give_nan(vectors, n_columns):
+    """Constant columns, one item, denormal and huge numbers."""
+    standardised = standardise(torch.from_numpy(vectors))
+    assert standardised.isfinite().all() and standardised.abs().max() <= len(vectors) ** 0.5 + 1e-3
+    assert reduce_columns(standardised, n_columns).half().isfinite().all()
+
+
+def test_blocks_of_rows_and_columns_have_no_seams(monkeypatch):
+    vectors = torch.randn(50, 70, generator=torch.Generator().manual_seed(0)) * 3 + 1
+    whole, reduced = standardise(vectors), reduce_columns(standardise(vectors), 9)
+    monkeypatch.setattr(module, "_COLUMNS_AT_ONCE", 7)
+    monkeypatch.setattr(module, "_ROWS_AT_ONCE", 11)
+    torch.testing.assert_close(standardise(vectors), whole)
+    torch.testing.assert_close(reduce_columns(whole, 9).abs(), reduced.abs(), rtol=1e-4, atol=1e-5)
 
 
 def test_categories_enter_at_the_id_scale_and_padding_stays():

@@ -1,0 +1,82 @@
+"""What an interactions file must not hold, found before RecBole reads it.
+
+RecBole reads the file with pandas, which takes tokens such as ``NA``, ``nan`` or ``None`` for missing
+values. RecBole then drops the interaction with a warning, or another one in its place if a user is
+missing further up, and fills a missing time in with the mean of all times. Every history, split and
+target after it is another one, and nothing fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+_ROWS_AT_ONCE = 1_000_000  # keeps the memory of the check below that of reading the file
+
+
+def check_interactions(config: dict[str, Any]) -> None:
+    """Raise ValueError for the first user, item or time that RecBole would take for another.
+
+    A file that is not there is RecBole's to report, and ready-made sequences
+    (``benchmark_filename``) are the pipeline's.
+
+    Args:
+        config: RecBole's ``final_config_dict``, once ``data_path`` ends in the data set's name.
+    """
+    path = Path(config["data_path"]) / f"{config['dataset']}.inter"
+    if config.get("benchmark_filename") is not None or not path.is_file():
+        return
+    try:
+        for rows in _read(path, config):
+            _check_rows(rows, path, config)
+    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise ValueError(f"[{path}] cannot be read: {error}") from error
+
+
+def _read(path: Path, config: dict[str, Any], **how: Any) -> Iterator[pd.DataFrame]:
+    """The columns of user, item and time, by field, as text; as RecBole takes the file apart."""
+    fields = {config["USER_ID_FIELD"], config["ITEM_ID_FIELD"], config["TIME_FIELD"]}
+    separator = config["field_separator"]
+    with pd.read_csv(
+        path,
+        sep=separator,
+        encoding=config.get("encoding") or "utf-8",
+        usecols=lambda column: column.split(":")[0] in fields,
+        dtype=str,
+        chunksize=_ROWS_AT_ONCE,
+        engine="c" if len(separator) == 1 else "python",
+        **how,
+    ) as reader:
+        for rows in reader:
+            yield rows.rename(columns=lambda column: column.split(":")[0])
+
+
+def _check_rows(rows: pd.DataFrame, path: Path, config: dict[str, Any]) -> None:
+    for field in rows:
+        missing = rows[field].isna()
+        if missing.any():
+            number = missing.idxmax()
+            raise ValueError(
+                f"[{path}] line {number + 2}: the {field} [{_as_written(path, config, field, number)}] "
+                f"counts as missing. RecBole would drop the interaction, or make up its time, and so "
+                f"change the history. Rename it in the file (pandas takes NA, nan, None, null and the "
+                f"like for missing), or take such lines out."
+            )
+        broken = rows[field].str.contains("\n", regex=False)
+        if broken.any():
+            number = broken.idxmax()
+            raise ValueError(
+                f"[{path}] line {number + 2}: the {field} [{rows[field][number]}] goes over several "
+                f'lines, because it begins with a quotation mark ("). Take the mark out.'
+            )
+
+
+def _as_written(path: Path, config: dict[str, Any], field: str, number: int) -> str:
+    """The text that stands in the file, in the row of this number."""
+    for rows in _read(path, config, keep_default_na=False):
+        if number in rows.index:
+            return rows[field][number]
+    raise AssertionError(f"row {number} is gone from [{path}]")

@@ -1,0 +1,148 @@
+"""Numbers that go wrong stop the training, say where, and leave the last sound checkpoint."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer, init_seed
+
+from recbole_tslrec import pipeline
+from recbole_tslrec.compatibility import load_checkpoint
+from recbole_tslrec.quick_start import run_experiment
+
+WRONG = [float("nan"), float("inf")]
+# A few negative items a user in place of all.
+SAMPLED = {
+    "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user"}
+    | {"mode": "uni5"}
+}
+
+
+def prepared(model: str, settings: dict, dataset: str):
+    """A trainer and its data."""
+    config = Config(model, dataset, config_dict={"train_neg_sample_args": None} | settings)
+    init_seed(config["seed"], config["reproducibility"])
+    train_data, valid_data, _ = data_preparation(config, create_dataset(config))
+    recommender = get_model(model)(config, train_data._dataset)
+    trainer = get_trainer(config["MODEL_TYPE"], model)(config, recommender)
+    return trainer, train_data, valid_data
+
+
+def spoil_call(trainer, method: str, number: int, value: float) -> None:
+    """From its ``number``-th call on, one number of what the model's method gives is ``value``."""
+    original, calls = getattr(trainer.model, method), []
+
+    def spoilt(*args):
+        calls.append(method)
+        result = original(*args)
+        if len(calls) < number:
+            return result
+        result = result.clone()
+        result.view(-1)[-1] = value
+        return result
+
+    setattr(trainer.model, method, spoilt)
+
+
+@pytest.mark.parametrize("value", WRONG)
+@pytest.mark.parametrize("batching", ["prefix", "sequence"])
+def test_a_loss_that_is_not_finite(value, batching, small_data, settings, monkeypatch):
+    changes = {"epochs": 2, "train_batch_size": 32, "train_batching": batching}
+    trainer, train_data, valid_data = prepared("SASRec", settings | changes, small_data)
+    trainer.fit(train_data, None)
+    steps = trainer._step
+    assert steps > 2
+    trainer, train_data, valid_data = prepared("SASRec", settings | changes, small_data)
+    monkeypatch.setattr(trainer, "_loss", once_wrong(trainer._loss, steps + 2, value))
+    with pytest.raises(ValueError) as caught:
+        trainer.fit(train_data, valid_data)
+    message = str(caught.value)
+    assert f"[SASRec] epoch 1, step 2: the training loss is [{value}]" in message
+    assert "learning_rate: [0.001]" in message and "clip_grad_norm: {'max_norm': 1}" in message
+    kept = Path(re.search(r"checkpoint is \[(.*)\]", message).group(1))
+    assert load_checkpoint(kept)["epoch"] == 0
+
+
+def once_wrong(loss, step: int, value: float):
+    calls = []
+
+    def wrong(interaction):
+        calls.append(1)
+        return loss(interaction) * (value if len(calls) == step else 1)
+
+    return wrong
+
+
+@pytest.mark.parametrize("value", WRONG)
+@pytest.mark.parametrize(("method", "mode"), [("full_sort_predict", {}), ("predict", SAMPLED)])
+def test_a_score_that_is_not_finite(method, mode, value, small_data, settings):
+    changes = {"epochs": 3, "eval_batch_size": 512} | mode
+    trainer, train_data, valid_data = prepared("GRU4Rec", settings | changes, small_data)
+    spoil_call(trainer, method, len(valid_data) + 1, value)
+    with pytest.raises(ValueError, match=rf"epoch 1, evaluation: the highest score is \[{value}"):
+        trainer.fit(train_data, valid_data)
+    assert load_checkpoint(trainer.saved_model_file)["epoch"] == 0
+    with pytest.raises(ValueError, match=r"\[GRU4Rec\] evaluation: the highest score"):
+        trainer.evaluate(valid_data)
+
+
+def test_the_last_step_may_break_the_weights(small_data, settings):
+    """The loss was sound, and without validation data nothing looks at the model before it is kept."""
+    trainer, train_data, _ = prepared("SASRec", settings | {"epochs": 3}, small_data)
+    original = trainer._train_epoch
+
+    def break_in_the_second(train_data, epoch, **more):
+        loss = original(train_data, epoch, **more)
+        if epoch == 1:
+            with torch.no_grad():
+                trainer.model.item_embedding.weight[3, 0] = float("inf")
+        return loss
+
+    trainer._train_epoch = break_in_the_second
+    with pytest.raises(ValueError, match=r"epoch 1, end of the epoch: \[item_embedding.weight\]"):
+        trainer.fit(train_data, None)
+    assert load_checkpoint(trainer.saved_model_file)["epoch"] == 0
+
+
+def test_a_learning_rate_far_too_high_stops_the_backbone(small_data, settings):
+    """Nothing is simulated here: the weights overflow by themselves, in the first epoch."""
+    changes = {"learning_rate": 1e30, "epochs": 3, "train_batch_size": 32}
+    with pytest.raises(ValueError, match=r"GRU4Rec.*learning_rate: \[1e\+30\].*No checkpoint was"):
+        run_experiment("TSLRec_GRU4Rec", small_data, config_dict=settings | changes)
+    assert not [path for path in Path("saved/tslrec/small").iterdir() if is_finished(path)]
+
+
+def is_finished(path: Path) -> bool:
+    return (path / "manifest.json").is_file()
+
+
+def test_item_embeddings_that_are_not_finite_are_named(small_data, settings, monkeypatch):
+    def diverged(self, folder):
+        table = torch.randn(len(self.tokens), 8)
+        table[self.tokens.index("i7"), 3] = float("nan")
+        return table
+
+    monkeypatch.setattr(pipeline.Pipeline, "_train_backbone", diverged)
+    with pytest.raises(ValueError, match="item_embedding holds NaN .* 1 items.*'i7'"):
+        run_experiment("CI_SASRec", small_data, config_dict=settings)
+
+
+def test_enhanced_embeddings_that_are_not_finite_are_named(small_data, settings, monkeypatch):
+    read_items = pipeline.read_items
+
+    def overflown(reader, prompt, show_progress):
+        enhanced = read_items(reader, prompt, show_progress)
+        enhanced[4, 0] = float("inf")
+        return enhanced
+
+    monkeypatch.setattr(pipeline, "read_items", overflown)
+    fourth = r"enhanced_embedding holds NaN or infinity for 1 items, among them 'i\d+'"
+    with pytest.raises(ValueError, match=fourth):
+        run_experiment("TSLRec_SASRec", small_data, config_dict=settings)
+    finished = [p.name for p in Path("saved/tslrec/small").iterdir() if is_finished(p)]
+    assert finished and not any(name.startswith("augmentation") for name in finished)

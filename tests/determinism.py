@@ -1,0 +1,38 @@
+"""One experiment in a process of its own, and the hashes of all that it made.
+
+    python tests/determinism.py <model> <dataset> <folder> <settings as json>
+
+writes ``<folder>/made.json``; the stages and the model lie in the folder too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+from recbole_tslrec.compatibility import load_checkpoint
+from recbole_tslrec.quick_start import run_experiment
+from recbole_tslrec.storage import file_hash
+
+
+def main() -> None:
+    model, dataset, folder, settings = sys.argv[1:]
+    sys.argv = sys.argv[:1]  # RecBole reads the command line too
+    config = json.loads(settings) | {"tslrec_dir": folder, "checkpoint_dir": f"{folder}/models"}
+    experiment = run_experiment(model, dataset, config_dict=config)
+    made = {
+        f"{stage.name}/{path.relative_to(stage.folder)}": file_hash(path)
+        for stage in experiment.stages
+        for path in sorted(stage.folder.rglob("*.safetensors"))
+    }
+    for name, tensor in load_checkpoint(experiment.checkpoint)["state_dict"].items():
+        made[f"model/{name}"] = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+    made["validation"] = dict(experiment.best_valid_result)
+    made["test"] = dict(experiment.test_result)
+    Path(folder, "made.json").write_text(json.dumps(made))
+
+
+if __name__ == "__main__":
+    main()

@@ -12,6 +12,7 @@ makes, and on Gaussian noise, in which it finds nothing and so runs through all 
 from __future__ import annotations
 
 import argparse
+import itertools
 import multiprocessing
 import os
 import platform
@@ -25,7 +26,6 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
-from tabulate import tabulate
 
 from recbole_tslrec.item_tensors import ItemTensors
 from recbole_tslrec.model.fusion import GateFusion
@@ -144,12 +144,12 @@ STAGES = {
     "histories from RecBole's rows": Stage(rebuilding),
     "fingerprint of histories": Stage(hashing),
     "preferences ḡ": Stage(counting, "K"),
-    "k-means, one restart": Stage(clustering, "K"),
     "items' file: save": Stage(saving, "d"),
     "items' file: load and check": Stage(loading, "d"),
     "items' tensors: align by token": Stage(aligning, "d"),
     "items' tensors: content hash": Stage(hashing_content, "d"),
     "h^v: standardise, PCA to d/2": Stage(standardising, "d"),
+    "k-means, one restart": Stage(clustering, "K"),
 }
 
 
@@ -203,19 +203,16 @@ def main() -> None:
         f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, Python "
         f"{platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}\n"
     )
-    rows = []
+    print("| stage |  | n | processor s | input GiB | peak GiB |")
+    print("|---|---|---|---|---|---|")
     for name, stage in STAGES.items():
         if args.only not in name:
             continue
-        for value in values[stage.varies]:
-            for n in sizes:
-                seconds, before, peak = measure(name, n, value)
-                varies = f"{stage.varies}={value}" if value else ""
-                rows.append(
-                    [name, varies, f"{n:,}", f"{seconds:.2f}", f"{before:.2f}", f"{peak:.2f}"]
-                )
-    headers = ["stage", "", "n", "processor s", "input GiB", "peak GiB"]
-    print(tabulate(rows, headers, tablefmt="github", disable_numparse=True))
+        for value, n in itertools.product(values[stage.varies], sizes):
+            seconds, before, peak = measure(name, n, value)
+            varies = f"{stage.varies}={value}" if value else ""
+            row = f"| {name} | {varies} | {n:,} | {seconds:.2f} | {before:.2f} | {peak:.2f} |"
+            print(row, flush=True)  # one by one: the next may take minutes
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ CATEGORIES = "categories"
 LANGUAGE_MODEL = "language_model"  # read by fine-tuning and by the untuned control alike
 FINE_TUNING = "fine_tuning"
 RECOMMENDATION = "recommendation"
+PEER = "peer"  # a model of another paradigm, trained in RecBole's loop
 PLACE = "place"
 
 
@@ -97,8 +98,8 @@ SETTINGS: dict[str, Setting] = {
     "fusion": _one_of(RECOMMENDATION, "gate", "sum"),
     "enhanced_dim": _integer(RECOMMENDATION, 1),
     "enhanced_scale": _number(RECOMMENDATION, lambda value: value > 0, "a number above 0"),
-    "max_examples_per_user": _integer(RECOMMENDATION, 1),
-    "examples_per_step": _integer(RECOMMENDATION, 1),
+    "max_examples_per_user": _integer(PEER, 1),
+    "examples_per_step": _integer(PEER, 1),
     "tslrec_dir": _text(PLACE),
 }
 

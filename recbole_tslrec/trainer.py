@@ -68,8 +68,9 @@ class _WatchedTrainer(Trainer):
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         # The last step of an epoch may break the weights after a loss that was sound, and without
         # validation data nothing else would notice.
-        for name, parameter in self.model.named_parameters():
-            if not torch.stack(parameter.aminmax()).isfinite().all():  # NaN is carried over
+        for name, weight in self.model.named_parameters():
+            extremes = torch.stack(weight.aminmax()) if weight.requires_grad else None
+            if extremes is not None and not extremes.isfinite().all():  # NaN is carried over
                 raise self._diverged(f"end of the epoch: [{name}] holds NaN or infinity")
         super()._save_checkpoint(epoch, verbose, **kwargs)
 

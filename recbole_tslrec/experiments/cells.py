@@ -97,7 +97,7 @@ VARIANTS: dict[str, Variant] = {
     "E4SRec": Variant(
         "E4SRec",
         None,
-        (_LANGUAGE_MODEL, _FINE_TUNING, _RECOMMENDATION),
+        (_LANGUAGE_MODEL, _FINE_TUNING, settings.PEER),
         ("llm", "backbone_checkpoint"),
         peer="SASRec",
     ),

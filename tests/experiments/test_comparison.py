@@ -173,10 +173,10 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
     assert len({cell(variant).id for variant in VARIANTS}) == len(VARIANTS)
     depends = {
         "n_categories": {"CI", "TSLRec", "untuned"},
-        "sft_epochs": {"TSLRec"},
+        "sft_epochs": {"TSLRec", "E4SRec"},
         "fusion": {"TSLRec", "pretrained", "random", "untuned"},
-        "llm": {"TSLRec", "random", "untuned"},
-        "llm_pooling": {"TSLRec", "untuned"},
+        "llm": {"TSLRec", "random", "untuned", "E4SRec"},
+        "llm_pooling": {"TSLRec", "untuned", "E4SRec"},
     }
     for key, variants in depends.items():
         assert {v for v in VARIANTS if cell(v).id != cell(v, **{key: "other"}).id} == variants

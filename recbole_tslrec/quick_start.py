@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,11 @@ def stoppable(command: Callable[[], None]) -> Callable[[], None]:
             command()
         except KeyboardInterrupt as stop:
             print(f"\nStopped. {stop}".rstrip(), file=sys.stderr, flush=True)
-            raise SystemExit(130) from None
+            logging.shutdown()
+            sys.stdout.flush()
+            # At once: files and locks are given back by now, and unloading torch and ray takes
+            # seconds in which a second Ctrl-C would only make noise.
+            os._exit(130)
 
     return run
 

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import torch
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parent / "reconstruction"))
-from test_fine_tuning import CPU, fine_tune, model_and_prompt, settings_of, users_of_one_taste
 from test_pipeline import pipeline_of, stage_tensors
+from tiny_fine_tuning import CPU, model_and_prompt, settings_of, users_of_one_taste
 
 from recbole_tslrec.augmentation.enhanced_embeddings import read_items
 from recbole_tslrec.reconstruction import fine_tuning
@@ -60,7 +58,7 @@ import sys
 from pathlib import Path
 import torch
 sys.path[:0] = sys.argv[2:]
-from test_fine_tuning import CPU, fine_tune, model_and_prompt, settings_of, users_of_one_taste
+from tiny_fine_tuning import CPU, model_and_prompt, settings_of, users_of_one_taste
 from recbole_tslrec import processes
 from recbole_tslrec.augmentation import enhanced_embeddings
 from recbole_tslrec.reconstruction import fine_tuning
@@ -73,7 +71,7 @@ states = enhanced_embeddings.read_items(model.reader, prompt, Path("."), False, 
 Path(f"read-{processes.number()}").write_text(str(sum(read)))
 assert (states is not None) == processes.is_first()
 fine_tuning.bf16_is_fast = lambda device: False
-fine_tune(
+fine_tuning.fine_tune(
     model, prompt, *users_of_one_taste(), settings_of(epochs=2), Path("checkpoints"), CPU, False
 )
 if processes.is_first():
@@ -88,7 +86,7 @@ def test_items_and_users_are_shared_out(tmp_path, language_model_folder, monkeyp
     (tmp_path / "share.py").write_text(_SHARE)
     tests = Path(__file__).parent
     folder = language_model_folder()
-    torchrun(tmp_path, "share.py", folder, str(tests), str(tests / "reconstruction"))
+    torchrun(tmp_path, "share.py", folder, str(tests))
     together = torch.load(tmp_path / "results.pt")
     assert [(tmp_path / f"read-{process}").read_text() for process in (0, 1)] == ["11", "9"]
     model, prompt = model_and_prompt(folder)
@@ -98,7 +96,9 @@ def test_items_and_users_are_shared_out(tmp_path, language_model_folder, monkeyp
     monkeypatch.setattr(fine_tuning, "bf16_is_fast", lambda device: False)
     histories, preferences = users_of_one_taste()
     settings = settings_of(epochs=2)
-    fine_tune(model, prompt, histories, preferences, settings, tmp_path / "c", CPU, False)
+    fine_tuning.fine_tune(
+        model, prompt, histories, preferences, settings, tmp_path / "c", CPU, False
+    )
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             expected = together["trained"][name]

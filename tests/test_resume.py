@@ -3,14 +3,11 @@
 import multiprocessing
 import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent / "reconstruction"))
-from test_fine_tuning import CPU, model_and_prompt, settings_of, users_of_one_taste
+from tiny_fine_tuning import CPU, model_and_prompt, settings_of, users_of_one_taste
 
 from recbole_tslrec.augmentation import enhanced_embeddings
 from recbole_tslrec.augmentation.enhanced_embeddings import read_items

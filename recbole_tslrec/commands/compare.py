@@ -57,12 +57,9 @@ def _compare(args: argparse.Namespace) -> int:
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         raise SystemExit(f"compare: {error}") from error  # of the whole; a cell's own is its line's
     except KeyboardInterrupt:
-        print(
-            f"\ncompare: stopped. What is finished is kept in [{args.results}]; the same command "
-            f"goes on from there.",
-            file=sys.stderr,
-        )
-        return 130
+        raise KeyboardInterrupt(
+            f"What is finished is kept in [{args.results}]; the same command goes on from there."
+        ) from None
     print(comparison.tables())
     for cell, error in comparison.failed:
         print(f"compare: failed: {cell.dataset}, {cell.method}, seed {cell.seed}: {error}")

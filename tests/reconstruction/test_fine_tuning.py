@@ -1,64 +1,16 @@
 import math
 import shutil
 
-import numpy as np
 import pytest
 import torch
-from scipy.sparse import csr_matrix
+from tiny_fine_tuning import CPU, K, model_and_prompt, settings_of, users_of_one_taste
+from transformers.trainer_utils import get_last_checkpoint
 
-from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
-from recbole_tslrec.language_model.load import add_adapters, load_language_model
-from recbole_tslrec.language_model.prompt import make_prompt
-from recbole_tslrec.language_model.source import open_source
 from recbole_tslrec.reconstruction.fine_tuning import (
-    FineTuningSettings,
-    ReconstructionModel,
-    _last_whole_checkpoint,
+    _remove_broken_checkpoints,
     fine_tune,
     split_users,
 )
-from recbole_tslrec.reconstruction.histories import Histories
-
-CPU = torch.device("cpu")
-N_ITEMS, K = 20, 4
-
-
-def model_and_prompt(folder: str, quantization: str = "none", seed: int = 0):
-    source = open_source(folder)
-    torch.manual_seed(seed)
-    language_model = load_language_model(source, quantization, CPU)
-    language_model = add_adapters(language_model, 4, 8, 0.0, "all-linear")
-    items = torch.randn(N_ITEMS + 1, 6, generator=torch.Generator().manual_seed(2))
-    reader = ItemPromptModel(language_model, items, "last")
-    prompt = make_prompt(source.tokenizer, "given the user history", "response :", 20, 64)
-    return ReconstructionModel(reader, 32, K), prompt
-
-
-def users_of_one_taste(n_users=60):
-    """Histories within one category each, so that ḡ can be read off any of the items."""
-    generator = np.random.default_rng(0)
-    rows, targets = [], []
-    for user in range(n_users):
-        category = user % K
-        length = generator.integers(2, 9)
-        rows.append(1 + category + K * generator.integers(0, N_ITEMS // K, size=length))
-        targets.append(np.eye(K)[category])
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
-    histories = Histories(np.arange(1, n_users + 1), offsets, np.concatenate(rows))
-    return histories, csr_matrix(np.array(targets, dtype=np.float32))
-
-
-def settings_of(**changes) -> FineTuningSettings:
-    values = dict(
-        epochs=6,
-        learning_rate=1e-2,
-        batch_positions=64,
-        optimizer="adamw_torch",
-        valid_ratio=0.2,
-        stopping_step=6,
-        seed=1,
-    )
-    return FineTuningSettings(**values | changes)
 
 
 def test_the_loss_is_equation_3(language_model_folder):
@@ -181,12 +133,14 @@ def test_a_damaged_checkpoint_is_named_and_not_gone_on_from(
             else:
                 (copy / last.name / file).write_bytes(damaged)
             caplog.clear()
-            assert _last_whole_checkpoint(copy) == str(copy / first.name), file
+            _remove_broken_checkpoints(copy)
+            assert get_last_checkpoint(copy) == str(copy / first.name), file
             assert str(copy / last.name) in caplog.text and not (copy / last.name).exists()
             if file.name != "seal.json":
                 assert str(file) in caplog.text
             shutil.rmtree(copy)
-    assert _last_whole_checkpoint(made) == str(last)
+    _remove_broken_checkpoints(made)
+    assert get_last_checkpoint(made) == str(last)
 
 
 def test_the_same_seed_gives_the_same_numbers(tmp_path, language_model_folder):

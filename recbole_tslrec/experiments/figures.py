@@ -7,6 +7,7 @@ of a data set, so the groups of two data sets have different limits, which the a
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -470,7 +471,7 @@ def _panels(
         axes.set_title(", ".join(place))
     for axes in panels[len(places) :]:
         axes.set_axis_off()
-    figure.suptitle(heading)
+    figure.suptitle(textwrap.fill(heading, 9 * int(figure.get_figwidth())))
     _shared_legend(figure, panels)
     return _png(figure)
 

@@ -158,8 +158,8 @@ def _summary(said: dict[tuple, str]) -> str:
         }
         counts["different by one of the two tests only"] = len(verdicts) - sum(counts.values())
         each = ", ".join(f"{what} on {count}" for what, count in counts.items() if count)
-        parts.append(f"against {rival} (of {len(verdicts)}) {each}")
-    return f"counted in pairs of data set and backbone, TSLRec is {'; '.join(parts)}."
+        parts.append(f"against {rival} (of {len(verdicts)}): {each}")
+    return f"TSLRec is, counted in pairs of data set and backbone, {'; '.join(parts)}."
 
 
 def _sentences(results: Results, rivals: list[tuple[str, Comparison]], protocol: str) -> list[str]:

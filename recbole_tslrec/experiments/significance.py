@@ -102,7 +102,7 @@ def compare_seeds(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Out
             return Outcome(n, None, "Neither varies over its seeds: there is no test.")
         test = stats.ttest_ind(first, second, equal_var=False)
         return Outcome(n, float(test.pvalue), "No two seeds in common: Welch's unpaired test.")
-    note = "" if set(ours) == set(theirs) else f"Only the {len(common)} common seeds are compared."
+    note = "" if set(ours) == set(theirs) else f"Compared on the seeds of both only: {len(common)}."
     pairs = np.array([(ours[seed], theirs[seed]) for seed in common]).reshape(-1, 2)
     return _paired(pairs[:, 0], pairs[:, 1], "seeds", note)
 

@@ -254,9 +254,10 @@ def _reuse_table(results: Results, dataset: str, protocol: str, command: str) ->
     cells += [cell for method in base.values() if method for cell in method.cells.values()]
     caption = (
         f"{MAIN_METRIC} of TSLRec on {dataset}, mean over the seeds; below it the gain over Base of the "
-        f"same column. A row is the backbone whose enhanced embeddings were used, a column the backbone "
-        f"that uses them; on the diagonal a backbone uses its own. * and † as in Table 2, corrected "
-        f"for the {len(comparisons)} comparisons of this table. Protocol: {_protocol_text(protocol)}"
+        f"same column, on the seeds of both. A row is the backbone whose enhanced embeddings were "
+        f"used, a column the backbone that uses them; on the diagonal a backbone uses its own. * "
+        f"and † as in Table 2, corrected for the {len(comparisons)} comparisons of this table. "
+        f"Protocol: {_protocol_text(protocol)}"
     )
     return Table(
         f"reuse_{dataset}_{protocol}",

@@ -74,6 +74,7 @@ SETTINGS: dict[str, Setting] = {
     "llm": _text(PLACE),
     "llm_trust_remote_code": Setting(PLACE, lambda value: isinstance(value, bool), "True or False"),
     "llm_quantization": _one_of(LANGUAGE_MODEL, "none", "int8", "nf4"),
+    "llm_attention": _one_of(PLACE, "sdpa", "eager", "flash_attention_2"),
     "llm_instruction": _text(LANGUAGE_MODEL),
     "llm_response": _text(LANGUAGE_MODEL),
     "llm_max_history": _integer(FINE_TUNING, 1),

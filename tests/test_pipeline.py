@@ -248,6 +248,8 @@ def test_a_backbone_checkpoint_that_does_not_fit_is_refused(small_data, settings
     [
         ("n_categories", 31, ValueError, "n_categories: .31. is more than the 30 items"),
         ("llm", "no/such", OSError, "llm:.*no/such"),
+        ("llm_attention", "flash_attention_2", ValueError, "llm_attention:.*needs a GPU"),
+        ("sft_optimizer", "paged_adamw_8bit", ValueError, "sft_optimizer:.*between a GPU"),
         ("llm_instruction", "history " * 70, ValueError, "llm_instruction.*no room"),
         ("lora_target_modules", "no_such", ValueError, "lora_target_modules.*no_such"),
     ],

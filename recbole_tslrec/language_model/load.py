@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import AutoModel, BitsAndBytesConfig, PreTrainedModel
+from transformers.utils import is_flash_attn_2_available
 
 from recbole_tslrec.language_model.source import LanguageModelSource
 
@@ -69,8 +70,19 @@ def quantization_config(quantization: str, device: torch.device) -> BitsAndBytes
     )
 
 
+def check_attention(attention: str, device: torch.device) -> None:
+    """Raise ValueError if attention cannot be computed as asked for."""
+    if attention == "flash_attention_2" and not (
+        device.type == "cuda" and is_flash_attn_2_available()
+    ):
+        raise ValueError(
+            f"llm_attention: [flash_attention_2] needs a GPU and the package flash-attn, and the device "
+            f"is [{device}]. Give sdpa, which torch has."
+        )
+
+
 def load_language_model(
-    source: LanguageModelSource, quantization: str, device: torch.device
+    source: LanguageModelSource, quantization: str, device: torch.device, attention: str = "sdpa"
 ) -> PreTrainedModel:
     """The model's trunk, without a language modelling head, all its weights frozen.
 
@@ -79,11 +91,13 @@ def load_language_model(
         quantization: ``none``, ``int8`` or ``nf4`` (4 bits, double quantisation, bf16 compute).
         device: where it lives. On a GPU unquantised weights are held in bf16 where that is fast, on
             the CPU in fp32 (autocast makes the products bf16 there).
+        attention: transformers' name of an implementation.
     """
     check_quantization(quantization, source, device)
     options = {
         "dtype": full_precision_dtype(device),
         "trust_remote_code": source.trust_remote_code,
+        "attn_implementation": attention,
     }
     if quantization != "none":
         options["quantization_config"] = quantization_config(quantization, device)

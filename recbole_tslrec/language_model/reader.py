@@ -63,7 +63,9 @@ def make_reader(
         load_language_model,
     )
 
-    language_model = load_language_model(source, config["llm_quantization"], config["device"])
+    language_model = load_language_model(
+        source, config["llm_quantization"], config["device"], config["llm_attention"]
+    )
     if with_adapters:
         language_model = add_adapters(
             language_model,
@@ -106,12 +108,17 @@ def check_language_model(config) -> None:
     Raises:
         ValueError, OSError, ModuleNotFoundError: says which key, its value, and what to do.
     """
-    from recbole_tslrec.language_model.load import check_adapters, check_quantization
+    from recbole_tslrec.language_model.load import (
+        check_adapters,
+        check_attention,
+        check_quantization,
+    )
     from recbole_tslrec.language_model.memory import check_memory
 
     source, device = open_source_for(config), config["device"]
     make_prompt_for(config, source)
     check_quantization(config["llm_quantization"], source, device)
+    check_attention(config["llm_attention"], device)
     check_memory(source, config["llm_quantization"], device)
     check_adapters(source, config["lora_target_modules"])
     if config["sft_optimizer"] == "paged_adamw_8bit" and device.type != "cuda":

@@ -32,11 +32,13 @@ def main() -> None:
     # RecBole's Config reads sys.argv itself: leave it the keys of the yaml files.
     sys.argv = [sys.argv[0], *keys]
     try:
-        sys.exit(args.run(args))
+        code = args.run(args)
     except (OSError, ValueError) as error:
         if args.command not in _WITHOUT_TRACEBACK:
             raise
         raise SystemExit(f"{args.command}: {error}") from None
+    if code:
+        sys.exit(code)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -135,8 +135,8 @@ def test_item_embeddings_that_are_not_finite_are_named(small_data, settings, mon
 def test_enhanced_embeddings_that_are_not_finite_are_named(small_data, settings, monkeypatch):
     read_items = pipeline.read_items
 
-    def overflown(reader, prompt, show_progress):
-        enhanced = read_items(reader, prompt, show_progress)
+    def overflown(*args):
+        enhanced = read_items(*args)
         enhanced[4, 0] = float("inf")
         return enhanced
 

@@ -526,7 +526,7 @@ class Pipeline:
         shards.mkdir(parents=True, exist_ok=True)
         prompt = self._prompt(reader, training=False)
         with metered(reader) as meter:
-            enhanced = read_items(reader, prompt, shards, self.show_progress)
+            enhanced = read_items(reader, prompt, self.tokens, shards, self.show_progress)
         if enhanced is None:  # this process has done its share; the first one writes
             return None
         tensors = {ENHANCED_EMBEDDING: enhanced}

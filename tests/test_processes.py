@@ -13,6 +13,7 @@ from tiny_fine_tuning import CPU, model_and_prompt, settings_of, users_of_one_ta
 from recbole_tslrec.augmentation.enhanced_embeddings import read_items
 from recbole_tslrec.reconstruction import fine_tuning
 
+TOKENS = [f"item {number}" for number in range(20)]
 SCRIPT = Path(__file__).parents[1] / "run_recbole_tslrec.py"
 
 
@@ -62,12 +63,13 @@ from tiny_fine_tuning import CPU, model_and_prompt, settings_of, users_of_one_ta
 from recbole_tslrec import processes
 from recbole_tslrec.augmentation import enhanced_embeddings
 from recbole_tslrec.reconstruction import fine_tuning
+TOKENS = [f"item {number}" for number in range(20)]
 model, prompt = model_and_prompt(sys.argv[1])
 read = []
 model.reader.register_forward_pre_hook(
     lambda module, args, batch: read.append(len(batch["token_ids"])), with_kwargs=True
 )
-states = enhanced_embeddings.read_items(model.reader, prompt, Path("."), False, items_a_shard=3)
+states = enhanced_embeddings.read_items(model.reader, prompt, TOKENS, Path("."), False, items_a_shard=3)
 Path(f"read-{processes.number()}").write_text(str(sum(read)))
 assert (states is not None) == processes.is_first()
 fine_tuning.bf16_is_fast = lambda device: False
@@ -91,7 +93,7 @@ def test_items_and_users_are_shared_out(tmp_path, language_model_folder, monkeyp
     assert [(tmp_path / f"read-{process}").read_text() for process in (0, 1)] == ["11", "9"]
     model, prompt = model_and_prompt(folder)
     (tmp_path / "alone").mkdir()
-    alone = read_items(model.reader, prompt, tmp_path / "alone", False)
+    alone = read_items(model.reader, prompt, TOKENS, tmp_path / "alone", False)
     torch.testing.assert_close(together["states"], alone)
     monkeypatch.setattr(fine_tuning, "bf16_is_fast", lambda device: False)
     histories, preferences = users_of_one_taste()

@@ -14,6 +14,8 @@ from recbole_tslrec.augmentation.enhanced_embeddings import read_items
 from recbole_tslrec.reconstruction import fine_tuning
 from recbole_tslrec.reconstruction.fine_tuning import fine_tune
 
+TOKENS = [f"item {number}" for number in range(20)]
+
 
 def killed(work, *args) -> None:
     """Run ``work`` in a forked process that is expected to kill itself."""
@@ -65,7 +67,7 @@ def read(folder: str, shards: Path, kill_at: int | None = None) -> torch.Tensor:
             save(self, path)
 
         enhanced_embeddings.ItemTensors.save = save_or_die
-    return read_items(model.reader, prompt, shards, False, items_a_shard=3)
+    return read_items(model.reader, prompt, TOKENS, shards, False, items_a_shard=3)
 
 
 def test_augmentation_goes_on_from_the_last_shard(tmp_path, language_model_folder, monkeypatch):
@@ -78,6 +80,27 @@ def test_augmentation_goes_on_from_the_last_shard(tmp_path, language_model_folde
     times = [path.stat().st_mtime_ns for path in finished]
     assert torch.equal(read(folder, tmp_path / "killed"), unbroken)
     assert [path.stat().st_mtime_ns for path in finished] == times
+
+
+def test_shards_of_items_in_another_order_are_made_again(tmp_path, language_model_folder):
+    """The same data may give the items other numbers when the run is started again."""
+    folder = language_model_folder()
+    read(folder, tmp_path)
+    model, prompt = model_and_prompt(folder)
+    order = [3, 1, 2, *range(4, 21)]
+    model.reader.item_embeddings = model.reader.item_embeddings[[0, *order]]
+    tokens = [TOKENS[row - 1] for row in order]
+    (tmp_path / "alone").mkdir()
+    expected = read_items(model.reader, prompt, tokens, tmp_path / "alone", False, items_a_shard=3)
+    again = read_items(model.reader, prompt, tokens, tmp_path, False, items_a_shard=3)
+    assert torch.equal(again, expected)
+
+
+def test_states_that_are_not_finite_are_named(tmp_path, language_model_folder):
+    model, prompt = model_and_prompt(language_model_folder())
+    model.reader.item_embeddings[5] = float("inf")
+    with pytest.raises(ValueError, match="enhanced_embedding holds NaN .* 1 items.*'item 4'"):
+        read_items(model.reader, prompt, TOKENS, tmp_path, False)
 
 
 def test_a_shard_that_was_altered_is_made_again(tmp_path, language_model_folder, caplog):
@@ -95,7 +118,7 @@ def test_augmentation_halves_its_batches_when_memory_is_short(
     tmp_path, language_model_folder, caplog
 ):
     model, prompt = model_and_prompt(language_model_folder())
-    expected = read_items(model.reader, prompt, tmp_path, False)
+    expected = read_items(model.reader, prompt, TOKENS, tmp_path, False)
     sizes = []
 
     def short_of_memory(module, args, batch):
@@ -105,7 +128,7 @@ def test_augmentation_halves_its_batches_when_memory_is_short(
 
     model.reader.register_forward_pre_hook(short_of_memory, with_kwargs=True)
     (tmp_path / "again").mkdir()
-    states = read_items(model.reader, prompt, tmp_path / "again", False)
+    states = read_items(model.reader, prompt, TOKENS, tmp_path / "again", False)
     torch.testing.assert_close(states, expected)
     assert max(size for size in sizes[-4:]) <= 5
     assert "out of memory; going on with" in caplog.text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +33,7 @@ ITEMS_A_SHARD = 1024
 def read_items(
     reader: ItemPromptModel,
     prompt: Prompt,
+    tokens: Sequence[str],
     folder: Path,
     show_progress: bool = True,
     items_a_shard: int = ITEMS_A_SHARD,
@@ -42,11 +43,15 @@ def read_items(
     Args:
         reader: its item embeddings are [n_items, d] with the padding row 0, which is left out.
         prompt: the words around the item.
+        tokens: the items' tokens, in the order of the rows.
         folder: for finished shards; those that are there already are not computed again.
         items_a_shard: the items of a shard; several processes share the shards out.
 
     Returns:
         [n_items - 1, hidden] float32 on the CPU; None in all processes but the first.
+
+    Raises:
+        ValueError: a state is NaN or infinite; names items.
     """
     reader.eval()
     rows = np.arange(1, len(reader.item_embeddings))
@@ -62,10 +67,11 @@ def read_items(
         disable=not show_progress,
     ) as bar:
         for number in mine:
-            tokens = [str(row) for row in shards[number]]
-            if not _is_whole(files[number], tokens):
+            # Tied to the items by token: the run that goes on may number them otherwise.
+            items = [tokens[row - 1] for row in shards[number]]
+            if not _is_whole(files[number], items):
                 states = {ENHANCED_EMBEDDING: read(shards[number])}
-                ItemTensors(tokens, states).save(files[number])
+                ItemTensors(items, states).save(files[number])
             bar.update(len(shards[number]) * _positions_an_item(prompt))
     processes.wait_for_all()
     if not processes.is_first():

@@ -9,7 +9,7 @@ compare: $(INSTALLED)
 	$(VENV)/bin/python -m recbole_tslrec compare --config_files=properties/compare_ml-100k.yaml
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest -q
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --numprocesses=2
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

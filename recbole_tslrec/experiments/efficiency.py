@@ -38,6 +38,7 @@ from recbole_tslrec.storage import write_json
 _BEFORE = {"TSLRec": 20, "E4SRec": 16}
 _AFTER = 3
 _ITEM_DIMENSION = 64
+_INFERENCE_POSITIONS = 8192  # of a batch, both sides
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,9 @@ def history_lengths(way: Way, scale: Scale) -> np.ndarray:
 def batches_of(way: Way, scale: Scale) -> list[np.ndarray]:
     """A way's batches, as positions in ``history_lengths``."""
     lengths = np.minimum(history_lengths(way, scale), scale.max_history)
+    if way.part == "inference":  # as many positions as memory allows, whatever they are of
+        computed = prompt_of(way, scale).lengths(lengths)
+        return PositionBudgetSampler(computed, _INFERENCE_POSITIONS, scale.seed).batches()
     sampler = PositionBudgetSampler(lengths + _AFTER, scale.batch_positions, scale.seed)
     if way.means in (SHARED, BY_LENGTH):
         return sampler.batches()

@@ -4,8 +4,8 @@ A causal model's states at a position depend on earlier positions alone, so the 
 instruction are the same in every prompt. They are computed once and every prompt goes on from them, in
 fine-tuning, where the gradient flows back through them, as in augmentation.
 
-It costs memory for the expanded keys and values, and needs the model's cache, which transformers
-switches off under gradient checkpointing: the two exclude each other in fine-tuning.
+In fine-tuning it needs the model's cache, which transformers switches off under gradient checkpointing:
+the two exclude each other.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import inspect
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 # How far the states may be off, as a share of what the prefix changes in them: rounding in 8 bits or
 # bf16 stays far below it, and a model that looks ahead or forgets its cache is off by about 1.
@@ -43,7 +44,7 @@ def continue_prefix(
         past_key_values=cache,
         use_cache=True,
     )
-    cache.batch_repeat_interleave(len(embeddings))
+    cache.layers = [_PrefixLayer(layer) for layer in cache.layers]
     rest = model(
         inputs_embeds=embeddings,
         attention_mask=with_prefix(attention_mask, len(prefix)),
@@ -51,6 +52,29 @@ def continue_prefix(
         use_cache=True,
     )
     return output.last_hidden_state, rest.last_hidden_state
+
+
+class _PrefixLayer(DynamicLayer):
+    """A layer's keys and values of the prefix, put before those of a pass and not kept with them.
+
+    transformers' own layer would hold the prompts' keys and values of all layers until the pass is
+    over, as for words still to come. Nothing comes here, and without gradients one layer's is enough.
+    """
+
+    def __init__(self, layer: DynamicLayer):
+        super().__init__()
+        self.lazy_initialization(layer.keys, layer.values)
+        self.keys, self.values = layer.keys, layer.values  # [1, heads, P, d]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args, **kwargs
+    ) -> tuple[Tensor, Tensor]:
+        """[B, heads, T, d] each -> [B, heads, P + T, d] each."""
+        n_prompts = len(key_states)
+        return tuple(
+            torch.cat([prefix.expand(n_prompts, -1, -1, -1), states], dim=-2)
+            for prefix, states in ((self.keys, key_states), (self.values, value_states))
+        )
 
 
 def with_prefix(attention_mask: Tensor, n_prefix: int) -> Tensor:

@@ -199,7 +199,7 @@ def _disk_error(error: Exception, path: Path) -> int | None:
     if isinstance(error, OSError) and error.errno is not None:
         elsewhere = error.filename is not None and not Path(
             os.fsdecode(error.filename)
-        ).is_relative_to(path if path.is_dir() else path.parent)
+        ).absolute().is_relative_to((path if path.is_dir() else path.parent).absolute())
         return None if elsewhere or error.errno not in _REMEDIES else error.errno
     # torch and safetensors raise errors of their own, with the system's words in them.
     for number in _REMEDIES:

@@ -14,7 +14,6 @@ import copy
 import gc
 import os
 import random
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -53,7 +52,7 @@ from recbole_tslrec.reconstruction.categories import latent_categories
 from recbole_tslrec.reconstruction.histories import Histories, training_histories
 from recbole_tslrec.reconstruction.histories import fingerprint as histories_fingerprint
 from recbole_tslrec.reconstruction.preferences import prior_preferences
-from recbole_tslrec.storage import Stage, Store, fingerprint, write_json
+from recbole_tslrec.storage import WORK, Stage, Store, fingerprint, write_json
 
 ITEM_EMBEDDING = "item_embedding"  # e_v, [n_items, d] float32
 CATEGORY = "category"  # [n_items] int64
@@ -466,7 +465,9 @@ class Pipeline:
         preferences = self.preferences()
         model = self._reconstruction_model()
         prompt = self._prompt(model.reader, training=True)
-        checkpoints = folder / "checkpoints"  # there already if an earlier run was interrupted
+        checkpoints = (
+            folder / WORK / "checkpoints"
+        )  # there already if an earlier run was interrupted
         checkpoints.mkdir(parents=True, exist_ok=True)
         report = fine_tune(
             model,
@@ -490,7 +491,6 @@ class Pipeline:
         if processes.is_first():
             model.save(folder)
             write_json(folder / _LANGUAGE_MODEL, self._source.identity)
-            shutil.rmtree(checkpoints)
         # Augmentation loads the model again; trainer and model refer to each other, so that without
         # this both would be in memory until Python happens to look for such circles.
         del model
@@ -522,7 +522,7 @@ class Pipeline:
             self._source.check_is(stage.folder / _LANGUAGE_MODEL)
             model.load(stage.folder)
         reader = model.reader if tuned else self._reader(with_adapters=False)
-        shards = folder / "shards"  # there already if an earlier run was interrupted
+        shards = folder / WORK / "shards"  # there already if an earlier run was interrupted
         shards.mkdir(parents=True, exist_ok=True)
         prompt = self._prompt(reader, training=False)
         with metered(reader) as meter:
@@ -543,7 +543,6 @@ class Pipeline:
             "settings": settings.stage_settings(self.config, *made_from),
         }
         ItemTensors(self.tokens, tensors, provenance).save(folder / _ENHANCED_FILE)
-        shutil.rmtree(shards)
         return {"cost": meter.cost()}
 
 

@@ -40,10 +40,18 @@ def is_first() -> bool:
 
 
 def local_device() -> torch.device:
-    """The device of this process among those of its machine."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    return torch.device("cpu")
+    """The GPU of this process among those of its machine.
+
+    Raises:
+        ValueError: there are fewer GPUs than processes.
+    """
+    place, found = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if place >= found:
+        raise ValueError(
+            f"gpu_id: torchrun has started more processes on this machine than the {found} GPUs of "
+            f"[{os.environ['CUDA_VISIBLE_DEVICES']}]. Start fewer, or name more GPUs in gpu_id."
+        )
+    return torch.device("cuda", place)
 
 
 def tell(message: Any) -> None:

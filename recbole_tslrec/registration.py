@@ -35,8 +35,8 @@ _SEQUENTIAL = "recbole.model.sequential_recommender"
 PEERS: dict[type, type] = {E4SRec: LanguageModelTrainer}
 
 # Models that need stages, by name; each has a `backbone`.
-_STAGED: dict[str, type] = {**MODELS, **{model.__name__: model for model in PEERS}}
-_OUR_MODELS: dict[str, type] = {"FMLPRec": FMLPRec, **_STAGED}
+STAGED: dict[str, type] = {**MODELS, **{model.__name__: model for model in PEERS}}
+_OUR_MODELS: dict[str, type] = {"FMLPRec": FMLPRec, **STAGED}
 
 
 def properties_folder() -> Path:
@@ -110,9 +110,9 @@ def _with_our_yaml(original):
     @functools.wraps(original)
     def load_internal_config_dict(self, model, model_class, dataset):
         # RecBole reads the backbone's own yaml under the backbone's name.
-        backbone = _STAGED[model].backbone.name if model in _STAGED else model
+        backbone = STAGED[model].backbone.name if model in STAGED else model
         original(self, backbone, model_class, dataset)
-        ours = ("TSLRec", model) if model in _STAGED else ()
+        ours = ("TSLRec", model) if model in STAGED else ()
         for file in ("overall", f"model/{backbone}", *ours):
             path = properties_folder() / f"{file}.yaml"
             if path.is_file():
@@ -131,11 +131,11 @@ def _with_checks(original):
     @functools.wraps(original)
     def set_default_parameters(self):
         values = self.final_config_dict
-        if self.model in _STAGED:
+        if self.model in STAGED:
             settings.check_command_line(sys.argv[1:])
             settings.check_spelling(self.external_config_dict, self.internal_config_dict)
             settings.check_values(values)
-            settings.check_batching(values, self.model, _STAGED[self.model].backbone.causal)
+            settings.check_batching(values, self.model, STAGED[self.model].backbone.causal)
         elif self.model in BACKBONES:
             settings.check_batching(values, self.model, BACKBONES[self.model].causal)
         if self.model in _OUR_MODELS:
@@ -153,16 +153,21 @@ def _with_a_device_each(original):
 
     @functools.wraps(original)
     def init_device(self):
+        if processes.count() == 1:
+            original(self)
+            return
         values = self.final_config_dict
-        n_local = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if processes.count() > 1 else 1
-        if (
-            n_local > 1
-            and values["gpu_id"] != ""
-            and str(values["gpu_id"]).count(",") + 1 < n_local
-        ):
-            values["gpu_id"] = ",".join(str(gpu) for gpu in range(n_local))
+        if self.model not in STAGED:
+            raise ValueError(
+                f"torchrun: [{self.model}] has no stages that several processes make together, and each "
+                f"would train it. Start one process; RecBole's own way to several is nproc."
+            )
+        if "gpu_id" not in self.external_config_dict:  # RecBole's default is a single one
+            n_local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+            all_gpus = ",".join(str(gpu) for gpu in range(n_local))
+            values["gpu_id"] = os.environ.get("CUDA_VISIBLE_DEVICES", all_gpus)
         original(self)
-        if processes.count() > 1 and values["device"].type == "cuda":
+        if values["device"].type == "cuda":
             values["device"] = processes.local_device()
         if not processes.is_first():
             values["state"] = "CRITICAL"

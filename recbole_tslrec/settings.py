@@ -101,6 +101,8 @@ SETTINGS: dict[str, Setting] = {
     "enhanced_scale": _number(RECOMMENDATION, lambda value: value > 0, "a number above 0"),
     "max_examples_per_user": _integer(PEER, 1),
     "examples_per_step": _integer(PEER, 1),
+    "e4srec_instruction": _text(PEER),
+    "e4srec_learning_rate": _number(PEER, lambda value: value > 0, "a number above 0"),
     "tslrec_dir": _text(PLACE),
 }
 

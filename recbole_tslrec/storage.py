@@ -8,6 +8,7 @@ the partial folder is there for the next run to go on from.
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,6 +35,8 @@ from recbole_tslrec.locks import only_one
 __all__ = ["Stage", "Store", "file_hash", "fingerprint", "write_atomically", "write_json"]
 
 FORMAT_VERSION = 1
+# The part of a stage's folder that serves its making (checkpoints, shards) and is not kept.
+WORK = "work"
 MANIFEST = "manifest.json"
 MANIFEST_KEYS = set("format stage fingerprint made_at seconds made_from notes files".split())
 UNFINISHED = "unfinished.json"  # in a partial folder: what the stage is being made from
@@ -112,7 +115,7 @@ class Store:
         files = {
             path.relative_to(partial).as_posix(): path
             for path in sorted(partial.rglob("*"))
-            if path.is_file()
+            if path.is_file() and partial / WORK not in path.parents
         }
         for path in files.values():  # peft and safetensors make files that nobody else may read
             path.chmod(mode)
@@ -131,6 +134,7 @@ class Store:
         write_json(partial / MANIFEST, with_checksum(manifest))
         os.replace(partial, folder)
         flush_names(self.root)
+        shutil.rmtree(folder / WORK, ignore_errors=True)  # only now: until here it saves the work
         getLogger().info(f"Stage {name}: done in {seconds:.1f} s, kept in [{folder}]")
         return Stage(name, key, folder, seconds, reused=False, notes=notes)
 
@@ -145,6 +149,7 @@ class Store:
                 raise ValueError(
                     f"The stored file [{folder / file}] is missing or altered. {remedy(folder)}"
                 )
+        shutil.rmtree(folder / WORK, ignore_errors=True)  # of a run that was killed at its very end
         with suppress(OSError):  # a store that cannot be written may be read
             os.utime(folder / MANIFEST)  # the last use, for ``clean``
         getLogger().info(f"Stage {name}: reused from [{folder}]")

@@ -18,8 +18,8 @@ from tabulate import tabulate
 
 from recbole_tslrec.files import file_hash
 from recbole_tslrec.locks import Owner, is_held, read_owner
-from recbole_tslrec.model.specifications import MODELS
 from recbole_tslrec.pipeline import Pipeline
+from recbole_tslrec.registration import STAGED
 from recbole_tslrec.storage import MANIFEST, UNFINISHED, fingerprint, read_manifest
 
 STAGES = ("backbone", "categories", "fine_tuning", "augmentation")
@@ -215,11 +215,11 @@ def wanted_by(
     """
     config = Config(model, dataset, config_file_list, dict(config_dict or {}))
     root = Path(config["tslrec_dir"] or "saved/tslrec")
-    if model not in MODELS:
+    if model not in STAGED:
         return root, {}
     train_data, valid_data, _ = data_preparation(config, create_dataset(config))
-    pipeline = Pipeline(config, train_data, valid_data, MODELS[model].backbone)
-    return root, pipeline.made_from(MODELS[model].stages(config))
+    pipeline = Pipeline(config, train_data, valid_data, STAGED[model].backbone)
+    return root, pipeline.made_from(STAGED[model].stages(config))
 
 
 # ---- why a stage is not reused ----------------------------------------------------------------------

@@ -174,7 +174,7 @@ class _StagesFirst:
             self.model.prepare(self.pipeline)
             self.stages = self.pipeline.stages
             self.logger.info(cost_table(self.stages))
-            processes.part()  # RecBole's loop goes on in the first process
+        processes.part()  # RecBole's loop goes on in the first process
         return super().fit(train_data, valid_data, verbose, saved, show_progress, **more)
 
 
@@ -202,7 +202,7 @@ class LanguageModelTrainer(_StagesFirst, _WatchedTrainer):
         return super()._build_optimizer(
             params=trained,
             learner="adam",
-            learning_rate=self.config["sft_learning_rate"],
+            learning_rate=self.config["e4srec_learning_rate"],
             weight_decay=0.0,
         )
 

@@ -250,7 +250,12 @@ def test_a_backbone_checkpoint_that_does_not_fit_is_refused(small_data, settings
         ("llm", "no/such", OSError, "llm:.*no/such"),
         ("llm_attention", "flash_attention_2", ValueError, "llm_attention:.*needs a GPU"),
         ("sft_optimizer", "paged_adamw_8bit", ValueError, "sft_optimizer:.*between a GPU"),
-        ("llm_instruction", "history " * 70, ValueError, "llm_instruction.*no room"),
+        (
+            "llm_instruction",
+            "history " * 70,
+            ValueError,
+            "the instruction and llm_response.*no room",
+        ),
         ("lora_target_modules", "no_such", ValueError, "lora_target_modules.*no_such"),
     ],
 )

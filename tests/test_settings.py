@@ -66,7 +66,7 @@ def test_a_peers_keys_are_checked_and_disturb_no_other_model(small_data, setting
         "TSLRec_SASRec", small_data, config_dict=settings | {"max_examples_per_user": 5}
     )
     assert config["sft_learning_rate"] == 1e-3
-    assert Config("E4SRec", small_data, config_dict=settings)["sft_learning_rate"] == 3e-4
+    assert Config("E4SRec", small_data, config_dict=settings)["e4srec_learning_rate"] == 3e-4
 
 
 @pytest.mark.parametrize(("key", "value", "message"), WRONG)
@@ -85,16 +85,23 @@ RIGHT = {
     "llm_trust_remote_code": st.booleans(),
     "llm_quantization": st.sampled_from(["none", "int8", "nf4"]),
     "llm_instruction": words,
+    "e4srec_instruction": words,
     "llm_response": words,
     "llm_max_history": st.integers(1),
     "llm_pooling": st.sampled_from(["last", "mean"]),
+    "llm_attention": st.sampled_from(["sdpa", "eager", "flash_attention_2"]),
+    "llm_gradient_checkpointing": st.booleans(),
+    "max_examples_per_user": st.integers(1),
+    "examples_per_step": st.integers(1),
     "lora_r": st.integers(1),
     "lora_alpha": st.integers(1) | st.floats(0, 1e9, exclude_min=True),
     "lora_dropout": st.just(0) | st.floats(0, 1, exclude_max=True),
     "lora_target_modules": words | st.lists(words, min_size=1),
     "sft_epochs": st.integers(1),
+    "e4srec_learning_rate": st.integers(1) | st.floats(0, 1e9, exclude_min=True),
     "sft_learning_rate": st.integers(1) | st.floats(0, 1e9, exclude_min=True),
-    "sft_batch_size": st.integers(1),
+    "sft_batch_positions": st.integers(1),
+    "sft_optimizer": st.sampled_from(["adamw_torch", "adamw_8bit", "paged_adamw_8bit"]),
     "sft_valid_ratio": st.just(0) | st.floats(0, 0.5),
     "sft_stopping_step": st.integers(1),
     "enhancement": st.just("tslrec") | st.sampled_from(["pretrained", "random", "untuned"]),
@@ -148,7 +155,9 @@ def test_no_wrong_value_passes_and_the_message_names_key_and_value(key, data):
 
 
 def right_everywhere() -> dict:
-    return ours() | {"sft_learning_rate": 1e-3}
+    # yaml by itself reads 1e-3 as a text; RecBole's reader does not.
+    numbers = {"sft_learning_rate": 1e-3, "e4srec_learning_rate": 3e-4}
+    return ours("TSLRec") | ours("E4SRec") | numbers
 
 
 def test_a_file_that_is_not_there_is_refused(small_data, settings):

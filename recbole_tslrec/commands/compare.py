@@ -8,6 +8,7 @@ from pathlib import Path
 
 from recbole.config import Config
 
+from recbole_tslrec import processes
 from recbole_tslrec.experiments.cells import CONTROLS, MAIN_VARIANTS, OWN_KEYS, VARIANTS
 from recbole_tslrec.experiments.comparison import compare
 from recbole_tslrec.experiments.grid import Grid
@@ -51,6 +52,11 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _compare(args: argparse.Namespace) -> int:
+    if processes.count() > 1:
+        raise SystemExit(
+            "compare: runs in one process; start it several times on one --results folder to share the "
+            "work. torchrun is for single experiments."
+        )
     try:
         search = declare(args.search, args.search_file, args.search_budget)
         comparison = compare(_grid(args), args.results, search, args.keep_checkpoints)

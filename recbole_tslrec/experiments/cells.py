@@ -31,14 +31,21 @@ from recbole_tslrec.experiments.protocols import CUTOFFS, rank_test_targets, sav
 from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.pipeline import Pipeline
 from recbole_tslrec.quick_start import Experiment, run_experiment
+from recbole_tslrec.registration import properties_folder
 from recbole_tslrec.storage import file_hash, fingerprint
 
 FORMAT = 1
 # What a comparison sets for each cell; taken out of what the user gives.
 OWN_KEYS = ("model", "dataset", "seed", "enhancement", "checkpoint_dir")
 _INPUT_FILES = ("backbone_checkpoint", "enhanced_items")
-# Of our keys, those that say where things lie or how they are read.
-_PLACES = ("tslrec_dir", "llm_trust_remote_code")
+# Of our keys, those that cannot change a result: where things lie, how they are read, what is traded
+# for memory.
+_WITHOUT_EFFECT = (
+    "tslrec_dir",
+    "llm_trust_remote_code",
+    "llm_attention",
+    "llm_gradient_checkpointing",
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ class Variant:
         return {
             key: value
             for key, value in given.items()
-            if key not in OWN_KEYS and (self.depends_on(key) or key in _PLACES)
+            if key not in OWN_KEYS and (self.depends_on(key) or key in _WITHOUT_EFFECT)
         }
 
 
@@ -97,8 +104,18 @@ VARIANTS: dict[str, Variant] = {
     "E4SRec": Variant(
         "E4SRec",
         None,
-        (_LANGUAGE_MODEL, _FINE_TUNING, settings.PEER),
-        ("llm", "backbone_checkpoint"),
+        (_LANGUAGE_MODEL, settings.PEER),
+        (
+            "llm",
+            "backbone_checkpoint",
+            "llm_max_history",
+            "lora_r",
+            "lora_alpha",
+            "lora_dropout",
+            "lora_target_modules",
+            "sft_epochs",
+            "sft_stopping_step",
+        ),
         peer="SASRec",
     ),
 }
@@ -146,7 +163,7 @@ class Cell:
     def id(self) -> str:
         """16 hexadecimal digits that tell the cell from every one with another result."""
         variant = VARIANTS[self.variant]
-        ours = [key for key in self.settings if key in settings.SETTINGS]
+        ours = {key: value for key, value in self.settings.items() if key in settings.SETTINGS}
         trust = bool(self.settings.get("llm_trust_remote_code", False))
         return fingerprint(
             {
@@ -158,9 +175,10 @@ class Cell:
                 "embeddings_from": self.embeddings_from and self.embeddings_from.id,
                 "seed": self.seed,
                 "recbole": settings.training_settings(self.settings),
+                "version": recbole_tslrec.__version__,
                 "ours": {
-                    key: _content(key, self.settings[key], trust)
-                    for key in ours
+                    key: _content(key, value, trust)
+                    for key, value in (_defaults(variant.peer is not None) | ours).items()
                     if variant.depends_on(key)
                 },
             }
@@ -184,6 +202,15 @@ class Cell:
         if self.settings.get("loss_type", "CE") == "CE":
             given["train_neg_sample_args"] = None  # RecBole's own CE models refuse its default
         return given | _measured(self.settings) | {"seed": self.seed}
+
+
+@cache
+def _defaults(peer: bool) -> dict[str, Any]:
+    """The values that our keys have if they are not given."""
+    reader = Config.__new__(Config)
+    reader.yaml_loader = reader._build_yaml_loader()
+    files = ["TSLRec.yaml", "E4SRec.yaml"] if peer else ["TSLRec.yaml"]
+    return reader._load_config_files([str(properties_folder() / file) for file in files])
 
 
 def _content(key: str, value: Any, trust_remote_code: bool) -> Any:

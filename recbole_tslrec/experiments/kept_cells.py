@@ -45,7 +45,7 @@ class Lines:
             self._drop_half_line()
             text = self.path.read_text(encoding="utf-8")
         lines = {}
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, line in enumerate(text.split("\n")[:-1], start=1):
             try:
                 content = json.loads(line)
                 lines[content[self.key]] = content

@@ -136,9 +136,9 @@ class Results:
                 f"results: [{folder}] has no {CELLS}. Give the folder that a grid has written."
             )
         cells: dict[str, Cell] = {}
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = path.read_text(encoding="utf-8").split("\n")
         for number, line in enumerate(lines, start=1):
-            if number == len(lines) and not line.endswith("\n") and not _is_json(line):
+            if number == len(lines) and line and not _is_json(line):
                 getLogger().warning(f"{path}, line {number} is still being written; left out.")
             elif line.strip():
                 cell = _read_cell(line, f"{path}, line {number}")

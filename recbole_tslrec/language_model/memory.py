@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import psutil
 import torch
 from torch import nn
@@ -38,7 +40,9 @@ def estimated_bytes(model: nn.Module, quantization: str, device: torch.device) -
 def free_bytes(device: torch.device) -> int:
     """The memory that is free now."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        gc.collect()  # what an earlier experiment of this process has left
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
     return psutil.virtual_memory().available
 
 

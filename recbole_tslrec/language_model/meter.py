@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -36,7 +36,7 @@ class Meter:
     operations: float = 0.0
     peak_memory: int = 0
     matrix_rate: float | None = None
-    _filled: list[Tensor] = field(default_factory=list)
+    _filled: Tensor | int = 0
 
     def add(self, token_ids: Tensor, attention_mask: Tensor, prefix_ids: Tensor | None) -> None:
         """Count one batch."""
@@ -45,16 +45,15 @@ class Meter:
         self.examples += len(token_ids)
         self.positions += positions
         self.trained_positions += positions if torch.is_grad_enabled() else 0
-        self._filled.append(attention_mask.sum() + prefix)  # a tensor: no waiting for the device
+        self._filled += attention_mask.sum() + prefix  # a tensor: no waiting for the device
 
     def cost(self) -> dict[str, Any]:
         """As a stage's manifest keeps it."""
-        filled = int(torch.stack(self._filled).sum()) if self._filled else 0
         rate = self.operations / max(self.seconds, 1e-9)
         return {
             "examples": self.examples,
             "positions": self.positions,
-            "padding_share": round(1 - filled / max(self.positions, 1), 4),
+            "padding_share": round(1 - int(self._filled) / max(self.positions, 1), 4),
             "seconds": round(self.seconds, 2),
             "positions_per_second": round(self.positions / max(self.seconds, 1e-9), 1),
             "peak_memory_bytes": self.peak_memory,
@@ -82,14 +81,14 @@ def metered(reader: nn.Module) -> Iterator[Meter]:
     start = perf_counter()
     try:
         yield meter
-    finally:
-        hook.remove()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         meter.seconds = perf_counter() - start
         meter.peak_memory = peak_memory(device)
         meter.operations = operations(reader, meter.positions, meter.trained_positions)
-        meter.matrix_rate = matrix_rate(device) if device.type == "cuda" else None
+        meter.matrix_rate = _matrix_rate_if_it_fits(device)
+    finally:
+        hook.remove()
 
 
 def peak_memory(device: torch.device) -> int:
@@ -124,6 +123,13 @@ def operations(reader: nn.Module, positions: int, trained_positions: int) -> flo
             frozen += size
     forward = 2 * (frozen + trained) * positions
     return float(forward + (2 * frozen + 4 * trained) * trained_positions)
+
+
+def _matrix_rate_if_it_fits(device: torch.device) -> float | None:
+    try:
+        return matrix_rate(device) if device.type == "cuda" else None
+    except torch.OutOfMemoryError:
+        return None
 
 
 def matrix_rate(device: torch.device, size: int = 8192, rounds: int = 10) -> float:

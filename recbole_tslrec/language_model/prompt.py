@@ -91,8 +91,8 @@ def make_prompt(
     room = context_length - len(before) - len(after)
     if room < 1:
         raise ValueError(
-            f"llm_instruction, llm_response: they take {len(before) + len(after)} positions, and the "
-            f"language model's context has {context_length}: no room for an item. Shorten them."
+            f"the instruction and llm_response: they take {len(before) + len(after)} positions, and the "
+            f"language model's context has {context_length}: no room for an item. Shorten the words."
         )
     return Prompt(tuple(before), tuple(after), min(max_history, room))
 

@@ -23,13 +23,19 @@ def open_source_for(config) -> LanguageModelSource:
     return open_source(config["llm"], config["llm_trust_remote_code"])
 
 
-def make_prompt_for(config, source: LanguageModelSource) -> Prompt:
-    """The experiment's prompt for a language model; logs how much of a history it holds."""
+def make_prompt_for(
+    config, source: LanguageModelSource, instruction: str = "llm_instruction"
+) -> Prompt:
+    """The experiment's prompt for a language model; logs how much of a history it holds.
+
+    Args:
+        instruction: the key of the words before the history.
+    """
     from recbole_tslrec.language_model.prompt import make_prompt
 
     prompt = make_prompt(
         source.tokenizer,
-        config["llm_instruction"].replace("{n_categories}", str(config["n_categories"])),
+        config[instruction].replace("{n_categories}", str(config["n_categories"])),
         config["llm_response"],
         config["llm_max_history"],
         source.context_length,

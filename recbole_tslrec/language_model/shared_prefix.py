@@ -104,6 +104,8 @@ def can_share_prefix(model: nn.Module) -> bool:
         whole = torch.stack([torch.cat([first, rest]) for first in (prefix, other_prefix)])
         states = model(inputs_embeds=whole, attention_mask=with_prefix(mask, 4)).last_hidden_state
         begun, continued = continue_prefix(model, prefix, rest.expand(2, 4, -1), mask)
+    except torch.OutOfMemoryError:
+        raise
     except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError):
         return False
     finally:

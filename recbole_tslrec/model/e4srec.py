@@ -59,7 +59,7 @@ class E4SRec(SequentialRecommender):
         table = getattr(self.backbone.model_class(config, dataset), self.backbone.item_table)
         untrained = torch.ones(self.n_items, table.embedding_dim)  # until prepare, or a checkpoint
         self.reader = make_reader(config, self.source, untrained, with_adapters=True)
-        prompt = make_prompt_for(config, self.source)
+        prompt = make_prompt_for(config, self.source, "e4srec_instruction")
         self.prompt = shared_if_possible(prompt, self.reader, config, training=True)
         # The adapters sit in the layers. peft's wrapper around them passes on the attributes of what is
         # inside, which RecBole's count of operations takes for its own.

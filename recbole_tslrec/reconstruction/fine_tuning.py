@@ -248,7 +248,11 @@ class _Watch(TrainerCallback):
             self.writer.add_scalar("fine_tuning/loss", self.trainer.last_loss, state.global_step)
             rate = lr_scheduler.get_last_lr()[0]
             self.writer.add_scalar("fine_tuning/learning_rate", rate, state.global_step)
-        if processes.agree(monotonic() - self._saved_at > _SECONDS_A_CHECKPOINT):
+        ends_an_epoch = state.global_step % len(self.trainer.get_train_dataloader()) == 0
+        # An epoch's own checkpoint comes after its evaluation, and would be passed over.
+        if not ends_an_epoch and processes.agree(
+            monotonic() - self._saved_at > _SECONDS_A_CHECKPOINT
+        ):
             control.should_save = True
 
     def on_save(self, args, state, control, **kwargs) -> None:
@@ -256,13 +260,13 @@ class _Watch(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         epoch = round(state.epoch)
-        if "eval_loss" in logs:
+        if "eval_error" in logs:
             getLogger().info(
-                f"fine-tuning epoch {epoch} held-out users [loss: {logs['eval_loss']:.4f}, "
+                f"fine-tuning epoch {epoch} held-out users [loss: {logs['eval_error']:.4f}, "
                 f"constant predictor: {self.constant:.4f}, cosine: {logs['eval_cosine']:.4f}]"
             )
             if self.writer:
-                loss = logs["eval_loss"]
+                loss = logs["eval_error"]
                 self.writer.add_scalar("fine_tuning/held_out_loss", loss, state.global_step)
         elif "loss" in logs:
             getLogger().info(f"fine-tuning epoch {epoch} training [loss: {logs['loss']:.4f}]")
@@ -339,7 +343,12 @@ def fine_tune(
             data_collator=collate,
             train_dataset=_UserExamples(histories, preferences, train_users),
             eval_dataset=_UserExamples(histories, preferences, valid_users) if watched else None,
-            compute_metrics=lambda output: {"cosine": float(output.predictions[1].mean())},
+            # The means over users. transformers' own eval_loss is one over batches, and with several
+            # processes some users are read twice to fill the last batch.
+            compute_metrics=lambda output: {
+                "error": float(output.predictions[0].mean()),
+                "cosine": float(output.predictions[1].mean()),
+            },
             callbacks=[watch],
         )
         watch.trainer = trainer
@@ -428,9 +437,10 @@ def _training_arguments(
         save_strategy="epoch",
         logging_strategy="epoch",
         logging_nan_inf_filter=False,  # a NaN must be seen, not averaged away
-        save_total_limit=2,  # the last and the best
+        save_total_limit=3,  # the best, the last, and the one before while the last is being written
         load_best_model_at_end=watched,
-        metric_for_best_model="loss" if watched else None,
+        metric_for_best_model="error" if watched else None,
+        greater_is_better=False,
         label_names=["preference"],
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",
@@ -456,7 +466,7 @@ def _epoch_reports(log_history: list[dict]) -> list[EpochReport]:
         epoch = round(entry["epoch"])
         if "loss" in entry:
             reports[epoch] = EpochReport(epoch, entry["loss"])
-        elif "eval_loss" in entry:
-            reports[epoch].valid_loss = entry["eval_loss"]
+        elif "eval_error" in entry:
+            reports[epoch].valid_loss = entry["eval_error"]
             reports[epoch].valid_cosine = entry["eval_cosine"]
     return list(reports.values())

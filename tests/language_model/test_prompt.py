@@ -54,5 +54,7 @@ def test_special_tokens_stand_around_the_whole_prompt(opening, closing):
 def test_history_is_cut_to_the_context_and_words_that_fill_it_are_refused():
     tokenizer = small_tokenizer()
     assert make_prompt(tokenizer, INSTRUCTION, "response :", 50, 10).max_history == 3
-    with pytest.raises(ValueError, match="llm_instruction.*7 positions.*context has 7"):
+    with pytest.raises(
+        ValueError, match="the instruction and llm_response.*7 positions.*context has 7"
+    ):
         make_prompt(tokenizer, INSTRUCTION, "response :", 50, 7)

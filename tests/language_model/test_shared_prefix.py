@@ -8,8 +8,13 @@ import torch
 from conftest import CONFIGS
 
 from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
-from recbole_tslrec.language_model.load import add_adapters, load_language_model
+from recbole_tslrec.language_model.load import (
+    add_adapters,
+    keep_few_activations,
+    load_language_model,
+)
 from recbole_tslrec.language_model.prompt import make_prompt
+from recbole_tslrec.language_model.reader import shared_if_possible
 from recbole_tslrec.language_model.shared_prefix import can_share_prefix
 from recbole_tslrec.language_model.source import open_source
 
@@ -72,3 +77,38 @@ def test_the_words_are_the_same_in_both_forms(language_model_folder):
     assert prompt.lengths(lengths).tolist() == whole["attention_mask"].sum(1).tolist()
     own = replace(prompt, shared_prefix=True).lengths(lengths)
     assert own.tolist() == shared["attention_mask"].sum(1).tolist()
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(language_model_folder):
+    """The other way to save memory: whole prompts, activations computed again."""
+    reader, prompt = reader_of(language_model_folder("llama"), "none")
+    hidden, gradient = state_and_gradient(reader.train(), replace(prompt, shared_prefix=True))
+    keep_few_activations(reader.language_model)
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: (kept.append(t.numel()), t)[1], lambda t: t
+    ):
+        reader(**prompt.batch(HISTORIES))
+    few = sum(kept)
+    again, same_gradient = state_and_gradient(reader, prompt)
+    torch.testing.assert_close(again, hidden, rtol=1e-5, atol=1e-5)
+    assert (same_gradient - gradient).norm() < 1e-5 * gradient.norm()
+    other, _ = reader_of(language_model_folder("llama"), "none")
+    kept.clear()
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: (kept.append(t.numel()), t)[1], lambda t: t
+    ):
+        other.train()(**prompt.batch(HISTORIES))
+    assert few < 0.7 * sum(kept)
+
+
+def test_the_prompt_follows_from_model_and_settings(language_model_folder):
+    for kind, checkpointing, training, shared in (
+        ("llama", False, True, True),
+        ("llama", True, True, False),
+        ("llama", True, False, True),
+        ("bert", False, True, False),
+    ):
+        reader, prompt = reader_of(language_model_folder(kind), "none")
+        config = {"llm_gradient_checkpointing": checkpointing}
+        assert shared_if_possible(prompt, reader, config, training).shared_prefix == shared

@@ -43,7 +43,7 @@ class Experiment:
 
 @pytest.mark.parametrize("kind", ["llama", "bert"])
 def test_it_learns_and_ranks(kind, small_data, settings, language_model_folder):
-    changes = {"llm": language_model_folder(kind), "sft_epochs": 5, "sft_learning_rate": 1e-3}
+    changes = {"llm": language_model_folder(kind), "sft_epochs": 5, "e4srec_learning_rate": 1e-3}
     changes["examples_per_step"] = 8
     experiment = Experiment(small_data, settings | changes | {"epochs": 5}).fit()
     losses = experiment.trainer.train_loss_dict
@@ -60,7 +60,7 @@ def test_the_loss_and_the_scores_are_the_papers(small_data, settings):
     model = (experiment := Experiment(small_data, settings).fit()).model.eval()
     rows = experiment.test_rows()[torch.arange(5)]
     words = model.source.tokenizer
-    before = words(experiment.config["llm_instruction"])["input_ids"]
+    before = words(experiment.config["e4srec_instruction"])["input_ids"]
     after = words("Response:", add_special_tokens=False)["input_ids"]
     read = model.reader.language_model.get_input_embeddings()
     losses = []
@@ -177,7 +177,7 @@ def test_a_backbone_of_another_width_is_refused(small_data, settings):
 
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])
 def test_it_trains_quantised(quantization, small_data, settings):
-    changes = {"llm_quantization": quantization, "sft_epochs": 2, "sft_learning_rate": 0.01}
+    changes = {"llm_quantization": quantization, "sft_epochs": 2, "e4srec_learning_rate": 0.01}
     experiment = Experiment(small_data, settings | changes).fit()
     losses = experiment.trainer.train_loss_dict
     assert losses[1] < losses[0]
@@ -252,7 +252,7 @@ def test_what_cannot_serve_is_refused_before_any_training(small_data, settings):
     for changes, message in (
         ({"llm": "no/such"}, "llm: .*no/such"),
         ({"lora_target_modules": ["none_of_these"]}, "lora_target_modules"),
-        ({"llm_instruction": "word " * 100}, "llm_instruction"),
+        ({"e4srec_instruction": "word " * 100}, "the instruction and llm_response"),
     ):
         with pytest.raises((ValueError, OSError), match=message):
             Experiment(small_data, settings | changes)
@@ -261,7 +261,7 @@ def test_what_cannot_serve_is_refused_before_any_training(small_data, settings):
 def test_it_is_found_by_name_with_its_yaml(small_data, settings):
     config = Config("E4SRec", small_data, config_dict=settings)
     assert get_model("E4SRec") is E4SRec
-    assert config["llm_instruction"].endswith("predict next possible item to be purchased.")
+    assert config["e4srec_instruction"].endswith("predict next possible item to be purchased.")
     assert config["hidden_size"] == 64 and config["lora_dropout"] == 0.05
     with pytest.raises(ValueError, match="Did you mean E4SRec"):
         Config("E4Rec", small_data, config_dict=settings)

@@ -608,9 +608,10 @@ def cost_table(stages: Sequence[Stage]) -> str:
                 "padding": f"{100 * cost['padding_share']:.1f} %" if cost else None,
                 "positions/s": cost.get("positions_per_second"),
                 "peak GiB": f"{memory / 2**30:.2f}" if memory else None,
-                "share of matrix rate": cost.get("share_of_matrix_rate"),
             }
         )
+        if cost.get("share_of_matrix_rate"):
+            rows[-1]["share of matrix rate"] = cost["share_of_matrix_rate"]
     return "Stages:\n" + tabulate(rows, headers="keys", tablefmt="github", intfmt=",")
 
 

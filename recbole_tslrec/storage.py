@@ -36,7 +36,7 @@ __all__ = ["Stage", "Store", "file_hash", "fingerprint", "write_atomically", "wr
 
 FORMAT_VERSION = 1
 # The part of a stage's folder that serves its making (checkpoints, shards) and is not kept.
-WORK = "work"
+WORK = "progress"
 MANIFEST = "manifest.json"
 MANIFEST_KEYS = set("format stage fingerprint made_at seconds made_from notes files".split())
 UNFINISHED = "unfinished.json"  # in a partial folder: what the stage is being made from

@@ -35,7 +35,7 @@ def test_ctrl_c_ends_soon_with_a_line_on_how_to_go_on(small_data, settings, tmp_
     try:
         store = tmp_path / "saved" / "tslrec" / small_data
         deadline = time.monotonic() + 240
-        while not list(store.glob("fine_tuning-*.partial/work/checkpoints/checkpoint-*")):
+        while not list(store.glob("fine_tuning-*.partial/progress/checkpoints/checkpoint-*")):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         used = sum(psutil.Process(process.pid).cpu_times()[:2])
@@ -49,7 +49,7 @@ def test_ctrl_c_ends_soon_with_a_line_on_how_to_go_on(small_data, settings, tmp_
     assert process.returncode == 130
     assert "Stopped. Finished stages are kept in [saved/tslrec]; the same command goes on" in said
     assert "Traceback" not in said
-    assert list(store.glob("fine_tuning-*.partial/work/checkpoints/checkpoint-*"))
+    assert list(store.glob("fine_tuning-*.partial/progress/checkpoints/checkpoint-*"))
     assert not list(store.glob(".*"))  # the lock is given back
     # What it still computes, which unlike the time on the wall does not count who else is computing.
     assert worked < 3, f"{worked:.1f} s of work, {seconds:.1f} s on the wall"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from logging import getLogger
 from pathlib import Path
 from time import monotonic
@@ -25,6 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from transformers import (
     EarlyStoppingCallback,
+    EvalPrediction,
     PrinterCallback,
     ProgressCallback,
     Trainer,
@@ -179,6 +181,7 @@ class _ReconstructionTrainer(Trainer):
 
     def __init__(self, sampler: PositionBudgetSampler, **kwargs):
         self._sampler = sampler
+        self.steps_an_epoch = len(sampler)
         self.last_loss = float("nan")
         super().__init__(**kwargs)
 
@@ -248,7 +251,7 @@ class _Watch(TrainerCallback):
             self.writer.add_scalar("fine_tuning/loss", self.trainer.last_loss, state.global_step)
             rate = lr_scheduler.get_last_lr()[0]
             self.writer.add_scalar("fine_tuning/learning_rate", rate, state.global_step)
-        ends_an_epoch = state.global_step % len(self.trainer.get_train_dataloader()) == 0
+        ends_an_epoch = state.global_step % self.trainer.steps_an_epoch == 0
         # An epoch's own checkpoint comes after its evaluation, and would be passed over.
         if not ends_an_epoch and processes.agree(
             monotonic() - self._saved_at > _SECONDS_A_CHECKPOINT
@@ -319,14 +322,6 @@ def fine_tune(
         mean = constant_prediction(preferences[train_users])
         constant = constant_loss(preferences[valid_users], mean)
     sampler = _batches_of(prompt, histories.lengths[train_users], settings)
-
-    def collate(examples: Sequence[tuple[np.ndarray, np.ndarray, float]]) -> dict[str, Tensor]:
-        users, targets, weights = zip(*examples, strict=True)
-        batch = prompt.batch(users)
-        batch["preference"] = torch.from_numpy(np.stack(targets)).float()
-        batch["weight"] = torch.tensor(weights)
-        return batch
-
     with metered(model.reader) as meter:
         bar = tqdm(
             total=settings.epochs * sampler.positions_an_epoch(_shared_positions(prompt)),
@@ -340,15 +335,10 @@ def fine_tune(
             sampler,
             model=model,
             args=_training_arguments(settings, checkpoints, device, watched, prompt),
-            data_collator=collate,
+            data_collator=partial(_collate, prompt),
             train_dataset=_UserExamples(histories, preferences, train_users),
             eval_dataset=_UserExamples(histories, preferences, valid_users) if watched else None,
-            # The means over users. transformers' own eval_loss is one over batches, and with several
-            # processes some users are read twice to fill the last batch.
-            compute_metrics=lambda output: {
-                "error": float(output.predictions[0].mean()),
-                "cosine": float(output.predictions[1].mean()),
-            },
+            compute_metrics=_held_out_means,
             callbacks=[watch],
         )
         watch.trainer = trainer
@@ -359,6 +349,27 @@ def fine_tune(
         _run(trainer, checkpoints)
     epochs = _epoch_reports(trainer.state.log_history)
     return FineTuningReport(len(train_users), len(valid_users), constant, epochs, meter.cost())
+
+
+def _collate(
+    prompt: Prompt, examples: Sequence[tuple[np.ndarray, np.ndarray, float]]
+) -> dict[str, Tensor]:
+    """A batch of ``_UserExamples``."""
+    users, targets, weights = zip(*examples, strict=True)
+    batch = prompt.batch(users)
+    batch["preference"] = torch.from_numpy(np.stack(targets)).float()
+    batch["weight"] = torch.tensor(weights)
+    return batch
+
+
+def _held_out_means(output: EvalPrediction) -> dict[str, float]:
+    """Eq. 3 and the cosine as means over users.
+
+    transformers' own eval_loss is a mean over batches, and with several processes some users are read
+    twice to fill the last one.
+    """
+    error, cosine = output.predictions
+    return {"error": float(error.mean()), "cosine": float(cosine.mean())}
 
 
 def _batches_of(

@@ -14,6 +14,8 @@ from typing import Any
 
 import pandas as pd
 
+# Files of this process that were found sound, as they were then: a comparison makes many Configs.
+_CHECKED: set[tuple] = set()
 _ROWS_AT_ONCE = 1_000_000  # keeps the memory of the check below that of reading the file
 
 
@@ -29,11 +31,17 @@ def check_interactions(config: dict[str, Any]) -> None:
     path = Path(config["data_path"]) / f"{config['dataset']}.inter"
     if config.get("benchmark_filename") is not None or not path.is_file():
         return
+    fields = (config["USER_ID_FIELD"], config["ITEM_ID_FIELD"], config["TIME_FIELD"])
+    form = (config["field_separator"], config.get("encoding") or "utf-8")
+    state = path.stat()
+    if (seen := (path.absolute(), state.st_size, state.st_mtime_ns, fields, form)) in _CHECKED:
+        return
     try:
         for rows in _read(path, config):
             _check_rows(rows, path, config)
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ValueError(f"[{path}] cannot be read: {error}") from error
+    _CHECKED.add(seen)
 
 
 def _read(path: Path, config: dict[str, Any], **how: Any) -> Iterator[pd.DataFrame]:

@@ -135,9 +135,9 @@ def _with_checks(original):
             settings.check_command_line(sys.argv[1:])
             settings.check_spelling(self.external_config_dict, self.internal_config_dict)
             settings.check_values(values)
-            settings.check_batching(values, self.model, STAGED[self.model].backbone.causal)
+            settings.settle_batching(values, self.model, STAGED[self.model].backbone.causal)
         elif self.model in BACKBONES:
-            settings.check_batching(values, self.model, BACKBONES[self.model].causal)
+            settings.settle_batching(values, self.model, BACKBONES[self.model].causal)
         if self.model in _OUR_MODELS:
             settings.check_loss(values)
         original(self)

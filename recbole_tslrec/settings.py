@@ -188,19 +188,25 @@ def check_loss(config: Mapping[str, Any]) -> None:
         )
 
 
-def check_batching(config: Mapping[str, Any], model: str, causal: bool) -> None:
-    """Raise ValueError for an unknown ``train_batching``, or one that the backbone cannot have."""
+def settle_batching(config: dict[str, Any], model: str, causal: bool) -> None:
+    """Check ``train_batching`` and put in the place of ``auto`` what it is for this backbone.
+
+    Raises:
+        ValueError: the value is unknown, or one that the backbone cannot have.
+    """
     batching = config["train_batching"]
-    if batching not in ("prefix", "sequence"):
-        raise ValueError(f"train_batching: [{batching}] is not one of prefix, sequence.")
+    if batching not in ("prefix", "sequence", "auto"):
+        raise ValueError(f"train_batching: [{batching}] is not one of prefix, sequence, auto.")
     context = config["train_window_context"]
     if not _number("", lambda value: 0 <= value <= 1, "").accepts(context):
         raise ValueError(f"train_window_context: [{context}] is not a number in [0, 1].")
     if batching == "sequence" and not causal:
         raise ValueError(
             f"train_batching: [sequence] needs a backbone whose output at a position depends on "
-            f"earlier ones alone; [{model}] has none. Set train_batching: prefix."
+            f"earlier ones alone; [{model}] has none. Set train_batching: prefix, or auto."
         )
+    if batching == "auto":
+        config["train_batching"] = "sequence" if causal else "prefix"
 
 
 def check_columns(config: Mapping[str, Any]) -> None:

@@ -75,6 +75,23 @@ def test_a_value_out_of_range_is_refused(key, value, message, small_data, settin
         Config("TSLRec_SASRec", small_data, config_dict=settings | {key: value})
 
 
+@pytest.mark.parametrize(
+    ("model", "batching"),
+    [
+        ("SASRec", "sequence"),
+        ("CI_GRU4Rec", "sequence"),
+        ("Caser", "prefix"),
+        ("CI_FMLPRec", "prefix"),
+    ],
+)
+def test_auto_batching_is_whole_sequences_where_the_backbone_may(
+    model, batching, small_data, settings
+):
+    changes = {"train_batching": "auto", "train_neg_sample_args": None}
+    config = Config(model, small_data, config_dict=settings | changes)
+    assert config["train_batching"] == batching
+
+
 # By key, values that are right, as a strategy; everything else is wrong.
 words = st.text(min_size=1).filter(str.strip)
 RIGHT = {

@@ -3,8 +3,9 @@
     python benchmarks/recommender.py --dataset=ml-100k --backbones=SASRec,GRU4Rec,Caser,FMLPRec
 
 All cells of a backbone run in one process, taking turns, and the median of the turns counts, so that
-whatever else the machine does falls on all of them alike. An epoch is the median step times the number
-of steps; memory is the peak of a process that does nothing but some steps of one cell.
+whatever else the machine does falls on all of them alike. Of prefixes a turn is some steps, and an epoch
+the median step times the number of steps; of sequences a turn is an epoch. Memory is the peak of a
+process that does nothing but one turn of one cell.
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ def make_cell(model: str, batching: str, args: argparse.Namespace) -> Cell:
     trainer = get_trainer(config["MODEL_TYPE"], model)(config, recommender)
     if batching == "sequence":
         train_data = WholeSequenceDataLoader(config, train_data._dataset, None, shuffle=True)
+        # Its steps are short and, with batches by length, unlike each other: a turn is an epoch.
+        return Cell(len(train_data), _turns(trainer, train_data, len(train_data)))
     return Cell(len(train_data), _turns(trainer, train_data, args.steps))
 
 
@@ -140,7 +143,7 @@ def main() -> None:
     parser.add_argument("--data_path", default="dataset")
     parser.add_argument("--backbones", default="SASRec,GRU4Rec,Caser,FMLPRec")
     parser.add_argument("--hidden_size", type=int, default=64, help="d, of the item table too")
-    parser.add_argument("--steps", type=int, default=4, help="steps of a turn")
+    parser.add_argument("--steps", type=int, default=4, help="steps of a turn of prefixes")
     parser.add_argument("--turns", type=int, default=5, help="turns of each cell")
     parser.add_argument("--gpu_id", default="", help="as RecBole's; empty for the CPU")
     args = parser.parse_args()

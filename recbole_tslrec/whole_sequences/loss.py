@@ -128,9 +128,12 @@ def _loss_and_gradients(
     for first in range(0, len(states), rows):
         chunk, target = states[first : first + rows], targets[first : first + rows, None]
         logits = chunk @ table.T
-        normaliser = logits.logsumexp(dim=1, keepdim=True)
-        total += (normaliser - logits.gather(1, target)).sum()
-        slope = logits.sub_(normaliser).exp_()  # in place: the softmax
+        logits -= logits.amax(dim=1, keepdim=True)  # the same softmax, and no overflow
+        total -= logits.gather(1, target).sum()
+        slope = logits.exp_()  # in place, as all that follows: the softmax, less one at the target
+        normaliser = slope.sum(dim=1, keepdim=True)
+        total += normaliser.log().sum()
+        slope /= normaliser
         slope.scatter_add_(1, target, slope.new_full(target.shape, -1.0))
         torch.mm(slope, table, out=of_states[first : first + rows])
         of_table.addmm_(slope.T, chunk)

@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import multiprocessing
-import os
-import platform
 import statistics
 import sys
 from collections.abc import Iterator
@@ -28,7 +26,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 from tabulate import tabulate
 
-import recbole_tslrec
+from recbole_tslrec.experiments.efficiency import machine
 from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.whole_sequences.loader import WholeSequenceDataLoader
 
@@ -127,16 +125,6 @@ def measure(backbone: str, args: argparse.Namespace) -> list[list[str]]:
     ]
 
 
-def machine() -> str:
-    """One line on where this ran."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    return (
-        f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {device}, Python "
-        f"{platform.python_version()}, torch {torch.__version__}, recbole_tslrec "
-        f"{recbole_tslrec.__version__}"
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", default="ml-100k")
@@ -150,7 +138,7 @@ def main() -> None:
     sys.argv = sys.argv[:1]  # RecBole reads the command line too
     rows = [row for backbone in args.backbones.split(",") for row in measure(backbone, args)]
     headers = ["data", "model", "train_batching", "s an epoch", "× Base", "× faster than prefix"]
-    print(machine() + "\n")
+    print(machine("cuda" if args.gpu_id else "cpu") + "\n")
     print(tabulate(rows, [*headers, "peak GiB"], tablefmt="github", disable_numparse=True))
 
 

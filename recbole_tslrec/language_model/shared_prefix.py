@@ -11,6 +11,7 @@ the two exclude each other.
 from __future__ import annotations
 
 import inspect
+from logging import getLogger
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +107,8 @@ def can_share_prefix(model: nn.Module) -> bool:
         begun, continued = continue_prefix(model, prefix, rest.expand(2, 4, -1), mask)
     except torch.OutOfMemoryError:
         raise
-    except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError):
+    except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError) as error:
+        getLogger().info(f"The instruction is read in every prompt, not once a batch: {error!r}")
         return False
     finally:
         model.train(was_training)

@@ -1,0 +1,353 @@
+"""What of TSLRec matters: one change at a time, on validation, over seeds, beside the same in controls.
+
+    python benchmarks/understanding.py --dataset=ml-100k --seeds=3 \\
+        --config_files=properties/compare_ml-100k.yaml
+
+A change is some keys, or a piece put in the place of one of ours for as long as a run lasts: what is
+only tried is tried here, and the plug-in has no options for it. All runs of a seed start from the same
+trained backbone. A finished run is a line in the output file, and a second call does what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from scipy import sparse
+from tabulate import tabulate
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrize
+
+from recbole_tslrec.experiments.cells import VARIANTS, Cell
+from recbole_tslrec.experiments.grid import Grid
+from recbole_tslrec.model import fusion
+from recbole_tslrec.model.fusion import standardise
+from recbole_tslrec.model.specifications import BACKBONES
+from recbole_tslrec.pipeline import Pipeline
+from recbole_tslrec.quick_start import run_experiment
+from recbole_tslrec.reconstruction import fine_tuning
+from recbole_tslrec.reconstruction.histories import Histories
+from recbole_tslrec.reconstruction.preferences import prior_preferences
+from recbole_tslrec.trainer import BackboneTrainer
+
+METRIC = "ndcg@10"
+
+
+# ---- the fused model ------------------------------------------------------------------------------
+
+
+def whitened(vectors: Tensor) -> Tensor:
+    """All principal directions of the standardised columns with the same variance, 1.
+
+    Directions with less than a millionth of the largest variance are rounding, and become 0.
+    """
+    standard = standardise(vectors).double()
+    variances, directions = torch.linalg.eigh(standard.T @ standard / len(standard))  # ascending
+    real = variances > 1e-6 * variances[-1]
+    white = standard @ torch.where(real, directions / variances.where(real, 1.0).sqrt(), 0.0)
+    return white.flip(1).to(vectors.dtype)
+
+
+class OneGateAnItem(fusion.GateFusion):
+    """The gate is a number an item, not one a dimension."""
+
+    def __init__(self, id_embeddings: Tensor, width: int, scale: float):
+        super().__init__(id_embeddings, width, scale)
+        self.gate = nn.Linear(2 * id_embeddings.shape[1], 1)
+
+
+class GateAtIds(fusion.GateFusion):
+    """The gate starts at 0.9 for the id embedding; the paper's starts at a half."""
+
+    def __init__(self, id_embeddings: Tensor, width: int, scale: float):
+        super().__init__(id_embeddings, width, scale)
+        nn.init.constant_(self.gate.bias, np.log(0.9 / 0.1))
+
+
+class EqualNorms(nn.Module):
+    """Every row of the item table has the same length, which is learned (cf. arXiv 2604.20490)."""
+
+    def __init__(self, table: Tensor):
+        super().__init__()
+        self.length = nn.Parameter(table[1:].detach().norm(dim=1).mean())
+
+    def forward(self, table: Tensor) -> Tensor:
+        return self.length * functional.normalize(table, dim=1)
+
+
+@contextmanager
+def equal_norms() -> Iterator[None]:
+    """The (fused) item table of what is trained has rows of one length."""
+    initialise = BackboneTrainer.__init__
+
+    def with_equal_norms(self, config, model):
+        backbone = BACKBONES[config["model"].rpartition("_")[2]]
+        table = getattr(model, backbone.item_table)
+        parametrize.register_parametrization(table, "weight", EqualNorms(table.weight))
+        initialise(self, config, model)
+
+    with mock.patch.object(BackboneTrainer, "__init__", with_equal_norms):
+        yield
+
+
+# ---- fine-tuning ----------------------------------------------------------------------------------
+
+
+def cut(histories: Histories, seed: int) -> tuple[Histories, Histories]:
+    """The histories' beginnings and their remainders; each has one item at least of two or more.
+
+    A history of one item is both.
+    """
+    random = np.random.default_rng(seed)
+    lengths = histories.lengths
+    # From 1 to length - 1, each as likely.
+    places = np.where(lengths > 1, 1 + (random.random(len(lengths)) * (lengths - 1)).astype(int), 1)
+    position = np.arange(len(histories.items)) - np.repeat(histories.offsets[:-1], lengths)
+    first = position < np.repeat(places, lengths)
+    rest = ~first | np.repeat(lengths == 1, lengths)
+    return _chosen(histories, first), _chosen(histories, rest)
+
+
+def _chosen(histories: Histories, chosen: np.ndarray) -> Histories:
+    users = np.repeat(np.arange(len(histories)), histories.lengths)
+    lengths = np.bincount(users[chosen], minlength=len(histories))
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return Histories(histories.user_ids, offsets, histories.items[chosen])
+
+
+@contextmanager
+def remainder() -> Iterator[None]:
+    """A prompt holds the beginning of a history; the target is the distribution of its remainder."""
+    tune = fine_tuning.fine_tune
+
+    def preferences(self):
+        labels = np.concatenate([[-1], self.item_categories().numpy()])
+        _, rest = cut(self.histories, self.config["seed"])
+        return prior_preferences(rest, labels, self.config["n_categories"])
+
+    def tune_beginnings(model, prompt, histories, preferences, settings, *others):
+        first, _ = cut(histories, settings.seed)
+        return tune(model, prompt, first, preferences, settings, *others)
+
+    with (
+        mock.patch.object(Pipeline, "preferences", preferences),
+        mock.patch.object(fine_tuning, "fine_tune", tune_beginnings),
+    ):
+        yield
+
+
+@contextmanager
+def short_prompts() -> Iterator[None]:
+    """Besides the history, one of its items alone, drawn at random, has the user's distribution."""
+    tune = fine_tuning.fine_tune
+
+    def tune_both(model, prompt, histories, preferences, settings, *others):
+        draw = np.random.default_rng(settings.seed).random(len(histories))
+        single = histories.items[histories.offsets[:-1] + (draw * histories.lengths).astype(int)]
+        both = Histories(
+            np.tile(histories.user_ids, 2),
+            np.concatenate(
+                [histories.offsets, histories.offsets[-1] + 1 + np.arange(len(histories))]
+            ),
+            np.concatenate([histories.items, single]),
+        )
+        return tune(
+            model, prompt, both, sparse.vstack([preferences] * 2).tocsr(), settings, *others
+        )
+
+    with mock.patch.object(fine_tuning, "fine_tune", tune_both):
+        yield
+
+
+@contextmanager
+def cross_entropy() -> Iterator[None]:
+    """Cross entropy on the same target in place of Eq. 3, for training and early stopping alike."""
+    forward = fine_tuning.ReconstructionModel.forward
+
+    def with_cross_entropy(self, preference, **prompts):
+        outputs = forward(self, preference, **prompts)
+        predicted = self.distribution(self.reader(**prompts))
+        error = -(preference * predicted.clamp(min=1e-9).log()).sum(dim=1)
+        return outputs | {"loss": error.mean(), "error": error}
+
+    with mock.patch.object(fine_tuning.ReconstructionModel, "forward", with_cross_entropy):
+        yield
+
+
+# ---- the study ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing done otherwise.
+
+    Attributes:
+        variants: in which of them; Base and CI have no h^v, and ``pretrained`` no fine-tuning.
+        keys: settings.
+        piece: what stands in the place of one of ours.
+        own_stages: the piece changes what a stage makes, unknown to the stage's fingerprint.
+    """
+
+    variants: tuple[str, ...]
+    keys: dict[str, Any] = field(default_factory=dict)
+    piece: Callable[[], Any] | None = None
+    own_stages: bool = False
+
+
+def _fusion(name: str, piece: Any) -> Callable[[], Any]:
+    return lambda: mock.patch.dict(fusion.FUSIONS, {name: piece})
+
+
+_FUSED = ("pretrained", "TSLRec")
+CHANGES: dict[str, Change] = {
+    "none": Change(("Base", "CI", *_FUSED)),
+    "equal norms": Change(("Base", "CI", *_FUSED), piece=equal_norms),
+    "sum in place of the gate": Change(_FUSED, {"fusion": "sum"}),
+    "h' at 0.3 of the ids' scale": Change(_FUSED, {"enhanced_scale": 0.3}),
+    "h' at 3 times the ids' scale": Change(_FUSED, {"enhanced_scale": 3.0}),
+    "one gate an item": Change(_FUSED, piece=_fusion("gate", OneGateAnItem)),
+    "gate starts at 0.9 for the ids": Change(_FUSED, piece=_fusion("gate", GateAtIds)),
+    "whitened": Change(_FUSED, piece=lambda: mock.patch.object(fusion, "standardise", whitened)),
+    "128 columns by PCA": Change(("TSLRec",), {"enhanced_dim": 128}),
+    "K = 20": Change(("CI", "TSLRec"), {"n_categories": 20}),
+    "K = 200": Change(("CI", "TSLRec"), {"n_categories": 200}),
+    "mean of the hidden states": Change(("TSLRec",), {"llm_pooling": "mean"}),
+    "1 epoch of fine-tuning": Change(("TSLRec",), {"sft_epochs": 1}),
+    "target: the remainder": Change(("TSLRec",), piece=remainder, own_stages=True),
+    "single items as prompts, too": Change(("TSLRec",), piece=short_prompts, own_stages=True),
+    "cross entropy": Change(("TSLRec",), piece=cross_entropy, own_stages=True),
+}
+
+
+def run(name: str, variant: str, seed: int, given: dict[str, Any], args) -> dict[str, Any]:
+    """Train and test one variant under one change; the line to keep."""
+    change = CHANGES[name]
+    cell = _cell(variant, seed, given | change.keys, args)
+    stages = name.replace(" ", "-") if change.own_stages else "shared"
+    settings = _settings(cell, args) | {"tslrec_dir": str(args.work / "stages" / stages)}
+    if variant != "Base":
+        settings["backbone_checkpoint"] = str(_backbone(seed, given, args))
+    with ExitStack() as stack:
+        if change.piece is not None:
+            stack.enter_context(change.piece())
+        experiment = run_experiment(cell.model, cell.dataset, config_dict=settings)
+    trained = Path(experiment.checkpoint)
+    if (name, variant) == ("none", "Base"):
+        trained.replace(_backbone_path(seed, args))
+    else:
+        trained.unlink()
+    return {
+        "dataset": args.dataset,
+        "backbone": args.backbone,
+        "change": name,
+        "variant": variant,
+        "seed": seed,
+        "validation": dict(experiment.best_valid_result),
+        "test": dict(experiment.test_result),
+        "epochs": len(experiment.trainer.train_loss_dict),
+    }
+
+
+def _cell(variant: str, seed: int, given: dict[str, Any], args) -> Cell:
+    chosen = VARIANTS[variant].choose(given)
+    return Cell(args.dataset, args.backbone, variant, seed, chosen, data="")
+
+
+def _settings(cell: Cell, args) -> dict[str, Any]:
+    return cell.experiment_settings() | {"checkpoint_dir": str(args.work / "models")}
+
+
+def _backbone_path(seed: int, args) -> Path:
+    return args.work / f"{args.dataset}-{args.backbone}-{seed}.pth"
+
+
+def _backbone(seed: int, given: dict[str, Any], args) -> Path:
+    """The trained Base of a seed, without any change; trained again if it is not there."""
+    path = _backbone_path(seed, args)
+    if not path.is_file():
+        cell = _cell("Base", seed, given, args)
+        experiment = run_experiment(
+            cell.model, cell.dataset, config_dict=_settings(cell, args), test=False
+        )
+        Path(experiment.checkpoint).replace(path)
+    return path
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """A row a change and variant: mean ± standard deviation, and the difference a seed to no change."""
+    results = {(line["change"], line["variant"], line["seed"]): line for line in lines}
+    rows = []
+    for name, change in CHANGES.items():
+        for variant in change.variants:
+            seeds = sorted(seed for one, two, seed in results if (one, two) == (name, variant))
+            if not seeds:
+                continue
+            row = [name, variant, len(seeds)]
+            for part in ("validation", "test"):
+                row.append(_mean([results[name, variant, seed][part][METRIC] for seed in seeds]))
+            row.append(_differences(results, name, variant, seeds))
+            rows.append(row)
+    headers = ["change", "variant", "seeds", "validation NDCG@10", "test NDCG@10"]
+    headers.append("validation, change by seed")
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def _mean(values: list[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{spread}"
+
+
+def _differences(results, name: str, variant: str, seeds: list[int]) -> str:
+    if name == "none":
+        return ""
+    differences = [
+        results[name, variant, seed]["validation"][METRIC]
+        - results["none", variant, seed]["validation"][METRIC]
+        for seed in seeds
+        if ("none", variant, seed) in results
+    ]
+    return ", ".join(f"{difference:+.4f}" for difference in differences)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", default="ml-100k")
+    parser.add_argument("--backbone", default="SASRec")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--changes", help="of them, separated by commas; all of them if not given")
+    parser.add_argument("--config_files", default="", help="yaml files, separated by spaces")
+    parser.add_argument("--work", type=Path, default=Path("saved/understanding"))
+    parser.add_argument("--output", type=Path, default=Path("understanding.jsonl"))
+    args = parser.parse_args()
+    sys.argv = sys.argv[:1]  # RecBole reads the command line too
+    names = args.changes.split(",") if args.changes else list(CHANGES)
+    given = Grid(config_files=args.config_files.split()).given(args.dataset)
+    lines = []
+    if args.output.is_file():
+        lines = [json.loads(line) for line in args.output.read_text().splitlines()]
+    of_this = {"dataset": args.dataset, "backbone": args.backbone}
+    lines = [line for line in lines if line.items() >= of_this.items()]
+    done = {(line["change"], line["variant"], line["seed"]) for line in lines}
+    for seed in range(2020, 2020 + args.seeds):
+        for name in names:
+            for variant in CHANGES[name].variants:
+                if (name, variant, seed) not in done:
+                    lines.append(run(name, variant, seed, given, args))
+                    with open(args.output, "a") as file:
+                        file.write(json.dumps(lines[-1]) + "\n")
+    print(table(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recbole_tslrec.model import fusion
+from recbole_tslrec.reconstruction import fine_tuning
+from recbole_tslrec.reconstruction.histories import Histories
+
+_FILE = Path(__file__).parents[2] / "benchmarks" / "understanding.py"
+_SPEC = importlib.util.spec_from_file_location("understanding", _FILE)
+benchmark = importlib.util.module_from_spec(_SPEC)
+sys.modules["understanding"] = benchmark  # where dataclasses look for it
+_SPEC.loader.exec_module(benchmark)
+
+
+def histories_of(*items: list[int]) -> Histories:
+    offsets = np.concatenate([[0], np.cumsum([len(history) for history in items])])
+    return Histories(np.arange(1, len(items) + 1), offsets, np.concatenate(items))
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_size=1), st.integers(0, 99)
+)
+def test_a_cut_leaves_both_parts_of_every_history_an_item(items, seed):
+    first, rest = benchmark.cut(histories_of(*items), seed)
+    for number, history in enumerate(items):
+        beginning, remainder = first[number].tolist(), rest[number].tolist()
+        if len(history) == 1:
+            assert beginning == remainder == history
+        else:
+            assert beginning and remainder and beginning + remainder == history
+
+
+def test_whitened_directions_have_the_same_variance_and_rounding_has_none():
+    vectors = torch.randn(200, 3) @ torch.randn(3, 8) + 5  # 3 directions in 8 columns
+    white = benchmark.whitened(vectors)
+    covariance = white.T @ white / 200
+    expected = torch.diag(torch.tensor([1.0] * 3 + [0.0] * 5))
+    torch.testing.assert_close(covariance, expected, atol=1e-4, rtol=0)
+
+
+def test_equal_norms_have_the_learned_length():
+    norms = benchmark.EqualNorms(torch.randn(20, 4))
+    table = torch.randn(20, 4)
+    table[0] = 0
+    lengths = norms(table).norm(dim=1)
+    torch.testing.assert_close(lengths[1:], norms.length.detach().expand(19))
+    assert lengths[0] == 0
+
+
+def test_single_items_join_the_histories_with_their_users_distribution(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(fine_tuning, "fine_tune", lambda *given: seen.update(given=given))
+    histories = histories_of([3, 4], [5], [6, 7, 8])
+    preferences = benchmark.sparse.csr_matrix(np.eye(3))
+    settings = fine_tuning.FineTuningSettings(1, 0.1, 8, "adamw_torch", 0, 1, seed=5)
+    with benchmark.short_prompts():
+        fine_tuning.fine_tune(None, None, histories, preferences, settings)
+    _, _, both, targets, _ = seen["given"]
+    assert [both[number].tolist() for number in range(3)] == [[3, 4], [5], [6, 7, 8]]
+    for number in range(3):
+        (item,) = both[3 + number]
+        assert item in histories[number]
+    assert np.array_equal(targets.toarray(), np.tile(np.eye(3), (2, 1)))
+
+
+@pytest.mark.parametrize("name", ["one gate an item", "gate starts at 0.9 for the ids"])
+def test_a_piece_stands_in_only_while_it_lasts(name):
+    table, before = torch.randn(6, 4), fusion.FUSIONS["gate"]
+    with benchmark.CHANGES[name].piece():
+        gate = fusion.FUSIONS["gate"](table, 4, 1.0)
+        assert type(gate) is not before
+        assert gate(table).shape == table.shape
+    assert fusion.FUSIONS["gate"] is before
+
+
+def test_the_command_keeps_what_is_done(small_data, settings, monkeypatch, capsys, tmp_path):
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(settings | {"sft_epochs": 1}))
+    chosen = "none,equal norms,whitened,target: the remainder,cross entropy"
+    command = ["x", f"--dataset={small_data}", "--config_files=small.yaml", "--seeds=1"]
+    command += [f"--changes={chosen}"]
+    monkeypatch.setattr(sys, "argv", command)
+    benchmark.main()
+    table = capsys.readouterr().out
+    kept = [json.loads(line) for line in Path("understanding.jsonl").read_text().splitlines()]
+    expected = [
+        (name, variant)
+        for name in chosen.split(",")
+        for variant in benchmark.CHANGES[name].variants
+    ]
+    assert [(line["change"], line["variant"]) for line in kept] == expected
+    monkeypatch.setattr(benchmark, "run", None)  # nothing is left to run
+    monkeypatch.setattr(sys, "argv", command)
+    benchmark.main()
+    assert table.splitlines()[-13:] == capsys.readouterr().out.splitlines()[-13:]

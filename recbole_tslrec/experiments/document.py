@@ -143,8 +143,9 @@ def _markdown_block(block: str | list[str] | Table | Picture) -> str:
         ]
         rows = [[_markdown_entry(entry) for entry in row] for row in block.rows]
         body = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
-    made = _escape(" · ".join([*block.made, f"Numbers: {block.name}.csv"]))
-    return f"### {_escape(block.title)}\n\n{body}\n\n{_escape(block.caption)}\n\n<sub>{made}</sub>"
+    made = "\n".join(f"* {_escape(line)}" for line in [*block.made, f"Numbers: {block.name}.csv"])
+    details = f"<details><summary>How this was made</summary>\n\n{made}\n\n</details>"
+    return f"### {_escape(block.title)}\n\n{body}\n\n{_escape(block.caption)}\n\n{details}"
 
 
 def _markdown_entry(entry: Entry) -> str:

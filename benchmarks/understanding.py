@@ -211,7 +211,10 @@ def _fusion(name: str, piece: Any) -> Callable[[], Any]:
 
 _FUSED = ("pretrained", "TSLRec")
 CHANGES: dict[str, Change] = {
-    "none": Change(("Base", "CI", *_FUSED)),
+    "none": Change(("Base", "CI", "random", *_FUSED)),
+    # A fused table may only learn faster; then Base does as well under another learning rate.
+    "learning rate × 3": Change(("Base", "CI", "random", *_FUSED), {"learning_rate": 3e-3}),
+    "learning rate / 3": Change(("Base", "CI", "random", *_FUSED), {"learning_rate": 3e-4}),
     "equal norms": Change(("Base", "CI", *_FUSED), piece=equal_norms),
     "sum in place of the gate": Change(_FUSED, {"fusion": "sum"}),
     "h' at 0.3 of the ids' scale": Change(_FUSED, {"enhanced_scale": 0.3}),

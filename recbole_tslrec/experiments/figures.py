@@ -408,8 +408,10 @@ def _own_cells(results: Results) -> list[Cell]:
 
 
 def _seeds(results: Results) -> str:
-    seeds = sorted({cell.seed for cell in _own_cells(results)})
-    return f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+    """How many seeds the methods have, "1 to 3 seeds" while a grid is unfinished."""
+    counts = {len(method.seeds) for method in results.methods.values() if method.made_by is None}
+    least, most = min(counts), max(counts)
+    return (f"{least} to " if least < most else "") + f"{most} seed{'s' if most > 1 else ''}"
 
 
 # ---- drawing -------------------------------------------------------------------------------------

@@ -176,6 +176,19 @@ def test_without_tslrec_the_report_claims_nothing(tmp_path):
     assert "say nothing about TSLRec" in text
 
 
+def test_a_picture_says_when_not_all_methods_have_all_seeds(tmp_path, monkeypatch):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    for variant, seed in (("Base", 2020), ("Base", 2021), ("TSLRec", 2020)):
+        writer.write("tiny", "SASRec", variant, seed)
+    headings = []
+    draw = figures._gain_panels
+    monkeypatch.setattr(
+        figures, "_gain_panels", lambda *given: headings.append(given[-1]) or draw(*given)
+    )
+    figures.activity_figure(Results.load(tmp_path), "ranked", "command")
+    assert headings[0].endswith("mean over 1 to 2 seeds")
+
+
 def test_figures_that_do_not_fit_the_ranks_are_said(tmp_path):
     writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
     metrics = {"hit@5": 0.9, "hit@10": 0.9, "ndcg@5": 0.9, "ndcg@10": 0.9}

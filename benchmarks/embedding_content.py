@@ -88,9 +88,8 @@ def co_occurrence(neighbours: np.ndarray, users_of_items: csr_matrix) -> float:
         users_of_items: [n, n_users], 1 where the user has the item in the training history.
     """
     unit = normalize(users_of_items)
-    of_each = [
-        unit.multiply(unit[column]).sum(axis=1).mean() for column in neighbours.T
-    ]  # a neighbour at a time
+    # A neighbour at a time: all at once would take ten times the memory.
+    of_each = [unit.multiply(unit[column]).sum(axis=1).mean() for column in neighbours.T]
     return float(np.mean(of_each))
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 from pathlib import Path
 from time import monotonic
@@ -25,6 +24,7 @@ from recbole.model.sequential_recommender.sasrec import SASRec
 from tabulate import tabulate
 from torch import Tensor
 
+from recbole_tslrec.experiments.grid_tables import mean_text
 from recbole_tslrec.quick_start import run_experiment
 from recbole_tslrec.whole_sequences.loss import softmax_loss
 
@@ -99,8 +99,7 @@ def table(lines: list[dict]) -> str:
         row = [batching, len(chosen)]
         for part, metric in (("validation", "ndcg@10"), ("test", "ndcg@10"), ("test", "hit@10")):
             values = [line[part][metric] for line in chosen]
-            spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-            row.append(f"{statistics.mean(values):.4f}{spread}" if values else "")
+            row.append(mean_text(values) if values else "")
         rows.append(row)
     headers = ["train_batching", "seeds", "validation NDCG@10", "test NDCG@10", "test HR@10"]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)

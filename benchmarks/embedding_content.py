@@ -11,7 +11,6 @@ knows anything.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from tabulate import tabulate
 
 from recbole_tslrec.experiments.cells import Cell, experiment_settings_with_inputs
 from recbole_tslrec.experiments.grid import Grid
+from recbole_tslrec.experiments.grid_tables import mean_text
 from recbole_tslrec.experiments.kept_cells import Results
 from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.pipeline import Pipeline
@@ -155,16 +155,13 @@ def table(measured: dict[tuple[str, str], list[dict[str, dict[str, float]]]]) ->
     lines = []
     for (dataset, backbone), seeds in measured.items():
         for name in ROWS:
-            values = {key: [rows[name][key] for rows in seeds] for key in COLUMNS}
-            lines.append([dataset, backbone, name, *(_mean(key, values[key]) for key in COLUMNS)])
+            means = [
+                mean_text([rows[name][key] for rows in seeds], 1 if key == "rank" else 2)
+                for key in COLUMNS
+            ]
+            lines.append([dataset, backbone, name, *means])
     headers = ["data", "backbone", "vectors", *COLUMNS.values()]
     return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
-
-
-def _mean(key: str, values: list[float]) -> str:
-    digits = 1 if key == "rank" else 2
-    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
 def main() -> None:

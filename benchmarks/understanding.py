@@ -4,15 +4,14 @@
         --config_files=properties/compare_ml-100k.yaml
 
 A change is some keys, or a piece put in the place of one of ours for as long as a run lasts: what is
-only tried is tried here, and the plug-in has no options for it. All runs of a seed start from the same
-trained backbone. A finished run is a line in the output file, and a second call does what is missing.
+only tried is tried here, and the plug-in has no options for it. Runs are cells of a comparison, kept as
+such: those without a change in the folder of ``compare``, from which they are taken if it has them, the
+others in a folder of their own. All runs of a seed start from the same trained backbone.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,13 +28,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from recbole_tslrec.experiments.cells import VARIANTS, Cell
+from recbole_tslrec.experiments.cells import run_cell
+from recbole_tslrec.experiments.comparison import compare
 from recbole_tslrec.experiments.grid import Grid
+from recbole_tslrec.experiments.grid_tables import mean_text
+from recbole_tslrec.experiments.kept_cells import DONE, Results
 from recbole_tslrec.model import fusion
 from recbole_tslrec.model.fusion import standardise
 from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.pipeline import Pipeline
-from recbole_tslrec.quick_start import run_experiment
 from recbole_tslrec.reconstruction import fine_tuning
 from recbole_tslrec.reconstruction.histories import Histories
 from recbole_tslrec.reconstruction.preferences import prior_preferences
@@ -209,12 +210,12 @@ def _fusion(name: str, piece: Any) -> Callable[[], Any]:
     return lambda: mock.patch.dict(fusion.FUSIONS, {name: piece})
 
 
+UNCHANGED = ("Base", "CI", "random", "pretrained", "TSLRec")
 _FUSED = ("pretrained", "TSLRec")
 CHANGES: dict[str, Change] = {
-    "none": Change(("Base", "CI", "random", *_FUSED)),
     # A fused table may only learn faster; then Base does as well under another learning rate.
-    "learning rate × 3": Change(("Base", "CI", "random", *_FUSED), {"learning_rate": 3e-3}),
-    "learning rate / 3": Change(("Base", "CI", "random", *_FUSED), {"learning_rate": 3e-4}),
+    "learning rate × 3": Change(UNCHANGED, {"learning_rate": 3e-3}),
+    "learning rate / 3": Change(UNCHANGED, {"learning_rate": 3e-4}),
     "equal norms": Change(("Base", "CI", *_FUSED), piece=equal_norms),
     "sum in place of the gate": Change(_FUSED, {"fusion": "sum"}),
     "h' at 0.3 of the ids' scale": Change(_FUSED, {"enhanced_scale": 0.3}),
@@ -228,99 +229,83 @@ CHANGES: dict[str, Change] = {
     "mean of the hidden states": Change(("TSLRec",), {"llm_pooling": "mean"}),
     "1 epoch of fine-tuning": Change(("TSLRec",), {"sft_epochs": 1}),
     "target: the remainder": Change(("TSLRec",), piece=remainder, own_stages=True),
-    "single items as prompts, too": Change(("TSLRec",), piece=short_prompts, own_stages=True),
+    "single items as prompts too": Change(("TSLRec",), piece=short_prompts, own_stages=True),
     "cross entropy": Change(("TSLRec",), piece=cross_entropy, own_stages=True),
 }
 
 
-def run(name: str, variant: str, seed: int, given: dict[str, Any], args) -> dict[str, Any]:
-    """Train and test one variant under one change; the line to keep."""
+def run(name: str, seed: int, backbone: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The lines of one change and seed, one a variant; trained where they are not kept.
+
+    Args:
+        backbone: the trained Base of the seed, without any change.
+    """
     change = CHANGES[name]
-    cell = _cell(variant, seed, given | change.keys, args)
-    stages = name.replace(" ", "-") if change.own_stages else "shared"
-    settings = _settings(cell, args) | {"tslrec_dir": str(args.work / "stages" / stages)}
-    if variant != "Base":
-        settings["backbone_checkpoint"] = str(_backbone(seed, given, args))
+    settings = change.keys | {
+        "change": name,  # part of the cells' ids, which know nothing of pieces
+        "backbone_checkpoint": str(backbone),
+    }
+    if change.own_stages:
+        settings["tslrec_dir"] = str(args.work / "stages" / name.replace(" ", "-"))
     with ExitStack() as stack:
         if change.piece is not None:
             stack.enter_context(change.piece())
-        experiment = run_experiment(cell.model, cell.dataset, config_dict=settings)
-    trained = Path(experiment.checkpoint)
-    if (name, variant) == ("none", "Base"):
-        trained.replace(_backbone_path(seed, args))
-    else:
-        trained.unlink()
-    return {
-        "dataset": args.dataset,
-        "backbone": args.backbone,
-        "change": name,
-        "variant": variant,
-        "seed": seed,
-        "validation": dict(experiment.best_valid_result),
-        "test": dict(experiment.test_result),
-        "epochs": len(experiment.trainer.train_loss_dict),
-    }
+        return compare(grid(change.variants, seed, args, settings), args.work).lines
 
 
-def _cell(variant: str, seed: int, given: dict[str, Any], args) -> Cell:
-    chosen = VARIANTS[variant].choose(given)
-    return Cell(args.dataset, args.backbone, variant, seed, chosen, data="")
+def run_unchanged(seed: int, args: argparse.Namespace) -> tuple[list[dict[str, Any]], Path]:
+    """The comparison's own lines, and its Base's checkpoint, which all changes start from."""
+    comparison = compare(grid(UNCHANGED, seed, args), args.results)
+    base, results = comparison.cells[0], Results(args.results)
+    if results.checkpoint(base.id) is None:  # the lines were kept, and the model was not
+        with results.only_one(base.id):
+            run_cell(base, results)
+    return comparison.lines, results.checkpoint(base.id)
 
 
-def _settings(cell: Cell, args) -> dict[str, Any]:
-    return cell.experiment_settings() | {"checkpoint_dir": str(args.work / "models")}
+def grid(
+    variants: tuple[str, ...], seed: int, args, settings: dict[str, Any] | None = None
+) -> Grid:
+    """Cells of the study as a comparison has them."""
+    return Grid(
+        datasets=[args.dataset],
+        backbones=[args.backbone],
+        variants=variants,
+        seeds=[seed],
+        config_files=args.config_files.split(),
+        settings=settings or {},
+    )
 
 
-def _backbone_path(seed: int, args) -> Path:
-    return args.work / f"{args.dataset}-{args.backbone}-{seed}.pth"
+def table(lines: dict[tuple[str, str, int], dict[str, Any]]) -> str:
+    """A row a change and variant: mean ± standard deviation, and the difference a seed to no change.
 
-
-def _backbone(seed: int, given: dict[str, Any], args) -> Path:
-    """The trained Base of a seed, without any change; trained again if it is not there."""
-    path = _backbone_path(seed, args)
-    if not path.is_file():
-        cell = _cell("Base", seed, given, args)
-        experiment = run_experiment(
-            cell.model, cell.dataset, config_dict=_settings(cell, args), test=False
-        )
-        Path(experiment.checkpoint).replace(path)
-    return path
-
-
-def table(lines: list[dict[str, Any]]) -> str:
-    """A row a change and variant: mean ± standard deviation, and the difference a seed to no change."""
-    results = {(line["change"], line["variant"], line["seed"]): line for line in lines}
+    Args:
+        lines: by change, variant and seed.
+    """
+    done = {key: line for key, line in lines.items() if line["status"] == DONE}
+    validation = {key: line["valid"][METRIC] for key, line in done.items()}
+    test = {key: line["test"]["ranked"][METRIC] for key, line in done.items()}
     rows = []
-    for name, change in CHANGES.items():
-        for variant in change.variants:
-            seeds = sorted(seed for one, two, seed in results if (one, two) == (name, variant))
-            if not seeds:
-                continue
-            row = [name, variant, len(seeds)]
-            for part in ("validation", "test"):
-                row.append(_mean([results[name, variant, seed][part][METRIC] for seed in seeds]))
-            row.append(_differences(results, name, variant, seeds))
-            rows.append(row)
+    for name, variant in dict.fromkeys(key[:2] for key in done):
+        seeds = [seed for one, two, seed in done if (one, two) == (name, variant)]
+        rows.append(
+            [
+                name,
+                variant,
+                len(seeds),
+                mean_text([validation[name, variant, seed] for seed in seeds]),
+                mean_text([test[name, variant, seed] for seed in seeds]),
+                ", ".join(
+                    f"{validation[name, variant, seed] - validation['none', variant, seed]:+.4f}"
+                    for seed in seeds
+                    if name != "none" and ("none", variant, seed) in done
+                ),
+            ]
+        )
     headers = ["change", "variant", "seeds", "validation NDCG@10", "test NDCG@10"]
     headers.append("validation, change by seed")
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
-
-
-def _mean(values: list[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{spread}"
-
-
-def _differences(results, name: str, variant: str, seeds: list[int]) -> str:
-    if name == "none":
-        return ""
-    differences = [
-        results[name, variant, seed]["validation"][METRIC]
-        - results["none", variant, seed]["validation"][METRIC]
-        for seed in seeds
-        if ("none", variant, seed) in results
-    ]
-    return ", ".join(f"{difference:+.4f}" for difference in differences)
 
 
 def main() -> None:
@@ -330,25 +315,22 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--changes", help="of them, separated by commas; all of them if not given")
     parser.add_argument("--config_files", default="", help="yaml files, separated by spaces")
-    parser.add_argument("--work", type=Path, default=Path("saved/understanding"))
-    parser.add_argument("--output", type=Path, default=Path("understanding.jsonl"))
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="a comparison's folder"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("results/understanding"), help="the changed ones' folder"
+    )
     args = parser.parse_args()
     sys.argv = sys.argv[:1]  # RecBole reads the command line too
     names = args.changes.split(",") if args.changes else list(CHANGES)
-    given = Grid(config_files=args.config_files.split()).given(args.dataset)
-    lines = []
-    if args.output.is_file():
-        lines = [json.loads(line) for line in args.output.read_text().splitlines()]
-    of_this = {"dataset": args.dataset, "backbone": args.backbone}
-    lines = [line for line in lines if line.items() >= of_this.items()]
-    done = {(line["change"], line["variant"], line["seed"]) for line in lines}
+    lines = {}
     for seed in range(2020, 2020 + args.seeds):
+        unchanged, backbone = run_unchanged(seed, args)
+        lines |= {("none", line["variant"], seed): line for line in unchanged}
         for name in names:
-            for variant in CHANGES[name].variants:
-                if (name, variant, seed) not in done:
-                    lines.append(run(name, variant, seed, given, args))
-                    with open(args.output, "a") as file:
-                        file.write(json.dumps(lines[-1]) + "\n")
+            for line in run(name, seed, backbone, args):
+                lines[name, line["variant"], seed] = line
     print(table(lines))
 
 

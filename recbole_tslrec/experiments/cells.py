@@ -6,6 +6,7 @@ wherever the files lie and however the settings were given.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -215,11 +216,26 @@ def _defaults(peer: bool) -> dict[str, Any]:
 
 def _content(key: str, value: Any, trust_remote_code: bool) -> Any:
     """What stands for a value in a cell's id: of a file its content, not where it lies."""
+    if key == "backbone_checkpoint" and value is not None and Path(value).is_file():
+        return _weights_hash(value)
     if key in _INPUT_FILES and value is not None and Path(value).is_file():
         return file_hash(Path(value))
     if key == "llm" and Path(value).is_dir():
         return _folder_identity(value, trust_remote_code)
     return str(value)
+
+
+def _weights_hash(checkpoint: str) -> str:
+    """Of the weights alone: the same model trained twice is one backbone, its two files differ."""
+    try:
+        weights = load_checkpoint(checkpoint)["state_dict"]
+    except (KeyError, ValueError):
+        return file_hash(Path(checkpoint))  # the cell itself fails, and says of what
+    content = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        content.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return content.hexdigest()
 
 
 @cache

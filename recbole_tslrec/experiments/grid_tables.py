@@ -64,7 +64,7 @@ class Comparison:
         for method, lines in methods.items():
             name = method if len(lines) == seeds else f"{method} ({len(lines)} of {seeds} seeds)"
             values = [
-                _spread([line["test"][protocol][metric] for line in lines])
+                mean_text([line["test"][protocol][metric] for line in lines])
                 for metric in METRICS.values()
             ]
             rows.append([name, *values])
@@ -90,10 +90,12 @@ def _times(methods: dict[str, list[dict[str, Any]]]) -> dict[str, list[float]]:
     return rows
 
 
-def _spread(values: Sequence[float]) -> str:
+def mean_text(values: Sequence[float], digits: int = 4) -> str:
+    """Mean ± standard deviation, the latter where there are several values; "failed" for none."""
     if not values:
         return "failed"
-    return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{spread}"
 
 
 def _markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,5 +1,5 @@
 import importlib.util
-import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recbole_tslrec.experiments.kept_cells import Results
 from recbole_tslrec.model import fusion
 from recbole_tslrec.reconstruction import fine_tuning
 from recbole_tslrec.reconstruction.histories import Histories
@@ -84,20 +85,34 @@ def test_a_piece_stands_in_only_while_it_lasts(name):
 
 def test_the_command_keeps_what_is_done(small_data, settings, monkeypatch, capsys, tmp_path):
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(settings | {"sft_epochs": 1}))
-    chosen = "none,equal norms,whitened,target: the remainder,cross entropy"
+    changes = ["learning rate × 3", "equal norms", "whitened", "cross entropy"]
     command = ["x", f"--dataset={small_data}", "--config_files=small.yaml", "--seeds=1"]
-    command += [f"--changes={chosen}"]
+    command += [f"--changes={','.join(changes)}"]
     monkeypatch.setattr(sys, "argv", command)
     benchmark.main()
-    table = capsys.readouterr().out
-    kept = [json.loads(line) for line in Path("understanding.jsonl").read_text().splitlines()]
-    expected = [
-        (name, variant)
-        for name in chosen.split(",")
-        for variant in benchmark.CHANGES[name].variants
-    ]
-    assert [(line["change"], line["variant"]) for line in kept] == expected
-    monkeypatch.setattr(benchmark, "run", None)  # nothing is left to run
+    printed = capsys.readouterr().out
+    unchanged, changed = kept("results"), kept("results/understanding")
+    assert set(unchanged) == {(None, variant) for variant in benchmark.UNCHANGED}
+    assert set(changed) == {
+        (name, variant) for name in changes for variant in benchmark.CHANGES[name].variants
+    }
+    # A piece and a key have changed what they should, and nothing else has changed.
+    tripled, plain = changed["learning rate × 3", "Base"], unchanged[None, "Base"]
+    assert tripled["settings"]["learning_rate"] == 3e-3
+    assert tripled["valid"] != plain["valid"]
+    assert "augmentation" in changed["whitened", "TSLRec"]["reused_stages"]
+    assert "augmentation" not in changed["cross entropy", "TSLRec"]["reused_stages"]
+    rows = printed[printed.index("| change") :]
+    assert rows.count("\n") == 2 + len(unchanged) + len(changed)
+    shutil.rmtree("results/checkpoints")  # as of lines from elsewhere: Base is trained again
     monkeypatch.setattr(sys, "argv", command)
     benchmark.main()
-    assert table.splitlines()[-13:] == capsys.readouterr().out.splitlines()[-13:]
+    again = capsys.readouterr().out
+    assert again[again.index("| change") :] == rows
+    assert kept("results") == unchanged and kept("results/understanding") == changed
+
+
+def kept(folder: str) -> dict[tuple[str | None, str], dict]:
+    """The lines of a folder by change and variant."""
+    lines = Results(Path(folder)).cells.read().values()
+    return {(line["settings"].get("change"), line["variant"]): line for line in lines}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from recbole.config import Config
 
@@ -183,6 +184,17 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
     folder = Path(language_model_folder("llama"))
     (tmp_path / "moved").symlink_to(folder)
     assert cell(llm=str(folder)).id == cell(llm=str(tmp_path / "moved")).id
+
+
+def test_the_id_is_of_a_checkpoints_weights(tmp_path):
+    ids = []
+    for epoch, weight in ((0, 1.0), (3, 1.0), (3, 2.0)):
+        file = tmp_path / f"{len(ids)}.pth"
+        torch.save({"state_dict": {"w": torch.full((2,), weight)}, "epoch": epoch}, file)
+        ids.append(cell(backbone_checkpoint=str(file)).id)
+    assert ids[0] == ids[1] != ids[2]
+    (tmp_path / "damaged.pth").write_bytes(b"no checkpoint")
+    assert cell(backbone_checkpoint=str(tmp_path / "damaged.pth")).id not in ids
 
 
 def test_the_id_is_of_the_config_files_content(small_data, settings):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from tabulate import tabulate
 from recbole_tslrec.experiments.cells import Cell, experiment_settings_with_inputs
 from recbole_tslrec.experiments.grid import Grid
 from recbole_tslrec.experiments.grid_tables import mean_text
+from recbole_tslrec.experiments.item_record import places
 from recbole_tslrec.experiments.kept_cells import Results
 from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.pipeline import Pipeline
@@ -49,6 +51,10 @@ COLUMNS = {
     "neighbours": "neighbours shared with e_v",
     "together": "neighbours' co-occurrence",
 }
+
+
+INFERRED, ASKED_FOR = "ĝ^v, tuned", "mean ḡ of its users"
+PLACES = {"first": "own category most probable", "three": "among the top three"}
 
 
 def effective_rank(vectors: np.ndarray) -> float:
@@ -116,6 +122,17 @@ def content(
     }
 
 
+def own_places(distributions: np.ndarray, categories: np.ndarray) -> dict[str, float]:
+    """The shares of the items whose own category is the most probable, and among the top three.
+
+    Args:
+        distributions: of each item over the categories, [n, K]; a row's order is all that counts.
+        categories: int64 [n].
+    """
+    _, place = places(distributions, categories)
+    return {"first": float(np.mean(place == 1)), "three": float(np.mean(place <= 3))}
+
+
 def pipeline_of(cell: Cell, results: Results) -> Pipeline:
     """The stages of a cell; none of them is made before it is asked for."""
     config = Config(
@@ -127,7 +144,7 @@ def pipeline_of(cell: Cell, results: Results) -> Pipeline:
 
 
 def measure(cells: dict[str, Cell], results: Results) -> dict[str, dict[str, float]]:
-    """The rows of one backbone and seed.
+    """The rows of one backbone and seed, those of both tables.
 
     Args:
         cells: by variant.
@@ -147,20 +164,30 @@ def measure(cells: dict[str, Cell], results: Results) -> dict[str, dict[str, flo
             pipeline = own if variant == "TSLRec" else pipeline_of(cells[variant], results)
             vectors = pipeline.enhanced_items().numpy()[known]
         rows[name] = content(vectors, items, categories, users_of_items)
+    inferred = own.category_distributions().numpy()[known]
+    # What fine-tuning asks for where a history is that item alone, on average over the item's users.
+    asked_for = (counts[known] @ own.preferences()).toarray()
+    rows[INFERRED] = own_places(inferred, categories)
+    rows[ASKED_FOR] = own_places(asked_for, categories)
     return rows
 
 
-def table(measured: dict[tuple[str, str], list[dict[str, dict[str, float]]]]) -> str:
+def table(
+    measured: dict[tuple[str, str], list[dict[str, dict[str, float]]]],
+    what: str,
+    names: Iterable[str],
+    columns: dict[str, str],
+) -> str:
     """Means over the seeds, ± the standard deviation where there are several."""
     lines = []
     for (dataset, backbone), seeds in measured.items():
-        for name in ROWS:
+        for name in names:
             means = [
                 mean_text([rows[name][key] for rows in seeds], 1 if key == "rank" else 2)
-                for key in COLUMNS
+                for key in columns
             ]
             lines.append([dataset, backbone, name, *means])
-    headers = ["data", "backbone", "vectors", *COLUMNS.values()]
+    headers = ["data", "backbone", what, *columns.values()]
     return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
 
 
@@ -195,7 +222,8 @@ def main() -> None:
                 if (cell.backbone, cell.seed) == (backbone, seed)
             }
             measured.setdefault((args.dataset, backbone), []).append(measure(of_seed, results))
-    print(table(measured))
+    print(table(measured, "vectors", ROWS, COLUMNS) + "\n")
+    print(table(measured, "distribution of an item", (INFERRED, ASKED_FOR), PLACES))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from logging import getLogger
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 # What is exact is computed in float64, for this many columns or rows at a time: all of h^v at once
 # would take several times its own memory, which for a million items is gigabytes.
@@ -75,6 +76,32 @@ def reduce_columns(vectors: Tensor, n_columns: int) -> Tensor:
     return torch.cat([(rows.double() @ turned).to(vectors.dtype) for rows in blocks])
 
 
+class _ProjectHalf(torch.autograd.Function):
+    """A linear layer on a constant in half precision, computed in the layer's own.
+
+    Rows are taken a few at a time, so that there is never a whole copy of the constant in the layer's
+    precision, which autograd would keep from the forward to the backward pass of every step.
+    """
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, bias: Tensor, constant: Tensor) -> Tensor:
+        ctx.constant = constant
+        result = weight.new_empty(len(constant), len(weight))
+        blocks = zip(constant.split(_ROWS_AT_ONCE), result.split(_ROWS_AT_ONCE), strict=True)
+        for rows, of_rows in blocks:
+            torch.addmm(bias, rows.to(weight), weight.T, out=of_rows)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        of_weight = gradient.new_zeros(gradient.shape[1], ctx.constant.shape[1])
+        blocks = zip(ctx.constant.split(_ROWS_AT_ONCE), gradient.split(_ROWS_AT_ONCE), strict=True)
+        for rows, of_rows in blocks:
+            of_weight.addmm_(of_rows.T, rows.to(gradient))
+        return of_weight, gradient.sum(dim=0), None
+
+
 class EnhancedFusion(nn.Module):
     """Base of the fusions with an enhanced embedding: h' = W_h · standardise(h^v) + b_h.
 
@@ -121,7 +148,7 @@ class EnhancedFusion(nn.Module):
 
     def project(self) -> Tensor:
         """h' of every item, [n_items, d]."""
-        return self.projection(self.enhanced.to(self.projection.weight))
+        return _ProjectHalf.apply(self.projection.weight, self.projection.bias, self.enhanced)
 
 
 class GateFusion(EnhancedFusion):
@@ -138,7 +165,7 @@ class GateFusion(EnhancedFusion):
     def forward(self, id_embeddings: Tensor) -> Tensor:
         projected = self.project()  # [n_items, d]
         gate = self._gate(id_embeddings, projected)  # [n_items, d]
-        return gate * id_embeddings + (1 - gate) * projected
+        return torch.lerp(projected, id_embeddings, gate)
 
     @torch.no_grad()
     def mean_gate(self, id_embeddings: Tensor) -> Tensor:

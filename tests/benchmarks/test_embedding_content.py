@@ -63,6 +63,12 @@ def test_co_occurrence_is_that_of_a_naive_loop():
     assert found == pytest.approx(np.mean(cosines))
 
 
+def test_the_own_category_is_counted_by_its_place():
+    distributions = np.array([[5, 1, 2, 3], [5, 1, 2, 3], [5, 1, 2, 3], [9, 8, 7, 0]])
+    shares = benchmark.own_places(distributions, np.array([0, 1, 2, 2]))
+    assert shares == {"first": 1 / 4, "three": 3 / 4}
+
+
 def test_the_command_has_a_row_for_every_kind_of_vector(
     small_data, settings, monkeypatch, capsys, tmp_path
 ):
@@ -73,6 +79,6 @@ def test_the_command_has_a_row_for_every_kind_of_vector(
     benchmark.main()
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| small")]
     rows = {cells[3].strip(): cells[4:-1] for cells in (line.split("|") for line in lines)}
-    assert list(rows) == list(benchmark.ROWS)
+    assert list(rows) == [*benchmark.ROWS, benchmark.INFERRED, benchmark.ASKED_FOR]
     assert rows["e_v (backbone)"][1].strip() == rows["e_v (backbone)"][3].strip() == "1.00 ± 0.00"
     assert float(rows["random"][1].split("±")[0]) < 0.2

@@ -52,6 +52,21 @@ def test_gate_is_the_formula_element_by_element():
         assert fusion.mean_gate(table)[item].item() == pytest.approx(sum(gates) / 8, abs=1e-6)
 
 
+@pytest.mark.parametrize("rows", [1, 7, 10, 20, 30])
+def test_the_projection_by_rows_is_the_linear_layer(rows, monkeypatch):
+    monkeypatch.setattr(module, "_ROWS_AT_ONCE", rows)
+    fusion = fusion_of("gate")
+    weights = torch.randn(20, 8)
+    ours = fusion.project()
+    (ours * weights).sum().backward()
+    gradients = [parameter.grad.clone() for parameter in fusion.projection.parameters()]
+    fusion.projection.zero_grad()
+    plain = fusion.projection(fusion.enhanced.float())
+    (plain * weights).sum().backward()
+    torch.testing.assert_close(ours, plain)
+    torch.testing.assert_close(gradients, [p.grad for p in fusion.projection.parameters()])
+
+
 def test_sum_is_the_sum():
     fusion, table = fusion_of("sum"), id_table()
     torch.testing.assert_close(fusion(table), table + fusion.project())

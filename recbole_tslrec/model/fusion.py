@@ -160,12 +160,17 @@ class GateFusion(EnhancedFusion):
         self.gate = nn.Linear(2 * dimension, dimension)
 
     def _gate(self, id_embeddings: Tensor, projected: Tensor) -> Tensor:
-        return torch.sigmoid(self.gate(torch.cat([id_embeddings, projected], dim=1)))
+        # W_a[e; h'] without [e; h'] in memory: twice the table, written and read in every step.
+        of_ids, of_projected = self.gate.weight.split(id_embeddings.shape[1], dim=1)
+        logits = torch.addmm(self.gate.bias, id_embeddings, of_ids.T)
+        return logits.addmm_(projected, of_projected.T).sigmoid_()
 
     def forward(self, id_embeddings: Tensor) -> Tensor:
-        projected = self.project()  # [n_items, d]
-        gate = self._gate(id_embeddings, projected)  # [n_items, d]
-        return torch.lerp(projected, id_embeddings, gate)
+        # With enable_amp a plain item table keeps its precision; so does the fused one.
+        with torch.autocast(id_embeddings.device.type, enabled=False):
+            projected = self.project()  # [n_items, d]
+            gate = self._gate(id_embeddings, projected)  # [n_items, d]
+            return torch.lerp(projected, id_embeddings, gate)
 
     @torch.no_grad()
     def mean_gate(self, id_embeddings: Tensor) -> Tensor:

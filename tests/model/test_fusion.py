@@ -67,6 +67,14 @@ def test_the_projection_by_rows_is_the_linear_layer(rows, monkeypatch):
     torch.testing.assert_close(gradients, [p.grad for p in fusion.projection.parameters()])
 
 
+@pytest.mark.parametrize("kind", FUSIONS)
+def test_mixed_precision_leaves_the_table_as_it_is(kind):
+    fusion, table = fusion_of(kind), id_table()
+    with torch.autocast("cpu"):
+        fused = fusion(table)
+    assert torch.equal(fused, fusion(table))
+
+
 def test_sum_is_the_sum():
     fusion, table = fusion_of("sum"), id_table()
     torch.testing.assert_close(fusion(table), table + fusion.project())

@@ -25,8 +25,6 @@ import torch
 from scipy import sparse
 from tabulate import tabulate
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.utils import parametrize
 
 from recbole_tslrec.experiments.cells import run_cell
 from recbole_tslrec.experiments.comparison import compare
@@ -35,12 +33,10 @@ from recbole_tslrec.experiments.grid_tables import mean_text
 from recbole_tslrec.experiments.kept_cells import DONE, Results
 from recbole_tslrec.model import fusion
 from recbole_tslrec.model.fusion import standardise
-from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.pipeline import Pipeline
 from recbole_tslrec.reconstruction import fine_tuning
 from recbole_tslrec.reconstruction.histories import Histories
 from recbole_tslrec.reconstruction.preferences import prior_preferences
-from recbole_tslrec.trainer import BackboneTrainer
 
 METRIC = "ndcg@10"
 
@@ -74,32 +70,6 @@ class GateAtIds(fusion.GateFusion):
     def __init__(self, id_embeddings: Tensor, width: int, scale: float):
         super().__init__(id_embeddings, width, scale)
         nn.init.constant_(self.gate.bias, np.log(0.9 / 0.1))
-
-
-class EqualNorms(nn.Module):
-    """Every row of the item table has the same length, which is learned (cf. arXiv 2604.20490)."""
-
-    def __init__(self, table: Tensor):
-        super().__init__()
-        self.length = nn.Parameter(table[1:].detach().norm(dim=1).mean())
-
-    def forward(self, table: Tensor) -> Tensor:
-        return self.length * functional.normalize(table, dim=1)
-
-
-@contextmanager
-def equal_norms() -> Iterator[None]:
-    """The (fused) item table of what is trained has rows of one length."""
-    initialise = BackboneTrainer.__init__
-
-    def with_equal_norms(self, config, model):
-        backbone = BACKBONES[config["model"].rpartition("_")[2]]
-        table = getattr(model, backbone.item_table)
-        parametrize.register_parametrization(table, "weight", EqualNorms(table.weight))
-        initialise(self, config, model)
-
-    with mock.patch.object(BackboneTrainer, "__init__", with_equal_norms):
-        yield
 
 
 # ---- fine-tuning ----------------------------------------------------------------------------------
@@ -216,7 +186,7 @@ CHANGES: dict[str, Change] = {
     # A fused table may only learn faster; then Base does as well under another learning rate.
     "learning rate × 3": Change(UNCHANGED, {"learning_rate": 3e-3}),
     "learning rate / 3": Change(UNCHANGED, {"learning_rate": 3e-4}),
-    "equal norms": Change(("Base", "CI", *_FUSED), piece=equal_norms),
+    "equal norms": Change(("Norm", "CI", *_FUSED), {"item_norm": "l2"}),
     "sum in place of the gate": Change(_FUSED, {"fusion": "sum"}),
     "h' at 0.3 of the ids' scale": Change(_FUSED, {"enhanced_scale": 0.3}),
     "h' at 3 times the ids' scale": Change(_FUSED, {"enhanced_scale": 3.0}),
@@ -289,6 +259,7 @@ def table(lines: dict[tuple[str, str, int], dict[str, Any]]) -> str:
     rows = []
     for name, variant in dict.fromkeys(key[:2] for key in done):
         seeds = [seed for one, two, seed in done if (one, two) == (name, variant)]
+        plain = "Base" if variant == "Norm" else variant
         rows.append(
             [
                 name,
@@ -297,9 +268,9 @@ def table(lines: dict[tuple[str, str, int], dict[str, Any]]) -> str:
                 mean_text([validation[name, variant, seed] for seed in seeds]),
                 mean_text([test[name, variant, seed] for seed in seeds]),
                 ", ".join(
-                    f"{validation[name, variant, seed] - validation['none', variant, seed]:+.4f}"
+                    f"{validation[name, variant, seed] - validation['none', plain, seed]:+.4f}"
                     for seed in seeds
-                    if name != "none" and ("none", variant, seed) in done
+                    if name != "none" and ("none", plain, seed) in done
                 ),
             ]
         )

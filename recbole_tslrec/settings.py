@@ -99,6 +99,7 @@ SETTINGS: dict[str, Setting] = {
     "fusion": _one_of(RECOMMENDATION, "gate", "sum"),
     "enhanced_dim": _integer(RECOMMENDATION, 1),
     "enhanced_scale": _number(RECOMMENDATION, lambda value: value > 0, "a number above 0"),
+    "item_norm": _one_of(RECOMMENDATION, "none", "l2"),
     "max_examples_per_user": _integer(PEER, 1),
     "examples_per_step": _integer(PEER, 1),
     "e4srec_instruction": _text(PEER),

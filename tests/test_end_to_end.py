@@ -34,6 +34,8 @@ def test_every_model_trains_and_tests(model, settings):
         assert names == ["backbone", "categories"]
         categories = trainer.model.fusion.categories
         assert categories[0] == 4 and set(categories[1:].tolist()) == {0, 1, 2, 3}
+    elif model.startswith("Norm"):
+        assert names == []
     else:
         assert names == ["backbone", "categories", "fine_tuning", "augmentation"]
         assert trainer.model.fusion.enhanced[1:].abs().sum() > 0
@@ -53,6 +55,17 @@ def test_the_controls(enhancement, loss, small_data, settings):
     assert trainer.model.fusion.enhanced.shape[1] == width
 
 
+@pytest.mark.parametrize("model", ["TSLRec_SASRec", "CI_SASRec", "Norm_SASRec"])
+def test_rows_of_one_length_are_trained(model, small_data, settings):
+    changes = {"enhancement": "pretrained", "item_norm": "l2"}
+    trainer, _ = trained(model, settings | changes, small_data)
+    lengths = trainer.model.item_table.weight.detach().norm(dim=1)
+    torch.testing.assert_close(lengths, lengths[:1].expand_as(lengths))
+    # It starts at the id embeddings' length (0.02 a number), whatever is fused, and is learned.
+    assert lengths[0] == pytest.approx(0.02 * 64**0.5, rel=0.3)
+    assert any(name.endswith("length") for name, _ in trainer.model.named_parameters())
+
+
 def test_ci_needs_no_language_model_and_a_control_no_categories(small_data, settings):
     trained("CI_GRU4Rec", settings | {"llm": "no/such"}, small_data)
     control = {"enhancement": "pretrained", "n_categories": 1000, "llm": "no/such"}
@@ -60,7 +73,7 @@ def test_ci_needs_no_language_model_and_a_control_no_categories(small_data, sett
 
 
 @pytest.mark.parametrize("backbone", ["SASRec", "GRU4Rec"])
-@pytest.mark.parametrize("variant", ["", "CI_", "TSLRec_"])
+@pytest.mark.parametrize("variant", ["", "Norm_", "CI_", "TSLRec_"])
 def test_whole_sequences_train_every_variant(variant, backbone, small_data, settings):
     changes = {"train_batching": "sequence", "train_neg_sample_args": None, "epochs": 4}
     trainer, _ = trained(variant + backbone, settings | changes, small_data)

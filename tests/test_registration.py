@@ -30,7 +30,7 @@ def python(code: str, *arguments: str, folder: Path) -> str:
 
 
 def test_every_model_is_found_by_name_with_its_trainer_and_both_yaml(small_data, settings):
-    assert set(MODELS) == {f"{v}_{b}" for v in ("TSLRec", "CI") for b in BACKBONES}
+    assert set(MODELS) == {f"{v}_{b}" for v in ("TSLRec", "CI", "Norm") for b in BACKBONES}
     for name, model in MODELS.items():
         assert get_model(name) is model and model.__name__ == name
         config = Config(name, small_data, config_dict=settings)

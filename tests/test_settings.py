@@ -126,6 +126,7 @@ RIGHT = {
     "fusion": st.sampled_from(["gate", "sum"]),
     "enhanced_dim": st.integers(1),
     "enhanced_scale": st.integers(1) | st.floats(0, 1e9, exclude_min=True),
+    "item_norm": st.sampled_from(["none", "l2"]),
     "tslrec_dir": words,
 }
 # By what is expected, values that are always wrong.

@@ -38,6 +38,8 @@ from recbole_tslrec.storage import file_hash, fingerprint
 FORMAT = 1
 # What a comparison sets for each cell; taken out of what the user gives.
 OWN_KEYS = ("model", "dataset", "seed", "enhancement", "checkpoint_dir")
+# Keys that are newer than kept results, with the value at which nothing has changed: the ids stay.
+_LATER_KEYS = {"item_norm": "none"}
 _INPUT_FILES = ("backbone_checkpoint", "enhanced_items")
 # Of our keys, those that cannot change a result: where things lie, how they are read, what is traded
 # for memory.
@@ -85,7 +87,8 @@ _CATEGORIES, _LANGUAGE_MODEL = settings.CATEGORIES, settings.LANGUAGE_MODEL
 _FINE_TUNING, _RECOMMENDATION = settings.FINE_TUNING, settings.RECOMMENDATION
 VARIANTS: dict[str, Variant] = {
     "Base": Variant(""),
-    "CI": Variant("CI_", stages=(_CATEGORIES,), keys=("backbone_checkpoint",)),
+    "CI": Variant("CI_", stages=(_CATEGORIES,), keys=("backbone_checkpoint", "item_norm")),
+    "Norm": Variant("Norm_"),
     "TSLRec": Variant(
         "TSLRec_",
         "tslrec",
@@ -180,7 +183,7 @@ class Cell:
                 "ours": {
                     key: _content(key, value, trust)
                     for key, value in (_defaults(variant.peer is not None) | ours).items()
-                    if variant.depends_on(key)
+                    if variant.depends_on(key) and (key, value) not in _LATER_KEYS.items()
                 },
             }
         )[:16]

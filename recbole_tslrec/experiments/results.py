@@ -24,7 +24,7 @@ from recbole_tslrec.model.specifications import BACKBONES
 
 FORMAT_VERSION = 1
 CELLS = "cells.jsonl"
-VARIANTS = ("Base", "CI", "TSLRec", "E4SRec", *CONTROLS)
+VARIANTS = ("Base", "Norm", "CI", "TSLRec", "E4SRec", *CONTROLS)
 RANK_COLUMNS = {"ranked": "rank", "masked": "rank_masked"}  # by protocol
 # What the text, the pictures and the choice of the strongest control go by; all metrics are in tables.
 MAIN_METRIC = "NDCG@10"

@@ -75,6 +75,8 @@ def main_table(
 
 def variant_name(variant: str) -> str:
     """The controls are TSLRec with something else in place of h^v, and are called so."""
+    if variant == "Norm":
+        return "Base, rows of one length"
     return f"control: {variant}" if variant in CONTROLS else variant
 
 

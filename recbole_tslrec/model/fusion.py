@@ -12,6 +12,7 @@ from logging import getLogger
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 # What is exact is computed in float64, for this many columns or rows at a time: all of h^v at once
 # would take several times its own memory, which for a million items is gigabytes.
@@ -186,6 +187,25 @@ class SumFusion(EnhancedFusion):
 
 
 FUSIONS: dict[str, type[EnhancedFusion]] = {"gate": GateFusion, "sum": SumFusion}
+
+
+class EqualNorms(nn.Module):
+    """Every row of the item table has the same length, which is learned; directions stay.
+
+    Items that are much used grow long rows, and a second source has norms of its own: both hinder the
+    backbone's optimisation (cf. arXiv 2604.20490).
+
+    Args:
+        id_embeddings: the backbone's table as initialised, [n_items, d]; the length starts as the mean
+            of its rows'.
+    """
+
+    def __init__(self, id_embeddings: Tensor):
+        super().__init__()
+        self.length = nn.Parameter(id_embeddings[1:].detach().norm(dim=1).mean())
+
+    def forward(self, table: Tensor) -> Tensor:
+        return self.length * functional.normalize(table, dim=1)
 
 
 class CategoryFusion(nn.Module):

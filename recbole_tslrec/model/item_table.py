@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from recbole_tslrec.augmentation.enhanced_embeddings import enhanced_width
-from recbole_tslrec.model.fusion import FUSIONS, CategoryFusion
+from recbole_tslrec.model.fusion import FUSIONS, CategoryFusion, EqualNorms
 
 if TYPE_CHECKING:
     from recbole_tslrec.model.specifications import Backbone
@@ -27,8 +27,12 @@ class FusedItemTable:
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        fusion = self._make_fusion(config, self.item_table.weight)
+        id_embeddings = self.item_table.weight
+        fusion = self._make_fusion(config, id_embeddings)
         parametrize.register_parametrization(self.item_table, "weight", fusion)
+        if config["item_norm"] == "l2":
+            norms = EqualNorms(id_embeddings)
+            parametrize.register_parametrization(self.item_table, "weight", norms)
 
     def _make_fusion(self, config, id_embeddings: Tensor) -> nn.Module:
         raise NotImplementedError
@@ -105,3 +109,17 @@ class CategoryItemTable(FusedItemTable):
 
     def prepare(self, pipeline: Pipeline) -> None:
         self.fusion.set_categories(pipeline.item_categories())
+
+
+class NormalisedItemTable(FusedItemTable):
+    """the backbone alone, with rows of one learned length (``item_norm: l2`` for the others)."""
+
+    def _make_fusion(self, config, id_embeddings: Tensor) -> nn.Module:
+        return EqualNorms(id_embeddings)
+
+    @staticmethod
+    def stages(config) -> tuple[str, ...]:
+        return ()
+
+    def prepare(self, pipeline: Pipeline) -> None:
+        """Nothing is needed."""

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 
 from recbole.model.abstract_recommender import SequentialRecommender
 
-from recbole_tslrec.model.item_table import CategoryItemTable, EnhancedItemTable, FusedItemTable
+from recbole_tslrec.model.item_table import (
+    CategoryItemTable,
+    EnhancedItemTable,
+    FusedItemTable,
+    NormalisedItemTable,
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,11 @@ BACKBONES: dict[str, Backbone] = {
     )
 }
 
-VARIANTS: dict[str, type[FusedItemTable]] = {"TSLRec": EnhancedItemTable, "CI": CategoryItemTable}
+VARIANTS: dict[str, type[FusedItemTable]] = {
+    "TSLRec": EnhancedItemTable,
+    "CI": CategoryItemTable,
+    "Norm": NormalisedItemTable,
+}
 
 
 def _make(variant: str, backbone: Backbone) -> type[SequentialRecommender]:

@@ -48,15 +48,6 @@ def test_whitened_directions_have_the_same_variance_and_rounding_has_none():
     torch.testing.assert_close(covariance, expected, atol=1e-4, rtol=0)
 
 
-def test_equal_norms_have_the_learned_length():
-    norms = benchmark.EqualNorms(torch.randn(20, 4))
-    table = torch.randn(20, 4)
-    table[0] = 0
-    lengths = norms(table).norm(dim=1)
-    torch.testing.assert_close(lengths[1:], norms.length.detach().expand(19))
-    assert lengths[0] == 0
-
-
 def test_single_items_join_the_histories_with_their_users_distribution(monkeypatch):
     seen = {}
     monkeypatch.setattr(fine_tuning, "fine_tune", lambda *given: seen.update(given=given))

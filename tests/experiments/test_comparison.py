@@ -16,11 +16,12 @@ from recbole.config import Config
 
 from recbole_tslrec.__main__ import main
 from recbole_tslrec.experiments import comparison as comparison_module
-from recbole_tslrec.experiments.cells import VARIANTS, Cell
+from recbole_tslrec.experiments.cells import CONTROLS, MAIN_VARIANTS, VARIANTS, Cell
 from recbole_tslrec.experiments.comparison import compare
 from recbole_tslrec.experiments.grid import Grid
 from recbole_tslrec.experiments.kept_cells import Lines, Results
 from recbole_tslrec.experiments.search import declare
+from recbole_tslrec.registration import properties_folder
 
 GRU4REC = {"backbones": ("GRU4Rec",), "datasets": ("small",)}
 FAST = ("Base", "CI", "random")
@@ -176,6 +177,7 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
         "n_categories": {"CI", "TSLRec", "untuned"},
         "sft_epochs": {"TSLRec", "E4SRec"},
         "fusion": {"TSLRec", "pretrained", "random", "untuned"},
+        "item_norm": {"CI", "TSLRec", "pretrained", "random", "untuned"},
         "llm": {"TSLRec", "random", "untuned", "E4SRec"},
         "llm_pooling": {"TSLRec", "untuned", "E4SRec"},
     }
@@ -184,6 +186,20 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
     folder = Path(language_model_folder("llama"))
     (tmp_path / "moved").symlink_to(folder)
     assert cell(llm=str(folder)).id == cell(llm=str(tmp_path / "moved")).id
+
+
+def test_the_results_in_the_repository_are_those_of_its_commands():
+    """A change of code that gives their cells other ids would have everybody run them again."""
+    top = properties_folder().parent
+    kept = Results(top / "docs" / "results" / "kept").cells.read()
+    grid = Grid(
+        backbones=("SASRec", "GRU4Rec"),
+        variants=(*MAIN_VARIANTS, *CONTROLS),
+        config_files=[str(top / "properties" / "compare_ml-100k.yaml")],
+    )
+    cells = grid.cells(grid.groups())
+    assert len(cells) == 12
+    assert {cell.id for cell in cells} <= kept.keys()
 
 
 def test_the_id_is_of_a_checkpoints_weights(tmp_path):

@@ -9,11 +9,13 @@ from recbole_tslrec.quick_start import run_experiment
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("variant", ["TSLRec", "CI"])
+@pytest.mark.parametrize(("variant", "norm"), [("TSLRec", "l2"), ("CI", "none"), ("Norm", "none")])
 def test_a_folded_model_is_a_plain_one_with_the_same_scores(
-    variant, backbone, small_data, settings, tmp_path
+    variant, norm, backbone, small_data, settings, tmp_path
 ):
-    changes = {"enhancement": "random"} if variant == "TSLRec" else {}
+    changes = {"item_norm": norm}
+    if variant == "TSLRec":
+        changes["enhancement"] = "random"
     experiment = run_experiment(f"{variant}_{backbone}", small_data, config_dict=settings | changes)
     fold_checkpoint(experiment.checkpoint, tmp_path / "plain.pth")
     _, fused, *_, test_data = load_data_and_model(experiment.checkpoint)

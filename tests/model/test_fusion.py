@@ -13,6 +13,7 @@ from recbole_tslrec.model import fusion as module
 from recbole_tslrec.model.fusion import (
     FUSIONS,
     CategoryFusion,
+    EqualNorms,
     GateFusion,
     initial_scale,
     reduce_columns,
@@ -73,6 +74,18 @@ def test_mixed_precision_leaves_the_table_as_it_is(kind):
     with torch.autocast("cpu"):
         fused = fusion(table)
     assert torch.equal(fused, fusion(table))
+
+
+def test_equal_norms_have_the_learned_length_and_keep_directions():
+    norms = EqualNorms(id_table())
+    assert norms.length.item() == pytest.approx(id_table()[1:].norm(dim=1).mean().item())
+    table = torch.randn(20, 4)
+    table[0] = 0
+    lengths = norms(table).norm(dim=1)
+    torch.testing.assert_close(lengths[1:], norms.length.detach().expand(19))
+    assert lengths[0] == 0
+    cosines = torch.cosine_similarity(norms(table)[1:], table[1:])
+    torch.testing.assert_close(cosines, torch.ones(19))
 
 
 def test_sum_is_the_sum():

@@ -26,7 +26,6 @@ from scipy import sparse
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from recbole_tslrec.experiments.cells import run_cell
 from recbole_tslrec.experiments.comparison import compare
 from recbole_tslrec.experiments.grid import Grid
 from recbole_tslrec.experiments.grid_tables import mean_text
@@ -226,11 +225,17 @@ def run(name: str, seed: int, backbone: Path, args: argparse.Namespace) -> list[
 def run_unchanged(seed: int, args: argparse.Namespace) -> tuple[list[dict[str, Any]], Path]:
     """The comparison's own lines, and its Base's checkpoint, which all changes start from."""
     comparison = compare(grid(UNCHANGED, seed, args), args.results)
-    base, results = comparison.cells[0], Results(args.results)
-    if results.checkpoint(base.id) is None:  # the lines were kept, and the model was not
-        with results.only_one(base.id):
-            run_cell(base, results)
-    return comparison.lines, results.checkpoint(base.id)
+    base = comparison.cells[0]
+    trained = Results(args.results).checkpoint(base.id)
+    if trained is None:  # the lines were kept, and the model was not
+        again = compare(grid(("Base",), seed, args), args.work / "base")
+        if again.lines[0].get("valid") != comparison.lines[0]["valid"]:
+            raise SystemExit(
+                f"--results: the Base of seed {seed} that is kept in [{args.results}] comes out "
+                f"otherwise here, on another machine or number of threads. Give another folder."
+            )
+        trained = Results(args.work / "base").checkpoint(base.id)
+    return comparison.lines, trained
 
 
 def grid(
@@ -295,6 +300,9 @@ def main() -> None:
     args = parser.parse_args()
     sys.argv = sys.argv[:1]  # RecBole reads the command line too
     names = args.changes.split(",") if args.changes else list(CHANGES)
+    for name in names:
+        if name not in CHANGES:
+            raise SystemExit(f"--changes: [{name}] is not one of: {', '.join(CHANGES)}.")
     lines = {}
     for seed in range(2020, 2020 + args.seeds):
         unchanged, backbone = run_unchanged(seed, args)
@@ -303,6 +311,9 @@ def main() -> None:
             for line in run(name, seed, backbone, args):
                 lines[name, line["variant"], seed] = line
     print(table(lines))
+    for key, line in lines.items():
+        if line["status"] != DONE:
+            raise SystemExit(f"{key} has failed, and will be tried again: {line['error']}")
 
 
 if __name__ == "__main__":

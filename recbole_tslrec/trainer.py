@@ -179,7 +179,7 @@ class _StagesFirst:
 
 
 class TwoStageTrainer(_StagesFirst, BackboneTrainer):
-    """Trains ``TSLRec_*`` and ``CI_*`` models: the fused backbone in RecBole's own loop."""
+    """Trains ``TSLRec_*``, ``CI_*`` and ``Norm_*`` models: the fused backbone in RecBole's own loop."""
 
 
 class LanguageModelTrainer(_StagesFirst, _WatchedTrainer):

@@ -58,12 +58,17 @@ def test_the_controls(enhancement, loss, small_data, settings):
 @pytest.mark.parametrize("model", ["TSLRec_SASRec", "CI_SASRec", "Norm_SASRec"])
 def test_rows_of_one_length_are_trained(model, small_data, settings):
     changes = {"enhancement": "pretrained", "item_norm": "l2"}
-    trainer, _ = trained(model, settings | changes, small_data)
-    lengths = trainer.model.item_table.weight.detach().norm(dim=1)
-    torch.testing.assert_close(lengths, lengths[:1].expand_as(lengths))
-    # It starts at the id embeddings' length (0.02 a number), whatever is fused, and is learned.
-    assert lengths[0] == pytest.approx(0.02 * 64**0.5, rel=0.3)
-    assert any(name.endswith("length") for name, _ in trainer.model.named_parameters())
+    learned = []
+    for rate in (1e-9, 1e-2):
+        trainer, _ = trained(model, settings | changes | {"learning_rate": rate}, small_data)
+        lengths = trainer.model.item_table.weight.detach().norm(dim=1)
+        torch.testing.assert_close(lengths, lengths[:1].expand_as(lengths))
+        (length,) = (p for name, p in trainer.model.named_parameters() if name.endswith("length"))
+        assert length.item() == pytest.approx(lengths[0].item())
+        learned.append(length.item())
+    # It starts at the id embeddings' length (0.02 a number), whatever is fused with them.
+    assert learned[0] == pytest.approx(0.02 * 64**0.5, rel=0.05)
+    assert learned[1] != pytest.approx(learned[0], rel=0.01)
 
 
 def test_ci_needs_no_language_model_and_a_control_no_categories(small_data, settings):

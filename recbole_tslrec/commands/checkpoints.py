@@ -13,7 +13,8 @@ from recbole_tslrec.model.folding import fold_checkpoint
 def add(commands: argparse._SubParsersAction) -> None:
     """Declare the commands."""
     command = commands.add_parser(
-        "fold", help="turn a trained TSLRec_X or CI_X checkpoint into one of RecBole's plain X"
+        "fold",
+        help="turn a trained TSLRec_X, CI_X or Norm_X checkpoint into one of RecBole's plain X",
     )
     command.add_argument("--checkpoint", required=True, type=Path, help="the trained model")
     command.add_argument("--output", required=True, type=Path, help="where to write the plain one")

@@ -35,6 +35,7 @@ _PARTS = {
 }
 _PART_NAMES = {"fine_tuning": "fine-tuning", "training": "recommender's training"}
 _LINES = {
+    "Norm": (_GREY, "P"),
     "CI": (_ORANGE, "s"),
     "TSLRec": (_BLUE, "o"),
     "E4SRec": (_BLACK, "D"),
@@ -316,7 +317,7 @@ def _map_picture(dataset: str, shown: list[tuple[Cell, dict]], command: str) -> 
 _INTERVALS = (
     "Bars are 95 % bootstrap intervals over the users of a group, a user's gain being the mean over the "
     "seeds. They hold for these trained models; how much training anew would change is not in them. "
-    f"Shown are CI, TSLRec, E4SRec if there, and of the controls the one with the best test "
+    f"Shown are CI, TSLRec, Norm and E4SRec if there, and of the controls the one with the best test "
     f"{MAIN_METRIC}; the CSV has every method."
 )
 
@@ -420,7 +421,7 @@ def _seeds(results: Results) -> str:
 def _gain_panels(results: Results, numbers, protocol: str, axis: str, heading: str) -> bytes:
     def draw(axes: Axes, dataset: str, backbone: str) -> None:
         control = results.strongest_control(dataset, backbone, protocol)
-        shown = ["CI", "TSLRec", "E4SRec", *([control.variant] if control else [])]
+        shown = ["Norm", "CI", "TSLRec", "E4SRec", *([control.variant] if control else [])]
         of_panel = numbers[(numbers.dataset == dataset) & (numbers.backbone == backbone)]
         of_panel = of_panel[of_panel.method.isin(shown)]
         variants = list(dict.fromkeys(of_panel.method))

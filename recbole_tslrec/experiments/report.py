@@ -121,7 +121,7 @@ def _takeaways(results: Results, comparisons: dict[str, list[Comparison]]) -> Se
 
 def _rival(results: Results, comparison: Comparison, protocol: str) -> str | None:
     """What the text calls the other method; None for the controls that it does not speak of."""
-    if comparison.theirs in ("Base", "CI"):
+    if comparison.theirs in ("Base", "Norm", "CI"):
         return comparison.theirs
     strongest = results.strongest_control(comparison.dataset, comparison.backbone, protocol)
     is_strongest = strongest is not None and strongest.variant == comparison.theirs

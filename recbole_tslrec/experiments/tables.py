@@ -75,13 +75,11 @@ def main_table(
 
 def variant_name(variant: str) -> str:
     """The controls are TSLRec with something else in place of h^v, and are called so."""
-    if variant == "Norm":
-        return "Base, rows of one length"
     return f"control: {variant}" if variant in CONTROLS else variant
 
 
 def all_comparisons(results: Results, protocol: str) -> list[Comparison]:
-    """Every variant against Base, and TSLRec against CI and the strongest control, everywhere.
+    """Every variant against Base, and TSLRec against Norm, CI and the strongest control, everywhere.
 
     Those of one metric are one family of Holm's correction: the metrics are four views of the same
     ranks, and the text goes by one of them.
@@ -108,7 +106,11 @@ def _pairs(
     if "Base" in methods:
         pairs += [(one, methods["Base"]) for name, one in methods.items() if name != "Base"]
     if "TSLRec" in methods:
-        rivals = (methods.get("CI"), results.strongest_control(dataset, backbone, protocol))
+        rivals = (
+            methods.get("Norm"),
+            methods.get("CI"),
+            results.strongest_control(dataset, backbone, protocol),
+        )
         pairs += [(methods["TSLRec"], rival) for rival in rivals if rival is not None]
     return pairs
 

@@ -1,4 +1,4 @@
-"""Folding: a trained ``TSLRec_X`` or ``CI_X`` becomes a plain RecBole ``X``.
+"""Folding: a trained ``TSLRec_X``, ``CI_X`` or ``Norm_X`` becomes a plain RecBole ``X``.
 
 After training the fused table is a constant: the plain model with that table gives the same scores,
 at the plain model's speed and size, and the file names no class of ours.
@@ -33,7 +33,8 @@ def fold_checkpoint(checkpoint: Path, folded: Path) -> None:
     the optimiser's state belonged to the fusion.
 
     Args:
-        checkpoint: RecBole's file of a ``TSLRec_*`` or ``CI_*`` model; its data set must be there.
+        checkpoint: RecBole's file of a ``TSLRec_*``, ``CI_*`` or ``Norm_*`` model; its data set must
+            be there.
         folded: where to write.
 
     Raises:

@@ -205,7 +205,8 @@ class EqualNorms(nn.Module):
         self.length = nn.Parameter(id_embeddings[1:].detach().norm(dim=1).mean())
 
     def forward(self, table: Tensor) -> Tensor:
-        return self.length * functional.normalize(table, dim=1)
+        # A shorter row than eps stays shorter: the gradient at a row of zeros is bounded by 1 / eps.
+        return self.length * functional.normalize(table, dim=1, eps=1e-3)
 
 
 class CategoryFusion(nn.Module):

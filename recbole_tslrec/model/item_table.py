@@ -30,7 +30,7 @@ class FusedItemTable:
         id_embeddings = self.item_table.weight
         fusion = self._make_fusion(config, id_embeddings)
         parametrize.register_parametrization(self.item_table, "weight", fusion)
-        if config["item_norm"] == "l2":
+        if config["item_norm"] == "l2" and not isinstance(fusion, EqualNorms):
             norms = EqualNorms(id_embeddings)
             parametrize.register_parametrization(self.item_table, "weight", norms)
 

@@ -1,6 +1,8 @@
+import argparse
 import importlib.util
 import shutil
 import sys
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -87,20 +89,55 @@ def test_the_command_keeps_what_is_done(small_data, settings, monkeypatch, capsy
     assert set(changed) == {
         (name, variant) for name in changes for variant in benchmark.CHANGES[name].variants
     }
-    # A piece and a key have changed what they should, and nothing else has changed.
+    # Pieces and keys have changed what they should, and nothing else has changed.
     tripled, plain = changed["learning rate × 3", "Base"], unchanged[None, "Base"]
     assert tripled["settings"]["learning_rate"] == 3e-3
     assert tripled["valid"] != plain["valid"]
+    checkpoints = Results(Path("results")).checkpoints(plain["cell"])
+    for (_, variant), line in changed.items():
+        if variant in ("CI", "TSLRec", "pretrained"):
+            assert checkpoints.samefile(Path(line["settings"]["backbone_checkpoint"]).parent)
+    for name in ("whitened", "cross entropy"):
+        assert changed[name, "TSLRec"]["valid"] != unchanged[None, "TSLRec"]["valid"]
     assert "augmentation" in changed["whitened", "TSLRec"]["reused_stages"]
     assert "augmentation" not in changed["cross entropy", "TSLRec"]["reused_stages"]
     rows = printed[printed.index("| change") :]
     assert rows.count("\n") == 2 + len(unchanged) + len(changed)
-    shutil.rmtree("results/checkpoints")  # as of lines from elsewhere: Base is trained again
+    shutil.rmtree(
+        "results/checkpoints"
+    )  # as of lines from elsewhere: Base is trained again, beside
     monkeypatch.setattr(sys, "argv", command)
     benchmark.main()
     again = capsys.readouterr().out
     assert again[again.index("| change") :] == rows
     assert kept("results") == unchanged and kept("results/understanding") == changed
+    assert set(kept("results/understanding/base")) == {(None, "Base")}
+
+
+def test_a_base_that_comes_out_otherwise_is_refused(monkeypatch, tmp_path):
+    comparison = namedtuple("Comparison", "cells lines")
+    cell = namedtuple("Cell", "id")("x")
+
+    def compare(grid, folder):
+        return comparison([cell], [{"valid": {"ndcg@10": 0.1 if folder == tmp_path else 0.2}}])
+
+    monkeypatch.setattr(benchmark, "compare", compare)
+    args = argparse.Namespace(
+        dataset="small",
+        backbone="SASRec",
+        config_files="",
+        results=tmp_path,
+        work=tmp_path / "work",
+    )
+    with pytest.raises(SystemExit, match="Base of seed 2020 .* comes out otherwise"):
+        benchmark.run_unchanged(2020, args)
+
+
+def test_a_misspelt_change_is_refused_before_anything_runs(monkeypatch):
+    monkeypatch.setattr(benchmark, "compare", None)
+    monkeypatch.setattr(sys, "argv", ["x", "--changes=equal norms,witened"])
+    with pytest.raises(SystemExit, match=r"\[witened\] is not one of: .*whitened"):
+        benchmark.main()
 
 
 def kept(folder: str) -> dict[tuple[str | None, str], dict]:

@@ -169,6 +169,18 @@ def test_what_is_missing_is_said(tmp_path):
     assert "TSLRec, at" in text and "cannot be told from Base" in text
 
 
+def test_rows_of_one_length_are_a_rival_where_they_ran(tmp_path):
+    writer = SyntheticResults(tmp_path / "results")
+    for variant in ("Base", "Norm", "TSLRec"):
+        for seed in SEEDS:
+            writer.write("beauty", "SASRec", variant, seed)
+    results = Results.load(writer.folder)
+    pairs = {(c.ours, c.theirs) for c in all_comparisons(results, "ranked")}
+    assert pairs == {("Norm", "Base"), ("TSLRec", "Base"), ("TSLRec", "Norm")}
+    text = make_document(results, figures, "command").markdown()
+    assert re.search(r"(from|than) Norm \(", text)
+
+
 def test_without_tslrec_the_report_claims_nothing(tmp_path):
     writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
     writer.write("tiny", "SASRec", "Base", 2020)

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import SymmetricalLogLocator
 
 from recbole_tslrec.experiments.document import Picture
 from recbole_tslrec.experiments.protocols import PROTOCOLS
@@ -231,6 +232,7 @@ def gate_figure(results: Results, command: str) -> Picture | None:
             axes.plot(rows["count"], rows.gate, color=colour, marker=marker, label=backbone)
             axes.fill_between(rows["count"], rows.low, rows.high, color=colour, alpha=0.15)
         axes.set_xscale("symlog", linthresh=1)
+        axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1, subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.set_ylim(0, 1)
         axes.set_xlabel("training interactions of the item (log scale)")

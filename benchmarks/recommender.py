@@ -30,9 +30,8 @@ from recbole_tslrec.experiments.efficiency import machine
 from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.whole_sequences.loader import WholeSequenceDataLoader
 
-ENHANCED_WIDTH = (
-    384  # enhanced_dim's default: whatever the language model, no more columns are kept
-)
+LANGUAGE_MODEL_WIDTH = 384  # of the embedded one
+ENHANCED_DIM = 128  # the default: whatever the language model, no more columns are kept
 
 
 @dataclass
@@ -56,7 +55,7 @@ def make_cell(model: str, batching: str, args: argparse.Namespace) -> Cell:
         "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
         "train_neg_sample_args": None,
         "train_batching": batching,
-        "enhanced_width": ENHANCED_WIDTH,
+        "enhanced_width": ENHANCED_DIM,
         "hidden_size": args.hidden_size,
         "embedding_size": args.hidden_size,
         "enhancement": "pretrained",
@@ -67,7 +66,7 @@ def make_cell(model: str, batching: str, args: argparse.Namespace) -> Cell:
     train_data, _, _ = data_preparation(config, create_dataset(config))
     recommender = get_model(model)(config, train_data._dataset).to(config["device"])
     if model.startswith("TSLRec"):
-        vectors = torch.randn(recommender.n_items - 1, ENHANCED_WIDTH)
+        vectors = torch.randn(recommender.n_items - 1, LANGUAGE_MODEL_WIDTH)
         recommender.fusion.set_enhanced(vectors)
     trainer = get_trainer(config["MODEL_TYPE"], model)(config, recommender)
     if batching == "sequence":

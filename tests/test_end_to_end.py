@@ -95,7 +95,7 @@ def test_whole_sequences_are_refused_where_filters_see_the_future(model, small_d
 def test_the_embedded_language_model(small_data, settings):
     changes = {"llm": "embedded", "sft_epochs": 1, "lora_r": 4}
     trainer, _ = trained("TSLRec_GRU4Rec", settings | changes, small_data)
-    assert trainer.model.fusion.enhanced.shape[1] == 384
+    assert trainer.model.fusion.enhanced.shape[1] == 128  # of 384
 
 
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])

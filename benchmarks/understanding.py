@@ -227,6 +227,7 @@ CHANGES: dict[str, Change] = {
     "1 epoch of fine-tuning": Change(("TSLRec",), {"sft_epochs": 1}),
     "target: the remainder": Change(("TSLRec",), piece=remainder, own_stages=True),
     "single items as prompts too": Change(("TSLRec",), piece=short_prompts, own_stages=True),
+    # As many columns as there are categories by default.
     "its users' mean ḡ for h^v": Change(("TSLRec",), {"enhanced_dim": 50}, no_language_model),
     "cross entropy": Change(("TSLRec",), piece=cross_entropy, own_stages=True),
 }

@@ -35,6 +35,7 @@ from recbole_tslrec.experiments.item_record import places
 from recbole_tslrec.experiments.kept_cells import Results
 from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.pipeline import Pipeline
+from recbole_tslrec.reconstruction.preferences import mean_preferences
 
 NEIGHBOURS = 10
 ROWS = {
@@ -165,8 +166,7 @@ def measure(cells: dict[str, Cell], results: Results) -> dict[str, dict[str, flo
             vectors = pipeline.enhanced_items().numpy()[known]
         rows[name] = content(vectors, items, categories, users_of_items)
     inferred = own.category_distributions().numpy()[known]
-    # What fine-tuning asks for where a history is that item alone, on average over the item's users.
-    asked_for = (counts[known] @ own.preferences()).toarray()
+    asked_for = mean_preferences(histories, own.preferences(), len(own.tokens) + 1)[1:][known]
     rows[INFERRED] = own_places(inferred, categories)
     rows[ASKED_FOR] = own_places(asked_for, categories)
     return rows

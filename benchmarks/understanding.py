@@ -23,7 +23,6 @@ from unittest import mock
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.preprocessing import normalize
 from tabulate import tabulate
 from torch import Tensor, nn
 
@@ -70,33 +69,6 @@ class GateAtIds(fusion.GateFusion):
     def __init__(self, id_embeddings: Tensor, width: int, scale: float):
         super().__init__(id_embeddings, width, scale)
         nn.init.constant_(self.gate.bias, np.log(0.9 / 0.1))
-
-
-def mean_preferences(histories: Histories, preferences: sparse.csr_matrix, n_items: int) -> Tensor:
-    """The mean ḡ of each item's users: what fine-tuning asks of a history that is the item alone.
-
-    Args:
-        preferences: ḡ, [n_users, K], rows in the order of the histories.
-        n_items: without padding.
-
-    Returns:
-        [n_items, K] float32 in the order of internal ids, zeros for an item without a user.
-    """
-    users = np.repeat(np.arange(len(histories)), histories.lengths)
-    shape = (n_items + 1, len(histories))
-    counts = sparse.csr_matrix((np.ones(len(users)), (histories.items, users)), shape=shape)[1:]
-    return torch.from_numpy((normalize(counts, norm="l1") @ preferences).toarray()).float()
-
-
-@contextmanager
-def no_language_model() -> Iterator[None]:
-    """The mean ḡ of an item's users stands in the place of h^v; it takes a product of matrices."""
-
-    def of_users(self):
-        return mean_preferences(self.histories, self.preferences(), len(self.tokens))
-
-    with mock.patch.object(Pipeline, "enhanced_items", of_users):
-        yield
 
 
 # ---- fine-tuning ----------------------------------------------------------------------------------
@@ -191,7 +163,7 @@ class Change:
     """One thing done otherwise.
 
     Attributes:
-        variants: in which of them; Base and CI have no h^v, and ``pretrained`` no fine-tuning.
+        variants: in which of them; Base and CI have no h^v, and controls no fine-tuning.
         keys: settings.
         piece: what stands in the place of one of ours.
         own_stages: the piece changes what a stage makes, unknown to the stage's fingerprint.
@@ -207,8 +179,8 @@ def _fusion(name: str, piece: Any) -> Callable[[], Any]:
     return lambda: mock.patch.dict(fusion.FUSIONS, {name: piece})
 
 
-UNCHANGED = ("Base", "CI", "random", "pretrained", "TSLRec")
-_FUSED = ("pretrained", "TSLRec")
+UNCHANGED = ("Base", "CI", "random", "pretrained", "preferences", "TSLRec")
+_FUSED = ("pretrained", "preferences", "TSLRec")
 CHANGES: dict[str, Change] = {
     # A fused table may only learn faster; then Base does as well under another learning rate.
     "learning rate × 3": Change(UNCHANGED, {"learning_rate": 3e-3}),
@@ -221,14 +193,12 @@ CHANGES: dict[str, Change] = {
     "gate starts at 0.9 for the ids": Change(_FUSED, piece=_fusion("gate", GateAtIds)),
     "whitened": Change(_FUSED, piece=lambda: mock.patch.object(fusion, "standardise", whitened)),
     "128 columns by PCA": Change(("TSLRec",), {"enhanced_dim": 128}),
-    "K = 20": Change(("CI", "TSLRec"), {"n_categories": 20}),
-    "K = 200": Change(("CI", "TSLRec"), {"n_categories": 200}),
+    "K = 20": Change(("CI", "preferences", "TSLRec"), {"n_categories": 20}),
+    "K = 200": Change(("CI", "preferences", "TSLRec"), {"n_categories": 200}),
     "mean of the hidden states": Change(("TSLRec",), {"llm_pooling": "mean"}),
     "1 epoch of fine-tuning": Change(("TSLRec",), {"sft_epochs": 1}),
     "target: the remainder": Change(("TSLRec",), piece=remainder, own_stages=True),
     "single items as prompts too": Change(("TSLRec",), piece=short_prompts, own_stages=True),
-    # As many columns as there are categories by default.
-    "its users' mean ḡ for h^v": Change(("TSLRec",), {"enhanced_dim": 50}, no_language_model),
     "cross entropy": Change(("TSLRec",), piece=cross_entropy, own_stages=True),
 }
 

@@ -51,7 +51,7 @@ from recbole_tslrec.language_model.reader import (
 from recbole_tslrec.reconstruction.categories import latent_categories
 from recbole_tslrec.reconstruction.histories import Histories, training_histories
 from recbole_tslrec.reconstruction.histories import fingerprint as histories_fingerprint
-from recbole_tslrec.reconstruction.preferences import prior_preferences
+from recbole_tslrec.reconstruction.preferences import mean_preferences, prior_preferences
 from recbole_tslrec.storage import WORK, Stage, Store, fingerprint, write_json
 
 ITEM_EMBEDDING = "item_embedding"  # e_v, [n_items, d] float32
@@ -112,6 +112,9 @@ class Pipeline:
             return random_embeddings(len(self.tokens), width, self.config["seed"])
         if enhancement == "pretrained":
             return self.item_embeddings()
+        if enhancement == "preferences":
+            means = mean_preferences(self.histories, self.preferences(), len(self.tokens) + 1)
+            return torch.from_numpy(means[1:])
         return self._read(self.augmentation(), _ENHANCED_FILE, ENHANCED_EMBEDDING)
 
     def item_embeddings(self) -> Tensor:

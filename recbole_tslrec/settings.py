@@ -94,7 +94,9 @@ SETTINGS: dict[str, Setting] = {
     "sft_optimizer": _one_of(FINE_TUNING, "adamw_torch", "adamw_8bit", "paged_adamw_8bit"),
     "sft_valid_ratio": _number(FINE_TUNING, lambda value: 0 <= value <= 0.5, "a number in [0, .5]"),
     "sft_stopping_step": _integer(FINE_TUNING, 1),
-    "enhancement": _one_of(RECOMMENDATION, "tslrec", "pretrained", "random", "untuned"),
+    "enhancement": _one_of(
+        RECOMMENDATION, "tslrec", "preferences", "pretrained", "random", "untuned"
+    ),
     "enhanced_items": _text(PLACE, optional=True),
     "fusion": _one_of(RECOMMENDATION, "gate", "sum"),
     "enhanced_dim": _integer(RECOMMENDATION, 1),

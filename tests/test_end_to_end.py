@@ -44,15 +44,18 @@ def test_every_model_trains_and_tests(model, settings):
 
 
 @pytest.mark.parametrize("loss", ["CE", "BPR"])
-@pytest.mark.parametrize("enhancement", ["pretrained", "random", "untuned"])
+@pytest.mark.parametrize("enhancement", ["preferences", "pretrained", "random", "untuned"])
 def test_the_controls(enhancement, loss, small_data, settings):
     changes = {"enhancement": enhancement, "loss_type": loss}
     trainer, _ = trained("TSLRec_SASRec", settings | changes, small_data)
     names = [stage.name for stage in trainer.stages]
-    expected = {"random": [], "pretrained": ["backbone"], "untuned": ["backbone", "augmentation"]}
-    assert names == expected[enhancement]
-    width = {"random": 32, "untuned": 32, "pretrained": 64}[enhancement]
-    assert trainer.model.fusion.enhanced.shape[1] == width
+    expected = {
+        "preferences": (["backbone", "categories"], 4),
+        "pretrained": (["backbone"], 64),
+        "random": ([], 32),
+        "untuned": (["backbone", "augmentation"], 32),
+    }
+    assert (names, trainer.model.fusion.enhanced.shape[1]) == expected[enhancement]
 
 
 @pytest.mark.parametrize("model", ["TSLRec_SASRec", "CI_SASRec", "Norm_SASRec"])

@@ -153,6 +153,8 @@ def enhanced_width(config, dimension: int) -> int:
         return header["tensors"][ENHANCED_EMBEDDING][1]
     if config["enhancement"] == "pretrained":
         return dimension
+    if config["enhancement"] == "preferences":
+        return config["n_categories"]
     from recbole_tslrec.language_model.source import open_source  # transformers is slow to import
 
     return open_source(config["llm"], config["llm_trust_remote_code"]).hidden_size

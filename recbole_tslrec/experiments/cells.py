@@ -100,6 +100,9 @@ VARIANTS: dict[str, Variant] = {
     ),
     # The controls: TSLRec with something else in place of h^v, which it must beat for the tuned
     # language model to have added anything.
+    "preferences": Variant(
+        "TSLRec_", "preferences", (_CATEGORIES, _RECOMMENDATION), ("backbone_checkpoint",)
+    ),
     "pretrained": Variant("TSLRec_", "pretrained", (_RECOMMENDATION,), ("backbone_checkpoint",)),
     "random": Variant("TSLRec_", "random", (_RECOMMENDATION,), ("llm",)),  # as wide as h^v
     "untuned": Variant(
@@ -127,7 +130,7 @@ VARIANTS: dict[str, Variant] = {
     ),
 }
 MAIN_VARIANTS = ("Base", "CI", "TSLRec")
-CONTROLS = ("pretrained", "random", "untuned")
+CONTROLS = ("preferences", "pretrained", "random", "untuned")
 
 
 @dataclass(frozen=True)

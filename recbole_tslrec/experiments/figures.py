@@ -40,6 +40,7 @@ _LINES = {
     "CI": (_ORANGE, "s"),
     "TSLRec": (_BLUE, "o"),
     "E4SRec": (_BLACK, "D"),
+    "preferences": (_RED, "p"),
     "pretrained": (_GREEN, "^"),
     "random": (_PURPLE, "v"),
     "untuned": (_SKY, "X"),

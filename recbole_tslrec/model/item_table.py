@@ -80,6 +80,7 @@ class EnhancedItemTable(FusedItemTable):
         return {
             "tslrec": ("backbone", "categories", "fine_tuning", "augmentation"),
             "untuned": ("backbone", "augmentation"),
+            "preferences": ("backbone", "categories"),
             "pretrained": ("backbone",),
             "random": (),
         }[config["enhancement"]]

@@ -1,9 +1,10 @@
-"""Prior preference distributions ḡ^u, and the loss of predicting the same for all (paper §4.1)."""
+"""Prior preference distributions ḡ^u, by item, and the loss of predicting the same for all (§4.1)."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy.sparse import csr_matrix
+from sklearn.preprocessing import normalize
 
 from recbole_tslrec.reconstruction.histories import Histories
 
@@ -50,6 +51,29 @@ def prior_preferences(
     # A category's shares are added up here, in float64.
     counted = csr_matrix((shares, (users, labels)), shape=(len(histories), n_categories))
     return counted.astype(np.float32)
+
+
+def mean_preferences(
+    histories: Histories, preferences: csr_matrix, n_items_internal: int
+) -> np.ndarray:
+    """The mean ḡ of each item's users: what fine-tuning asks for where a history is that item alone.
+
+    The control ``preferences``: what the language model is tuned towards, without it. A user counts as
+    often as the item occurs in the history.
+
+    Args:
+        histories: the training histories, of n users.
+        preferences: ḡ, ``[n_users, K]``, rows in the order of ``histories``.
+        n_items_internal: with the padding row 0.
+
+    Returns:
+        float32 ``[n_items_internal, K]``, rows in the order of internal item ids; a row sums to 1, or
+        to 0 where no history has the item (the padding row).
+    """
+    users = np.repeat(np.arange(len(histories)), histories.lengths)
+    shape = (n_items_internal, len(histories))
+    counts = csr_matrix((np.ones(len(users)), (histories.items, users)), shape=shape)
+    return (normalize(counts, norm="l1") @ preferences).toarray().astype(np.float32)
 
 
 def constant_prediction(preferences: csr_matrix) -> np.ndarray:

@@ -50,17 +50,6 @@ def test_whitened_directions_have_the_same_variance_and_rounding_has_none():
     torch.testing.assert_close(covariance, expected, atol=1e-4, rtol=0)
 
 
-def test_mean_preferences_are_those_of_a_naive_loop():
-    histories = histories_of([3, 4, 3], [4], [1, 3])
-    preferences = np.array([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]])
-    users = {1: [2], 2: [], 3: [0, 0, 2], 4: [0, 1]}
-    expected = [
-        preferences[of_item].mean(axis=0) if of_item else np.zeros(2) for of_item in users.values()
-    ]
-    found = benchmark.mean_preferences(histories, benchmark.sparse.csr_matrix(preferences), 4)
-    torch.testing.assert_close(found, torch.tensor(np.array(expected)).float())
-
-
 def test_single_items_join_the_histories_with_their_users_distribution(monkeypatch):
     seen = {}
     monkeypatch.setattr(fine_tuning, "fine_tune", lambda *given: seen.update(given=given))
@@ -106,7 +95,7 @@ def test_the_command_keeps_what_is_done(small_data, settings, monkeypatch, capsy
     assert tripled["valid"] != plain["valid"]
     checkpoints = Results(Path("results")).checkpoints(plain["cell"])
     for (_, variant), line in changed.items():
-        if variant in ("CI", "TSLRec", "pretrained"):
+        if variant in ("CI", "TSLRec", "pretrained", "preferences"):
             assert checkpoints.samefile(Path(line["settings"]["backbone_checkpoint"]).parent)
     for name in ("whitened", "cross entropy"):
         assert changed[name, "TSLRec"]["valid"] != unchanged[None, "TSLRec"]["valid"]

@@ -8,9 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-VARIANTS = ("Base", "CI", "TSLRec", "pretrained", "random", "untuned")
 # How much better than Base a variant ranks, on the logarithm of the rank.
-_GAIN = {"Base": 0, "CI": 0.03, "TSLRec": 0.15, "pretrained": 0.12, "random": -0.1, "untuned": 0.0}
+_GAIN = {
+    "Base": 0,
+    "CI": 0.03,
+    "TSLRec": 0.15,
+    "preferences": 0.06,
+    "pretrained": 0.12,
+    "random": -0.1,
+    "untuned": 0.0,
+}
+VARIANTS = tuple(_GAIN)
 _SECONDS = {
     "backbone": 300.0,
     "categories": 4.0,

@@ -174,10 +174,10 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
             assert cell(variant).id != cell(variant, **change).id, (variant, change)
     assert len({cell(variant).id for variant in VARIANTS}) == len(VARIANTS)
     depends = {
-        "n_categories": {"CI", "TSLRec", "untuned"},
+        "n_categories": {"CI", "TSLRec", "preferences", "untuned"},
         "sft_epochs": {"TSLRec", "E4SRec"},
-        "fusion": {"TSLRec", "pretrained", "random", "untuned"},
-        "item_norm": {"CI", "TSLRec", "pretrained", "random", "untuned"},
+        "fusion": {"TSLRec", "preferences", "pretrained", "random", "untuned"},
+        "item_norm": {"CI", "TSLRec", "preferences", "pretrained", "random", "untuned"},
         "llm": {"TSLRec", "random", "untuned", "E4SRec"},
         "llm_pooling": {"TSLRec", "untuned", "E4SRec"},
     }

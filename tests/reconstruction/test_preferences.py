@@ -11,6 +11,7 @@ from recbole_tslrec.reconstruction.histories import Histories
 from recbole_tslrec.reconstruction.preferences import (
     constant_loss,
     constant_prediction,
+    mean_preferences,
     prior_preferences,
 )
 
@@ -69,6 +70,24 @@ def test_constant_prediction_and_loss_follow_equation_3(case, data):
         assert constant_loss(preferences, guess) == pytest.approx(wanted, abs=1e-12)
     # It is the best of all constants.
     assert constant_loss(preferences, constant) <= constant_loss(preferences, other) + 1e-12
+
+
+@settings(deadline=None)
+@given(cases())
+def test_mean_preferences_are_those_of_the_users_of_an_item(case):
+    lists, labels, n_categories = case
+    histories = make_histories(lists)
+    preferences = prior_preferences(histories, labels, n_categories)
+
+    means = mean_preferences(histories, preferences, N_ITEMS)
+
+    dense = preferences.toarray().astype(np.float64)
+    for item in range(N_ITEMS):
+        # A user who has the item twice counts twice.
+        users = [user for user, items in enumerate(lists) for other in items if other == item]
+        wanted = dense[users].mean(axis=0) if users else np.zeros(n_categories)
+        np.testing.assert_allclose(means[item], wanted, atol=1e-6)
+    assert means.dtype == np.float32
 
 
 def test_a_repeated_item_counts_each_time():

@@ -24,13 +24,14 @@ class FusedItemTable:
     """
 
     backbone: Backbone
+    normalised = False  # whether the rows have one length whatever ``item_norm`` says
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         id_embeddings = self.item_table.weight
         fusion = self._make_fusion(config, id_embeddings)
         parametrize.register_parametrization(self.item_table, "weight", fusion)
-        if config["item_norm"] == "l2" and not isinstance(fusion, EqualNorms):
+        if self.normalised or config["item_norm"] == "l2":
             norms = EqualNorms(id_embeddings)
             parametrize.register_parametrization(self.item_table, "weight", norms)
 
@@ -115,8 +116,10 @@ class CategoryItemTable(FusedItemTable):
 class NormalisedItemTable(FusedItemTable):
     """the backbone alone, with rows of one learned length (``item_norm: l2`` for the others)."""
 
+    normalised = True
+
     def _make_fusion(self, config, id_embeddings: Tensor) -> nn.Module:
-        return EqualNorms(id_embeddings)
+        return nn.Identity()
 
     @staticmethod
     def stages(config) -> tuple[str, ...]:

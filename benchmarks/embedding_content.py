@@ -32,7 +32,7 @@ from recbole_tslrec.experiments.cells import Cell, experiment_settings_with_inpu
 from recbole_tslrec.experiments.grid import Grid
 from recbole_tslrec.experiments.grid_tables import mean_text
 from recbole_tslrec.experiments.item_record import places
-from recbole_tslrec.experiments.kept_cells import Results
+from recbole_tslrec.experiments.kept_cells import ResultsFolder
 from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.pipeline import Pipeline
 from recbole_tslrec.reconstruction.preferences import mean_preferences
@@ -134,7 +134,7 @@ def own_places(distributions: np.ndarray, categories: np.ndarray) -> dict[str, f
     return {"first": float(np.mean(place == 1)), "three": float(np.mean(place <= 3))}
 
 
-def pipeline_of(cell: Cell, results: Results) -> Pipeline:
+def pipeline_of(cell: Cell, results: ResultsFolder) -> Pipeline:
     """The stages of a cell; none of them is made before it is asked for."""
     config = Config(
         cell.model, cell.dataset, config_dict=experiment_settings_with_inputs(cell, results)
@@ -144,7 +144,7 @@ def pipeline_of(cell: Cell, results: Results) -> Pipeline:
     return Pipeline(config, train_data, valid_data, BACKBONES[cell.backbone])
 
 
-def measure(cells: dict[str, Cell], results: Results) -> dict[str, dict[str, float]]:
+def measure(cells: dict[str, Cell], results: ResultsFolder) -> dict[str, dict[str, float]]:
     """The rows of one backbone and seed, those of both tables.
 
     Args:
@@ -211,7 +211,7 @@ def main() -> None:
         config_files=args.config_files.split(),
         settings={"data_path": args.data_path} if args.data_path else {},
     )
-    results = Results(args.results)
+    results = ResultsFolder(args.results)
     measured: dict[tuple[str, str], list] = {}
     cells = grid.cells(grid.groups())
     for backbone in grid.backbones:

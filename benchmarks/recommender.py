@@ -26,7 +26,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 from tabulate import tabulate
 
-from recbole_tslrec.experiments.efficiency import machine
+from recbole_tslrec.experiments.machine import machine
 from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.whole_sequences.loader import WholeSequenceDataLoader
 

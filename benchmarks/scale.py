@@ -15,7 +15,6 @@ import argparse
 import itertools
 import multiprocessing
 import os
-import platform
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_tslrec.experiments.machine import machine
 from recbole_tslrec.item_tensors import ItemTensors
 from recbole_tslrec.model.fusion import GateFusion
 from recbole_tslrec.reconstruction.categories import latent_categories
@@ -180,13 +180,6 @@ def _memory(key: str) -> float:
     return int(line.split()[1]) / 2**20
 
 
-def processor() -> str:
-    """The model's name as Linux knows it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", default="10000,100000,1000000", help="n: users, and items")
@@ -199,10 +192,7 @@ def main() -> None:
         for text in (args.sizes, args.categories, args.widths)
     )
     values = {"": [None], "K": categories, "d": widths}
-    print(
-        f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, Python "
-        f"{platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}\n"
-    )
+    print(f"{machine()}, NumPy {np.__version__}\n")
     print("| stage |  | n | processor s | input GiB | peak GiB |")
     print("|---|---|---|---|---|---|")
     for name, stage in STAGES.items():

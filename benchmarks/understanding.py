@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from recbole_tslrec.experiments.comparison import compare
 from recbole_tslrec.experiments.grid import Grid
 from recbole_tslrec.experiments.grid_tables import mean_text
-from recbole_tslrec.experiments.kept_cells import DONE, Results
+from recbole_tslrec.experiments.kept_cells import DONE, ResultsFolder
 from recbole_tslrec.model import fusion
 from recbole_tslrec.model.fusion import standardise
 from recbole_tslrec.pipeline import Pipeline
@@ -120,7 +120,12 @@ def remainder() -> Iterator[None]:
 @contextmanager
 def short_prompts() -> Iterator[None]:
     """Besides the history, one of its items alone, drawn at random, has the user's distribution."""
-    tune = fine_tuning.fine_tune
+    tune, split = fine_tuning.fine_tune, fine_tuning.split_users
+
+    def split_once(n_rows, valid_ratio, seed):
+        # By user: one who is watched is not learned from, under either of the two prompts.
+        train, valid = split(n_rows // 2, valid_ratio, seed)
+        return np.concatenate([train, train + n_rows // 2]), valid
 
     def tune_both(model, prompt, histories, preferences, settings, *others):
         draw = np.random.default_rng(settings.seed).random(len(histories))
@@ -136,7 +141,10 @@ def short_prompts() -> Iterator[None]:
             model, prompt, both, sparse.vstack([preferences] * 2).tocsr(), settings, *others
         )
 
-    with mock.patch.object(fine_tuning, "fine_tune", tune_both):
+    with (
+        mock.patch.object(fine_tuning, "fine_tune", tune_both),
+        mock.patch.object(fine_tuning, "split_users", split_once),
+    ):
         yield
 
 
@@ -226,7 +234,9 @@ def run_unchanged(seed: int, args: argparse.Namespace) -> tuple[list[dict[str, A
     """The comparison's own lines, and its Base's checkpoint, which all changes start from."""
     comparison = compare(grid(UNCHANGED, seed, args), args.results)
     base = comparison.cells[0]
-    trained = Results(args.results).checkpoint(base.id)
+    if comparison.lines[0]["status"] != DONE:
+        raise SystemExit(f"Base of seed {seed} has failed: {comparison.lines[0]['error']}")
+    trained = ResultsFolder(args.results).checkpoint(base.id)
     if trained is None:  # the lines were kept, and the model was not
         again = compare(grid(("Base",), seed, args), args.work / "base")
         if again.lines[0].get("valid") != comparison.lines[0]["valid"]:
@@ -234,7 +244,7 @@ def run_unchanged(seed: int, args: argparse.Namespace) -> tuple[list[dict[str, A
                 f"--results: the Base of seed {seed} that is kept in [{args.results}] comes out "
                 f"otherwise here, on another machine or number of threads. Give another folder."
             )
-        trained = Results(args.work / "base").checkpoint(base.id)
+        trained = ResultsFolder(args.work / "base").checkpoint(base.id)
     return comparison.lines, trained
 
 
@@ -295,9 +305,12 @@ def main() -> None:
         "--results", type=Path, default=Path("results"), help="a comparison's folder"
     )
     parser.add_argument(
-        "--work", type=Path, default=Path("results/understanding"), help="the changed ones' folder"
+        "--work",
+        type=Path,
+        help="the changed ones' folder; understanding in --results if not given",
     )
     args = parser.parse_args()
+    args.work = args.work or args.results / "understanding"
     sys.argv = sys.argv[:1]  # RecBole reads the command line too
     names = args.changes.split(",") if args.changes else list(CHANGES)
     for name in names:

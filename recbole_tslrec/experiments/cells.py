@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
+import shlex
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -27,7 +27,8 @@ from recbole.data import create_dataset, data_preparation
 import recbole_tslrec
 from recbole_tslrec import settings
 from recbole_tslrec.compatibility import load_checkpoint
-from recbole_tslrec.experiments.kept_cells import DONE, FAILED, Results
+from recbole_tslrec.experiments.kept_cells import DONE, FAILED, ResultsFolder
+from recbole_tslrec.experiments.machine import machine
 from recbole_tslrec.experiments.protocols import CUTOFFS, rank_test_targets, save_arrays
 from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.pipeline import Pipeline
@@ -88,28 +89,15 @@ class Variant:
 
 _CATEGORIES, _LANGUAGE_MODEL = settings.CATEGORIES, settings.LANGUAGE_MODEL
 _FINE_TUNING, _RECOMMENDATION = settings.FINE_TUNING, settings.RECOMMENDATION
-VARIANTS: dict[str, Variant] = {
+VARIANTS: dict[str, Variant] = {  # in the order of a table
     "Base": Variant(""),
-    "CI": Variant("CI_", stages=(_CATEGORIES,), keys=("backbone_checkpoint", "item_norm")),
     "Norm": Variant("Norm_"),
+    "CI": Variant("CI_", stages=(_CATEGORIES,), keys=("backbone_checkpoint", "item_norm")),
     "TSLRec": Variant(
         "TSLRec_",
         "tslrec",
         (_CATEGORIES, _LANGUAGE_MODEL, _FINE_TUNING, _RECOMMENDATION),
         ("llm", *_INPUT_FILES),
-    ),
-    # The controls: TSLRec with something else in place of h^v, which it must beat for the tuned
-    # language model to have added anything.
-    "preferences": Variant(
-        "TSLRec_", "preferences", (_CATEGORIES, _RECOMMENDATION), ("backbone_checkpoint",)
-    ),
-    "pretrained": Variant("TSLRec_", "pretrained", (_RECOMMENDATION,), ("backbone_checkpoint",)),
-    "random": Variant("TSLRec_", "random", (_RECOMMENDATION,), ("llm",)),  # as wide as h^v
-    "untuned": Variant(
-        "TSLRec_",
-        "untuned",
-        (_LANGUAGE_MODEL, _RECOMMENDATION),
-        ("llm", "backbone_checkpoint", "n_categories"),  # the instruction names n_categories
     ),
     "E4SRec": Variant(
         "E4SRec",
@@ -127,6 +115,19 @@ VARIANTS: dict[str, Variant] = {
             "sft_stopping_step",
         ),
         peer="SASRec",
+    ),
+    # The controls: TSLRec with something else in place of h^v, which it must beat for the tuned
+    # language model to have added anything.
+    "preferences": Variant(
+        "TSLRec_", "preferences", (_CATEGORIES, _RECOMMENDATION), ("backbone_checkpoint",)
+    ),
+    "pretrained": Variant("TSLRec_", "pretrained", (_RECOMMENDATION,), ("backbone_checkpoint",)),
+    "random": Variant("TSLRec_", "random", (_RECOMMENDATION,), ("llm",)),  # as wide as h^v
+    "untuned": Variant(
+        "TSLRec_",
+        "untuned",
+        (_LANGUAGE_MODEL, _RECOMMENDATION),
+        ("llm", "backbone_checkpoint", "n_categories"),  # the instruction names n_categories
     ),
 }
 MAIN_VARIANTS = ("Base", "CI", "TSLRec")
@@ -269,7 +270,7 @@ def _measured(given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def run_cell(cell: Cell, results: Results, keep_checkpoint: bool = False) -> dict[str, Any]:
+def run_cell(cell: Cell, results: ResultsFolder, keep_checkpoint: bool = False) -> dict[str, Any]:
     """Train and test one cell; its arrays are on disk when this returns, its line is not.
 
     Base's trained model is kept for the cells that start from it; the others' are removed.
@@ -310,6 +311,7 @@ def run_cell(cell: Cell, results: Results, keep_checkpoint: bool = False) -> dic
         "error": None,
         "valid": validation(experiment),
         "test": ranks.metrics(),
+        "effective": effective_settings(cell, experiment.trainer.config),
         "epochs": len(experiment.trainer.train_loss_dict),
         "seconds": {
             "training": round(experiment.seconds, 3),
@@ -321,7 +323,7 @@ def run_cell(cell: Cell, results: Results, keep_checkpoint: bool = False) -> dic
     }
 
 
-def experiment_settings_with_inputs(cell: Cell, results: Results) -> dict[str, Any]:
+def experiment_settings_with_inputs(cell: Cell, results: ResultsFolder) -> dict[str, Any]:
     """The settings with which RecBole runs a cell, with what it takes from other cells.
 
     Base's trained model is handed on as the backbone where it is there; else the pipeline trains
@@ -349,7 +351,7 @@ def experiment_settings_with_inputs(cell: Cell, results: Results) -> dict[str, A
     return given
 
 
-def _enhanced_items_file(cell: Cell, results: Results) -> Path:
+def _enhanced_items_file(cell: Cell, results: ResultsFolder) -> Path:
     """The file of a finished cell's enhanced embeddings; made again if it was cleaned up."""
     given = experiment_settings_with_inputs(cell, results)
     config = Config(cell.model, cell.dataset, config_dict=given)
@@ -389,15 +391,31 @@ def validation(experiment: Experiment) -> dict[str, float]:
     return {name: float(experiment.best_valid_result[name]) for name in names}
 
 
+def effective_settings(cell: Cell, config) -> dict[str, str]:
+    """The value, as text, of every key on which the result can depend, whether it was given or not.
+
+    Not the seed, the data set and the paths of input files: equal for the cells that a mean is of.
+
+    Args:
+        config: RecBole's config with which the cell runs.
+    """
+    final = config.final_config_dict
+    ours = {
+        key: str(final[key])
+        for key in settings.SETTINGS
+        if key in final and key not in _INPUT_FILES and VARIANTS[cell.variant].depends_on(key)
+    }
+    values = settings.training_settings(final) | ours
+    return {key: value for key, value in sorted(values.items()) if key not in ("seed", "dataset")}
+
+
 def circumstances() -> dict[str, Any]:
-    """With what, where and when a line was made."""
+    """With what, where, when and by what command a line was made."""
     packages = ("recbole", "torch", "transformers")
-    machine = f"{platform.machine()}, {os.cpu_count()} CPUs"
-    if torch.cuda.is_available():
-        machine += f", {torch.cuda.get_device_name()}"
     return {
         "versions": {"recbole_tslrec": recbole_tslrec.__version__}
         | {package: version(package) for package in packages},
-        "machine": machine,
+        "machine": machine("cuda" if torch.cuda.is_available() else "cpu"),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

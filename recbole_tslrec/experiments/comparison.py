@@ -15,8 +15,8 @@ import torch
 
 from recbole_tslrec.experiments.cells import Cell, failure, run_cell
 from recbole_tslrec.experiments.grid import Grid
-from recbole_tslrec.experiments.grid_tables import Comparison
-from recbole_tslrec.experiments.kept_cells import DONE, Results
+from recbole_tslrec.experiments.grid_tables import FinishedGrid
+from recbole_tslrec.experiments.kept_cells import DONE, ResultsFolder
 from recbole_tslrec.experiments.search import Search, best_values
 
 _POLL_SECONDS = 1.0
@@ -27,7 +27,7 @@ def compare(
     results_folder: Path,
     search: Search | None = None,
     keep_checkpoints: bool = False,
-) -> Comparison:
+) -> FinishedGrid:
     """Run what is missing of a grid; several processes may share one results folder.
 
     A cell that fails does not stop the others; it is tried again by the next call.
@@ -42,18 +42,18 @@ def compare(
     Raises:
         ValueError, FileNotFoundError, ...: what would fail every cell, before anything is trained.
     """
-    results = Results(results_folder)
+    results = ResultsFolder(results_folder)
     groups = grid.groups()
     failed_searches: dict[str, Exception] = {}
     if search is not None:
-        groups = _searched(groups, search, results, failed_searches)
+        groups = _searched(groups, search, results, failed_searches, keep_checkpoints)
     cells = grid.cells(groups)
     # A cell whose search failed has no settings of its own, and so no line that could be kept.
     errors = [_search_error(cell, failed_searches) for cell in cells]
     pairs = list(zip(cells, errors, strict=True))
     lines = _run([cell for cell, error in pairs if error is None], results, keep_checkpoints)
     outcome = [lines[cell.id] if error is None else failure(cell, error) for cell, error in pairs]
-    return Comparison(grid, cells, outcome)
+    return FinishedGrid(grid, cells, outcome)
 
 
 def _search_error(cell: Cell, failed: Mapping[str, Exception]) -> Exception | None:
@@ -64,9 +64,16 @@ def _search_error(cell: Cell, failed: Mapping[str, Exception]) -> Exception | No
 
 
 def _searched(
-    groups: list[Cell], search: Search, results: Results, failed: dict[str, Exception]
+    groups: list[Cell],
+    search: Search,
+    results: ResultsFolder,
+    failed: dict[str, Exception],
+    keep: bool,
 ) -> list[Cell]:
     """The groups with the values that are best on validation.
+
+    Base is searched and trained first: a trial of the others starts from it wherever the cell that
+    it may become does, so that their stages are the same.
 
     Args:
         failed: takes the error of every search that failed, under the name of its group.
@@ -88,7 +95,11 @@ def _searched(
 
         return run
 
-    _share({f"search-{cell.id}": task(cell) for cell in groups}, {}, results)
+    bases = [cell for cell in groups if cell.variant == "Base"]
+    others = [cell for cell in groups if cell.variant != "Base"]
+    _share({f"search-{cell.id}": task(cell) for cell in bases}, {}, results)
+    _run([chosen[cell.id] for cell in bases if _group(cell) not in failed], results, keep)
+    _share({f"search-{cell.id}": task(cell) for cell in others}, {}, results)
     return [chosen[cell.id] for cell in groups]
 
 
@@ -109,7 +120,7 @@ def _check_searched(groups: Sequence[Cell], search: Search) -> None:
             raise ValueError(f"search: no model of this comparison has a key [{key}].")
 
 
-def _run(cells: Sequence[Cell], results: Results, keep: bool) -> dict[str, dict[str, Any]]:
+def _run(cells: Sequence[Cell], results: ResultsFolder, keep: bool) -> dict[str, dict[str, Any]]:
     """Every cell's line, kept or made now."""
     before = results.cells.read()
     lines = {cell.id: before[cell.id] for cell in cells if _is_done(before.get(cell.id))}
@@ -147,7 +158,7 @@ def _needs(cell: Cell) -> list[str]:
     return [cell.base().id] + ([cell.embeddings_from.id] if cell.embeddings_from else [])
 
 
-def _line(cell: Cell, results: Results, keep: bool) -> dict[str, Any]:
+def _line(cell: Cell, results: ResultsFolder, keep: bool) -> dict[str, Any]:
     try:
         return run_cell(cell, results, keep)
     except Exception as error:  # whatever it is, the other cells are worth running
@@ -161,7 +172,9 @@ def _line(cell: Cell, results: Results, keep: bool) -> dict[str, Any]:
 
 
 def _share(
-    tasks: Mapping[str, Callable[[], None]], needs: Mapping[str, Sequence[str]], results: Results
+    tasks: Mapping[str, Callable[[], None]],
+    needs: Mapping[str, Sequence[str]],
+    results: ResultsFolder,
 ) -> None:
     """Do every task in turn; one that another live process is doing is waited for at the end.
 

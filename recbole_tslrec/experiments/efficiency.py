@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
-import os
-import platform
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -26,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from recbole_tslrec.experiments.machine import machine
 from recbole_tslrec.language_model.batches import PositionBudgetSampler
 from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
 from recbole_tslrec.language_model.load import add_adapters, bf16_is_fast
@@ -401,15 +400,6 @@ def draw(results: list[Measured], title: str, path: Path) -> None:
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
-
-
-def machine(device: str) -> str:
-    """One line on where this ran."""
-    chip = torch.cuda.get_device_name() if device != "cpu" else platform.machine()
-    return (
-        f"{os.cpu_count()} cores, torch.get_num_threads() {torch.get_num_threads()}, {chip}, Python "
-        f"{platform.python_version()}, torch {torch.__version__}"
-    )
 
 
 def scale_of(dataset: str, config_file_list, **changes) -> Scale:

@@ -11,7 +11,7 @@ from recbole.config import Config
 
 from recbole_tslrec.experiments.cells import MAIN_VARIANTS, VARIANTS, Cell
 from recbole_tslrec.model.specifications import BACKBONES
-from recbole_tslrec.storage import file_hash
+from recbole_tslrec.storage import file_hash, fingerprint
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Grid:
                 errors.append((cell, error))
         if not configs:
             raise errors[0][1]
-        _check_test_mode(configs[0])
+        _check_evaluation(configs[0])
         data = _data_hash(configs[0])
         for cell, error in errors:
             print(f"compare: {dataset}, {cell.method}, will fail: {error}", flush=True)
@@ -126,16 +126,29 @@ class Grid:
 
 
 def _data_hash(config: Config) -> str:
+    """Of the interactions, and of the users' and items' files where RecBole loads those, too."""
     path = Path(config["data_path"]) / f"{config['dataset']}.inter"
     if not path.is_file():
         raise FileNotFoundError(
             f"dataset: there is no [{path}]. Put the data set [{config['dataset']}] there, give "
             f"data_path, or make it with: python -m recbole_tslrec import"
         )
-    return file_hash(path)
+    loaded = config["load_col"]
+    others = {
+        kind: file_hash(path.with_suffix(f".{kind}"))
+        for kind in ("item", "user")
+        if (loaded is None or kind in loaded) and path.with_suffix(f".{kind}").is_file()
+    }
+    interactions = file_hash(path)
+    return fingerprint({"inter": interactions, **others}) if others else interactions
 
 
-def _check_test_mode(config: Config) -> None:
-    mode = config["eval_args"]["mode"]
+def _check_evaluation(config: Config) -> None:
+    mode, split = config["eval_args"]["mode"], config["eval_args"]["split"]
     if mode["test"] != "full":
         raise ValueError(f"eval_args: a comparison ranks all items; the mode [{mode}] is not full.")
+    if split != {"LS": "valid_and_test"}:
+        raise ValueError(
+            f"eval_args: a comparison tests one item a user, the last, and validates on the one before; "
+            f"the split [{split}] does not. Give split: {{'LS': 'valid_and_test'}}, or leave it out."
+        )

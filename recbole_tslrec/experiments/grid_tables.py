@@ -16,7 +16,7 @@ from recbole_tslrec.experiments.protocols import METRICS, PROTOCOLS
 
 
 @dataclass
-class Comparison:
+class FinishedGrid:
     """What has come of a grid.
 
     Attributes:

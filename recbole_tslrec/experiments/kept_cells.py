@@ -84,7 +84,7 @@ class Lines:
         return FileLock(self.path.with_name(f".{self.path.name}.lock"))
 
 
-class Results:
+class ResultsFolder:
     """A results folder.
 
     Args:

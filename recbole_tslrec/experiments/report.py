@@ -11,11 +11,12 @@ from types import ModuleType
 
 import pandas as pd
 
+from recbole_tslrec.experiments.cells import CONTROLS
 from recbole_tslrec.experiments.document import Document, Picture, Section, Table, entries
 from recbole_tslrec.experiments.protocols import PROTOCOLS
 from recbole_tslrec.experiments.results import (
     MAIN_METRIC,
-    Cell,
+    KeptCell,
     Method,
     Results,
 )
@@ -27,6 +28,7 @@ from recbole_tslrec.experiments.tables import (
     main_table,
     reuse_tables,
     significance_table,
+    variant_name,
 )
 
 _ITEMS_NEEDED = "no TSLRec cell has kept its items"
@@ -86,51 +88,29 @@ def make_document(results: Results, figures: ModuleType, command: str) -> Docume
 
 def _takeaways(results: Results, comparisons: dict[str, list[Comparison]]) -> Section:
     section = Section("What to take away")
-    said: dict[str, dict[tuple, str]] = {}
     for protocol, name in PROTOCOLS.items():
         of_tslrec = [
             one
             for one in comparisons[protocol]
             if one.ours == "TSLRec" and one.metric == MAIN_METRIC
         ]
-        rivals = [(_rival(results, one, protocol), one) for one in of_tslrec]
-        rivals = [(rival, one) for rival, one in rivals if rival is not None]
-        if not rivals:
+        if not of_tslrec:
             section.blocks.append(
                 "No data set and backbone has both TSLRec and something to hold it against: the "
                 "results so far say nothing about TSLRec."
             )
             return section
-        said[protocol] = {(one.dataset, one.backbone, rival): verdict(one) for rival, one in rivals}
-        if len(said) > 1 and _same_verdicts(said):
-            section.blocks.append(f"With {name} all of this is the same, but for the figures.")
-        else:
-            section.blocks.append(f"With {name}: {_summary(said[protocol])}")
-            section.blocks.append(_sentences(results, rivals, protocol))
+        section.blocks.append(f"With {name}: {_summary(of_tslrec)}")
+        section.blocks.append(_sentences(results, of_tslrec, protocol))
     section.blocks.append(
         f"How these sentences came about: {MAIN_METRIC} on the test users; {TESTS} for all comparisons "
         f"of a protocol, which stand under its table below. 'Is better' is said where both tests agree, "
         f"'cannot be told from' where neither finds a difference or none can be made; where only one "
-        f"does, that is said. The strongest control is the one (TSLRec with other vectors in place of "
-        f"the language model's) that is best on the test users themselves, which favours the control. A "
-        f"gain that a control shows too is not the language model's. With few seeds the test over the "
-        f"seeds finds large differences only."
+        f"does, that is said. A control is TSLRec with something else in place of the language model's "
+        f"vectors: a gain that a control shows too is not the language model's. Differences are of the "
+        f"seeds that both have. With few seeds the test over the seeds finds large differences only."
     )
     return section
-
-
-def _rival(results: Results, comparison: Comparison, protocol: str) -> str | None:
-    """What the text calls the other method; None for the controls that it does not speak of."""
-    if comparison.theirs in ("Base", "Norm", "CI"):
-        return comparison.theirs
-    strongest = results.strongest_control(comparison.dataset, comparison.backbone, protocol)
-    is_strongest = strongest is not None and strongest.variant == comparison.theirs
-    return "the strongest control" if is_strongest else None
-
-
-def _same_verdicts(said: dict[str, dict[tuple, str]]) -> bool:
-    first, second = said.values()
-    return first == second
 
 
 def verdict(comparison: Comparison) -> str:
@@ -146,11 +126,11 @@ def verdict(comparison: Comparison) -> str:
     return "cannot be told from"
 
 
-def _summary(said: dict[tuple, str]) -> str:
+def _summary(comparisons: list[Comparison]) -> str:
     """How often TSLRec is better, worse, or neither, by rival."""
     parts = []
-    for rival in dict.fromkeys(rival for _, _, rival in said):
-        verdicts = [text for (_, _, of), text in said.items() if of == rival]
+    for rival in dict.fromkeys(one.theirs for one in comparisons):
+        verdicts = [verdict(one) for one in comparisons if one.theirs == rival]
         counts = {
             "better": verdicts.count("is better than"),
             "worse": verdicts.count("is worse than"),
@@ -158,37 +138,37 @@ def _summary(said: dict[tuple, str]) -> str:
         }
         counts["different by one of the two tests only"] = len(verdicts) - sum(counts.values())
         each = ", ".join(f"{what} on {count}" for what, count in counts.items() if count)
-        parts.append(f"against {rival} (of {len(verdicts)}): {each}")
+        parts.append(f"against {variant_name(rival)} (of {len(verdicts)}): {each}")
     return f"TSLRec is, counted in pairs of data set and backbone, {'; '.join(parts)}."
 
 
-def _sentences(results: Results, rivals: list[tuple[str, Comparison]], protocol: str) -> list[str]:
+def _sentences(results: Results, comparisons: list[Comparison], protocol: str) -> list[str]:
     """A sentence a data set and backbone."""
     sentences = []
-    for dataset, backbone in dict.fromkeys((one.dataset, one.backbone) for _, one in rivals):
-        clauses, held_against = [], []
-        for rival, one in rivals:
-            if (one.dataset, one.backbone) == (dataset, backbone):
-                name = rival if rival == one.theirs else f"{rival} ({one.theirs})"
-                clauses.append(f"{verdict(one)} {name} ({_gain(one)})")
-                held_against.append(rival)
-        missing = [
-            rival for rival in ("Base", "CI", "the strongest control") if rival not in held_against
-        ]
-        gap = f" Did not run: {', '.join(missing)}." if missing else ""
+    for dataset, backbone in dict.fromkeys((one.dataset, one.backbone) for one in comparisons):
+        here = [one for one in comparisons if (one.dataset, one.backbone) == (dataset, backbone)]
+        clauses = [f"{verdict(one)} {variant_name(one.theirs)} ({_gain(one)})" for one in here]
+        held_against = [one.theirs for one in here]
+        missing = [rival for rival in ("Base", "CI", *CONTROLS) if rival not in held_against]
+        gap = f" Did not run: {', '.join(map(variant_name, missing))}." if missing else ""
         ours = results.method(dataset, backbone, "TSLRec")
-        seeds = f"{len(ours.seeds)} seed{'s' if len(ours.seeds) > 1 else ''}"
         sentences.append(
-            f"{dataset}, {backbone}: TSLRec, at {ours.mean(MAIN_METRIC, protocol):.4f} over {seeds}, "
-            f"{'; '.join(clauses)}.{gap}"
+            f"{dataset}, {backbone}: TSLRec, at {ours.mean(MAIN_METRIC, protocol):.4f} over "
+            f"{_seeds_text(len(ours.seeds))}, {'; '.join(clauses)}.{gap}"
         )
     return sentences
 
 
+def _seeds_text(count: int) -> str:
+    return f"{count} seed{'s' if count > 1 else ''}"
+
+
 def _gain(comparison: Comparison) -> str:
-    if comparison.relative is None:
-        return f"{comparison.difference:+.4f}"
-    return f"{comparison.difference:+.4f}, {100 * comparison.relative:+.1f} %"
+    parts = [f"{comparison.difference:+.4f}"]
+    if comparison.relative is not None:
+        parts.append(f"{100 * comparison.relative:+.1f} %")
+    common = comparison.common_seeds
+    return ", ".join([*parts, _seeds_text(common) if common else "no common seed"])
 
 
 # ---- tables and pictures -------------------------------------------------------------------------
@@ -266,7 +246,8 @@ def _state_of_the_grid(results: Results, command: str) -> Section:
         ]
     if results.replaced:
         section.blocks += [
-            "Not in this report, since a cell of the same place and seed finished later:",
+            "Not in this report: cells under other settings than those of their method that have more "
+            "seeds, and cells that were run again later:",
             [f"{cell} (cell {cell.cell}, {cell.finished_at})" for cell in results.replaced],
         ]
     if results.notes:
@@ -303,7 +284,7 @@ def _seeds_row(method: Method) -> list[str]:
     ]
 
 
-def _cell_row(cell: Cell) -> dict:
+def _cell_row(cell: KeptCell) -> dict:
     row = {one.name: getattr(cell, one.name) for one in fields(cell)}
     return {
         name: json.dumps(value) if isinstance(value, (dict, list)) else value

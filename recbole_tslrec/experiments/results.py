@@ -18,23 +18,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_tslrec.experiments.cells import CONTROLS
+from recbole_tslrec.experiments.cells import FORMAT, VARIANTS
+from recbole_tslrec.experiments.kept_cells import DONE
 from recbole_tslrec.experiments.protocols import METRICS, PROTOCOLS
 from recbole_tslrec.model.specifications import BACKBONES
 
-FORMAT_VERSION = 1
 CELLS = "cells.jsonl"
-VARIANTS = ("Base", "Norm", "CI", "TSLRec", "E4SRec", *CONTROLS)
 RANK_COLUMNS = {"ranked": "rank", "masked": "rank_masked"}  # by protocol
-# What the text, the pictures and the choice of the strongest control go by; all metrics are in tables.
+# What the text and the pictures go by; all metrics are in tables.
 MAIN_METRIC = "NDCG@10"
 _RANK_ARRAYS = ("user", "item", "rank", "rank_masked", "training_length", "item_count")
-# Metrics are kept with as many decimals as RecBole gives, four.
-_ROUNDING = 1e-3
+# Two ways to add up the same numbers differ by less; two trained models by more.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class KeptCell:
     """One line of ``cells.jsonl``: a model that was trained and evaluated, or failed to be."""
 
     cell: str
@@ -45,6 +44,7 @@ class Cell:
     status: str
     embeddings_from: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    effective: dict[str, str] = field(default_factory=dict)
     error: str | None = None
     valid: dict[str, float] = field(default_factory=dict)
     test: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -53,6 +53,7 @@ class Cell:
     reused_stages: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     machine: str = ""
+    command: str = ""
     finished_at: str = ""
 
     @property
@@ -67,13 +68,13 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """The finished cells that differ in their seed only."""
+    """Finished cells that differ in their seed only."""
 
     dataset: str
     backbone: str
     variant: str
     made_by: str | None
-    cells: dict[int, Cell]
+    cells: dict[int, KeptCell]
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -96,26 +97,35 @@ class Results:
     Attributes:
         methods: by (data set, backbone, variant, the backbone that made the embeddings or None).
         failed: cells without a result.
-        replaced: finished cells that another cell of the same place and seed, finished later under
-            other settings, stands for.
+        replaced: finished cells that are left out: those under other settings than the method's
+            others, and of one seed all but the latest.
         notes: what did not fit together, a sentence each.
     """
 
-    def __init__(self, folder: Path, cells: Iterable[Cell]):
+    def __init__(self, folder: Path, cells: Iterable[KeptCell]):
         self.folder = Path(folder)
-        self.failed: list[Cell] = []
-        self.replaced: list[Cell] = []
+        self.failed: list[KeptCell] = []
+        self.replaced: list[KeptCell] = []
         self.notes: list[str] = []
         self.methods: dict[tuple[str, str, str, str | None], Method] = {}
+        finished: dict[tuple, dict[str, list[KeptCell]]] = {}
         for cell in sorted(cells, key=lambda cell: cell.finished_at):
-            if cell.status != "done":
+            if cell.status != DONE:
                 self.failed.append(cell)
                 continue
             key = (cell.dataset, cell.backbone, cell.variant, cell.made_by)
-            method = self.methods.setdefault(key, Method(*key, cells={}))
-            if cell.seed in method.cells:
-                self.replaced.append(method.cells[cell.seed])
-            method.cells[cell.seed] = cell
+            under = json.dumps(cell.effective, sort_keys=True)
+            finished.setdefault(key, {}).setdefault(under, []).append(cell)
+        for key, by_settings in finished.items():
+            # Never a mean over cells of other settings: those with most seeds; of as many, the latest.
+            chosen = {cell.seed: cell for cell in max(by_settings.values(), key=_seeds_and_end)}
+            self.methods[key] = Method(*key, cells=chosen)
+            self.replaced += [
+                cell
+                for group in by_settings.values()
+                for cell in group
+                if chosen.get(cell.seed) is not cell
+            ]
         self._indices: dict[str, list[pd.MultiIndex]] = {}
         # The same scores serve every comparison; a process makes one report.
         self.ranks = lru_cache(maxsize=None)(self._read_ranks)
@@ -135,7 +145,7 @@ class Results:
             raise FileNotFoundError(
                 f"results: [{folder}] has no {CELLS}. Give the folder that a grid has written."
             )
-        cells: dict[str, Cell] = {}
+        cells: dict[str, KeptCell] = {}
         lines = path.read_text(encoding="utf-8").split("\n")
         for number, line in enumerate(lines, start=1):
             if number == len(lines) and line and not _is_json(line):
@@ -146,7 +156,7 @@ class Results:
         return cls(folder, cells.values())
 
     @property
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[KeptCell]:
         """The cells that the report is of."""
         return [cell for method in self.methods.values() for cell in method.cells.values()]
 
@@ -166,25 +176,16 @@ class Results:
             for key in self.methods
             if key[3] is None and dataset in (None, key[0]) and backbone in (None, key[1])
         }
-        return sorted(found, key=lambda name: (*_place(name, VARIANTS), name))
+        return sorted(found, key=lambda name: (*_place(name, list(VARIANTS)), name))
 
     def method(self, dataset, backbone, variant, made_by=None) -> Method | None:
         return self.methods.get((dataset, backbone, variant, made_by))
 
-    def strongest_control(self, dataset: str, backbone: str, protocol: str) -> Method | None:
-        """The control that is best on test, the choice that is hardest on TSLRec; None if none ran."""
-        controls = [self.method(dataset, backbone, control) for control in CONTROLS]
-        return max(
-            (control for control in controls if control is not None),
-            key=lambda control: control.mean(MAIN_METRIC, protocol),
-            default=None,
-        )
-
-    def items(self, cell: Cell) -> dict[str, np.ndarray] | None:
+    def items(self, cell: KeptCell) -> dict[str, np.ndarray] | None:
         """The arrays of ``items/<cell>.npz``, if there are any."""
         return _read_arrays(self.folder / "items" / f"{cell.cell}.npz")
 
-    def _read_ranks(self, cell: Cell) -> pd.DataFrame | None:
+    def _read_ranks(self, cell: KeptCell) -> pd.DataFrame | None:
         """``ranks/<cell>.npz``, one row a user, by (user, item) in the order of the tokens.
 
         Raises:
@@ -275,21 +276,21 @@ def user_metrics(ranks: pd.Series) -> pd.DataFrame:
     return pd.DataFrame(columns, index=ranks.index)
 
 
-def _read_cell(line: str, where: str) -> Cell:
+def _read_cell(line: str, where: str) -> KeptCell:
     try:
         content = json.loads(line)
         version = content["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{where} is not a cell: {error!r}") from error
-    if version != FORMAT_VERSION:
+    if version != FORMAT:
         raise ValueError(
-            f"{where}: format [{version}]; this program reads [{FORMAT_VERSION}]. Run the grid "
+            f"{where}: format [{version}]; this program reads [{FORMAT}]. Run the grid "
             f"again, or make the report with the version that wrote it."
         )
-    known = {one.name for one in fields(Cell)}
+    known = {one.name for one in fields(KeptCell)}
     try:
-        cell = Cell(**{key: value for key, value in content.items() if key in known})
-        if cell.status == "done":
+        cell = KeptCell(**{key: value for key, value in content.items() if key in known})
+        if cell.status == DONE:
             for measured in (cell.valid, *(cell.test[protocol] for protocol in PROTOCOLS)):
                 _ = [measured[key] for key in METRICS.values()]
     except (TypeError, KeyError) as error:
@@ -310,6 +311,10 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray] | None:
         return None
     with np.load(path, allow_pickle=False) as file:
         return dict(file)
+
+
+def _seeds_and_end(cells: Sequence[KeptCell]) -> tuple[int, str]:
+    return len({cell.seed for cell in cells}), max(cell.finished_at for cell in cells)
 
 
 def _place(name: str, order: Sequence[str]) -> tuple[int]:

@@ -25,16 +25,20 @@ from recbole.config import Config
 from recbole.trainer import HyperTuning
 
 from recbole_tslrec.experiments.cells import (
+    OWN_KEYS,
     VARIANTS,
     Cell,
     circumstances,
     description,
+    experiment_settings_with_inputs,
     failure,
     validation,
 )
-from recbole_tslrec.experiments.kept_cells import DONE, FAILED, Results
+from recbole_tslrec.experiments.kept_cells import DONE, FAILED, ResultsFolder
 from recbole_tslrec.quick_start import run_experiment
 from recbole_tslrec.settings import SETTINGS
+
+_NOT_SEARCHED = (*OWN_KEYS, "metrics", "topk", "valid_metric", "eval_args")
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,9 @@ class Search:
     budget: int
 
     def __post_init__(self) -> None:
+        for key in self.space:
+            if key in _NOT_SEARCHED:
+                raise ValueError(f"search: [{key}] says what is compared or how it is judged.")
         if self.budget < 1:
             raise ValueError(f"search_budget: [{self.budget}] is not a whole number, 1 or larger.")
 
@@ -116,7 +123,7 @@ def _choices(text: str) -> dict[str, list]:
     return choices
 
 
-def best_values(cell: Cell, search: Search, results: Results) -> dict[str, Any]:
+def best_values(cell: Cell, search: Search, results: ResultsFolder) -> dict[str, Any]:
     """The values under which the cell's variant is best on validation; none if it has no key.
 
     Args:
@@ -167,7 +174,7 @@ def _score(trial: dict[str, Any]) -> float:
     return trial["score"] if trial["bigger"] else -trial["score"]
 
 
-def _trial(cell: Cell, values: dict[str, Any], results: Results) -> dict[str, Any]:
+def _trial(cell: Cell, values: dict[str, Any], results: ResultsFolder) -> dict[str, Any]:
     """The line of one trial, found or made."""
     values = json.loads(json.dumps(values))  # as the line gives them back: no tuples for lists
     trial = replace(cell, settings={**cell.settings, **values})
@@ -176,7 +183,8 @@ def _trial(cell: Cell, values: dict[str, Any], results: Results) -> dict[str, An
         return kept
     folder = results.checkpoints(f"trial-{trial.id}")
     try:
-        given = trial.experiment_settings() | {"checkpoint_dir": str(folder)}
+        # With what it takes from other cells, so that its stages are those of the cell it may become.
+        given = experiment_settings_with_inputs(trial, results) | {"checkpoint_dir": str(folder)}
         experiment = run_experiment(trial.model, trial.dataset, config_dict=given, test=False)
         outcome = description(trial) | {
             "status": DONE,

@@ -51,6 +51,7 @@ class Comparison:
         ours, theirs: the names of the methods.
         difference: ours minus theirs, of the means over the seeds that both have.
         relative: the difference as a share of theirs; None if that is 0.
+        common_seeds: how many seeds both have; with none, all of each count.
     """
 
     dataset: str
@@ -62,6 +63,7 @@ class Comparison:
     relative: float | None
     users: Outcome
     seeds: Outcome
+    common_seeds: int = 0
 
     @property
     def mark(self) -> str:

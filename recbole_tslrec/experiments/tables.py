@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -13,7 +12,7 @@ from recbole_tslrec.experiments.cells import CONTROLS
 from recbole_tslrec.experiments.document import BEST, SECOND, Entry, Table, entries
 from recbole_tslrec.experiments.protocols import METRICS, PROTOCOLS
 from recbole_tslrec.experiments.published import published
-from recbole_tslrec.experiments.results import MAIN_METRIC, Cell, Method, Results
+from recbole_tslrec.experiments.results import MAIN_METRIC, KeptCell, Method, Results
 from recbole_tslrec.experiments.significance import (
     Comparison,
     Outcome,
@@ -52,8 +51,8 @@ def main_table(
         f"Protocol: {_protocol_text(protocol)} Test users, full ranking over all items; mean ± "
         f"standard deviation over {_seeds_text(results)}. Bold is the best of a backbone and data "
         f"set, underlined the second. Against Base: * is better over the users, † over the seeds, ↓ "
-        f"before a sign is worse ({TESTS} for the {len(comparisons) // len(METRICS)} comparisons of a "
-        f"metric in this protocol). A sign for the users alone speaks of these trained models, not of "
+        f"before a sign is worse ({TESTS} for the {_family_text(comparisons)} of a metric in this "
+        f"protocol). A sign for the users alone speaks of these trained models, not of "
         f"models trained anew."
     )
     if any(entry.below for row in rows for entry in row):
@@ -79,7 +78,7 @@ def variant_name(variant: str) -> str:
 
 
 def all_comparisons(results: Results, protocol: str) -> list[Comparison]:
-    """Every variant against Base, and TSLRec against Norm, CI and the strongest control, everywhere.
+    """Every variant against Base, and TSLRec against every variant, everywhere.
 
     Those of one metric are one family of Holm's correction: the metrics are four views of the same
     ranks, and the text goes by one of them.
@@ -89,15 +88,13 @@ def all_comparisons(results: Results, protocol: str) -> list[Comparison]:
         family = []
         for dataset in results.datasets:
             for backbone in results.backbones(dataset):
-                pairs = _pairs(results, dataset, backbone, protocol)
+                pairs = _pairs(results, dataset, backbone)
                 family += [compare(results, *pair, metric, protocol) for pair in pairs]
         comparisons += correct(family)
     return comparisons
 
 
-def _pairs(
-    results: Results, dataset: str, backbone: str, protocol: str
-) -> list[tuple[Method, Method]]:
+def _pairs(results: Results, dataset: str, backbone: str) -> list[tuple[Method, Method]]:
     methods = {
         variant: results.method(dataset, backbone, variant)
         for variant in results.variants(dataset, backbone)
@@ -106,12 +103,8 @@ def _pairs(
     if "Base" in methods:
         pairs += [(one, methods["Base"]) for name, one in methods.items() if name != "Base"]
     if "TSLRec" in methods:
-        rivals = (
-            methods.get("Norm"),
-            methods.get("CI"),
-            results.strongest_control(dataset, backbone, protocol),
-        )
-        pairs += [(methods["TSLRec"], rival) for rival in rivals if rival is not None]
+        rivals = [one for name, one in methods.items() if name not in ("Base", "TSLRec")]
+        pairs += [(methods["TSLRec"], rival) for rival in rivals]
     return pairs
 
 
@@ -147,7 +140,17 @@ def compare(
         relative=difference / float(their_mean) if their_mean else None,
         users=users,
         seeds=compare_seeds(ours.values(metric, protocol), theirs.values(metric, protocol)),
+        common_seeds=len(common),
     )
+
+
+def _family_text(comparisons: Sequence[Comparison]) -> str:
+    """The size of the families that Holm's correction is for, of the main metric."""
+    tested = [one for one in comparisons if one.metric == MAIN_METRIC]
+    users, seeds = (
+        sum(getattr(one, test).p_value is not None for one in tested) for test in ("users", "seeds")
+    )
+    return f"{users} tests over the users and {seeds} over the seeds"
 
 
 def significance_table(
@@ -260,7 +263,7 @@ def _reuse_table(results: Results, dataset: str, protocol: str, command: str) ->
         f"{MAIN_METRIC} of TSLRec on {dataset}, mean over the seeds; below it the gain over Base of the "
         f"same column, on the seeds of both. A row is the backbone whose enhanced embeddings were "
         f"used, a column the backbone that uses them; on the diagonal a backbone uses its own. * "
-        f"and † as in Table 2, corrected for the {len(comparisons)} comparisons of this table. "
+        f"and † as in Table 2, corrected for the {_family_text(comparisons)} of this table. "
         f"Protocol: {_protocol_text(protocol)}"
     )
     return Table(
@@ -335,8 +338,8 @@ def _result_numbers(
     return pd.DataFrame(rows)
 
 
-def made(cells: Sequence[Cell], command: str) -> list[str]:
-    """How numbers of these cells came about: seeds, settings, machines, versions, command."""
+def made(cells: Sequence[KeptCell], command: str) -> list[str]:
+    """How numbers of these cells came about: seeds, settings, machines, versions, commands."""
     seeds = sorted({cell.seed for cell in cells})
     versions = sorted(
         {", ".join(f"{name} {number}" for name, number in c.versions.items()) for c in cells}
@@ -346,26 +349,32 @@ def made(cells: Sequence[Cell], command: str) -> list[str]:
         f"Settings: {_settings_text(cells)}",
         f"Machine: {'; '.join(sorted({cell.machine for cell in cells})) or 'not noted'}",
         f"Versions: {'; '.join(versions) or 'not noted'}",
-        f"Command: {command}",
+        f"Made by: {'; '.join(sorted({cell.command for cell in cells})) or 'not noted'}",
+        f"Report: {command}",
     ]
 
 
-def _settings_text(cells: Sequence[Cell]) -> str:
-    """The settings that all cells share, then those that differ, with how many cells have which."""
-    keys = dict.fromkeys(key for cell in cells for key in cell.settings if key not in _VARYING)
-    shared, differing = [], []
-    for key in keys:
-        counts = Counter(
-            json.dumps(cell.settings[key]) if key in cell.settings else "not given"
-            for cell in cells
-        )
-        if len(counts) == 1:
-            shared.append(f"{key}: {next(iter(counts))}")
-        else:
+def _settings_text(cells: Sequence[KeptCell]) -> str:
+    """What was given, then the keys whose values differ, with how many cells have which."""
+    given = {key for cell in cells for key in cell.settings}
+    values: dict[str, Counter] = {}
+    for cell in cells:
+        for key, value in cell.effective.items():
+            if key not in _VARYING:
+                values.setdefault(key, Counter())[value] += 1
+    shared = [
+        f"{key}: {next(iter(counts))}"
+        for key, counts in values.items()
+        if key in given and len(counts) == 1
+    ]
+    differing = []
+    for key, counts in values.items():
+        if len(counts) > 1:
             each = ", ".join(f"{value} ({n} cells)" for value, n in counts.most_common())
             differing.append(f"{key}: {each}")
-    text = ", ".join(shared) or "none given"
-    return text + (f". Differing: {'; '.join(differing)}" if differing else "")
+    text = f"given: {', '.join(shared) or 'none'}"
+    text += f". Differing: {'; '.join(differing)}" if differing else ""
+    return f"{text}. Every value of every cell: cells.csv"
 
 
 def _seeds_text(results: Results) -> str:

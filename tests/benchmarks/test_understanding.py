@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_tslrec.experiments.kept_cells import Results
+from recbole_tslrec.experiments.kept_cells import ResultsFolder
 from recbole_tslrec.model import fusion
 from recbole_tslrec.reconstruction import fine_tuning
 from recbole_tslrec.reconstruction.histories import Histories
@@ -52,7 +52,11 @@ def test_whitened_directions_have_the_same_variance_and_rounding_has_none():
 
 def test_single_items_join_the_histories_with_their_users_distribution(monkeypatch):
     seen = {}
-    monkeypatch.setattr(fine_tuning, "fine_tune", lambda *given: seen.update(given=given))
+
+    def look(*given):
+        seen.update(given=given, split=fine_tuning.split_users(len(given[2]), 0.4, 5))
+
+    monkeypatch.setattr(fine_tuning, "fine_tune", look)
     histories = histories_of([3, 4], [5], [6, 7, 8])
     preferences = benchmark.sparse.csr_matrix(np.eye(3))
     settings = fine_tuning.FineTuningSettings(1, 0.1, 8, "adamw_torch", 0, 1, seed=5)
@@ -64,6 +68,9 @@ def test_single_items_join_the_histories_with_their_users_distribution(monkeypat
         (item,) = both[3 + number]
         assert item in histories[number]
     assert np.array_equal(targets.toarray(), np.tile(np.eye(3), (2, 1)))
+    # Who is watched is learned from under neither prompt, and watched by the history alone.
+    train, valid = seen["split"]
+    assert valid.max() < 3 and sorted([*train, *valid, *(3 + valid)]) == list(range(6))
 
 
 @pytest.mark.parametrize("name", ["one gate an item", "gate starts at 0.9 for the ids"])
@@ -93,7 +100,7 @@ def test_the_command_keeps_what_is_done(small_data, settings, monkeypatch, capsy
     tripled, plain = changed["learning rate × 3", "Base"], unchanged[None, "Base"]
     assert tripled["settings"]["learning_rate"] == 3e-3
     assert tripled["valid"] != plain["valid"]
-    checkpoints = Results(Path("results")).checkpoints(plain["cell"])
+    checkpoints = ResultsFolder(Path("results")).checkpoints(plain["cell"])
     for (_, variant), line in changed.items():
         if variant in ("CI", "TSLRec", "pretrained", "preferences"):
             assert checkpoints.samefile(Path(line["settings"]["backbone_checkpoint"]).parent)
@@ -119,7 +126,8 @@ def test_a_base_that_comes_out_otherwise_is_refused(monkeypatch, tmp_path):
     cell = namedtuple("Cell", "id")("x")
 
     def compare(grid, folder):
-        return comparison([cell], [{"valid": {"ndcg@10": 0.1 if folder == tmp_path else 0.2}}])
+        score = 0.1 if folder == tmp_path else 0.2
+        return comparison([cell], [{"status": "done", "valid": {"ndcg@10": score}}])
 
     monkeypatch.setattr(benchmark, "compare", compare)
     args = argparse.Namespace(
@@ -142,5 +150,5 @@ def test_a_misspelt_change_is_refused_before_anything_runs(monkeypatch):
 
 def kept(folder: str) -> dict[tuple[str | None, str], dict]:
     """The lines of a folder by change and variant."""
-    lines = Results(Path(folder)).cells.read().values()
+    lines = ResultsFolder(Path(folder)).cells.read().values()
     return {(line["settings"].get("change"), line["variant"]): line for line in lines}

@@ -50,11 +50,13 @@ class SyntheticResults:
             "embeddings_from": embeddings_from,
             "seed": seed,
             "settings": {"epochs": 300, "hidden_size": 64, "seed": seed},
+            "effective": {"epochs": "300", "hidden_size": "64", "learning_rate": "0.001"},
             "status": status,
             "error": None if status == "done" else "RuntimeError: out of memory | <b>",
             "reused_stages": [],
             "versions": {"recbole_tslrec": "0.1.0", "recbole": "1.2.1", "torch": "2.13.0"},
             "machine": "made up",
+            "command": "python -m recbole_tslrec compare --seeds=3",
             "finished_at": "2026-01-01T00:00:00+00:00",
         }
         if status == "done":
@@ -127,7 +129,7 @@ class SyntheticResults:
 def _metrics(rank) -> dict[str, float]:
     gains = {"hit": np.ones(len(rank)), "ndcg": 1 / np.log2(1 + rank)}
     return {
-        name: round(float(np.mean(np.where(rank <= k, gains[name.split("@")[0]], 0))), 4)
+        name: float(np.mean(np.where(rank <= k, gains[name.split("@")[0]], 0)))
         for name, k in METRICS.items()
     }
 

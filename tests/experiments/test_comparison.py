@@ -19,7 +19,7 @@ from recbole_tslrec.experiments import comparison as comparison_module
 from recbole_tslrec.experiments.cells import CONTROLS, MAIN_VARIANTS, VARIANTS, Cell
 from recbole_tslrec.experiments.comparison import compare
 from recbole_tslrec.experiments.grid import Grid
-from recbole_tslrec.experiments.kept_cells import Lines, Results
+from recbole_tslrec.experiments.kept_cells import Lines, ResultsFolder
 from recbole_tslrec.experiments.search import declare
 from recbole_tslrec.registration import properties_folder
 
@@ -52,6 +52,11 @@ def test_base_is_trained_once_a_seed_and_every_cell_is_kept(small_data, settings
 def check_what_is_kept(line: dict) -> None:
     assert line["status"] == "done" and line["error"] is None and line["epochs"] == 1
     assert line["settings"]["train_batch_size"] == 64
+    # What was not given is there as well; what the variant does not depend on is not.
+    assert line["effective"]["learning_rate"] == "0.001"
+    assert ("n_categories" in line["effective"]) == (line["variant"] in ("CI", "TSLRec"))
+    assert not {"seed", "dataset", "backbone_checkpoint"} & line["effective"].keys()
+    assert line["command"].startswith("python ") and "torch.get_num_threads()" in line["machine"]
     assert set(line["valid"]) == set(line["test"]["masked"]) == set(line["test"]["ranked"])
     kept = np.load(f"results/ranks/{line['cell']}.npz", allow_pickle=False)
     hits = {"ranked": kept["rank"] <= 5, "masked": kept["rank_masked"] <= 5}
@@ -135,6 +140,7 @@ def test_a_failed_cell_does_not_stop_the_others_and_is_tried_again(small_data, s
         ({"config_files": ("{dataset}.yaml",)}, {}, r"there is no file \[small.yaml\]"),
         ({"variants": ("TSLRec",)}, {"n_categorys": 3}, "Did you mean .n_categories"),
         ({}, {"eval_args": {"mode": "uni10"}}, "eval_args: .* ranks all items"),
+        ({}, {"eval_args": {"split": {"RS": [8, 1, 1]}}}, "eval_args: .* one item a user"),
     ],
 )
 def test_what_would_fail_every_cell_comes_before_any_training(
@@ -152,6 +158,7 @@ def test_what_would_fail_every_cell_comes_before_any_training(
         ("--sedes", r"\[--sedes\] is neither an option nor a --key=value"),
         ("--variants=CI,none", r"variants: \[none\] is not one of"),
         ("--search=epochs", "not of the form key="),
+        ("--search=seed=[1,2]", r"search: \[seed\] says what is compared"),
     ],
 )
 def test_a_wrong_command_line(argument, message, monkeypatch):
@@ -191,14 +198,14 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
 def test_the_results_in_the_repository_are_those_of_its_commands():
     """A change of code that gives their cells other ids would have everybody run them again."""
     top = properties_folder().parent
-    kept = Results(top / "docs" / "results" / "kept").cells.read()
+    kept = ResultsFolder(top / "docs" / "results" / "kept").cells.read()
     grid = Grid(
         backbones=("SASRec", "GRU4Rec"),
         variants=(*MAIN_VARIANTS, *CONTROLS),
         config_files=[str(top / "properties" / "compare_ml-100k.yaml")],
     )
     cells = grid.cells(grid.groups())
-    assert len(cells) == 12
+    assert len(cells) == 14
     assert {cell.id for cell in cells} <= kept.keys()
 
 
@@ -232,7 +239,7 @@ def test_texts_of_a_config_file_stay_texts(small_data, settings):
 
 def test_a_cell_of_another_live_process_is_waited_for(small_data, settings, monkeypatch):
     grid = Grid(**GRU4REC, variants=FAST, settings=settings)
-    other = Results("results")
+    other = ResultsFolder("results")
     random = grid.cells(grid.groups())[2]
     lock = other.only_one(random.id)
     assert lock.__enter__()
@@ -304,6 +311,34 @@ def test_a_search_is_of_equal_budget_on_validation_alone_and_is_not_repeated(
     monkeypatch.setattr("recbole_tslrec.experiments.search.run_experiment", no_training)
     again = compare(grid, "results", declare(text.removesuffix(" attn=[1]"), None, 2))
     assert again.lines == comparison.lines
+
+
+def test_a_searched_cell_takes_the_stages_of_its_trial(small_data, settings):
+    pytest.importorskip("hyperopt")
+    grid = Grid(**GRU4REC, variants=("TSLRec", "Base"), settings=settings | {"sft_epochs": 1})
+    comparison = compare(grid, "results", declare("fusion=[gate,sum]", None, 2))
+    assert not comparison.failed
+    for stage in ("backbone", "fine_tuning", "augmentation"):
+        assert len(list(Path("saved/tslrec/small").glob(f"{stage}-*"))) == 1, stage
+    assert not list(Path("saved/tslrec").rglob("*.pth"))  # no backbone was trained but Base
+    ours = next(line for line in lines() if line["variant"] == "TSLRec")
+    assert {*ours["reused_stages"]} == {"backbone", "categories", "augmentation"}
+
+
+def test_the_id_is_of_all_files_that_are_loaded(small_data, settings):
+    items = Path("data/small/small.item")
+    ids = []
+    for load_col, content in (
+        (settings["load_col"], None),
+        (settings["load_col"], "item_id:token\n1\n"),
+        (None, "item_id:token\n1\n"),
+        (None, "item_id:token\n2\n"),
+    ):
+        if content is not None:
+            items.write_text(content)
+        grid = Grid(**GRU4REC, settings=settings | {"load_col": load_col})
+        ids.append(grid.groups()[0].id)
+    assert ids[0] == ids[1] and len(set(ids)) == 3
 
 
 def test_a_search_that_fails_leaves_the_others(small_data, settings):

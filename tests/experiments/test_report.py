@@ -115,8 +115,8 @@ def test_the_main_table_against_its_definition(written):
     assert shown["Base"].below == "paper 0.0424" and shown["CI"].below == ""
     assert "whether items seen before were ranked there is not known" in table.caption
     assert "3 seeds" in table.caption and "seen items masked" in table.caption
-    # 3 pairs of data set and backbone: 5 variants against Base, TSLRec against CI and a control.
-    assert "21 comparisons" in table.caption
+    # 3 pairs of data set and backbone: 6 variants against Base, TSLRec against CI and 4 controls.
+    assert "33 tests over the users and 33 over the seeds" in table.caption
 
 
 def test_metrics_of_ranks():
@@ -158,7 +158,7 @@ def test_what_is_missing_is_said(tmp_path):
     cells = [writer.write("tiny", "SASRec", variant, 2020) for variant in ("Base", "TSLRec")]
     (tmp_path / "items" / f"{cells[1]}.npz").unlink()
     text = make_document(Results.load(tmp_path), figures, "command").markdown()
-    assert "Did not run: CI, the strongest control." in text
+    assert "Did not run: CI, control: preferences, control: pretrained" in text
     assert "1 common seed: there is no test." in text and "± 0" not in text
     assert "Left out:" in text and "Figure 4, categories: no TSLRec cell has kept its items" in text
     assert "Map of the items: no TSLRec" in text and "E4SRec has no finished cell" in text
@@ -219,6 +219,51 @@ def test_later_lines_and_later_cells_replace(tmp_path):
     assert not results.failed
     assert [cell.settings for cell in results.cells] == [{"epochs": 9}]
     assert [cell.settings["epochs"] for cell in results.replaced] == [300]
+
+
+def test_a_mean_is_never_of_cells_under_different_settings(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    for seed in SEEDS:
+        writer.write("tiny", "SASRec", "Base", seed)
+    later = {"finished_at": "2027-01-01T00:00:00+00:00", "settings": {"learning_rate": 3e-4}}
+    other = {"effective": {"learning_rate": "0.0003"}} | later
+    for seed in SEEDS[:2]:
+        writer.write("tiny", "SASRec", "Base", seed, **other)
+    results = Results.load(tmp_path)
+    (method,) = results.methods.values()
+    assert method.seeds == SEEDS
+    assert {cell.effective["learning_rate"] for cell in results.cells} == {"0.001"}
+    assert [cell.seed for cell in results.replaced] == list(SEEDS[:2])
+    writer.write("tiny", "SASRec", "Base", SEEDS[2], **other)  # as many: the later ones
+    results = Results.load(tmp_path)
+    assert {cell.effective["learning_rate"] for cell in results.cells} == {"0.0003"}
+    assert len(results.replaced) == 3
+
+
+def test_a_table_says_what_was_given_and_what_differs(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    writer.write("tiny", "SASRec", "Base", 1)
+    writer.write("tiny", "SASRec", "CI", 1, effective={"epochs": "300", "learning_rate": "0.01"})
+    results = Results.load(tmp_path)
+    table = main_table(results, "ranked", all_comparisons(results, "ranked"), "report it")
+    assert "Settings: given: epochs: 300, hidden_size: 64. Differing: learning_rate: 0.001 (1 " in (
+        "\n".join(table.made)
+    )
+    assert "Made by: python -m recbole_tslrec compare --seeds=3" in table.made
+    assert "Report: report it" in table.made
+
+
+def test_the_time_of_a_method_holds_bases_training(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    seconds = {"training": 100.0, "evaluation": 1.0}
+    writer.write("tiny", "SASRec", "Base", 1, seconds=seconds | {"stages": {}})
+    taken, trained = {"backbone": 0.1, "categories": 2.0}, {"backbone": 103.0}
+    writer.write("tiny", "SASRec", "CI", 1, seconds=seconds | {"stages": taken})
+    writer.write("tiny", "SASRec", "pretrained", 1, seconds=seconds | {"stages": trained})
+    writer.write("tiny", "SASRec", "random", 1, seconds=seconds | {"stages": {}})
+    numbers = figures.time_figure(Results.load(tmp_path), "command").numbers
+    totals = numbers.groupby("method")["seconds"].sum()
+    assert totals.to_dict() == {"Base": 101, "CI": 203, "pretrained": 204, "random": 101}
 
 
 def test_a_folder_that_is_no_result_is_refused(tmp_path):

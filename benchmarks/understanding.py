@@ -71,6 +71,24 @@ class GateAtIds(fusion.GateFusion):
         nn.init.constant_(self.gate.bias, np.log(0.9 / 0.1))
 
 
+class ProjectionAtIdsRate(fusion.GateFusion):
+    """h' = s · (W_h x + b_h), s the size at which h' enters, W_h drawn so that h' starts the same.
+
+    Adam moves every weight by about the learning rate, whatever its size. Those of the plug-in's W_h are
+    as small as the ids' embeddings over the root of the width, and a step on all of them moves h' many
+    times as far as e; here, about as far.
+    """
+
+    def __init__(self, id_embeddings: Tensor, width: int, scale: float):
+        super().__init__(id_embeddings, width, scale)
+        self.size = scale * fusion.initial_scale(id_embeddings)
+        with torch.no_grad():
+            self.projection.weight /= self.size
+
+    def project(self) -> Tensor:
+        return self.size * super().project()
+
+
 # ---- fine-tuning ----------------------------------------------------------------------------------
 
 
@@ -197,6 +215,9 @@ CHANGES: dict[str, Change] = {
     "sum in place of the gate": Change(_FUSED, {"fusion": "sum"}),
     "h' at 0.3 of the ids' scale": Change(_FUSED, {"enhanced_scale": 0.3}),
     "h' at 3 times the ids' scale": Change(_FUSED, {"enhanced_scale": 3.0}),
+    "h' learns at the ids' rate": Change(
+        ("random", *_FUSED), piece=_fusion("gate", ProjectionAtIdsRate)
+    ),
     "one gate an item": Change(_FUSED, piece=_fusion("gate", OneGateAnItem)),
     "gate starts at 0.9 for the ids": Change(_FUSED, piece=_fusion("gate", GateAtIds)),
     "whitened": Change(_FUSED, piece=lambda: mock.patch.object(fusion, "standardise", whitened)),

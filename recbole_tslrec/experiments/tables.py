@@ -20,6 +20,7 @@ from recbole_tslrec.experiments.significance import (
     compare_users,
     correct,
 )
+from recbole_tslrec.settings import SETTINGS
 
 TESTS = (
     "paired t-test over the users (each user's metric is the mean over the seeds) and t-test over the "
@@ -355,12 +356,16 @@ def made(cells: Sequence[KeptCell], command: str) -> list[str]:
 
 
 def _settings_text(cells: Sequence[KeptCell]) -> str:
-    """What was given, then the keys whose values differ, with how many cells have which."""
+    """What was given, then the values that differ, with how many cells have which.
+
+    Of RecBole's keys only those that were given: the rest are its defaults for the model and data.
+    """
     given = {key for cell in cells for key in cell.settings}
+    shown = (given | SETTINGS.keys()) - set(_VARYING)
     values: dict[str, Counter] = {}
     for cell in cells:
         for key, value in cell.effective.items():
-            if key not in _VARYING:
+            if key in shown:
                 values.setdefault(key, Counter())[value] += 1
     shared = [
         f"{key}: {next(iter(counts))}"

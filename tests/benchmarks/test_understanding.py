@@ -50,6 +50,22 @@ def test_whitened_directions_have_the_same_variance_and_rounding_has_none():
     torch.testing.assert_close(covariance, expected, atol=1e-4, rtol=0)
 
 
+def test_a_projection_at_the_ids_rate_starts_the_same_and_moves_less():
+    table = torch.randn(50, 4) * 0.02
+    enhanced = torch.randn(49, 16)
+    moved = []
+    for kind in (fusion.GateFusion, benchmark.ProjectionAtIdsRate):
+        torch.manual_seed(1)
+        gate = kind(table, 16, 1.0)
+        gate.set_enhanced(enhanced)
+        before = gate.project()
+        with torch.no_grad():
+            gate.projection.weight += 1e-3  # as far as a step of Adam goes
+        moved.append((before, (gate.project() - before).norm()))
+    torch.testing.assert_close(moved[0][0], moved[1][0])
+    assert moved[1][1] < 0.03 * moved[0][1]
+
+
 def test_single_items_join_the_histories_with_their_users_distribution(monkeypatch):
     seen = {}
 

@@ -243,12 +243,12 @@ def test_a_mean_is_never_of_cells_under_different_settings(tmp_path):
 def test_a_table_says_what_was_given_and_what_differs(tmp_path):
     writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
     writer.write("tiny", "SASRec", "Base", 1)
-    writer.write("tiny", "SASRec", "CI", 1, effective={"epochs": "300", "learning_rate": "0.01"})
+    other = {"effective": {"epochs": "9", "learning_rate": "0.01", "n_categories": "20"}}
+    writer.write("tiny", "SASRec", "CI", 1, **other)
     results = Results.load(tmp_path)
     table = main_table(results, "ranked", all_comparisons(results, "ranked"), "report it")
-    assert "Settings: given: epochs: 300, hidden_size: 64. Differing: learning_rate: 0.001 (1 " in (
-        "\n".join(table.made)
-    )
+    (text,) = (line for line in table.made if line.startswith("Settings"))
+    assert "given: hidden_size: 64. Differing: epochs: 300 (1 cells), 9 (1 cells)." in text
     assert "Made by: python -m recbole_tslrec compare --seeds=3" in table.made
     assert "Report: report it" in table.made
 

@@ -116,7 +116,8 @@ class Results:
             key = (cell.dataset, cell.backbone, cell.variant, cell.made_by)
             under = json.dumps(cell.effective, sort_keys=True)
             finished.setdefault(key, {}).setdefault(under, []).append(cell)
-        for key, by_settings in finished.items():
+        # Sorted: pictures and tables have one order, whatever finished first.
+        for key, by_settings in sorted(finished.items(), key=lambda item: str(item[0])):
             # Never a mean over cells of other settings: those with most seeds; of as many, the latest.
             chosen = {cell.seed: cell for cell in max(by_settings.values(), key=_seeds_and_end)}
             self.methods[key] = Method(*key, cells=chosen)

@@ -227,7 +227,7 @@ CHANGES: dict[str, Change] = {
     "mean of the hidden states": Change(("TSLRec",), {"llm_pooling": "mean"}),
     "1 epoch of fine-tuning": Change(("TSLRec",), {"sft_epochs": 1}),
     "target: the remainder": Change(("TSLRec",), piece=remainder, own_stages=True),
-    "single items as prompts too": Change(("TSLRec",), piece=short_prompts, own_stages=True),
+    "one item alone as a second prompt": Change(("TSLRec",), piece=short_prompts, own_stages=True),
     "cross entropy": Change(("TSLRec",), piece=cross_entropy, own_stages=True),
 }
 

@@ -204,6 +204,14 @@ class Pipeline:
         """What each of these stages is made from under the present settings; makes none."""
         return {name: getattr(self, f"_{name}_made_from") for name in stages}
 
+    def seconds(self, stages: Sequence[str]) -> dict[str, float]:
+        """How long each of these stages took to make, whenever that was; those that are kept."""
+        all_seconds = {
+            name: self.store.seconds(name, made_from)
+            for name, made_from in self.made_from(stages).items()
+        }
+        return {name: seconds for name, seconds in all_seconds.items() if seconds is not None}
+
     def _stage(
         self, name: str, made_from: dict[str, Any], make, before=None, together: bool = False
     ) -> Stage:

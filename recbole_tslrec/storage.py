@@ -96,6 +96,11 @@ class Store:
         """Whether the stage made from exactly this is there."""
         return self._place(name, made_from)[1].is_dir()
 
+    def seconds(self, name: str, made_from: dict[str, Any]) -> float | None:
+        """How long the stage made from exactly this took to make; None if it is not there."""
+        folder = self._place(name, made_from)[1]
+        return read_manifest(folder)["seconds"] if folder.is_dir() else None
+
     def _place(self, name: str, made_from: dict[str, Any]) -> tuple[str, Path]:
         key = fingerprint({"format": FORMAT_VERSION, "stage": name, "made_from": made_from})
         return key, self.root / f"{name}-{key[:16]}"

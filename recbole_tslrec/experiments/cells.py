@@ -173,27 +173,36 @@ class Cell:
     @cached_property
     def id(self) -> str:
         """16 hexadecimal digits that tell the cell from every one with another result."""
+        return fingerprint(self._identity)[:16]
+
+    @cached_property
+    def configuration(self) -> str:
+        """As ``id``, of all but the seed: cells with equal ones may enter one mean."""
+        giver = self.embeddings_from and self.embeddings_from.configuration
+        return fingerprint(self._identity | {"seed": None, "embeddings_from": giver})[:16]
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """All that can change the result."""
         variant = VARIANTS[self.variant]
         ours = {key: value for key, value in self.settings.items() if key in settings.SETTINGS}
         trust = bool(self.settings.get("llm_trust_remote_code", False))
-        return fingerprint(
-            {
-                "format": FORMAT,
-                "dataset": self.dataset,
-                "data": self.data,
-                "backbone": self.backbone,
-                "variant": self.variant,
-                "embeddings_from": self.embeddings_from and self.embeddings_from.id,
-                "seed": self.seed,
-                "recbole": settings.training_settings(self.settings),
-                "version": _RESULTS_OF,
-                "ours": {
-                    key: _content(key, value, trust)
-                    for key, value in (_defaults(variant.peer is not None) | ours).items()
-                    if variant.depends_on(key) and (key, value) not in _LATER_KEYS.items()
-                },
-            }
-        )[:16]
+        return {
+            "format": FORMAT,
+            "dataset": self.dataset,
+            "data": self.data,
+            "backbone": self.backbone,
+            "variant": self.variant,
+            "embeddings_from": self.embeddings_from and self.embeddings_from.id,
+            "seed": self.seed,
+            "recbole": settings.training_settings(self.settings),
+            "version": _RESULTS_OF,
+            "ours": {
+                key: _content(key, value, trust)
+                for key, value in (_defaults(variant.peer is not None) | ours).items()
+                if variant.depends_on(key) and (key, value) not in _LATER_KEYS.items()
+            },
+        }
 
     def base(self) -> Cell:
         """The cell whose trained model is the backbone that this one's stages start from."""
@@ -312,11 +321,12 @@ def run_cell(cell: Cell, results: ResultsFolder, keep_checkpoint: bool = False) 
         "valid": validation(experiment),
         "test": ranks.metrics(),
         "effective": effective_settings(cell, experiment.trainer.config),
+        "backbone_from": _handed_on(cell, results) and cell.base().id,
         "epochs": len(experiment.trainer.train_loss_dict),
         "seconds": {
             "training": round(experiment.seconds, 3),
             "evaluation": round(evaluation, 3),
-            "stages": {stage.name: round(stage.seconds, 3) for stage in experiment.stages},
+            "stages": _seconds_of_stages(experiment),
         },
         "reused_stages": [stage.name for stage in experiment.stages if stage.reused],
         **circumstances(),
@@ -341,14 +351,33 @@ def experiment_settings_with_inputs(cell: Cell, results: ResultsFolder) -> dict[
                 f"which has failed. See its own error."
             )
         given["enhanced_items"] = str(_enhanced_items_file(source, results))
-    elif "backbone_checkpoint" in VARIANTS[cell.variant].keys:
-        base = cell.base().id
-        # A checkpoint without a line is of a training that was interrupted.
-        finished = results.cells.read().get(base, {}).get("status") == DONE
-        checkpoint = results.checkpoint(base) if finished else None
-        if checkpoint is not None and given.get("backbone_checkpoint") is None:
+    else:
+        checkpoint = _handed_on(cell, results)
+        if checkpoint is not None:
             given["backbone_checkpoint"] = str(checkpoint)
     return given
+
+
+def _handed_on(cell: Cell, results: ResultsFolder) -> Path | None:
+    """The trained model of the Base that the cell's stages start from, if it is there to be taken."""
+    if (
+        "backbone_checkpoint" not in VARIANTS[cell.variant].keys
+        or cell.settings.get("backbone_checkpoint") is not None
+        or cell.embeddings_from is not None
+    ):
+        return None
+    base = cell.base().id
+    # A checkpoint without a line is of a training that was interrupted.
+    finished = results.cells.read().get(base, {}).get("status") == DONE
+    return results.checkpoint(base) if finished else None
+
+
+def _seconds_of_stages(experiment: Experiment) -> dict[str, float]:
+    """Of all stages that the model depends on, also those that the run had no need to look at."""
+    pipeline = getattr(experiment.trainer, "pipeline", None)
+    if pipeline is None:
+        return {}
+    return pipeline.seconds(experiment.trainer.model.stages(experiment.trainer.config))
 
 
 def _enhanced_items_file(cell: Cell, results: ResultsFolder) -> Path:
@@ -380,6 +409,7 @@ def description(cell: Cell) -> dict[str, Any]:
         "variant": cell.variant,
         "embeddings_from": source and source.backbone,
         "seed": cell.seed,
+        "configuration": cell.configuration,
         # As json would read them back: yaml knows more types than json.
         "settings": json.loads(json.dumps(dict(cell.settings), default=str)),
     }
@@ -394,7 +424,8 @@ def validation(experiment: Experiment) -> dict[str, float]:
 def effective_settings(cell: Cell, config) -> dict[str, str]:
     """The value, as text, of every key on which the result can depend, whether it was given or not.
 
-    Not the seed, the data set and the paths of input files: equal for the cells that a mean is of.
+    For people to read. The seed and the data set have entries of their own, input files their content
+    in ``Cell.configuration``.
 
     Args:
         config: RecBole's config with which the cell runs.

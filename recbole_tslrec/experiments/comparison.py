@@ -45,13 +45,15 @@ def compare(
     results = ResultsFolder(results_folder)
     groups = grid.groups()
     failed_searches: dict[str, Exception] = {}
+    tried: dict[str, dict[str, Any]] = {}
     if search is not None:
-        groups = _searched(groups, search, results, failed_searches, keep_checkpoints)
+        groups = _searched(groups, search, results, failed_searches, tried, keep_checkpoints)
     cells = grid.cells(groups)
     # A cell whose search failed has no settings of its own, and so no line that could be kept.
     errors = [_search_error(cell, failed_searches) for cell in cells]
     pairs = list(zip(cells, errors, strict=True))
-    lines = _run([cell for cell, error in pairs if error is None], results, keep_checkpoints)
+    to_run = [cell for cell, error in pairs if error is None]
+    lines = _run(to_run, results, keep_checkpoints, tried)
     outcome = [lines[cell.id] if error is None else failure(cell, error) for cell, error in pairs]
     return FinishedGrid(grid, cells, outcome)
 
@@ -68,6 +70,7 @@ def _searched(
     search: Search,
     results: ResultsFolder,
     failed: dict[str, Exception],
+    tried: dict[str, dict[str, Any]],
     keep: bool,
 ) -> list[Cell]:
     """The groups with the values that are best on validation.
@@ -77,6 +80,7 @@ def _searched(
 
     Args:
         failed: takes the error of every search that failed, under the name of its group.
+        tried: takes the lines of the cells of Base, by id.
     """
     _check_searched(groups, search)
     chosen: dict[str, Cell] = {}
@@ -98,7 +102,9 @@ def _searched(
     bases = [cell for cell in groups if cell.variant == "Base"]
     others = [cell for cell in groups if cell.variant != "Base"]
     _share({f"search-{cell.id}": task(cell) for cell in bases}, {}, results)
-    _run([chosen[cell.id] for cell in bases if _group(cell) not in failed], results, keep)
+    found = [chosen[cell.id] for cell in bases if _group(cell) not in failed]
+    if found:
+        tried |= _run(found, results, keep)
     _share({f"search-{cell.id}": task(cell) for cell in others}, {}, results)
     return [chosen[cell.id] for cell in groups]
 
@@ -120,10 +126,20 @@ def _check_searched(groups: Sequence[Cell], search: Search) -> None:
             raise ValueError(f"search: no model of this comparison has a key [{key}].")
 
 
-def _run(cells: Sequence[Cell], results: ResultsFolder, keep: bool) -> dict[str, dict[str, Any]]:
-    """Every cell's line, kept or made now."""
+def _run(
+    cells: Sequence[Cell],
+    results: ResultsFolder,
+    keep: bool,
+    tried: Mapping[str, dict[str, Any]] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Every cell's line, kept or made now.
+
+    Args:
+        tried: the lines of cells that this start has run already; one that failed is not tried again.
+    """
     before = results.cells.read()
     lines = {cell.id: before[cell.id] for cell in cells if _is_done(before.get(cell.id))}
+    lines |= tried or {}
     print(f"compare: {len(cells)} cells, {len(lines)} of them finished before", flush=True)
 
     def task(cell: Cell) -> Callable[[], None]:

@@ -106,9 +106,10 @@ def _takeaways(results: Results, comparisons: dict[str, list[Comparison]]) -> Se
         f"How these sentences came about: {MAIN_METRIC} on the test users; {TESTS} for all comparisons "
         f"of a protocol, which stand under its table below. 'Is better' is said where both tests agree, "
         f"'cannot be told from' where neither finds a difference or none can be made; where only one "
-        f"does, that is said. A control is TSLRec with something else in place of the language model's "
-        f"vectors: a gain that a control shows too is not the language model's. Differences are of the "
-        f"seeds that both have. With few seeds the test over the seeds finds large differences only."
+        f"does, that is said. A control is TSLRec with something else in place of the tuned language "
+        f"model's vectors: what it gains as well does not come from the tuned language model. "
+        f"Differences are of the seeds that both have. With few seeds the test over the seeds finds "
+        f"large differences only."
     )
     return section
 
@@ -246,8 +247,8 @@ def _state_of_the_grid(results: Results, command: str) -> Section:
         ]
     if results.replaced:
         section.blocks += [
-            "Not in this report: cells under other settings than those of their method that have more "
-            "seeds, and cells that were run again later:",
+            "Not in this report: cells of other settings or data than those of their method that have "
+            "more seeds, and cells that were run again later:",
             [f"{cell} (cell {cell.cell}, {cell.finished_at})" for cell in results.replaced],
         ]
     if results.notes:

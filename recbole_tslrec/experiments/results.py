@@ -43,6 +43,8 @@ class KeptCell:
     seed: int
     status: str
     embeddings_from: str | None = None
+    configuration: str = ""
+    backbone_from: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     effective: dict[str, str] = field(default_factory=dict)
     error: str | None = None
@@ -97,7 +99,7 @@ class Results:
     Attributes:
         methods: by (data set, backbone, variant, the backbone that made the embeddings or None).
         failed: cells without a result.
-        replaced: finished cells that are left out: those under other settings than the method's
+        replaced: finished cells that are left out: those of other settings or data than the method's
             others, and of one seed all but the latest.
         notes: what did not fit together, a sentence each.
     """
@@ -114,11 +116,10 @@ class Results:
                 self.failed.append(cell)
                 continue
             key = (cell.dataset, cell.backbone, cell.variant, cell.made_by)
-            under = json.dumps(cell.effective, sort_keys=True)
-            finished.setdefault(key, {}).setdefault(under, []).append(cell)
+            finished.setdefault(key, {}).setdefault(cell.configuration, []).append(cell)
         # Sorted: pictures and tables have one order, whatever finished first.
         for key, by_settings in sorted(finished.items(), key=lambda item: str(item[0])):
-            # Never a mean over cells of other settings: those with most seeds; of as many, the latest.
+            # Never a mean over other settings or data: those with most seeds; of as many, the latest.
             chosen = {cell.seed: cell for cell in max(by_settings.values(), key=_seeds_and_end)}
             self.methods[key] = Method(*key, cells=chosen)
             self.replaced += [
@@ -132,6 +133,7 @@ class Results:
         self.ranks = lru_cache(maxsize=None)(self._read_ranks)
         self.scores = lru_cache(maxsize=None)(self._scores)
         self._check_metrics()
+        self._check_settings()
 
     @classmethod
     def load(cls, folder: Path) -> Results:
@@ -260,6 +262,27 @@ class Results:
                         self._note(
                             f"{cell}: {name} ({PROTOCOLS[protocol]}) is {given:.4f} in {CELLS} "
                             f"and {means[name]:.4f} by the kept ranks."
+                        )
+
+    def _check_settings(self) -> None:
+        """Methods that stand side by side must have the same values of the keys that both have."""
+        for dataset in self.datasets:
+            for backbone in self.backbones(dataset):
+                values: dict[str, dict[str, list[str]]] = {}
+                for variant in self.variants(dataset, backbone):
+                    cells = self.method(dataset, backbone, variant).cells
+                    for key, value in next(iter(cells.values())).effective.items():
+                        if key != "enhancement":  # the variant itself
+                            values.setdefault(key, {}).setdefault(value, []).append(variant)
+                for key, by_value in values.items():
+                    if len(by_value) > 1:
+                        each = "; ".join(
+                            f"{value} ({', '.join(variants)})"
+                            for value, variants in by_value.items()
+                        )
+                        self._note(
+                            f"{dataset}, {backbone}: the methods differ in {key}: {each}. They compare "
+                            f"only if it was searched for each with the same effort."
                         )
 
     def _note(self, note: str) -> None:

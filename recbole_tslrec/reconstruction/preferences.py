@@ -73,7 +73,7 @@ def mean_preferences(
     users = np.repeat(np.arange(len(histories)), histories.lengths)
     shape = (n_items_internal, len(histories))
     counts = csr_matrix((np.ones(len(users)), (histories.items, users)), shape=shape)
-    return (normalize(counts, norm="l1") @ preferences).toarray().astype(np.float32)
+    return (normalize(counts, norm="l1") @ preferences).astype(np.float32).toarray()
 
 
 def constant_prediction(preferences: csr_matrix) -> np.ndarray:

@@ -49,6 +49,8 @@ class SyntheticResults:
             "variant": variant,
             "embeddings_from": embeddings_from,
             "seed": seed,
+            "configuration": f"{dataset}{backbone}{variant}{embeddings_from}",
+            "backbone_from": None,
             "settings": {"epochs": 300, "hidden_size": 64, "seed": seed},
             "effective": {"epochs": "300", "hidden_size": "64", "learning_rate": "0.001"},
             "status": status,

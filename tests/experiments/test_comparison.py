@@ -322,6 +322,9 @@ def test_a_searched_cell_takes_the_stages_of_its_trial(small_data, settings):
         assert len(list(Path("saved/tslrec/small").glob(f"{stage}-*"))) == 1, stage
     assert not list(Path("saved/tslrec").rglob("*.pth"))  # no backbone was trained but Base
     ours = next(line for line in lines() if line["variant"] == "TSLRec")
+    # Its stages' times are there, although the trial made them; so is the Base that they start from.
+    assert ours["seconds"]["stages"]["fine_tuning"] > 0
+    assert ours["backbone_from"] == next(one["cell"] for one in lines() if one["variant"] == "Base")
     assert {*ours["reused_stages"]} == {"backbone", "categories", "augmentation"}
 
 
@@ -339,6 +342,23 @@ def test_the_id_is_of_all_files_that_are_loaded(small_data, settings):
         grid = Grid(**GRU4REC, settings=settings | {"load_col": load_col})
         ids.append(grid.groups()[0].id)
     assert ids[0] == ids[1] and len(set(ids)) == 3
+
+
+def test_a_base_that_fails_is_trained_once_a_start(small_data, settings):
+    pytest.importorskip("hyperopt")
+    broken = settings | {"num_layers": "two"}
+    grid = Grid(**GRU4REC, variants=("Base", "CI"), settings=broken)
+    comparison = compare(grid, "results", declare("n_categories=[3,4]", None, 1))
+    assert len(comparison.failed) == 2
+    assert [line["variant"] for line in lines()] == ["Base"]
+
+
+def test_a_mean_is_of_cells_that_differ_in_the_seed_alone(small_data, settings):
+    grid = Grid(**GRU4REC, seeds=(1, 2), variants=("Base", "random"), settings=settings)
+    cells = grid.cells(grid.groups())
+    assert len({one.configuration for one in cells}) == 2 and len({one.id for one in cells}) == 4
+    assert cells[0].configuration == cells[2].configuration
+    assert replace(cells[0], data="other").configuration != cells[0].configuration
 
 
 def test_a_search_that_fails_leaves_the_others(small_data, settings):

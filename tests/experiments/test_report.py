@@ -226,7 +226,7 @@ def test_a_mean_is_never_of_cells_under_different_settings(tmp_path):
     for seed in SEEDS:
         writer.write("tiny", "SASRec", "Base", seed)
     later = {"finished_at": "2027-01-01T00:00:00+00:00", "settings": {"learning_rate": 3e-4}}
-    other = {"effective": {"learning_rate": "0.0003"}} | later
+    other = {"configuration": "other", "effective": {"learning_rate": "0.0003"}} | later
     for seed in SEEDS[:2]:
         writer.write("tiny", "SASRec", "Base", seed, **other)
     results = Results.load(tmp_path)
@@ -253,17 +253,39 @@ def test_a_table_says_what_was_given_and_what_differs(tmp_path):
     assert "Report: report it" in table.made
 
 
-def test_the_time_of_a_method_holds_bases_training(tmp_path):
+def test_the_time_of_a_method_holds_the_training_of_the_base_it_took(tmp_path):
     writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
     seconds = {"training": 100.0, "evaluation": 1.0}
-    writer.write("tiny", "SASRec", "Base", 1, seconds=seconds | {"stages": {}})
-    taken, trained = {"backbone": 0.1, "categories": 2.0}, {"backbone": 103.0}
-    writer.write("tiny", "SASRec", "CI", 1, seconds=seconds | {"stages": taken})
-    writer.write("tiny", "SASRec", "pretrained", 1, seconds=seconds | {"stages": trained})
+    base = writer.write("tiny", "SASRec", "Base", 1, seconds=seconds | {"stages": {}})
+    taken = {"backbone_from": base, "seconds": seconds | {"stages": {"backbone": 1.0}}}
+    writer.write("tiny", "SASRec", "CI", 1, **taken)
+    trained = {"seconds": seconds | {"stages": {"backbone": 20.0}}}  # another one, by itself
+    writer.write("tiny", "SASRec", "pretrained", 1, **trained)
     writer.write("tiny", "SASRec", "random", 1, seconds=seconds | {"stages": {}})
     numbers = figures.time_figure(Results.load(tmp_path), "command").numbers
     totals = numbers.groupby("method")["seconds"].sum()
-    assert totals.to_dict() == {"Base": 101, "CI": 203, "pretrained": 204, "random": 101}
+    assert totals.to_dict() == {"Base": 101, "CI": 202, "pretrained": 121, "random": 101}
+
+
+def test_methods_under_different_settings_are_named(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    for variant in ("Base", "CI", "TSLRec"):
+        rate = "0.0003" if variant == "TSLRec" else "0.001"
+        writer.write(
+            "tiny", "SASRec", variant, 1, effective={"learning_rate": rate, "own": variant}
+        )
+    (note,) = (note for note in Results.load(tmp_path).notes if "learning_rate" in note)
+    assert "learning_rate: 0.001 (Base, CI); 0.0003 (TSLRec)" in note
+
+
+def test_a_picture_shows_the_control_that_is_best_on_validation(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    for variant, score in (("random", 0.3), ("untuned", 0.1)):  # "untuned" is better on test
+        valid = dict.fromkeys(("hit@5", "hit@10", "ndcg@5", "ndcg@10"), score)
+        writer.write("tiny", "SASRec", variant, 1, valid=valid)
+    results = Results.load(tmp_path)
+    assert figures._strongest_control(results, "tiny", "SASRec") == ["random"]
+    assert figures._strongest_control(results, "tiny", "GRU4Rec") == []
 
 
 def test_a_folder_that_is_no_result_is_refused(tmp_path):

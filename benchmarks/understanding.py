@@ -89,6 +89,13 @@ class ProjectionAtIdsRate(fusion.GateFusion):
         return self.size * super().project()
 
 
+class NoIds(fusion.EnhancedFusion):
+    """h' alone is the item table."""
+
+    def forward(self, id_embeddings: Tensor) -> Tensor:
+        return self.project()
+
+
 # ---- fine-tuning ----------------------------------------------------------------------------------
 
 
@@ -216,6 +223,7 @@ CHANGES: dict[str, Change] = {
     "h' at 0.3 of the ids' scale": Change(_FUSED, {"enhanced_scale": 0.3}),
     "h' at 3 times the ids' scale": Change(_FUSED, {"enhanced_scale": 3.0}),
     "h' learns at the ids' rate": Change(_FUSED, piece=_fusion("gate", ProjectionAtIdsRate)),
+    "h' without the ids": Change(_FUSED, piece=_fusion("gate", NoIds)),
     "one gate an item": Change(_FUSED, piece=_fusion("gate", OneGateAnItem)),
     "gate starts at 0.9 for the ids": Change(_FUSED, piece=_fusion("gate", GateAtIds)),
     "whitened": Change(_FUSED, piece=lambda: mock.patch.object(fusion, "standardise", whitened)),

@@ -89,7 +89,9 @@ def test_single_items_join_the_histories_with_their_users_distribution(monkeypat
     assert valid.max() < 3 and sorted([*train, *valid, *(3 + valid)]) == list(range(6))
 
 
-@pytest.mark.parametrize("name", ["one gate an item", "gate starts at 0.9 for the ids"])
+@pytest.mark.parametrize(
+    "name", ["one gate an item", "h' without the ids", "gate starts at 0.9 for the ids"]
+)
 def test_a_piece_stands_in_only_while_it_lasts(name):
     table, before = torch.randn(6, 4), fusion.FUSIONS["gate"]
     with benchmark.CHANGES[name].piece():

@@ -159,6 +159,10 @@ def test_a_base_that_comes_out_otherwise_is_refused(monkeypatch, tmp_path):
         benchmark.run_unchanged(2020, args)
 
 
+def test_every_change_can_be_named_on_the_command_line():
+    assert not [name for name in benchmark.CHANGES if "," in name]
+
+
 def test_a_misspelt_change_is_refused_before_anything_runs(monkeypatch):
     monkeypatch.setattr(benchmark, "compare", None)
     monkeypatch.setattr(sys, "argv", ["x", "--changes=equal norms,witened"])

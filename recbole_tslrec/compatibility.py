@@ -8,6 +8,8 @@ accepts, and torch to accept what is harmless in it; torch's check stays on.
 
 from __future__ import annotations
 
+import copyreg
+import enum
 import functools
 import hashlib
 import io
@@ -54,14 +56,14 @@ class _StoredConfig(Config):
         _restore_config(self, state)
 
 
+# What a Config holds under MODEL_TYPE, MODEL_INPUT_TYPE and eval_type.
+_ENUMS: tuple[type[enum.Enum], ...] = (ModelType, InputType, EvaluatorType)
+
 _SAFE_GLOBALS = [
     (_StoredConfig, f"{Config.__module__}.{Config.__qualname__}"),
     # torch asks about the object's own class as well.
     _StoredConfig,
-    # What a Config holds under MODEL_TYPE, MODEL_INPUT_TYPE and eval_type.
-    ModelType,
-    InputType,
-    EvaluatorType,
+    *_ENUMS,
     # best_valid_score is a np.float64: these three make it.
     np.core.multiarray.scalar,
     np.dtype,
@@ -79,6 +81,10 @@ def apply() -> None:
     matrices there, as ItemKNN and EASE do. Only the first call acts: a later one cannot undo what
     somebody has put on top.
     """
+    for members in _ENUMS:
+        # Up to Python 3.11.3 (Debian 12 has 3.11.2) a member is written as a call of getattr, which
+        # torch does not read, and rightly; later as a call of its class.
+        copyreg.pickle(members, lambda member: (type(member), (member.value,)))
     Config.__getstate__ = _config_state
     Config.__setstate__ = _restore_config
     Trainer._save_checkpoint = _save_checkpoint

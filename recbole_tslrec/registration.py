@@ -20,6 +20,7 @@ from pathlib import Path
 import recbole.model
 import recbole.trainer
 from recbole.config import Config
+from recbole.utils import ModelType
 
 from recbole_tslrec import processes, settings
 from recbole_tslrec.interactions_file import check_interactions
@@ -117,6 +118,10 @@ def _with_our_yaml(original):
             path = properties_folder() / f"{file}.yaml"
             if path.is_file():
                 self._update_internal_config_dict(str(path))
+        columns = (self.internal_config_dict.get("load_col") or {}).get("inter")
+        if model_class.type == ModelType.SEQUENTIAL and columns == ["user_id", "item_id"]:
+            # RecBole's default for a data set that it does not know; a history has an order.
+            self.internal_config_dict["load_col"] = {"inter": [*columns, "timestamp"]}
         if model in _OUR_MODELS:
             # RecBole's default samples negatives, which its own CE models refuse; here the default
             # follows the loss. What the user gives stands, and is checked below.

@@ -224,7 +224,13 @@ def check_columns(config: Mapping[str, Any]) -> None:
     with open(path, encoding=config.get("encoding") or "utf-8") as file:
         header = file.readline().rstrip("\n").split(config["field_separator"])
     columns = [column.split(":")[0] for column in header]
-    loaded = (config["load_col"] or {}).get("inter", "*")
+    given = config["load_col"] or {}
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"load_col: [{given}] is not a list of columns by kind of file. On the command line it is "
+            f"--load_col=\"{{'inter': ['user_id', 'item_id', '{config['TIME_FIELD']}']}}\""
+        )
+    loaded = given.get("inter", "*")
     loaded = columns if loaded == "*" else loaded
     time = config["TIME_FIELD"]
     if time not in columns:

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from recbole.config import Config
 from recbole.data.interaction import Interaction
 from recbole.trainer import HyperTuning, Trainer
+from recbole.utils import EvaluatorType, InputType, ModelType
 
 from recbole_tslrec import __main__ as command_line
 from recbole_tslrec import compatibility
@@ -336,3 +338,11 @@ def test_anomaly_detection_which_sine_switches_on_for_everybody_is_off():
     import recbole.model.sequential_recommender.sine  # noqa: F401
 
     assert not torch.is_anomaly_enabled()
+
+
+@pytest.mark.parametrize(
+    "member", [ModelType.SEQUENTIAL, InputType.POINTWISE, EvaluatorType.RANKING]
+)
+def test_members_of_recboles_enums_are_written_by_value_on_every_python(member):
+    text = pickle.dumps(member, protocol=2)
+    assert b"getattr" not in text and pickle.loads(text) is member

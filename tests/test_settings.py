@@ -244,6 +244,19 @@ def test_all_columns_may_be_loaded_but_the_time_not_left_out(small_data, setting
         Config("TSLRec_SASRec", small_data, config_dict=settings | left_out)
 
 
+def test_of_a_data_set_that_recbole_does_not_know_the_times_are_loaded(small_data, settings):
+    given = {key: value for key, value in settings.items() if key != "load_col"}
+    given["train_neg_sample_args"] = None
+    for model in ("SASRec", "TSLRec_SASRec"):
+        config = Config(model, small_data, config_dict=given)
+        assert config["load_col"] == {"inter": ["user_id", "item_id", "timestamp"]}
+    own = Config("TSLRec_SASRec", "ml-100k", config_dict={"gpu_id": ""})["load_col"]
+    assert own["inter"] == ["user_id", "item_id", "rating", "timestamp"]
+    text = given | {"load_col": "{inter: [user_id, item_id, timestamp]}"}
+    with pytest.raises(ValueError, match=r"load_col: \[{inter.*--load_col=\"{'inter': \['user_id'"):
+        Config("TSLRec_SASRec", small_data, config_dict=text)
+
+
 def test_a_time_column_that_is_not_loaded_is_refused(small_data, settings):
     unloaded = settings | {"load_col": {"inter": ["user_id", "item_id"]}}
     with pytest.raises(ValueError, match=r"load_col.*\[timestamp\]"):

@@ -450,7 +450,7 @@ def _gain_panels(results: Results, numbers, protocol: str, axis: str, heading: s
         axes.set_xticks(groups.group, [f"{label}\n{n:,} users" for label, n in texts])
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set_xlabel(axis)
-        axes.set_ylabel(f"gain in {MAIN_METRIC}")
+        axes.set_ylabel(f"gain over Base, {MAIN_METRIC}")
         axes.grid(axis="y", alpha=0.3)
 
     return _panels(_places(numbers, "dataset", "backbone"), draw, heading, 5.4, 3.5)

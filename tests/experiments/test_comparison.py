@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import write_atomic
 from recbole.config import Config
 
 from recbole_tslrec.__main__ import main
@@ -342,6 +343,14 @@ def test_the_id_is_of_all_files_that_are_loaded(small_data, settings):
         grid = Grid(**GRU4REC, settings=settings | {"load_col": load_col})
         ids.append(grid.groups()[0].id)
     assert ids[0] == ids[1] and len(set(ids)) == 3
+
+
+def test_a_data_set_with_nothing_to_train_on_says_so(tmp_path, settings):
+    rows = [(f"u{user}", f"i{(user + k) % 4}", k) for user in range(4) for k in range(3)]
+    write_atomic(tmp_path / "data", "small", rows)
+    comparison = compare(Grid(**GRU4REC, variants=("Base",), settings=settings), "results")
+    ((_, error),) = comparison.failed
+    assert "is too small" in error
 
 
 def test_a_base_that_fails_is_trained_once_a_start(small_data, settings):

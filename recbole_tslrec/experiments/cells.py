@@ -321,7 +321,7 @@ def run_cell(cell: Cell, results: ResultsFolder, keep_checkpoint: bool = False) 
         "valid": validation(experiment),
         "test": ranks.metrics(),
         "effective": effective_settings(cell, experiment.trainer.config),
-        "backbone_from": _handed_on(cell, results) and cell.base().id,
+        "backbone_from": _base_taken(cell, given),
         "epochs": len(experiment.trainer.train_loss_dict),
         "seconds": {
             "training": round(experiment.seconds, 3),
@@ -370,6 +370,12 @@ def _handed_on(cell: Cell, results: ResultsFolder) -> Path | None:
     # A checkpoint without a line is of a training that was interrupted.
     finished = results.cells.read().get(base, {}).get("status") == DONE
     return results.checkpoint(base) if finished else None
+
+
+def _base_taken(cell: Cell, given: Mapping[str, Any]) -> str | None:
+    """The id of the Base whose trained model the cell was given; not one that is there by now."""
+    taken = given.get("backbone_checkpoint") is not None
+    return cell.base().id if taken and cell.settings.get("backbone_checkpoint") is None else None
 
 
 def _seconds_of_stages(experiment: Experiment) -> dict[str, float]:

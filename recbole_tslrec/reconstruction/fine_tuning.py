@@ -317,10 +317,8 @@ def fine_tune(
     train_users, valid_users = split_users(len(histories), settings.valid_ratio, settings.seed)
     valid_users = valid_users[np.argsort(histories.lengths[valid_users], kind="stable")]
     watched = len(valid_users) > 0
-    constant = None
-    if watched:
-        mean = constant_prediction(preferences[train_users])
-        constant = constant_loss(preferences[valid_users], mean)
+    mean = constant_prediction(preferences[train_users])
+    constant = constant_loss(preferences[valid_users], mean) if watched else None
     sampler = _batches_of(prompt, histories.lengths[train_users], settings)
     with metered(model.reader) as meter:
         bar = tqdm(

@@ -171,8 +171,7 @@ def activity_figure(results: Results, protocol: str, command: str) -> Picture | 
     heading = f"Gain by user activity, {protocol_name}, mean over {_seeds(results)}"
     caption = (
         f"Figure 5: users in up to {_GROUPS} groups of about equal size by the number of items in their "
-        f"training history. Above 0 a method is better than Base for these users. "
-        f"{_INTERVALS}"
+        f"training history. Above 0 a method is better than Base for these users. {_INTERVALS}"
     )
     return Picture(
         f"figure_5_activity_{protocol}",
@@ -194,8 +193,7 @@ def popularity_figure(results: Results, protocol: str, command: str) -> Picture 
     heading = f"Gain by popularity of the target item, {protocol_name}, mean over {_seeds(results)}"
     caption = (
         f"Test users in up to {_GROUPS} groups of about equal size by how often the item to be found "
-        f"occurs in training. Above 0 a method finds such items better than Base. "
-        f"{_INTERVALS}"
+        f"occurs in training. Above 0 a method finds such items better than Base. {_INTERVALS}"
     )
     return Picture(
         f"figure_popularity_{protocol}",

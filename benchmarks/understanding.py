@@ -34,6 +34,7 @@ from recbole_tslrec.model import fusion
 from recbole_tslrec.model.fusion import standardise
 from recbole_tslrec.pipeline import Pipeline
 from recbole_tslrec.reconstruction import fine_tuning
+from recbole_tslrec.reconstruction.categories import latent_categories
 from recbole_tslrec.reconstruction.histories import Histories
 from recbole_tslrec.reconstruction.preferences import prior_preferences
 
@@ -89,11 +90,94 @@ class ProjectionAtIdsRate(fusion.GateFusion):
         return self.size * super().project()
 
 
+class FixedProjection(fusion.GateFusion):
+    """h' stays as it starts: of what stands beside the ids, the gate alone is learned."""
+
+    def __init__(self, id_embeddings: Tensor, width: int, scale: float):
+        super().__init__(id_embeddings, width, scale)
+        self.projection.requires_grad_(False)
+
+
 class NoIds(fusion.EnhancedFusion):
     """h' alone is the item table."""
 
     def forward(self, id_embeddings: Tensor) -> Tensor:
         return self.project()
+
+
+class OneScaleForAllRows(torch.optim.Adam):
+    """Adam whose second moment is, for the item table, the mean over the rows: a number a column.
+
+    Adam's own divides each row's gradient by its size there, so that a rare item moves about as far as a
+    popular one. Here it moves as much less as its gradient is smaller; the table as a whole as far.
+    """
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        group = self.param_groups[0]
+        table = max(group["params"], key=len)  # no other weight has as many rows
+        gradient, table.grad = table.grad, None
+        loss = super().step(closure)
+        state = self.state[table]
+        if not state:
+            zeros = torch.zeros_like(table)
+            state.update(step=0, exp_avg=zeros, exp_avg_sq=torch.zeros_like(table[0]))
+        state["step"] += 1
+        first, second = group["betas"]
+        state["exp_avg"].lerp_(gradient, 1 - first)
+        state["exp_avg_sq"].lerp_(gradient.pow(2).mean(dim=0), 1 - second)
+        size = (state["exp_avg_sq"] / (1 - second ** state["step"])).sqrt() + group["eps"]
+        table.addcdiv_(state["exp_avg"], size, value=-group["lr"] / (1 - first ** state["step"]))
+        return loss
+
+
+def neighbourly_directions(vectors: Tensor, together: sparse.csr_matrix, n_columns: int) -> Tensor:
+    """A recommendation-aware PCA, after arXiv 2604.20490: little variation along a graph of items.
+
+    The directions w, at right angles, of the largest wᵀXᵀXw − wᵀXᵀLXw = wᵀXᵀSXw; S the graph's
+    symmetrically normalised weights, L = 1 − S. The paper weighs the second term; here both count the
+    same. Scaled as the plug-in's PCA: a mean variance of 1 a column.
+
+    Args:
+        vectors: X, h^v with standardised columns, [n, width].
+        together: how often two items occur in the same history, symmetric, [n, n].
+    """
+    exact = vectors.double().numpy()
+    degrees = np.maximum(np.asarray(together.sum(axis=1)).ravel(), 1)
+    root = sparse.diags(degrees**-0.5)
+    _, directions = np.linalg.eigh(exact.T @ (root @ together @ root @ exact))  # ascending
+    turned = exact @ directions[:, : -n_columns - 1 : -1]
+    return torch.from_numpy(turned / np.sqrt((turned**2).mean())).to(vectors.dtype)
+
+
+def occurring_together(histories: Histories, n_items: int) -> sparse.csr_matrix:
+    """How many histories two items share, [n_items, n_items] without padding; an item with itself 0."""
+    users = np.repeat(np.arange(len(histories)), histories.lengths)
+    counts = (np.ones(len(users)), (histories.items - 1, users))
+    has = sparse.csr_matrix(counts, shape=(n_items, len(histories))).sign()
+    together = (has @ has.T).tolil()
+    together.setdiag(0)
+    return together.tocsr()
+
+
+@contextmanager
+def recommendation_aware() -> Iterator[None]:
+    """In place of the PCA, directions of h^v in which the items of a history differ little."""
+    graphs = []
+    enhanced_items = Pipeline.enhanced_items
+
+    def note_graph(self):
+        graphs.append(occurring_together(self.histories, len(self.tokens)))
+        return enhanced_items(self)
+
+    def reduce(vectors, n_columns):
+        return neighbourly_directions(vectors, graphs.pop(), n_columns)
+
+    with (
+        mock.patch.object(Pipeline, "enhanced_items", note_graph),
+        mock.patch.object(fusion, "reduce_columns", reduce),
+    ):
+        yield
 
 
 # ---- fine-tuning ----------------------------------------------------------------------------------
@@ -173,6 +257,40 @@ def short_prompts() -> Iterator[None]:
         yield
 
 
+_SEVERAL = (20, 50, 200)
+
+
+@contextmanager
+def several_categories() -> Iterator[None]:
+    """The target is the user's distributions over 20, 50 and 200 categories, one beside the other.
+
+    Each is a softmax of its own and counts a third, so that both sides still sum to 1.
+    """
+
+    def preferences(self):
+        embeddings, one_each = self.item_embeddings().numpy(), []
+        for number in _SEVERAL:
+            found = latent_categories(
+                embeddings,
+                number,
+                backend=self.config["category_backend"],
+                seed=self.config["seed"],
+            )
+            labels = np.concatenate([[-1], found.labels])
+            one_each.append(prior_preferences(self.histories, labels, number))
+        return sparse.hstack(one_each, dtype=np.float32).tocsr() / np.float32(len(_SEVERAL))
+
+    def distribution(self, hidden):
+        logits = self.preference_head(hidden).float().split(_SEVERAL, dim=1)
+        return torch.cat([part.softmax(dim=1) for part in logits], dim=1) / len(_SEVERAL)
+
+    with (
+        mock.patch.object(Pipeline, "preferences", preferences),
+        mock.patch.object(fine_tuning.ReconstructionModel, "distribution", distribution),
+    ):
+        yield
+
+
 @contextmanager
 def cross_entropy() -> Iterator[None]:
     """Cross entropy on the same target in place of Eq. 3, for training and early stopping alike."""
@@ -223,13 +341,27 @@ CHANGES: dict[str, Change] = {
     "h' at 0.3 of the ids' scale": Change(_FUSED, {"enhanced_scale": 0.3}),
     "h' at 3 times the ids' scale": Change(_FUSED, {"enhanced_scale": 3.0}),
     "h' learns at the ids' rate": Change(_FUSED, piece=_fusion("gate", ProjectionAtIdsRate)),
+    "h' stays as it starts": Change(_FUSED, piece=_fusion("gate", FixedProjection)),
+    "one step size for all items": Change(
+        ("Base", *_FUSED), piece=lambda: mock.patch.object(torch.optim, "Adam", OneScaleForAllRows)
+    ),
     "h' without the ids": Change(_FUSED, piece=_fusion("gate", NoIds)),
     "one gate an item": Change(_FUSED, piece=_fusion("gate", OneGateAnItem)),
     "gate starts at 0.9 for the ids": Change(_FUSED, piece=_fusion("gate", GateAtIds)),
     "whitened": Change(_FUSED, piece=lambda: mock.patch.object(fusion, "standardise", whitened)),
     "128 columns by PCA": Change(("TSLRec",), {"enhanced_dim": 128}),
+    "128 columns by recommendation-aware PCA": Change(
+        ("TSLRec",), {"enhanced_dim": 128}, piece=recommendation_aware
+    ),
     "K = 20": Change(("CI", "preferences", "TSLRec"), {"n_categories": 20}),
     "K = 200": Change(("CI", "preferences", "TSLRec"), {"n_categories": 200}),
+    "K = 1000": Change(("CI", "preferences", "TSLRec"), {"n_categories": 1000}),
+    "K = 20 and 50 and 200 at once": Change(
+        ("preferences", "TSLRec"),
+        {"n_categories": sum(_SEVERAL)},
+        piece=several_categories,
+        own_stages=True,
+    ),
     "mean of the hidden states": Change(("TSLRec",), {"llm_pooling": "mean"}),
     "1 epoch of fine-tuning": Change(("TSLRec",), {"sft_epochs": 1}),
     "target: the remainder": Change(("TSLRec",), piece=remainder, own_stages=True),

@@ -66,6 +66,49 @@ def test_a_projection_at_the_ids_rate_starts_the_same_and_moves_less():
     assert moved[1][1] < 0.03 * moved[0][1]
 
 
+def test_one_step_size_moves_rows_by_their_gradients_and_other_weights_as_adam_does():
+    torch.manual_seed(0)
+    table, other = torch.zeros(6, 3), torch.randn(2, 3)
+    shares = torch.tensor([[1.0], [1.0], [0.5], [0.5], [0.1], [0.0]])
+    gradient = shares * torch.tensor([2.0, -1.0, 0.01])  # the same in every step
+    moved = {}
+    for kind in (torch.optim.Adam, benchmark.OneScaleForAllRows):
+        weights = [torch.nn.Parameter(table.clone()), torch.nn.Parameter(other.clone())]
+        optimizer = kind(weights, lr=0.1)
+        for _ in range(3):
+            weights[0].grad, weights[1].grad = gradient.clone(), other.clone()
+            optimizer.step()
+        moved[kind] = [weight.detach() for weight in weights]
+    torch.testing.assert_close(*(both[1] for both in moved.values()))
+    rows = moved[benchmark.OneScaleForAllRows][0]
+    # By hand: three steps of -lr · g / rms(g over the rows).
+    expected = -0.3 * gradient / gradient.pow(2).mean(dim=0).sqrt()
+    torch.testing.assert_close(rows, expected, rtol=1e-4, atol=1e-6)
+    rows_of_adam = moved[torch.optim.Adam][0]
+    torch.testing.assert_close(rows_of_adam[:5].abs(), torch.full((5, 3), 0.3), rtol=1e-4, atol=0)
+
+
+def test_items_that_share_histories_are_alike_in_the_first_direction():
+    histories = histories_of([1, 2, 2], [1, 2], [3, 4], [4, 3], [5])
+    together = benchmark.occurring_together(histories, 5)
+    expected = np.zeros((5, 5))
+    expected[0, 1] = expected[1, 0] = expected[2, 3] = expected[3, 2] = 2
+    assert np.array_equal(together.toarray(), expected)
+    # The first column has most variance, the second agrees with the histories.
+    vectors = torch.tensor([[3.0, 1.0], [-3.0, 1.0], [3.0, -1.0], [-3.0, -1.0], [0.0, 0.0]])
+    (reduced,) = benchmark.neighbourly_directions(vectors, together, 1).T
+    torch.testing.assert_close(reduced / reduced[0], torch.tensor([1.0, 1, -1, -1, 0]))
+    assert reduced.pow(2).mean().item() == pytest.approx(1)
+
+
+def test_several_numbers_of_categories_share_target_and_prediction():
+    model = fine_tuning.ReconstructionModel(None, 4, sum(benchmark._SEVERAL))
+    with benchmark.several_categories():
+        predicted = model.distribution(torch.randn(2, 4))
+    for part in predicted.split(benchmark._SEVERAL, dim=1):
+        torch.testing.assert_close(part.sum(dim=1), torch.full((2,), 1 / 3))
+
+
 def test_single_items_join_the_histories_with_their_users_distribution(monkeypatch):
     seen = {}
 
@@ -90,7 +133,13 @@ def test_single_items_join_the_histories_with_their_users_distribution(monkeypat
 
 
 @pytest.mark.parametrize(
-    "name", ["one gate an item", "h' without the ids", "gate starts at 0.9 for the ids"]
+    "name",
+    [
+        "one gate an item",
+        "h' stays as it starts",
+        "h' without the ids",
+        "gate starts at 0.9 for the ids",
+    ],
 )
 def test_a_piece_stands_in_only_while_it_lasts(name):
     table, before = torch.randn(6, 4), fusion.FUSIONS["gate"]
@@ -104,6 +153,7 @@ def test_a_piece_stands_in_only_while_it_lasts(name):
 def test_the_command_keeps_what_is_done(small_data, settings, monkeypatch, capsys, tmp_path):
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(settings | {"sft_epochs": 1}))
     changes = ["learning rate × 3", "equal norms", "whitened", "cross entropy"]
+    changes += ["one step size for all items", "128 columns by recommendation-aware PCA"]
     command = ["x", f"--dataset={small_data}", "--config_files=small.yaml", "--seeds=1"]
     command += [f"--changes={','.join(changes)}"]
     monkeypatch.setattr(sys, "argv", command)

@@ -6,7 +6,6 @@ import gc
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from recbole_tslrec.experiments.cells import Cell, failure, run_cell
 from recbole_tslrec.experiments.grid import Grid
 from recbole_tslrec.experiments.grid_tables import FinishedGrid
 from recbole_tslrec.experiments.kept_cells import DONE, ResultsFolder
-from recbole_tslrec.experiments.search import Search, best_values
+from recbole_tslrec.experiments.search import Search, best_values, with_values
 
 _POLL_SECONDS = 1.0
 
@@ -88,14 +87,14 @@ def _searched(
     def task(cell: Cell) -> Callable[[], None]:
         def run() -> None:
             print(f"compare: search for {_group(cell)}", flush=True)
-            values = {}
+            chosen[cell.id] = cell
             try:
                 values = best_values(cell, search, results)
+                chosen[cell.id] = with_values(cell, values)
                 print(f"compare: search for {_group(cell)} chose {values}", flush=True)
             except Exception as error:  # its cells fail of it, the others are worth running
                 getLogger().error(f"The search for {_group(cell)} failed.", exc_info=True)
                 failed[_group(cell)] = error
-            chosen[cell.id] = replace(cell, settings={**cell.settings, **values})
 
         return run
 

@@ -167,6 +167,19 @@ def best_values(cell: Cell, search: Search, results: ResultsFolder) -> dict[str,
     return best["values"]
 
 
+def with_values(cell: Cell, values: Mapping[str, Any]) -> Cell:
+    """A cell under these values.
+
+    A value that holds anyway is not written down: the cell is then the one of a comparison without a
+    search, and is not run again.
+    """
+    config = Config(cell.model, cell.dataset, config_dict=cell.experiment_settings())
+    changed = {
+        key: value for key, value in values.items() if config.final_config_dict.get(key) != value
+    }
+    return replace(cell, settings={**cell.settings, **changed})
+
+
 def _score(trial: dict[str, Any]) -> float:
     """The trial's validation score, the larger the better; a failed one is the worst."""
     if trial["status"] == FAILED:
@@ -177,10 +190,33 @@ def _score(trial: dict[str, Any]) -> float:
 def _trial(cell: Cell, values: dict[str, Any], results: ResultsFolder) -> dict[str, Any]:
     """The line of one trial, found or made."""
     values = json.loads(json.dumps(values))  # as the line gives them back: no tuples for lists
-    trial = replace(cell, settings={**cell.settings, **values})
+    trial = with_values(cell, values)
     kept = results.trials.read().get(trial.id)
     if kept is not None and kept["status"] == DONE:
         return kept
+    outcome = _of_finished_cell(trial, results) or _run_trial(trial, values, results)
+    outcome["trial"] = outcome.pop("cell")
+    outcome["values"] = values
+    results.trials.append(outcome)
+    return outcome
+
+
+def _of_finished_cell(trial: Cell, results: ResultsFolder) -> dict[str, Any] | None:
+    """What a trial would come to, if a finished cell is of the same settings and seed; None if none is.
+
+    The cell's line without its test results.
+    """
+    line = results.cells.read().get(trial.id, {})
+    metric = trial.settings.get("valid_metric", "MRR@10").lower()  # RecBole's default
+    if line.get("status") != DONE or metric not in line["valid"]:
+        return None
+    without_test = {key: value for key, value in line.items() if key != "test"}
+    # All of a cell's validation metrics are the larger the better.
+    return without_test | {"score": line["valid"][metric], "bigger": True}
+
+
+def _run_trial(trial: Cell, values: dict[str, Any], results: ResultsFolder) -> dict[str, Any]:
+    """The line of a trial, trained and validated now."""
     folder = results.checkpoints(f"trial-{trial.id}")
     try:
         # With what it takes from other cells, so that its stages are those of the cell it may become.
@@ -204,9 +240,6 @@ def _trial(cell: Cell, values: dict[str, Any], results: ResultsFolder) -> dict[s
         shutil.rmtree(folder, ignore_errors=True)
         gc.collect()
         torch.cuda.empty_cache()
-    outcome["trial"] = outcome.pop("cell")
-    outcome["values"] = values
-    results.trials.append(outcome)
     return outcome
 
 

@@ -301,7 +301,8 @@ def test_a_search_is_of_equal_budget_on_validation_alone_and_is_not_repeated(
         best = max(of_variant, key=lambda trial: trial["score"])
         for line in lines():
             if line["variant"] == variant:
-                assert line["settings"].items() >= best["values"].items()
+                for key, value in best["values"].items():
+                    assert line["effective"][key] == str(value)
                 if line["seed"] == 1:
                     assert line["valid"] == best["valid"]
     assert not list(Path("results/checkpoints").glob("trial-*"))
@@ -312,6 +313,22 @@ def test_a_search_is_of_equal_budget_on_validation_alone_and_is_not_repeated(
     monkeypatch.setattr("recbole_tslrec.experiments.search.run_experiment", no_training)
     again = compare(grid, "results", declare(text.removesuffix(" attn=[1]"), None, 2))
     assert again.lines == comparison.lines
+
+
+def test_a_trial_that_a_finished_cell_is_already_takes_its_validation(
+    small_data, settings, monkeypatch
+):
+    pytest.importorskip("hyperopt")
+    grid = Grid(**GRU4REC, variants=("Base", "CI"), settings=settings)
+    plain = compare(grid, "results").lines
+    monkeypatch.setattr("recbole_tslrec.experiments.search.run_experiment", None)
+    # RecBole's default, and the value that is given: both hold without the search.
+    searched = compare(grid, "results", declare("learning_rate=[0.001] n_categories=[4]", None, 1))
+    assert searched.lines == plain
+    trials = map(json.loads, Path("results/searches.jsonl").read_text().splitlines())
+    for trial, cell in zip(trials, plain, strict=True):
+        assert "test" not in trial and trial["values"]["learning_rate"] == 0.001
+        assert (trial["valid"], trial["score"]) == (cell["valid"], cell["valid"]["ndcg@10"])
 
 
 def test_a_searched_cell_takes_the_stages_of_its_trial(small_data, settings):

@@ -1,4 +1,5 @@
-# Both targets make the virtual environment .venv first, with the exact tested versions.
+# The targets make the virtual environment .venv first, with the exact tested versions. One thread: the
+# results of another number of threads differ in more than the last digits (docs/determinism.md).
 PYTHON ?= python3.11
 VENV ?= .venv
 INSTALLED = $(VENV)/.installed
@@ -6,7 +7,7 @@ INSTALLED = $(VENV)/.installed
 .PHONY: compare test lint
 
 compare: $(INSTALLED)
-	$(VENV)/bin/python -m recbole_tslrec compare --config_files=properties/compare_ml-100k.yaml
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m recbole_tslrec compare --config_files=properties/compare_ml-100k.yaml
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --numprocesses=2

@@ -350,6 +350,8 @@ CHANGES: dict[str, Change] = {
     "gate starts at 0.9 for the ids": Change(_FUSED, piece=_fusion("gate", GateAtIds)),
     "whitened": Change(_FUSED, piece=lambda: mock.patch.object(fusion, "standardise", whitened)),
     "128 columns by PCA": Change(("TSLRec",), {"enhanced_dim": 128}),
+    # As many as `pretrained` has: Adam moves h' the further the more columns there are.
+    "64 columns by PCA": Change(("random", "TSLRec"), {"enhanced_dim": 64}),
     "128 columns by recommendation-aware PCA": Change(
         ("TSLRec",), {"enhanced_dim": 128}, piece=recommendation_aware
     ),

@@ -17,7 +17,6 @@ import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter
 
 import torch
@@ -27,6 +26,7 @@ from recbole.utils import get_model, get_trainer, init_seed
 from tabulate import tabulate
 
 from recbole_tslrec.experiments.machine import machine
+from recbole_tslrec.language_model.meter import peak_memory as peak_memory_here
 from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.whole_sequences.loader import WholeSequenceDataLoader
 
@@ -87,7 +87,7 @@ def _turns(trainer, train_data, steps: int) -> Iterator[float]:
 
 
 def peak_memory(model: str, batching: str, args: argparse.Namespace) -> float:
-    """GiB of resident memory at the most, in a process of its own."""
+    """GiB at the most, of resident memory or on the GPU, in a process of its own."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(_peak_memory_here, (model, batching, args))
@@ -96,9 +96,7 @@ def peak_memory(model: str, batching: str, args: argparse.Namespace) -> float:
 def _peak_memory_here(model: str, batching: str, args: argparse.Namespace) -> float:
     sys.argv = sys.argv[:1]
     next(make_cell(model, batching, args).turns)
-    # Linux. Not getrusage: a child begins with its parent's maximum there.
-    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x)
-    return int(line.split()[1]) / 2**20
+    return peak_memory_here(torch.device("cuda" if args.gpu_id else "cpu")) / 2**30
 
 
 def measure(backbone: str, args: argparse.Namespace) -> list[list[str]]:

@@ -25,6 +25,7 @@ import torch
 from scipy import sparse
 from tabulate import tabulate
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from recbole_tslrec.experiments.comparison import compare
 from recbole_tslrec.experiments.grid import Grid
@@ -32,13 +33,16 @@ from recbole_tslrec.experiments.grid_tables import mean_text
 from recbole_tslrec.experiments.kept_cells import DONE, ResultsFolder
 from recbole_tslrec.model import fusion
 from recbole_tslrec.model.fusion import standardise
+from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.pipeline import Pipeline
 from recbole_tslrec.reconstruction import fine_tuning
 from recbole_tslrec.reconstruction.categories import latent_categories
 from recbole_tslrec.reconstruction.histories import Histories
 from recbole_tslrec.reconstruction.preferences import prior_preferences
+from recbole_tslrec.trainer import BackboneTrainer
 
 METRIC = "ndcg@10"
+_RECBOLES_RATE = 1e-3  # learning_rate, where none is given
 
 
 # ---- the fused model ------------------------------------------------------------------------------
@@ -106,17 +110,21 @@ class NoIds(fusion.EnhancedFusion):
 
 
 class OneScaleForAllRows(torch.optim.Adam):
-    """Adam whose second moment is, for the item table, the mean over the rows: a number a column.
+    """Adam whose second moment is, for the item table, the mean over the rows: one number per column.
 
     Adam's own divides each row's gradient by its size there, so that a rare item moves about as far as a
     popular one. Here it moves as much less as its gradient is smaller; the table as a whole as far.
     """
 
+    def __init__(self, params, table: nn.Parameter, **settings):
+        super().__init__(params, **settings)
+        self.table = table
+
     @torch.no_grad()
     def step(self, closure=None):
-        group = self.param_groups[0]
-        table = max(group["params"], key=len)  # no other weight has as many rows
-        gradient, table.grad = table.grad, None
+        group, table = self.param_groups[0], self.table
+        gradient = table.grad.add(table, alpha=group["weight_decay"])
+        table.grad = None  # Adam leaves it to us
         loss = super().step(closure)
         state = self.state[table]
         if not state:
@@ -129,6 +137,22 @@ class OneScaleForAllRows(torch.optim.Adam):
         size = (state["exp_avg_sq"] / (1 - second ** state["step"])).sqrt() + group["eps"]
         table.addcdiv_(state["exp_avg"], size, value=-group["lr"] / (1 - first ** state["step"]))
         return loss
+
+
+@contextmanager
+def one_step_size() -> Iterator[None]:
+    """The backbone's item table, fused or not, is trained by ``OneScaleForAllRows``."""
+
+    def build(self):
+        backbone = BACKBONES[self.config["model"].split("_")[-1]]
+        items = self.model.get_submodule(backbone.item_table)
+        fused = parametrize.is_parametrized(items, "weight")
+        table = items.parametrizations.weight.original if fused else items.weight
+        settings = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
+        return OneScaleForAllRows(self.model.parameters(), table, **settings)
+
+    with mock.patch.object(BackboneTrainer, "_build_optimizer", build):
+        yield
 
 
 def neighbourly_directions(vectors: Tensor, together: sparse.csr_matrix, n_columns: int) -> Tensor:
@@ -278,7 +302,7 @@ def several_categories() -> Iterator[None]:
             )
             labels = np.concatenate([[-1], found.labels])
             one_each.append(prior_preferences(self.histories, labels, number))
-        return sparse.hstack(one_each, dtype=np.float32).tocsr() / np.float32(len(_SEVERAL))
+        return (sparse.hstack(one_each).tocsr() / len(_SEVERAL)).astype(np.float32)
 
     def distribution(self, hidden):
         logits = self.preference_head(hidden).float().split(_SEVERAL, dim=1)
@@ -316,39 +340,60 @@ class Change:
     Attributes:
         variants: in which of them; Base and CI have no h^v, and controls no fine-tuning.
         keys: settings.
+        rate: times the comparison's learning rate.
         piece: what stands in the place of one of ours.
         own_stages: the piece changes what a stage makes, unknown to the stage's fingerprint.
+        version: raised when the piece does something else than before: its kept lines and stages do not
+            count then.
     """
 
     variants: tuple[str, ...]
     keys: dict[str, Any] = field(default_factory=dict)
+    rate: float | None = None
     piece: Callable[[], Any] | None = None
     own_stages: bool = False
+    version: int = 1
 
 
-def _fusion(name: str, piece: Any) -> Callable[[], Any]:
-    return lambda: mock.patch.dict(fusion.FUSIONS, {name: piece})
+def _gate(piece: type[fusion.EnhancedFusion]) -> Change:
+    return Change(
+        _FUSED,
+        {"fusion": "gate"},
+        piece=lambda: mock.patch.dict(fusion.FUSIONS, {"gate": piece}),
+    )
+
+
+@contextmanager
+def _whitened() -> Iterator[None]:
+    def first(
+        vectors, n_columns
+    ):  # the plug-in's PCA would choose among directions of equal variance
+        return vectors[:, :n_columns]
+
+    with (
+        mock.patch.object(fusion, "standardise", whitened),
+        mock.patch.object(fusion, "reduce_columns", first),
+    ):
+        yield
 
 
 UNCHANGED = ("Base", "CI", "random", "pretrained", "preferences", "TSLRec")
 _FUSED = ("random", "pretrained", "preferences", "TSLRec")
 CHANGES: dict[str, Change] = {
     # A fused table may only learn faster; then Base does as well under another learning rate.
-    "learning rate × 3": Change(UNCHANGED, {"learning_rate": 3e-3}),
-    "learning rate / 3": Change(UNCHANGED, {"learning_rate": 3e-4}),
+    "learning rate × 3": Change(UNCHANGED, rate=3),
+    "learning rate / 3": Change(UNCHANGED, rate=1 / 3),
     "equal norms": Change(("Norm", "CI", *_FUSED), {"item_norm": "l2"}),
     "sum in place of the gate": Change(_FUSED, {"fusion": "sum"}),
     "h' at 0.3 of the ids' scale": Change(_FUSED, {"enhanced_scale": 0.3}),
     "h' at 3 times the ids' scale": Change(_FUSED, {"enhanced_scale": 3.0}),
-    "h' learns at the ids' rate": Change(_FUSED, piece=_fusion("gate", ProjectionAtIdsRate)),
-    "h' stays as it starts": Change(_FUSED, piece=_fusion("gate", FixedProjection)),
-    "one step size for all items": Change(
-        ("Base", *_FUSED), piece=lambda: mock.patch.object(torch.optim, "Adam", OneScaleForAllRows)
-    ),
-    "h' without the ids": Change(_FUSED, piece=_fusion("gate", NoIds)),
-    "one gate an item": Change(_FUSED, piece=_fusion("gate", OneGateAnItem)),
-    "gate starts at 0.9 for the ids": Change(_FUSED, piece=_fusion("gate", GateAtIds)),
-    "whitened": Change(_FUSED, piece=lambda: mock.patch.object(fusion, "standardise", whitened)),
+    "h' learns at the ids' rate": _gate(ProjectionAtIdsRate),
+    "h' stays as it starts": _gate(FixedProjection),
+    "one step size for all items": Change(("Base", *_FUSED), piece=one_step_size),
+    "h' without the ids": _gate(NoIds),
+    "one gate an item": _gate(OneGateAnItem),
+    "gate starts at 0.9 for the ids": _gate(GateAtIds),
+    "whitened": Change(_FUSED, piece=_whitened),
     "128 columns by PCA": Change(("TSLRec",), {"enhanced_dim": 128}),
     # As many as `pretrained` has: Adam moves h' the further the more columns there are.
     "64 columns by PCA": Change(("random", "TSLRec"), {"enhanced_dim": 64}),
@@ -379,12 +424,16 @@ def run(name: str, seed: int, backbone: Path, args: argparse.Namespace) -> list[
         backbone: the trained Base of the seed, without any change.
     """
     change = CHANGES[name]
+    version = name if change.version == 1 else f"{name} (version {change.version})"
     settings = change.keys | {
-        "change": name,  # part of the cells' ids, which know nothing of pieces
+        "change": version,  # part of the cells' ids, which know nothing of pieces
         "backbone_checkpoint": str(backbone),
     }
+    if change.rate is not None:
+        given = grid(change.variants, seed, args).given(args.dataset)
+        settings["learning_rate"] = change.rate * given.get("learning_rate", _RECBOLES_RATE)
     if change.own_stages:
-        settings["tslrec_dir"] = str(args.work / "stages" / name.replace(" ", "-"))
+        settings["tslrec_dir"] = str(args.work / "stages" / version.replace(" ", "-"))
     with ExitStack() as stack:
         if change.piece is not None:
             stack.enter_context(change.piece())

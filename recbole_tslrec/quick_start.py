@@ -130,8 +130,7 @@ def run_experiment(
     if test:
         test_result = trainer.evaluate(test_data, show_progress=config["show_progress"])
     stages = getattr(trainer, "stages", [])
-    made = sum(stage.seconds for stage in stages if not stage.reused)
-    seconds = monotonic() - start - made
+    seconds = monotonic() - start - getattr(trainer, "seconds_of_stages", 0.0)
     return Experiment(
         test_result,
         best_valid_result,

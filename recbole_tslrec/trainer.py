@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from time import monotonic
 
 import torch
 from recbole.data import get_dataloader
@@ -139,6 +140,7 @@ class _StagesFirst:
 
     Attributes:
         pipeline: the pipeline that ``fit`` ran; None before, and when a checkpoint is resumed.
+        seconds_of_stages: how long ``fit`` took to make them, to read them, or to wait for them.
         stages: the stages that ``fit`` made or reused, in order.
     """
 
@@ -147,6 +149,7 @@ class _StagesFirst:
         super().__init__(config, model)
         self.pipeline: Pipeline | None = None
         self.stages = []
+        self.seconds_of_stages = 0.0
 
     def fit(
         self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, **more
@@ -171,7 +174,9 @@ class _StagesFirst:
                 show_progress,
                 self.tensorboard.log_dir,
             )
+            start = monotonic()
             self.model.prepare(self.pipeline)
+            self.seconds_of_stages = monotonic() - start
             self.stages = self.pipeline.stages
             self.logger.info(cost_table(self.stages))
         processes.part()  # RecBole's loop goes on in the first process

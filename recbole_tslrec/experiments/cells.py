@@ -415,6 +415,7 @@ def description(cell: Cell) -> dict[str, Any]:
         "variant": cell.variant,
         "embeddings_from": source and source.backbone,
         "seed": cell.seed,
+        "data": cell.data,
         "configuration": cell.configuration,
         # As json would read them back: yaml knows more types than json.
         "settings": json.loads(json.dumps(dict(cell.settings), default=str)),

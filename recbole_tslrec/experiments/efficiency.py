@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -403,19 +404,21 @@ def draw(results: list[Measured], title: str, path: Path) -> None:
 
 
 def scale_of(dataset: str, config_file_list, **changes) -> Scale:
-    """The lengths of a RecBole data set, and the rest as given."""
+    """The lengths of a RecBole data set, what its settings say, and the rest as given."""
     from recbole.config import Config
     from recbole.data import create_dataset, data_preparation
 
     from recbole_tslrec.reconstruction.histories import training_histories
 
-    config = Config("TSLRec_SASRec", dataset, config_file_list)
+    config = Config("E4SRec", dataset, config_file_list)  # the keys of both sides
     train_data, _, test_data = data_preparation(config, create_dataset(config))
     tested = test_data._dataset
     return Scale(
         train_lengths=training_histories(train_data._dataset).lengths,
         test_lengths=tested.inter_feat[tested.item_list_length_field].numpy(),
         n_items=tested.item_num - 1,
+        max_history=config["llm_max_history"],
+        most_examples=config["max_examples_per_user"],
         device=str(config["device"]),
         seed=config["seed"],
         **changes,
@@ -428,7 +431,7 @@ def run(scale: Scale, dataset: str, turns: int, output: Path) -> str:
     output.mkdir(parents=True, exist_ok=True)
     weights = "full precision" if scale.quantization == "none" else scale.quantization
     title = f"{dataset}, language model {scale.size}, {weights}"
-    command = f"python -m recbole_tslrec {' '.join(sys.argv[1:])}"
+    command = shlex.join(["python", *sys.orig_argv[1:]])
     text = (
         f"# Efficiency: {title}\n\n{machine(scale.device)}. {turns} batches of each way were timed in "
         f"turns; seconds are the median time of a position times the positions of the whole, an epoch "
@@ -441,6 +444,7 @@ def run(scale: Scale, dataset: str, turns: int, output: Path) -> str:
     settings = {
         key: value for key, value in asdict(scale).items() if not isinstance(value, np.ndarray)
     }
-    write_json(output / "efficiency.json", {"settings": settings, "ways": kept, "command": command})
+    content = {"dataset": dataset, "settings": settings, "ways": kept, "command": command}
+    write_json(output / "efficiency.json", content)
     draw(results, title, output / "efficiency.png")
     return text

@@ -369,7 +369,9 @@ def _user_gains(results, method: Method, base: Method, protocol: str, column: st
 
 
 def _quantile_groups(values: pd.Series, n_groups: int) -> pd.Series:
-    """Groups of about equal size, numbered from 0; fewer where many values are equal."""
+    """Groups of about equal size, numbered from 0; fewer where many values are equal, one if all are."""
+    if values.nunique() == 1:  # qcut would have no group
+        return pd.Series(0, index=values.index)
     return pd.qcut(values.rank(method="max"), n_groups, labels=False, duplicates="drop")
 
 
@@ -391,7 +393,9 @@ def _map_numbers(cell: KeptCell, items: dict[str, np.ndarray]) -> pd.DataFrame:
 
 def _seconds(results: Results, method: Method) -> dict[str, float]:
     """The mean seconds of every part of a method's cells; 0 for a part that it does not have."""
-    trainings = {cell.cell: cell.seconds.get("training", 0.0) for cell in results.cells}
+    # A cell may have started from a Base of other settings than the reported one.
+    finished = [*results.cells, *results.replaced]
+    trainings = {cell.cell: cell.seconds.get("training", 0.0) for cell in finished}
     parts = []
     for cell in method.cells.values():
         stages = dict(cell.seconds.get("stages", {}))

@@ -144,6 +144,11 @@ def _data_hash(config: Config) -> str:
 
 
 def _check_evaluation(config: Config) -> None:
+    if config["eval_step"] < 1:
+        raise ValueError(
+            f"eval_step: [{config['eval_step']}] never validates, and a comparison tests the epoch that "
+            f"is best on validation. Give 1, or leave it out."
+        )
     mode, split = config["eval_args"]["mode"], config["eval_args"]["split"]
     if mode["test"] != "full":
         raise ValueError(f"eval_args: a comparison ranks all items; the mode [{mode}] is not full.")

@@ -75,13 +75,11 @@ class FinishedGrid:
 def _times(methods: dict[str, list[dict[str, Any]]]) -> dict[str, list[float]]:
     """Every training and every stage; a stage's time is that of when it was made."""
     rows: dict[str, list[float]] = {}
-    all_lines = [line for lines in methods.values() for line in lines]
-    has_base = {line["backbone"] for line in all_lines if line["variant"] == "Base"}
     for method, lines in methods.items():
         for line in lines:
             for stage, seconds in line["seconds"]["stages"].items():
-                # The backbone is Base, trained above; its stage only takes the embeddings out.
-                if stage == "backbone" and line["backbone"] in has_base:
+                # The backbone is a Base that was handed on; its stage only takes the embeddings out.
+                if stage == "backbone" and line["backbone_from"] is not None:
                     continue
                 untuned = ", untuned" if line["variant"] == "untuned" else ""
                 rows.setdefault(f"{line['backbone']}: stage {stage}{untuned}", []).append(seconds)

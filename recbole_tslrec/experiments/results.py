@@ -43,6 +43,7 @@ class KeptCell:
     seed: int
     status: str
     embeddings_from: str | None = None
+    data: str = ""
     configuration: str = ""
     backbone_from: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
@@ -133,6 +134,7 @@ class Results:
         self.ranks = lru_cache(maxsize=None)(self._read_ranks)
         self.scores = lru_cache(maxsize=None)(self._scores)
         self._check_metrics()
+        self._check_data()
         self._check_settings()
 
     @classmethod
@@ -263,6 +265,23 @@ class Results:
                             f"{cell}: {name} ({PROTOCOLS[protocol]}) is {given:.4f} in {CELLS} "
                             f"and {means[name]:.4f} by the kept ranks."
                         )
+
+    def _check_data(self) -> None:
+        """Methods that stand side by side must be of the same files."""
+        for dataset in self.datasets:
+            by_data: dict[str, list[str]] = {}
+            for cell in self.cells:
+                if cell.dataset == dataset:
+                    by_data.setdefault(cell.data, []).append(f"{cell.backbone} {cell.variant}")
+            if len(by_data) > 1:
+                each = "; ".join(
+                    f"{', '.join(dict.fromkeys(names))} of files with hash [{data[:8] or 'not kept'}]"
+                    for data, names in by_data.items()
+                )
+                self._note(
+                    f"{dataset}: the data set's files were changed between the runs, so that these do "
+                    f"NOT compare: {each}. Run the same grid again: it does what is missing."
+                )
 
     def _check_settings(self) -> None:
         """Methods that stand side by side must have the same values of the keys that both have."""

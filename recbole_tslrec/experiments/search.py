@@ -193,7 +193,8 @@ def _trial(cell: Cell, values: dict[str, Any], results: ResultsFolder) -> dict[s
     trial = with_values(cell, values)
     kept = results.trials.read().get(trial.id)
     if kept is not None and kept["status"] == DONE:
-        return kept
+        # Another search may have come to the same settings, with some of the values given.
+        return kept | {"values": values}
     outcome = _of_finished_cell(trial, results) or _run_trial(trial, values, results)
     outcome["trial"] = outcome.pop("cell")
     outcome["values"] = values

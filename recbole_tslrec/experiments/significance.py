@@ -91,19 +91,19 @@ def compare_users(ours: pd.Series, theirs: pd.Series) -> Outcome:
 
 
 def compare_seeds(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Outcome:
-    """A t-test over the seeds: paired by seed; Welch's if the two have no two seeds in common.
+    """A t-test over the seeds: paired by seed; Welch's if the two have no seed in common.
 
     Args:
         ours, theirs: a metric by seed.
     """
     common = sorted(set(ours) & set(theirs))
-    if len(common) < 2 <= min(len(ours), len(theirs)):
+    if not common and min(len(ours), len(theirs)) >= 2:
         first, second = list(ours.values()), list(theirs.values())
         n = len(first) + len(second)
         if _constant(np.array(first)) and _constant(np.array(second)):
             return Outcome(n, None, "Neither varies over its seeds: there is no test.")
         test = stats.ttest_ind(first, second, equal_var=False)
-        return Outcome(n, float(test.pvalue), "No two seeds in common: Welch's unpaired test.")
+        return Outcome(n, float(test.pvalue), "No seed in common: Welch's unpaired test.")
     note = "" if set(ours) == set(theirs) else f"Compared on the seeds of both only: {len(common)}."
     pairs = np.array([(ours[seed], theirs[seed]) for seed in common]).reshape(-1, 2)
     return _paired(pairs[:, 0], pairs[:, 1], "seeds", note)

@@ -3,7 +3,9 @@ import importlib.util
 import shutil
 import sys
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +14,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recbole_tslrec.experiments.comparison import compare
+from recbole_tslrec.experiments.grid import Grid
 from recbole_tslrec.experiments.kept_cells import ResultsFolder
 from recbole_tslrec.model import fusion
+from recbole_tslrec.pipeline import Pipeline
 from recbole_tslrec.reconstruction import fine_tuning
 from recbole_tslrec.reconstruction.histories import Histories
 
@@ -74,7 +79,8 @@ def test_one_step_size_moves_rows_by_their_gradients_and_other_weights_as_adam_d
     moved = {}
     for kind in (torch.optim.Adam, benchmark.OneScaleForAllRows):
         weights = [torch.nn.Parameter(table.clone()), torch.nn.Parameter(other.clone())]
-        optimizer = kind(weights, lr=0.1)
+        table_of_ours = {"table": weights[0]} if kind is benchmark.OneScaleForAllRows else {}
+        optimizer = kind(weights, **table_of_ours, lr=0.1)
         for _ in range(3):
             weights[0].grad, weights[1].grad = gradient.clone(), other.clone()
             optimizer.step()
@@ -101,12 +107,22 @@ def test_items_that_share_histories_are_alike_in_the_first_direction():
     assert reduced.pow(2).mean().item() == pytest.approx(1)
 
 
-def test_several_numbers_of_categories_share_target_and_prediction():
-    model = fine_tuning.ReconstructionModel(None, 4, sum(benchmark._SEVERAL))
+def test_several_numbers_of_categories_share_target_and_prediction(monkeypatch):
+    monkeypatch.setattr(benchmark, "_SEVERAL", (2, 3, 5))
+    embeddings = torch.randn(9, 4)
+    pipeline = SimpleNamespace(
+        item_embeddings=lambda: embeddings,
+        histories=histories_of([1, 2, 3, 4], [9]),
+        config={"category_backend": "sklearn", "seed": 1},
+    )
+    model = fine_tuning.ReconstructionModel(None, 4, 10)
     with benchmark.several_categories():
+        target = torch.from_numpy(Pipeline.preferences(pipeline).toarray())
         predicted = model.distribution(torch.randn(2, 4))
-    for part in predicted.split(benchmark._SEVERAL, dim=1):
-        torch.testing.assert_close(part.sum(dim=1), torch.full((2,), 1 / 3))
+    for of_both in (target, predicted):
+        for part in of_both.split((2, 3, 5), dim=1):
+            torch.testing.assert_close(part.sum(dim=1), torch.full((2,), 1 / 3))
+    assert target[1].max() == pytest.approx(1 / 3)  # one item, one category of each number
 
 
 def test_single_items_join_the_histories_with_their_users_distribution(monkeypatch):
@@ -153,7 +169,7 @@ def test_a_piece_stands_in_only_while_it_lasts(name):
 def test_the_command_keeps_what_is_done(small_data, settings, monkeypatch, capsys, tmp_path):
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(settings | {"sft_epochs": 1}))
     changes = ["learning rate × 3", "equal norms", "whitened", "cross entropy"]
-    changes += ["one step size for all items", "128 columns by recommendation-aware PCA"]
+    changes += ["128 columns by recommendation-aware PCA"]
     command = ["x", f"--dataset={small_data}", "--config_files=small.yaml", "--seeds=1"]
     command += [f"--changes={','.join(changes)}"]
     monkeypatch.setattr(sys, "argv", command)
@@ -187,6 +203,57 @@ def test_the_command_keeps_what_is_done(small_data, settings, monkeypatch, capsy
     assert again[again.index("| change") :] == rows
     assert kept("results") == unchanged and kept("results/understanding") == changed
     assert set(kept("results/understanding/base")) == {(None, "Base")}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "target: the remainder",
+        "one item alone as a second prompt",
+        "K = 20 and 50 and 200 at once",
+    ],
+)
+def test_what_fine_tuning_is_given_can_be_changed(name, small_data, settings, monkeypatch):
+    monkeypatch.setattr(benchmark, "_SEVERAL", (2, 3))
+    change = replace(benchmark.CHANGES[name], keys={"n_categories": 5})
+    plain = compare(grid_of(settings, "TSLRec"), "plain")
+    with change.piece():
+        own = {"tslrec_dir": "own", **change.keys}
+        changed = compare(grid_of(settings | own, "TSLRec"), "changed")
+    assert not changed.failed and not plain.failed
+    assert changed.lines[0]["valid"] != plain.lines[0]["valid"]
+
+
+@pytest.mark.parametrize("variant", ["Base", "TSLRec"])
+def test_one_step_size_is_of_the_item_table(variant, small_data, settings, monkeypatch):
+    tables = []
+    original = benchmark.OneScaleForAllRows.__init__
+
+    def note(self, params, table, **others):
+        tables.append(table.shape)
+        original(self, params, table, **others)
+
+    monkeypatch.setattr(benchmark.OneScaleForAllRows, "__init__", note)
+    with benchmark.CHANGES["one step size for all items"].piece():
+        assert not compare(grid_of(settings, variant), "results").failed
+    assert tables and set(tables) == {(31, 64)}  # 30 items and padding; wider layers are not taken
+
+
+def grid_of(settings, variant) -> Grid:
+    return Grid(datasets=("small",), backbones=("SASRec",), variants=(variant,), settings=settings)
+
+
+def test_a_rate_is_times_the_comparisons(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(
+        benchmark, "compare", lambda grid, _: seen.append(grid) or SimpleNamespace(lines=[])
+    )
+    (tmp_path / "mine.yaml").write_text("learning_rate: 1e-4")
+    args = argparse.Namespace(dataset="small", backbone="SASRec", work=tmp_path)
+    for files, expected in (("", 3e-3), (str(tmp_path / "mine.yaml"), 3e-4)):
+        args.config_files = files
+        benchmark.run("learning rate × 3", 1, tmp_path / "x.pth", args)
+        assert seen[-1].settings["learning_rate"] == pytest.approx(expected)
 
 
 def test_a_base_that_comes_out_otherwise_is_refused(monkeypatch, tmp_path):

@@ -17,6 +17,7 @@ from recbole.config import Config
 
 from recbole_tslrec.__main__ import main
 from recbole_tslrec.experiments import comparison as comparison_module
+from recbole_tslrec.experiments import grid_tables
 from recbole_tslrec.experiments.cells import CONTROLS, MAIN_VARIANTS, VARIANTS, Cell
 from recbole_tslrec.experiments.comparison import compare
 from recbole_tslrec.experiments.grid import Grid
@@ -93,6 +94,9 @@ def test_a_cell_does_not_depend_on_whether_base_was_in_the_grid(small_data, sett
     assert first["cell"] == second["cell"] and first["test"] == second["test"]
     ranks = [np.load(f"{run}/ranks/{first['cell']}.npz")["rank"] for run in ("with", "without")]
     assert np.array_equal(*ranks)
+    # A Base beside a cell that did not take it: the cell's own backbone was work of its own.
+    methods = {"GRU4Rec (Base)": lines("with")[:1], "CI_GRU4Rec": [second]}
+    assert "GRU4Rec: stage backbone" in grid_tables._times(methods)
 
 
 def test_killed_and_started_again_every_cell_is_finished_once(small_data, settings, tmp_path):
@@ -141,6 +145,7 @@ def test_a_failed_cell_does_not_stop_the_others_and_is_tried_again(small_data, s
         ({"config_files": ("{dataset}.yaml",)}, {}, r"there is no file \[small.yaml\]"),
         ({"variants": ("TSLRec",)}, {"n_categorys": 3}, "Did you mean .n_categories"),
         ({}, {"eval_args": {"mode": "uni10"}}, "eval_args: .* ranks all items"),
+        ({}, {"eval_step": 0}, r"eval_step: \[0\] never validates"),
         ({}, {"eval_args": {"split": {"RS": [8, 1, 1]}}}, "eval_args: .* one item a user"),
     ],
 )
@@ -329,6 +334,22 @@ def test_a_trial_that_a_finished_cell_is_already_takes_its_validation(
     for trial, cell in zip(trials, plain, strict=True):
         assert "test" not in trial and trial["values"]["learning_rate"] == 0.001
         assert (trial["valid"], trial["score"]) == (cell["valid"], cell["valid"]["ndcg@10"])
+
+
+def test_a_trial_of_an_earlier_search_gives_all_the_values_of_this_one(small_data, settings):
+    pytest.importorskip("hyperopt")
+    grid = Grid(**GRU4REC, variants=("Base",), settings=settings)
+    narrow = replace(grid, settings=settings | {"dropout_prob": 0.1})
+    compare(narrow, "results", declare("learning_rate=[0.001,0.5]", None, 2))
+    wide = declare("learning_rate=[0.001,0.5] dropout_prob=[0.1,0.9]", None, 4)
+    (line,) = compare(grid, "results", wide).lines
+    trials = [json.loads(line) for line in Path("results/searches.jsonl").read_text().splitlines()]
+    assert len(trials) == 4  # two of them found
+    best = max(trials, key=lambda trial: trial["score"])
+    values = {"dropout_prob": 0.1} | best["values"]  # 0.1 was given, not searched, at first
+    assert {key: line["effective"][key] for key in values} == {
+        key: str(value) for key, value in values.items()
+    }
 
 
 def test_a_searched_cell_takes_the_stages_of_its_trial(small_data, settings):

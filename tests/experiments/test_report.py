@@ -267,6 +267,37 @@ def test_the_time_of_a_method_holds_the_training_of_the_base_it_took(tmp_path):
     assert totals.to_dict() == {"Base": 101, "CI": 202, "pretrained": 121, "random": 101}
 
 
+def test_the_time_holds_a_base_of_other_settings_too(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    seconds = {"training": 100.0, "evaluation": 1.0, "stages": {}}
+    base = writer.write("tiny", "SASRec", "Base", 1, seconds=seconds)
+    writer.write("tiny", "SASRec", "CI", 1, backbone_from=base, seconds=seconds)
+    for seed in (1, 2):  # reported in place of the first
+        changes = {"settings": {"epochs": 9}, "configuration": "other", "seconds": seconds}
+        writer.write("tiny", "SASRec", "Base", seed, **changes)
+    results = Results.load(tmp_path)
+    assert [cell.cell for cell in results.replaced] == [base]
+    numbers = figures.time_figure(results, "command").numbers
+    totals = numbers.groupby("method")["seconds"].sum()
+    assert totals.to_dict() == {"Base": 101, "CI": 201}
+
+
+def test_methods_of_other_data_are_said_not_to_compare(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    for variant, data in (("Base", "a1"), ("CI", "a1"), ("TSLRec", "b2")):
+        writer.write("tiny", "SASRec", variant, 1, data=data)
+        writer.write("tiny2", "SASRec", variant, 1, data="c3")
+    (note,) = Results.load(tmp_path).notes
+    assert "tiny: " in note and "do NOT compare" in note
+    assert "SASRec Base, SASRec CI of files with hash [a1]; SASRec TSLRec" in note
+
+
+def test_groups_of_equal_values_are_one():
+    values = pd.Series([7, 7, 7], index=["a", "b", "c"])
+    assert figures._quantile_groups(values, 4).tolist() == [0, 0, 0]
+    assert figures._quantile_groups(pd.Series([1, 2, 3, 4]), 2).tolist() == [0, 0, 1, 1]
+
+
 def test_methods_under_different_settings_are_named(tmp_path):
     writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
     for variant in ("Base", "CI", "TSLRec"):

@@ -83,6 +83,8 @@ def test_seeds_against_scipy():
         ({1: 0.3, 2: 0.3}, {1: 0.3, 2: 0.3}, "same for all seeds"),
         ({1: 0.3, 2: 0.4}, {1: 0.1, 2: 0.2}, "same for all seeds"),
         ({1: 0.3, 2: 0.3}, {3: 0.2, 4: 0.2}, "Neither varies"),
+        # Not Welch's over all seeds: the difference that is shown is that of the common one.
+        ({1: 0.1, 2: 0.3, 3: 0.3}, {1: 0.11, 4: 0.1, 5: 0.1}, "1 common seed: there is no test"),
         ({1: 0.3, 2: 0.3}, {3: 0.2}, "0 common seeds: there is no test"),
     ],
 )

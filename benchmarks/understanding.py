@@ -389,7 +389,7 @@ CHANGES: dict[str, Change] = {
     "h' at 3 times the ids' scale": Change(_FUSED, {"enhanced_scale": 3.0}),
     "h' learns at the ids' rate": _gate(ProjectionAtIdsRate),
     "h' stays as it starts": _gate(FixedProjection),
-    "one step size for all items": Change(("Base", *_FUSED), piece=one_step_size),
+    "one step size for all items": Change(("Base", "random", "TSLRec"), piece=one_step_size),
     "h' without the ids": _gate(NoIds),
     "one gate an item": _gate(OneGateAnItem),
     "gate starts at 0.9 for the ids": _gate(GateAtIds),

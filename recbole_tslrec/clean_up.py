@@ -78,7 +78,7 @@ def leftovers(
     damaged = [
         Leftover(stage.folder, f"not usable: {stage.problem}", stage.bytes)
         for stage in stages
-        if stage.problem is not None and not stage.held
+        if stage.broken and not stage.held
     ]
     going = {leftover.path for leftover in (*unfinished, *damaged)}
     staying = [stage for stage in stages if stage.folder not in going]

@@ -32,6 +32,8 @@ from recbole_tslrec.files import file_hash, write_atomically
 if TYPE_CHECKING:
     from torch.serialization import MAP_LOCATION
 
+_NO_FILE = "\0"  # no file can have this name
+
 # torch's checking reader stops at the first instruction of protocol 4 ("Unsupported operand 149")
 # and at the bytes of protocol 3, which every NumPy number has.
 _PICKLE_PROTOCOL = 2
@@ -54,10 +56,20 @@ class _StoredConfig(Config):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__class__ = Config
         _restore_config(self, state)
+        # RecBole would load a pickled data set that lies beside the checkpoint, or that it names: such
+        # a file can run anything. There is no file of this name, so the data set is built anew.
+        for key in ("dataset_save_path", "dataloaders_save_path"):
+            self.final_config_dict[key] = _NO_FILE
 
+
+# RecBole's own, which a process of ``run(nproc=2)`` starts with.
+_RUN_RECBOLES = recbole.quick_start.quick_start.run_recboles
 
 # What a Config holds under MODEL_TYPE, MODEL_INPUT_TYPE and eval_type.
 _ENUMS: tuple[type[enum.Enum], ...] = (ModelType, InputType, EvaluatorType)
+
+# What torch reads back as it is; a Config's other values are kept as text.
+_READABLE = (bool, int, float, str, torch.device, torch.dtype, torch.Tensor, *_ENUMS)
 
 _SAFE_GLOBALS = [
     (_StoredConfig, f"{Config.__module__}.{Config.__qualname__}"),
@@ -88,9 +100,15 @@ def apply() -> None:
     Config.__getstate__ = _config_state
     Config.__setstate__ = _restore_config
     Trainer._save_checkpoint = _save_checkpoint
+    recbole.quick_start.quick_start.run_recboles = run_with_the_plug_in
     _check_before_reading()
     _switch_anomaly_detection_off()
     torch.serialization.add_safe_globals(_SAFE_GLOBALS)
+
+
+def run_with_the_plug_in(*args: Any) -> None:
+    """What a process of ``run(nproc=2)`` starts with: to find this function, it loads the plug-in."""
+    _RUN_RECBOLES(*args)
 
 
 def _check_before_reading() -> None:
@@ -162,6 +180,11 @@ def load_checkpoint(path: str | os.PathLike, map_location: MAP_LOCATION = "cpu")
     checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     if not isinstance(checkpoint, dict):
         raise ValueError(f"[{name}] is not a checkpoint: it holds a {type(checkpoint).__name__}.")
+    if "config" not in checkpoint:
+        raise ValueError(
+            f"[{name}] is not a checkpoint of RecBole's trainers: it has no config. Weights alone do "
+            f"not say of what model, settings and items they are."
+        )
     return checkpoint
 
 
@@ -254,17 +277,17 @@ def _restore_config(config: Config, state: dict[str, Any]) -> None:
 
 
 def _as_plain_values(value: Any) -> Any:
-    # RecBole takes a Path for checkpoint_dir or a np.int64 for seed; torch would refuse both, and
-    # only after the training.
+    # RecBole takes a Path for checkpoint_dir, a np.int64 for seed, and yaml gives dates; torch would
+    # refuse them all, and only after the training.
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, dict):
-        return {key: _as_plain_values(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_as_plain_values(entry) for entry in value]
-    return value
+        return {_as_plain_values(key): _as_plain_values(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_as_plain_values(entry) for entry in value)
+    return value if value is None or type(value) in _READABLE else str(value)
 
 
 def _save_checkpoint(self: Trainer, epoch: int, verbose: bool = True, **kwargs: Any) -> None:

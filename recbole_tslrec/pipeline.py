@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import copy
 import gc
+import json
 import os
 import random
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from logging import getLogger
 from pathlib import Path
@@ -52,13 +54,15 @@ from recbole_tslrec.reconstruction.categories import latent_categories
 from recbole_tslrec.reconstruction.histories import Histories, training_histories
 from recbole_tslrec.reconstruction.histories import fingerprint as histories_fingerprint
 from recbole_tslrec.reconstruction.preferences import mean_preferences, prior_preferences
-from recbole_tslrec.storage import WORK, Stage, Store, fingerprint, write_json
+from recbole_tslrec.storage import MANIFEST, WORK, Stage, Store, fingerprint, remedy, write_json
 
 ITEM_EMBEDDING = "item_embedding"  # e_v, [n_items, d] float32
 CATEGORY = "category"  # [n_items] int64
 _FILE = "items.safetensors"
 _ENHANCED_FILE = "enhanced_items.safetensors"
 _LANGUAGE_MODEL = "language_model.json"  # the identity of what the adapters beside it belong to
+_READ = "item_embeddings"  # in the notes of fine_tuning: the hash of e_v that it read
+_READ_FILE = "read.json"  # the same, beside the checkpoints of a fine-tuning that is under way
 
 
 class Pipeline:
@@ -153,6 +157,8 @@ class Pipeline:
         """
         path = self.config["enhanced_items"]
         items = ItemTensors.load(Path(path))
+        with suppress(OSError):  # if it is a stage's: its last use, for ``clean``
+            os.utime(Path(path).with_name(MANIFEST))
         dataset = items.provenance.get("dataset")
         if dataset != self.config["dataset"]:
             # The same tokens may name other items there: "1", "2", ... do in most data sets.
@@ -199,6 +205,14 @@ class Pipeline:
             self.backbone if untuned else self.fine_tuning,
             together=True,
         )
+
+    def missing(self, stages: Sequence[str]) -> list[str]:
+        """Those of these stages that would have to be made; none if the last is there."""
+        for place in range(len(stages), 0, -1):
+            made_from = self.made_from(stages[place - 1 : place])
+            if self.store.has(*next(iter(made_from.items()))):
+                return list(stages[place:])
+        return list(stages)
 
     def made_from(self, stages: Sequence[str]) -> dict[str, dict[str, Any]]:
         """What each of these stages is made from under the present settings; makes none."""
@@ -480,6 +494,8 @@ class Pipeline:
             folder / WORK / "checkpoints"
         )  # there already if an earlier run was interrupted
         checkpoints.mkdir(parents=True, exist_ok=True)
+        if processes.is_first():
+            self._keep_only_own(checkpoints)
         report = fine_tune(
             model,
             prompt,
@@ -507,7 +523,29 @@ class Pipeline:
         del model
         gc.collect()
         torch.cuda.empty_cache()
-        return report.as_dict()
+        return report.as_dict() | {_READ: self._embeddings_hash()}
+
+    def _embeddings_hash(self) -> str:
+        """Of e_v as it is now: the same settings give another one on another machine."""
+        return ItemTensors(self.tokens, {ITEM_EMBEDDING: self.item_embeddings()}).content_hash()
+
+    def _keep_only_own(self, checkpoints: Path) -> None:
+        """Remove checkpoints of an interrupted run that read other item embeddings or another order.
+
+        The fingerprint is of what the backbone is made from. Removed and made again, it may come out
+        otherwise; and which users are held out follows from their order in the file.
+        """
+        users = self.dataset.field2id_token[self.dataset.uid_field].tolist()
+        own = {_READ: self._embeddings_hash(), "order": fingerprint([users, self.tokens])}
+        file = checkpoints.parent / _READ_FILE
+        if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != own:
+            getLogger().warning(
+                "Fine-tuning starts anew: its checkpoints are of other item embeddings, or of the same "
+                "data in another order."
+            )
+            shutil.rmtree(checkpoints)
+            checkpoints.mkdir()
+        write_json(file, own)
 
     # ---- the enhanced embeddings ----------------------------------------------------------------
 
@@ -531,6 +569,7 @@ class Pipeline:
             model = self._reconstruction_model()
             stage = self.fine_tuning()
             self._source.check_is(stage.folder / _LANGUAGE_MODEL)
+            self._check_read_by(stage)
             model.load(stage.folder)
         reader = model.reader if tuned else self._reader(with_adapters=False)
         shards = folder / WORK / "shards"  # there already if an earlier run was interrupted
@@ -556,6 +595,16 @@ class Pipeline:
         ItemTensors(self.tokens, tensors, provenance).save(folder / _ENHANCED_FILE)
         return {"cost": meter.cost()}
 
+    def _check_read_by(self, stage: Stage) -> None:
+        """Raise ValueError if a language model was tuned on other item embeddings than there are now."""
+        noted = stage.notes.get(_READ)
+        if noted is not None and noted != self._embeddings_hash():
+            raise ValueError(
+                f"Stage fine_tuning: the language model in [{stage.folder}] was tuned on other item "
+                f"embeddings than those in [{self.backbone().folder}]: the backbone was made "
+                f"again and came out otherwise, as it does on another machine. {remedy(stage.folder)}"
+            )
+
 
 def data_notes(dataset) -> dict[str, str]:
     """What tells a training data set from any other: its items by internal id, its histories."""
@@ -572,13 +621,12 @@ def check_before_training(config, stages: Sequence[str], n_items: int) -> None:
 
     Args:
         config: RecBole's config with our keys.
-        stages: the stages that the experiment's model needs.
+        stages: the stages that have to be made.
         n_items: the number of items of the data set, without padding.
 
     Raises:
         ValueError, OSError, ModuleNotFoundError: says which key, its value, and what to do.
     """
-    check_writable("checkpoint_dir", Path(config["checkpoint_dir"]))
     if "categories" in stages and config["n_categories"] > n_items:
         raise ValueError(
             f"n_categories: [{config['n_categories']}] is more than the {n_items} items of the data "

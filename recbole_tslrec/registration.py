@@ -17,6 +17,7 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import recbole.model
 import recbole.trainer
 from recbole.config import Config
@@ -136,6 +137,9 @@ def _with_checks(original):
     @functools.wraps(original)
     def set_default_parameters(self):
         values = self.final_config_dict
+        for key, value in values.items():
+            if isinstance(value, np.generic):  # as a loop over np.arange gives; json knows none
+                values[key] = value.item()
         if self.model in STAGED:
             settings.check_command_line(sys.argv[1:])
             settings.check_spelling(self.external_config_dict, self.internal_config_dict)

@@ -6,8 +6,10 @@ Only manifests are read, and no stage is run.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ class StoredStage:
         made_from: what it was, or was to be, made from; None if that cannot be read.
         manifest: of a finished stage, None of an unfinished or damaged one.
         problem: why a finished stage cannot be used, None if it can.
+        broken: whether that is because of what its files are, and not of a disk that cannot be read now.
         bytes: its size on disk.
         last_used: seconds since 1970; of an unfinished one when something was last written.
         held: whether a living process is making it.
@@ -48,6 +51,7 @@ class StoredStage:
     made_from: dict[str, Any] | None
     manifest: dict[str, Any] | None
     problem: str | None
+    broken: bool
     bytes: int
     last_used: float
     held: bool
@@ -86,14 +90,19 @@ def stored_stages(root: Path, verify: bool = False) -> list[StoredStage]:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"tslrec_dir: there is no folder [{root}].")
-    return [_read(folder, verify) for folder in stage_folders(root)]
+    stages = []
+    for folder in stage_folders(root):
+        with suppress(FileNotFoundError):  # finished, and so renamed, or removed meanwhile
+            stages.append(_read(folder, verify))
+    return stages
 
 
 def _read(folder: Path, verify: bool) -> StoredStage:
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     made_from = manifest = problem = None
+    broken = False
     final = folder.with_suffix("") if folder.suffix == ".partial" else folder
-    times = [path.stat().st_mtime for path in (folder, *files)]
+    seen = _seen(folder)
+    times = [status.st_mtime for status in seen]
     if folder.suffix == ".partial":
         made_from = _unfinished_made_from(folder)
         last_used = max(times)
@@ -102,7 +111,10 @@ def _read(folder: Path, verify: bool) -> StoredStage:
             manifest = read_manifest(folder)
             made_from = manifest["made_from"]
             problem = _damage(folder, manifest, verify)
-        except (ValueError, OSError) as error:
+            broken = problem is not None
+        except ValueError as error:
+            problem, broken = str(error), True
+        except OSError as error:  # a network disk that is away for a moment: no reason to remove it
             problem = str(error)
         path = folder / MANIFEST
         last_used = path.stat().st_mtime if path.is_file() else max(times)
@@ -112,11 +124,22 @@ def _read(folder: Path, verify: bool) -> StoredStage:
         made_from,
         manifest,
         problem,
-        sum(path.stat().st_size for path in files),
+        broken,
+        sum(status.st_size for status in seen[1:]),
         last_used,
         is_held(final),
         read_owner(final),
     )
+
+
+def _seen(folder: Path) -> list[os.stat_result]:
+    """Of the folder, first, and of each file in it; a living run may take some away meanwhile."""
+    found = [folder.stat()]
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            if path.is_file() and not path.is_symlink():
+                found.append(path.stat())
+    return found
 
 
 def _unfinished_made_from(folder: Path) -> dict[str, Any] | None:

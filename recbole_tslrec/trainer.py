@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import uuid
 from pathlib import Path
 from time import monotonic
 
@@ -12,6 +13,7 @@ from recbole.trainer import Trainer
 from torch.nn.utils import parametrize
 
 from recbole_tslrec import processes
+from recbole_tslrec.files import check_writable
 from recbole_tslrec.pipeline import Pipeline, check_before_training, cost_table, data_notes
 from recbole_tslrec.whole_sequences.loader import WholeSequenceDataLoader, check_settings
 from recbole_tslrec.whole_sequences.loss import whole_sequence_loss
@@ -27,6 +29,11 @@ class _WatchedTrainer(Trainer):
     def __init__(self, config, model):
         super().__init__(config, model)
         self._epoch, self._step = None, 0  # where training stands
+        if config["single_spec"]:  # else the other processes look for the first one's file
+            # RecBole's name is exact to the second: of two runs that start in the same one, each would
+            # write over the other's model, and test it for its own.
+            path = Path(self.saved_model_file)
+            self.saved_model_file = str(path.with_stem(f"{path.stem}-{uuid.uuid4().hex[:6]}"))
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         self._epoch, self._step = epoch_idx, 0
@@ -145,7 +152,7 @@ class _StagesFirst:
     """
 
     def __init__(self, config, model):
-        check_before_training(config, model.stages(config), model.n_items - 1)
+        check_writable("checkpoint_dir", Path(config["checkpoint_dir"]))  # where RecBole makes it
         super().__init__(config, model)
         self.pipeline: Pipeline | None = None
         self.stages = []
@@ -174,6 +181,8 @@ class _StagesFirst:
                 show_progress,
                 self.tensorboard.log_dir,
             )
+            missing = self.pipeline.missing(self.model.stages(self.config))
+            check_before_training(self.config, missing, self.model.n_items - 1)
             start = monotonic()
             self.model.prepare(self.pipeline)
             self.seconds_of_stages = monotonic() - start

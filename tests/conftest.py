@@ -70,6 +70,23 @@ CONFIGS = {
     ),
     "bert": lambda: transformers.BertConfig(**_SIZES),
 }
+# Models with something of their own that one test is about.
+ODD_CONFIGS = {
+    "albert": lambda: transformers.AlbertConfig(**_SIZES, embedding_size=32),  # a pooling layer
+    "distilbert": lambda: transformers.DistilBertConfig(
+        vocab_size=64, dim=32, hidden_dim=48, n_layers=2, n_heads=2, max_position_embeddings=64
+    ),  # an encoder without past_key_values
+    "mpnet": lambda: transformers.MPNetConfig(**_SIZES),  # no sdpa
+    "opt": lambda: transformers.OPTConfig(
+        vocab_size=64,
+        hidden_size=32,
+        word_embed_proj_dim=16,  # narrower where states leave it
+        ffn_dim=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+    ),
+}
 
 
 @pytest.fixture(scope="session")
@@ -81,8 +98,9 @@ def language_model_folder(tmp_path_factory):
         if kind not in made:
             path = tmp_path_factory.mktemp(kind)
             torch.manual_seed(0)
-            transformers.AutoModel.from_config(CONFIGS[kind]()).save_pretrained(path)
-            closing = "</s>" if kind == "bert" else None
+            config = (CONFIGS | ODD_CONFIGS)[kind]()
+            transformers.AutoModel.from_config(config).save_pretrained(path)
+            closing = "</s>" if "bert" in kind else None
             small_tokenizer(None if kind == "gpt2" else "<s>", closing).save_pretrained(path)
             made[kind] = str(path)
         return made[kind]

@@ -1,6 +1,7 @@
 """RecBole's own train, save, test and load on today's torch, with torch's check on."""
 
 import copy
+import datetime
 import os
 import pickle
 import subprocess
@@ -197,6 +198,57 @@ def test_a_forged_checkpoint_runs_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"forged\.pth.*is refused"):
         compatibility.load_checkpoint(tmp_path / "forged.pth")
     assert not ran.exists()
+
+
+class Forged:
+    """Runs when it is unpickled."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("ran"),)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_pickled_data_set_beside_a_checkpoint_is_not_read(named, runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content = torch.load(runs["SASRec"].file, weights_only=True)
+    values = content["config"].final_config_dict
+    values |= {
+        "checkpoint_dir": str(tmp_path),
+        "data_path": str(Path(values["data_path"]).resolve()),
+    }
+    if named:
+        values["dataset_save_path"] = values["dataloaders_save_path"] = str(tmp_path / "any.pth")
+    torch.save(content, tmp_path / "theirs.pth", pickle_protocol=2)
+    for name in ("any", "ml-100k-SequentialDataset", "ml-100k-for-SASRec-dataloader"):
+        (tmp_path / f"{name}.pth").write_bytes(pickle.dumps(Forged()))
+    quick_start.load_data_and_model(str(tmp_path / "theirs.pth"))
+    assert not Path("ran").exists()
+    pickle.loads((tmp_path / "any.pth").read_bytes())
+    assert Path("ran").exists()  # it would have run
+
+
+def test_whatever_a_yaml_holds_can_be_read_back(trainer):
+    odd = {
+        "day": datetime.date(2024, 11, 21),
+        "paths": (Path("a"), 1),
+        "names": {"x"},
+        3: np.int8(1),
+    }
+    trainer.config.final_config_dict |= odd
+    trainer._save_checkpoint(1)
+    values = compatibility.load_checkpoint(trainer.saved_model_file)["config"].final_config_dict
+    assert {key: values[key] for key in odd} == {
+        "day": "2024-11-21",
+        "paths": ("a", 1),
+        "names": "{'x'}",
+        3: 1,
+    }
+
+
+def test_weights_alone_are_refused(tmp_path):
+    torch.save({"item_embedding.weight": torch.zeros(3, 2)}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"weights\.pth.*it has no config"):
+        compatibility.load_checkpoint(tmp_path / "weights.pth")
 
 
 def test_an_old_checkpoint_is_refused_until_saved_again(tmp_path):

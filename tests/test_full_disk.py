@@ -43,7 +43,7 @@ def test_every_writer_leaves_the_old_file_on_a_full_disk(disk):
     big = torch.zeros(1_000_000)
     items = ItemTensors(["a"], {"x": torch.ones(1, 2)})
     items.save(disk.folder / "a.safetensors")
-    write_checkpoint({"x": torch.ones(2)}, disk.folder / "b.pth")
+    write_checkpoint({"config": {}, "x": torch.ones(2)}, disk.folder / "b.pth")
     write_json(disk.folder / "c.json", {"x": 1})
     before = {path.name: path.read_bytes() for path in disk.folder.iterdir()}
     for write, name in (

@@ -1,5 +1,6 @@
 """What enters the stages, what they depend on, and what they refuse."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from recbole_tslrec.item_tensors import ItemTensors
 from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.pipeline import CATEGORY, ITEM_EMBEDDING, Pipeline
 from recbole_tslrec.quick_start import run_experiment
+from recbole_tslrec.settings import SETTINGS
 
 
 def pipeline_of(settings: dict, dataset: str, model: str = "TSLRec_SASRec") -> Pipeline:
@@ -188,6 +190,94 @@ def test_only_what_a_change_concerns_is_made_again(small_data, settings):
         pipeline = pipeline_of(settings | {key: value}, small_data)
         pipeline.augmentation()
         assert [stage.name for stage in pipeline.stages if not stage.reused] == expected, key
+
+
+def test_a_language_model_is_not_used_with_a_backbone_made_again(small_data, settings):
+    """It was removed, and another machine gave other embeddings under the same settings."""
+    first = pipeline_of(settings, small_data)
+    first.fine_tuning()
+    folder = first.backbone().folder
+    shutil.rmtree(folder)
+    again = pipeline_of(settings, small_data)
+    again._train_backbone = lambda _: torch.randn(len(again.tokens), 64)
+    with pytest.raises(ValueError, match=r"fine_tuning-.*tuned on other item embeddings.*Remove"):
+        again.augmentation()
+
+
+def test_checkpoints_of_other_embeddings_are_not_gone_on_from(
+    small_data, settings, tmp_path, caplog
+):
+    pipeline = pipeline_of(settings, small_data)
+    checkpoints = tmp_path / "work" / "checkpoints"
+    (checkpoints / "checkpoint-3").mkdir(parents=True)
+    pipeline._keep_only_own(checkpoints)
+    pipeline._keep_only_own(checkpoints)
+    assert (checkpoints / "checkpoint-3").is_dir()
+    other = pipeline_of(settings | {"seed": 5}, small_data)
+    other._keep_only_own(checkpoints)
+    assert not (checkpoints / "checkpoint-3").exists() and "starts anew" in caplog.text
+
+
+def test_what_is_missing_of_the_stages(small_data, settings):
+    stages = ["backbone", "categories", "fine_tuning", "augmentation"]
+    pipeline = pipeline_of(settings, small_data)
+    assert pipeline.missing(stages) == stages and pipeline.missing([]) == []
+    pipeline.categories()
+    assert pipeline.missing(stages) == stages[2:]
+    pipeline.augmentation()
+    shutil.rmtree(pipeline.backbone().folder)
+    assert pipeline.missing(stages) == []
+
+
+# For every key of ours a value that is not the default, and the first stage that it changes: those after
+# it change, too. None: no stage.
+FIRST_CHANGED = {
+    "seed": (7, "backbone"),
+    "n_categories": (5, "categories"),
+    "category_backend": ("faiss", "categories"),
+    "llm_quantization": ("int8", "fine_tuning"),
+    "llm_instruction": ("predict {n_categories}", "fine_tuning"),
+    "llm_response": ("So :", "fine_tuning"),
+    "llm_pooling": ("mean", "fine_tuning"),
+    "llm_max_history": (3, "fine_tuning"),
+    "lora_r": (3, "fine_tuning"),
+    "lora_alpha": (3, "fine_tuning"),
+    "lora_dropout": (0.5, "fine_tuning"),
+    "lora_target_modules": ("q_proj", "fine_tuning"),
+    "sft_epochs": (7, "fine_tuning"),
+    "sft_learning_rate": (0.5, "fine_tuning"),
+    "sft_batch_positions": (7, "fine_tuning"),
+    "sft_optimizer": ("adamw_8bit", "fine_tuning"),
+    "sft_valid_ratio": (0.4, "fine_tuning"),
+    "sft_stopping_step": (7, "fine_tuning"),
+    "llm_trust_remote_code": (True, None),
+    "llm_attention": ("eager", None),
+    "llm_gradient_checkpointing": (True, None),
+    "enhancement": ("random", None),
+    "fusion": ("sum", None),
+    "enhanced_dim": (7, None),
+    "enhanced_scale": (0.5, None),
+    "item_norm": ("l2", None),
+    "tslrec_dir": ("elsewhere", None),
+}
+# Their content counts, by tests of their own; and E4SRec's, which has no stage but the backbone.
+_ELSEWHERE = {"llm", "backbone_checkpoint", "enhanced_items"}
+_PEERS = {
+    "max_examples_per_user",
+    "examples_per_step",
+    "e4srec_instruction",
+    "e4srec_learning_rate",
+}
+
+
+def test_every_key_changes_the_stages_that_depend_on_it_and_no_other(small_data, settings):
+    assert FIRST_CHANGED.keys() | _ELSEWHERE | _PEERS == SETTINGS.keys() | {"seed"}
+    stages = ["backbone", "categories", "fine_tuning", "augmentation"]
+    before = pipeline_of(settings, small_data).made_from(stages)
+    for key, (value, first) in FIRST_CHANGED.items():
+        after = pipeline_of(settings | {key: value}, small_data).made_from(stages)
+        expected = stages[stages.index(first) :] if first else []
+        assert [stage for stage in stages if after[stage] != before[stage]] == expected, key
 
 
 def test_a_given_backbone_checkpoint(small_data, settings):

@@ -1,11 +1,13 @@
 """RecBole's own entry points with the plug-in imported."""
 
+import json
 import os
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from recbole.config import Config
@@ -100,8 +102,10 @@ def test_a_trained_model_loads_without_its_language_model(small_data, settings, 
     content = torch.load(checkpoint, weights_only=True)
     content["config"].final_config_dict["llm"] = "gone"
     torch.save(content, checkpoint, pickle_protocol=2)
-    _, model, *_ = load_data_and_model(str(checkpoint))
+    config, model, *_, test_data = load_data_and_model(str(checkpoint))
     assert model.mean_gate().shape == (model.n_items,)
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    assert trainer.evaluate(test_data, load_best_model=False)["ndcg@10"] > 0
 
 
 def test_hyper_tuning_reuses_every_stage_for_another_gate(small_data, settings, tmp_path):
@@ -121,7 +125,7 @@ def test_hyper_tuning_reuses_every_stage_for_another_gate(small_data, settings, 
 
 
 def test_spawned_processes_know_our_models(tmp_path):
-    """RecBole's run(nproc=2) spawns; the import at the script's top level reaches the children."""
+    """torch spawns; the import at the script's top level reaches the children."""
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent(
@@ -145,6 +149,28 @@ def test_spawned_processes_know_our_models(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert sorted(done.stdout.split()) == ["FMLPRec"] * 2 + ["TSLRec_SASRec"] * 2
+
+
+def test_numpys_numbers_are_taken(small_data, settings):
+    numbers = {"seed": np.int64(7), "n_categories": np.int64(5)}
+    config = Config("TSLRec_SASRec", small_data, config_dict=settings | numbers)
+    assert json.dumps([config["seed"], config["n_categories"]]) == "[7, 5]"
+
+
+def test_the_processes_of_the_module_know_the_plug_in(small_data, tmp_path):
+    """python -m recbole_tslrec run --nproc=2: nothing of the package's main module runs in them."""
+    command = [sys.executable, "-m", "recbole_tslrec", "run", "--model=TSLRec_SASRec", "--nproc=2"]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*command, f"--dataset={small_data}", "--data_path=data", "--gpu_id=0"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+        env=environment,
+    )
+    # RecBole's own refusal of more processes than GPUs, which comes once the model is known.
+    assert 'final_config_dict["nproc"]' in done.stderr and "lightgbm" not in done.stderr
 
 
 def test_the_command_line_from_another_folder(small_data, settings, tmp_path):

@@ -132,3 +132,15 @@ def test_augmentation_halves_its_batches_when_memory_is_short(
     torch.testing.assert_close(states, expected)
     assert max(size for size in sizes[-4:]) <= 5
     assert "out of memory; going on with" in caplog.text
+    assert sizes[:3] == [20, 10, 5]  # no size is tried twice in vain
+
+
+def test_an_item_that_does_not_fit_says_what_to_do(tmp_path, language_model_folder):
+    model, prompt = model_and_prompt(language_model_folder())
+
+    def short_of_memory(module, args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    model.reader.register_forward_pre_hook(short_of_memory)
+    with pytest.raises(RuntimeError, match="not even one item.*llm_quantization: nf4"):
+        read_items(model.reader, prompt, TOKENS, tmp_path, False)

@@ -14,7 +14,7 @@ from recbole_tslrec.clean_up import leftovers, remove
 from recbole_tslrec.locks import is_held
 from recbole_tslrec.quick_start import run_experiment
 from recbole_tslrec.storage import MANIFEST, Store, fingerprint
-from recbole_tslrec.stored_stages import explain, stored_stages, table
+from recbole_tslrec.stored_stages import explain, stage_folders, stored_stages, table
 
 BACKBONE = {"backbone": "SASRec", "settings": {"learning_rate": "0.001", "seed": "1"}}
 DAY = 86400
@@ -156,6 +156,23 @@ def test_unfinished_and_damaged_stages_go(root):
     assert clean(root) == ({partial.name, damaged.name}, True)
     assert not partial.exists() and not damaged.exists() and len(stored_stages(root)) == 3
     assert not [path for path in (root / "data").iterdir() if path.name.startswith(".")]
+
+
+def test_a_stage_that_cannot_be_read_now_stays(root, monkeypatch):
+    def stale(folder):
+        raise OSError("Stale file handle")
+
+    monkeypatch.setattr("recbole_tslrec.stored_stages.read_manifest", stale)
+    assert {stage.problem for stage in stored_stages(root)} >= {"Stale file handle"}
+    assert clean(root) == (set(), True)
+
+
+def test_a_folder_that_goes_while_one_looks(root, monkeypatch):
+    folders = stage_folders(root)
+    monkeypatch.setattr(
+        "recbole_tslrec.stored_stages.stage_folders", lambda _: [root / "small" / "gone", *folders]
+    )
+    assert len(stored_stages(root)) == len(folders)
 
 
 def test_unused_stages_go_but_never_what_others_were_made_from(root):

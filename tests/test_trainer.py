@@ -68,6 +68,13 @@ def test_a_loss_that_is_not_finite(value, batching, small_data, settings, monkey
     assert load_checkpoint(kept)["epoch"] == 0
 
 
+def test_two_runs_of_the_same_second_keep_two_checkpoints(small_data, settings, monkeypatch):
+    monkeypatch.setattr("recbole.trainer.trainer.get_local_time", lambda: "now")
+    files = [prepared(name, settings, small_data)[0].saved_model_file for name in ["SASRec"] * 2]
+    assert files[0] != files[1]
+    assert all(re.fullmatch(r"SASRec-now-[0-9a-f]{6}\.pth", Path(file).name) for file in files)
+
+
 def once_wrong(loss, step: int, value: float):
     calls = []
 

@@ -28,6 +28,7 @@ CATEGORY_DISTRIBUTION = "category_distribution"  # ĝ^v, [n_items, K] float32
 _POSITIONS_A_BATCH = {"cuda": 65_536, "cpu": 8192}
 # Items in a file of partial results: what a kill can cost at the most, and what processes share out.
 ITEMS_A_SHARD = 1024
+_ROWS_AT_ONCE = 4096
 
 
 def read_items(
@@ -58,7 +59,7 @@ def read_items(
     shards = np.split(rows, range(items_a_shard, len(rows), items_a_shard))
     files = [folder / f"shard-{number:06d}.safetensors" for number in range(len(shards))]
     mine = range(processes.number(), len(shards), processes.count())
-    read = _halving_on_out_of_memory(reader, prompt)
+    read = _halving_on_out_of_memory(reader, prompt, min(items_a_shard, len(rows)))
     with tqdm(
         total=sum(len(shards[number]) for number in mine) * _positions_an_item(prompt),
         desc="Augmentation",
@@ -91,20 +92,25 @@ def _is_whole(shard: Path, tokens: list[str]) -> bool:
 
 
 def _halving_on_out_of_memory(
-    reader: ItemPromptModel, prompt: Prompt
+    reader: ItemPromptModel, prompt: Prompt, most: int
 ) -> Callable[[np.ndarray], Tensor]:
-    """Reads items in batches as large as memory allows: h^v of rows of the item table."""
+    """Reads items in batches as large as memory allows, ``most`` or fewer: h^v of rows of the table."""
     # transformers is slow to import, and a trained model that is loaded again does without it.
     from accelerate.utils import find_executable_batch_size
 
     from recbole_tslrec.language_model.load import bf16_is_fast
 
     device = reader.item_embeddings.device
-    size = max(_POSITIONS_A_BATCH[device.type] // _positions_an_item(prompt), 1)
+    size = min(max(_POSITIONS_A_BATCH[device.type] // _positions_an_item(prompt), 1), most)
 
     def halve() -> int:
         nonlocal size
         size //= 2
+        if size == 0:
+            raise RuntimeError(
+                f"Augmentation: not even one item, {_positions_an_item(prompt)} positions, fits the "
+                f"memory of [{device}]. Give llm_quantization: nf4 or a smaller language model."
+            )
         getLogger().warning(f"Augmentation: out of memory; going on with {size} items in a batch")
         return size
 
@@ -128,7 +134,9 @@ def _positions_an_item(prompt: Prompt) -> int:
 @torch.no_grad()
 def infer_categories(model: ReconstructionModel, enhanced: Tensor) -> Tensor:
     """ĝ^v: Eq. 2 on the items' hidden states. [n, hidden] -> [n, K] float32"""
-    return model.distribution(enhanced.to(model.preference_head.weight)).cpu()
+    weight = model.preference_head.weight
+    blocks = enhanced.split(_ROWS_AT_ONCE)  # all of h^v may be more than a GPU has left
+    return torch.cat([model.distribution(rows.to(weight)).cpu() for rows in blocks])
 
 
 def random_embeddings(n_items: int, width: int, seed: int) -> Tensor:

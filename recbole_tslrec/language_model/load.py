@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,10 +27,11 @@ def full_precision_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" and bf16_is_fast(device) else torch.float32
 
 
-def meta_model(source: LanguageModelSource) -> PreTrainedModel:
+def meta_model(source: LanguageModelSource, **options) -> PreTrainedModel:
     """The model's shape, without its weights."""
+    options["trust_remote_code"] = source.trust_remote_code
     with torch.device("meta"):
-        return AutoModel.from_config(source.config, trust_remote_code=source.trust_remote_code)
+        return AutoModel.from_config(copy.deepcopy(source.config), **options)
 
 
 def check_quantization(
@@ -70,8 +73,8 @@ def quantization_config(quantization: str, device: torch.device) -> BitsAndBytes
     )
 
 
-def check_attention(attention: str, device: torch.device) -> None:
-    """Raise ValueError if attention cannot be computed as asked for."""
+def check_attention(attention: str, source: LanguageModelSource, device: torch.device) -> None:
+    """Raise ValueError if attention cannot be computed as asked for; needs no weights."""
     if attention == "flash_attention_2" and not (
         device.type == "cuda" and is_flash_attn_2_available()
     ):
@@ -79,6 +82,13 @@ def check_attention(attention: str, device: torch.device) -> None:
             f"llm_attention: [flash_attention_2] needs a GPU and the package flash-attn, and the device "
             f"is [{device}]. Give sdpa, which torch has."
         )
+    try:
+        meta_model(source, attn_implementation=attention)
+    except (ValueError, ImportError) as error:
+        raise ValueError(
+            f"llm_attention: [{attention}] is not there for [{source.name}]. Give llm_attention: eager. "
+            f"transformers says: {error}"
+        ) from error
 
 
 def load_language_model(
@@ -101,12 +111,15 @@ def load_language_model(
     }
     if quantization != "none":
         options["quantization_config"] = quantization_config(quantization, device)
-    if source.config.model_type in _WITH_POOLING_LAYER:
+    if _has_pooling_layer(source):
         options["add_pooling_layer"] = False
+    revision = getattr(source.config, "_commit_hash", None)
+    if revision is not None:  # what the fingerprint names, whatever is pushed to the hub meanwhile
+        options["revision"] = revision
     # Placed as it is loaded: quantised weights cannot be moved afterwards.
     model = AutoModel.from_pretrained(source.location, device_map={"": device}, **options)
     model.config.use_cache = False
-    if quantization == "nf4" and device.type == "cpu":
+    if device.type == "cpu" and getattr(model, "is_loaded_in_4bit", False):
         keep_4_bit_weights_as_they_are(model)
     return model.requires_grad_(False).eval()
 
@@ -125,9 +138,12 @@ def keep_4_bit_weights_as_they_are(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-# Encoders whose AutoModel ends in a pooling layer that last_hidden_state does not pass through: its
-# weights would get adapters that never learn.
-_WITH_POOLING_LAYER = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "mpnet", "ernie"})
+def _has_pooling_layer(source: LanguageModelSource) -> bool:
+    """Whether an encoder ends in a pooling layer that last_hidden_state does not pass through.
+
+    Its weights would get adapters that never learn, which torch refuses with several processes.
+    """
+    return "add_pooling_layer" in inspect.signature(type(meta_model(source)).__init__).parameters
 
 
 def add_adapters(

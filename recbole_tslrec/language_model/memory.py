@@ -47,7 +47,12 @@ def free_bytes(device: torch.device) -> int:
 
 
 def check_memory(source: LanguageModelSource, quantization: str, device: torch.device) -> None:
-    """Raise ValueError if the weights alone would not fit; says what would."""
+    """Raise ValueError if the weights alone would not fit; says what would.
+
+    Of a model that comes quantised nothing is known before it is loaded.
+    """
+    if getattr(source.config, "quantization_config", None) is not None:
+        return  # as its maker has quantised it, in one of many ways; there is no choice to advise
     model = meta_model(source)
     needed = {choice: estimated_bytes(model, choice, device) for choice in QUANTIZATIONS}
     free = free_bytes(device)

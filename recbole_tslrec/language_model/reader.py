@@ -124,7 +124,7 @@ def check_language_model(config) -> None:
     source, device = open_source_for(config), config["device"]
     make_prompt_for(config, source)
     check_quantization(config["llm_quantization"], source, device)
-    check_attention(config["llm_attention"], device)
+    check_attention(config["llm_attention"], source, device)
     check_memory(source, config["llm_quantization"], device)
     check_adapters(source, config["lora_target_modules"])
     if config["sft_optimizer"] == "paged_adamw_8bit" and device.type != "cuda":

@@ -180,6 +180,9 @@ class E4SRec(SequentialRecommender):
         memo.update(
             {id(weight): weight for weight in self.parameters() if not weight.requires_grad}
         )
+        # Of int8 layers bitsandbytes keeps the weights here, and takes them out of the parameter.
+        states = [getattr(module, "state", None) for module in self.modules()]
+        memo.update({id(state): state for state in states if hasattr(state, "CB")})
         duplicate = type(self).__new__(type(self))
         memo[id(self)] = duplicate
         duplicate.__dict__.update(copy.deepcopy(self.__dict__, memo))

@@ -31,8 +31,10 @@ from transformers import (
     ProgressCallback,
     Trainer,
     TrainerCallback,
+    TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from recbole_tslrec import processes
@@ -229,7 +231,13 @@ class _ReconstructionTrainer(Trainer):
         self.model.load(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        self.model.load(Path(self.state.best_model_checkpoint))
+        best = Path(self.state.best_model_checkpoint)
+        if problem := broken_seal(best):
+            raise ValueError(
+                f"Fine-tuning: its best epoch, [{best}], cannot be used: {problem}. The next run "
+                f"starts anew."
+            )
+        self.model.load(best)
 
 
 class _Watch(TrainerCallback):
@@ -399,8 +407,15 @@ def _run(trainer: Trainer, checkpoints: Path) -> None:
     if processes.is_first():
         _remove_broken_checkpoints(checkpoints)
     processes.wait_for_all()
+    last = get_last_checkpoint(checkpoints)
+    stopped = last and _stopped_early(Path(last))
     try:
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints))
+        if stopped:
+            # transformers forgets on resuming that it had stopped, and would train for one more epoch.
+            trainer.state = stopped
+            trainer._load_best_model()
+        else:
+            trainer.train(resume_from_checkpoint=last)
     except torch.OutOfMemoryError as error:
         raise RuntimeError(
             "Fine-tuning: a batch does not fit the GPU's memory. With llm_gradient_checkpointing: True "
@@ -415,14 +430,38 @@ def _run(trainer: Trainer, checkpoints: Path) -> None:
         trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
 
 
+def _stopped_early(checkpoint: Path) -> TrainerState | None:
+    """The state of a run that had no patience left when it was interrupted; None of any other."""
+    state = _state_of(checkpoint)
+    callback = state.stateful_callbacks.get("EarlyStoppingCallback")
+    if callback is None:
+        return None
+    patience = callback["args"]["early_stopping_patience"]
+    waited = callback["attributes"]["early_stopping_patience_counter"]
+    return state if waited >= patience else None
+
+
+def _state_of(checkpoint: Path) -> TrainerState:
+    return TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+
+
 def _remove_broken_checkpoints(checkpoints: Path) -> None:
-    """Remove the last checkpoints as long as they are not as they were written: cut short or altered."""
+    """Remove checkpoints that are not as they were written: cut short or altered.
+
+    The last ones as long as they are not; all of them if the best is not, which the end needs.
+    """
     while (last := get_last_checkpoint(checkpoints)) is not None:
         problem = broken_seal(Path(last))
         if problem is None:
-            return
+            break
         getLogger().warning(f"Fine-tuning does not go on from [{last}]: {problem}.")
         shutil.rmtree(last)
+    best = last and _state_of(Path(last)).best_model_checkpoint
+    problem = best and broken_seal(checkpoints / Path(best).name)
+    if problem:
+        getLogger().warning(f"Fine-tuning starts anew: its best epoch, [{best}]: {problem}.")
+        shutil.rmtree(checkpoints)
+        checkpoints.mkdir()
 
 
 def _training_arguments(

@@ -10,6 +10,7 @@ from recbole_tslrec.language_model import source as source_module
 from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel, pool
 from recbole_tslrec.language_model.load import (
     add_adapters,
+    check_attention,
     load_adapters,
     load_language_model,
     save_adapters,
@@ -28,6 +29,42 @@ def reader_of(folder: str, quantization: str = "none", pooling: str = "last"):
     prompt = make_prompt(source.tokenizer, "given the user history", "response :", 20, 64)
     items = torch.randn(10, 6, generator=torch.Generator().manual_seed(2)) * 0.02
     return ItemPromptModel(model, items, pooling).eval(), prompt
+
+
+def test_attention_that_a_model_lacks_is_refused_before_anything_runs(language_model_folder):
+    source = open_source(language_model_folder("mpnet"))
+    with pytest.raises(ValueError, match=r"llm_attention: \[sdpa\].*Give llm_attention: eager"):
+        check_attention("sdpa", source, CPU)
+    check_attention("eager", source, CPU)
+    load_language_model(source, "none", CPU, "eager")
+
+
+def test_a_pooling_layer_gets_no_adapters(language_model_folder):
+    model = load_language_model(open_source(language_model_folder("albert")), "none", CPU)
+    assert model.pooler is None
+
+
+def test_a_model_that_is_narrower_at_its_ends(language_model_folder):
+    source = open_source(language_model_folder("opt"))
+    model = load_language_model(source, "none", CPU)
+    assert source.hidden_size == model.get_input_embeddings().weight.shape[1] == 16
+    states = model(inputs_embeds=torch.randn(1, 3, 16)).last_hidden_state
+    assert states.shape[2] == 16
+
+
+def test_a_hub_model_is_loaded_in_the_revision_that_was_noted(language_model_folder, monkeypatch):
+    source = open_source(language_model_folder())
+    source.config._commit_hash = "abc"
+    seen = {}
+    original = transformers.AutoModel.from_pretrained
+
+    def note(location, revision, **options):
+        seen["revision"] = revision
+        return original(location, **options)
+
+    monkeypatch.setattr(transformers.AutoModel, "from_pretrained", note)
+    load_language_model(source, "none", CPU)
+    assert seen == {"revision": "abc"}
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

@@ -11,6 +11,15 @@ from recbole_tslrec.language_model.source import LanguageModelSource, open_sourc
 CPU = torch.device("cpu")
 
 
+def test_a_model_that_comes_quantised_is_not_estimated(monkeypatch, language_model_folder):
+    source = open_source(language_model_folder())
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1)
+    with pytest.raises(ValueError, match="No quantisation makes it fit"):
+        check_memory(source, "none", CPU)
+    source.config.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    check_memory(source, "none", CPU)
+
+
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 @pytest.mark.parametrize("quantization", ["none", "int8"])
 def test_the_estimate_is_what_is_loaded(kind, quantization, language_model_folder):

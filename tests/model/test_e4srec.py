@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
+from recbole.data.transform import construct_transform
 from recbole.quick_start import load_data_and_model, run_recbole
-from recbole.utils import get_model, get_trainer, init_seed
+from recbole.utils import get_flops, get_model, get_trainer, init_seed
 
 from recbole_tslrec.model import e4srec
 from recbole_tslrec.model.e4srec import E4SRec, latest_rows
@@ -189,6 +190,19 @@ def test_it_trains_quantised(quantization, small_data, settings):
     with torch.no_grad():
         scores = model.eval().full_sort_predict(experiment.test_rows())
     torch.testing.assert_close(scores, experiment.scores())
+
+
+def test_counting_operations_leaves_int8_weights_as_they_are(
+    small_data, settings, language_model_folder
+):
+    """RecBole runs a copy first. Of an encoder nothing else has run by then."""
+    changes = {"llm": language_model_folder("distilbert"), "llm_quantization": "int8"}
+    changes["lora_target_modules"] = ["q_lin", "v_lin"]
+    expected = Experiment(small_data, settings | changes).scores()
+    experiment = Experiment(small_data, settings | changes)
+    transform = construct_transform(experiment.config)
+    get_flops(experiment.model, experiment.dataset, "cpu", experiment.model.logger, transform)
+    torch.testing.assert_close(experiment.scores(), expected)
 
 
 def test_a_copy_shares_the_frozen_weights_alone(small_data, settings):

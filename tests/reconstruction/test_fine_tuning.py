@@ -1,13 +1,16 @@
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from tiny_fine_tuning import CPU, K, model_and_prompt, settings_of, users_of_one_taste
 from transformers.trainer_utils import get_last_checkpoint
 
+from recbole_tslrec.reconstruction import fine_tuning
 from recbole_tslrec.reconstruction.fine_tuning import (
     _remove_broken_checkpoints,
+    _state_of,
     fine_tune,
     split_users,
 )
@@ -141,6 +144,44 @@ def test_a_damaged_checkpoint_is_named_and_not_gone_on_from(
             shutil.rmtree(copy)
     _remove_broken_checkpoints(made)
     assert get_last_checkpoint(made) == str(last)
+
+
+def test_a_damaged_best_epoch_is_not_used(tmp_path, language_model_folder, caplog):
+    model, prompt = model_and_prompt(language_model_folder())
+    settings = settings_of(epochs=8, learning_rate=0.05, stopping_step=2)
+    data = users_of_one_taste()
+    fine_tune(model, prompt, *data, settings, tmp_path, CPU, False)
+    state = _state_of(Path(get_last_checkpoint(tmp_path)))
+    best = Path(state.best_model_checkpoint)
+    assert str(best) != get_last_checkpoint(tmp_path)
+    weights = bytearray((best / "projections.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (best / "projections.safetensors").write_bytes(weights)
+    _remove_broken_checkpoints(tmp_path)
+    assert get_last_checkpoint(tmp_path) is None and f"best epoch, [{best}]" in caplog.text
+
+
+def test_a_run_that_had_stopped_early_is_not_trained_on(
+    tmp_path, language_model_folder, monkeypatch
+):
+    def run(folder):
+        torch.manual_seed(0)
+        model, prompt = model_and_prompt(language_model_folder())
+        settings = settings_of(epochs=8, learning_rate=0.05, stopping_step=2)
+        report = fine_tune(model, prompt, *users_of_one_taste(), settings, folder, CPU, False)
+        return report, model.preference_head.weight.detach()
+
+    def killed(self):
+        raise KeyboardInterrupt
+
+    whole, weight = run(tmp_path / "whole")
+    assert len(whole.epochs) < 8
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(fine_tuning._ReconstructionTrainer, "_load_best_model", killed)
+        run(tmp_path / "killed")
+    resumed, resumed_weight = run(tmp_path / "killed")
+    assert torch.equal(resumed_weight, weight)
+    assert resumed.epochs == whole.epochs
 
 
 def test_the_same_seed_gives_the_same_numbers(tmp_path, language_model_folder):

@@ -185,6 +185,16 @@ def occurring_together(histories: Histories, n_items: int) -> sparse.csr_matrix:
 
 
 @contextmanager
+def inferred_distributions() -> Iterator[None]:
+    """ĝ^v, what the tuned language model predicts for an item, in the place of h^v.
+
+    It is to `preferences` as prediction to target. [n_items, K], and K is to be `enhanced_dim`.
+    """
+    with mock.patch.object(Pipeline, "enhanced_items", Pipeline.category_distributions):
+        yield
+
+
+@contextmanager
 def recommendation_aware() -> Iterator[None]:
     """In place of the PCA, directions of h^v in which the items of a history differ little."""
     graphs = []
@@ -397,6 +407,7 @@ CHANGES: dict[str, Change] = {
     "128 columns by PCA": Change(("TSLRec",), {"enhanced_dim": 128}),
     # As many as `pretrained` has: Adam moves h' the further the more columns there are.
     "64 columns by PCA": Change(("random", "TSLRec"), {"enhanced_dim": 64}),
+    "ĝ^v in place of h^v": Change(("TSLRec",), {"enhanced_dim": 50}, piece=inferred_distributions),
     "128 columns by recommendation-aware PCA": Change(
         ("TSLRec",), {"enhanced_dim": 128}, piece=recommendation_aware
     ),

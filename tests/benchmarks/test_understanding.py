@@ -224,6 +224,13 @@ def test_what_fine_tuning_is_given_can_be_changed(name, small_data, settings, mo
     assert changed.lines[0]["valid"] != plain.lines[0]["valid"]
 
 
+def test_what_is_inferred_can_stand_for_h(small_data, settings):
+    change = benchmark.CHANGES["ĝ^v in place of h^v"]
+    with change.piece():
+        widths = {"n_categories": 4, "enhanced_dim": 4}
+        assert not compare(grid_of(settings | widths, "TSLRec"), "results").failed
+
+
 @pytest.mark.parametrize("variant", ["Base", "TSLRec"])
 def test_one_step_size_is_of_the_item_table(variant, small_data, settings, monkeypatch):
     tables = []

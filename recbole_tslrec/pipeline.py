@@ -209,8 +209,8 @@ class Pipeline:
     def missing(self, stages: Sequence[str]) -> list[str]:
         """Those of these stages that would have to be made; none if the last is there."""
         for place in range(len(stages), 0, -1):
-            made_from = self.made_from(stages[place - 1 : place])
-            if self.store.has(*next(iter(made_from.items()))):
+            ((name, made_from),) = self.made_from(stages[place - 1 : place]).items()
+            if self.store.has(name, made_from):
                 return list(stages[place:])
         return list(stages)
 

@@ -383,14 +383,18 @@ def _settings_text(cells: Sequence[KeptCell]) -> str:
 
 
 def _seeds_text(results: Results) -> str:
-    """How many seeds, and which methods have fewer."""
-    methods = [method for method in results.methods.values() if method.made_by is None]
-    most = max(len(method.seeds) for method in methods)
-    fewer = [
-        f"{m.dataset} {m.backbone} {m.variant} has {len(m.seeds)}"
-        for m in methods
-        if len(m.seeds) < most
-    ]
+    """How many seeds, and which methods have fewer; a backbone's in one where all have as many."""
+    seeds: dict[str, dict[str, int]] = {}
+    for method in results.methods.values():
+        if method.made_by is None:
+            of_backbone = seeds.setdefault(f"{method.dataset} {method.backbone}", {})
+            of_backbone[method.variant] = len(method.seeds)
+    most = max(count for counts in seeds.values() for count in counts.values())
+    fewer = []
+    for name, counts in seeds.items():
+        if len(set(counts.values())) == 1:
+            counts = {"": next(iter(counts.values()))}
+        fewer += [f"{name} {v}".strip() + f" has {n}" for v, n in counts.items() if n < most]
     text = f"{most} seed{'s' if most > 1 else ''}"
     return f"{text} ({', '.join(fewer)})" if fewer else text
 

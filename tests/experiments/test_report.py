@@ -12,7 +12,7 @@ import pytest
 from synthetic import VARIANTS, SyntheticResults
 
 from recbole_tslrec.__main__ import main
-from recbole_tslrec.experiments import figures
+from recbole_tslrec.experiments import figures, tables
 from recbole_tslrec.experiments.report import make_document, verdict, write_report
 from recbole_tslrec.experiments.results import Results, user_metrics
 from recbole_tslrec.experiments.significance import Comparison, Outcome
@@ -290,6 +290,21 @@ def test_methods_of_other_data_are_said_not_to_compare(tmp_path):
     (note,) = Results.load(tmp_path).notes
     assert "tiny: " in note and "do NOT compare" in note
     assert "SASRec Base, SASRec CI of files with hash [a1]; SASRec TSLRec" in note
+
+
+def test_the_table_says_who_has_fewer_seeds(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    seeds = {
+        "SASRec": {"Base": 2, "CI": 2},
+        "Caser": {"Base": 1, "CI": 1},
+        "GRU4Rec": {"Base": 2, "CI": 1},
+    }
+    for backbone, counts in seeds.items():
+        for variant, count in counts.items():
+            for seed in range(count):
+                writer.write("tiny", backbone, variant, seed)
+    text = tables._seeds_text(Results.load(tmp_path))
+    assert text == "2 seeds (tiny Caser has 1, tiny GRU4Rec CI has 1)"
 
 
 def test_groups_of_equal_values_are_one():

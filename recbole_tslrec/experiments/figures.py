@@ -60,11 +60,13 @@ _GATE_BINS = 8
 
 def time_figure(results: Results, command: str) -> Picture | None:
     """Figure 3: where the time of a cell goes, by stage, the mean over the seeds."""
-    rows = []
-    for (dataset, backbone, variant, made_by), method in results.methods.items():
-        for part, seconds in _seconds(results, method).items():
-            if made_by is None:
-                rows.append((dataset, backbone, variant, part, seconds))
+    rows = [
+        (dataset, backbone, variant, part, seconds)
+        for dataset in results.datasets
+        for backbone in results.backbones(dataset)
+        for variant in results.variants(dataset, backbone)
+        for part, seconds in _seconds(results, results.method(dataset, backbone, variant)).items()
+    ]
     numbers = pd.DataFrame(rows, columns=["dataset", "backbone", "method", "part", "seconds"])
     if numbers["seconds"].sum() == 0:
         return None

@@ -83,7 +83,8 @@ def leftovers(
     going = {leftover.path for leftover in (*unfinished, *damaged)}
     staying = [stage for stage in stages if stage.folder not in going]
     found = [*unfinished, *damaged]
-    if unused_days is not None:
+    # What cannot be read now may be in use, and does not say what it was made from.
+    if unused_days is not None and not any(s.problem and not s.broken for s in stages):
         found += _unused(
             staying, now - unused_days * _DAY, f"not used for {unused_days:g} days", keep
         )

@@ -286,7 +286,8 @@ def _as_plain_values(value: Any) -> Any:
     if isinstance(value, dict):
         return {_as_plain_values(key): _as_plain_values(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_as_plain_values(entry) for entry in value)
+        entries = [_as_plain_values(entry) for entry in value]
+        return entries if isinstance(value, list) else tuple(entries)
     return value if value is None or type(value) in _READABLE else str(value)
 
 

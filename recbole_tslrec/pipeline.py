@@ -54,15 +54,24 @@ from recbole_tslrec.reconstruction.categories import latent_categories
 from recbole_tslrec.reconstruction.histories import Histories, training_histories
 from recbole_tslrec.reconstruction.histories import fingerprint as histories_fingerprint
 from recbole_tslrec.reconstruction.preferences import mean_preferences, prior_preferences
-from recbole_tslrec.storage import MANIFEST, WORK, Stage, Store, fingerprint, remedy, write_json
+from recbole_tslrec.storage import (
+    MANIFEST,
+    WORK,
+    Stage,
+    Store,
+    fingerprint,
+    read_manifest,
+    remedy,
+    write_json,
+)
 
 ITEM_EMBEDDING = "item_embedding"  # e_v, [n_items, d] float32
 CATEGORY = "category"  # [n_items] int64
 _FILE = "items.safetensors"
 _ENHANCED_FILE = "enhanced_items.safetensors"
 _LANGUAGE_MODEL = "language_model.json"  # the identity of what the adapters beside it belong to
-_READ = "item_embeddings"  # in the notes of fine_tuning: the hash of e_v that it read
-_READ_FILE = "read.json"  # the same, beside the checkpoints of a fine-tuning that is under way
+_READ = "item_embeddings"  # in a stage's notes: the hash of e_v that it read
+_READ_FILE = "read.json"  # the same, beside partial results
 
 
 class Pipeline:
@@ -207,7 +216,7 @@ class Pipeline:
         )
 
     def missing(self, stages: Sequence[str]) -> list[str]:
-        """Those of these stages that would have to be made; none if the last is there."""
+        """The stages after the last one that is there: those that are made, and maybe some before."""
         for place in range(len(stages), 0, -1):
             ((name, made_from),) = self.made_from(stages[place - 1 : place]).items()
             if self.store.has(name, made_from):
@@ -436,7 +445,7 @@ class Pipeline:
         )
         tensors = {CATEGORY: torch.from_numpy(categories.labels)}
         ItemTensors(self.tokens, tensors, self._provenance("categories")).save(folder / _FILE)
-        return {"sizes": categories.sizes.tolist()}
+        return {"sizes": categories.sizes.tolist(), _READ: self._embeddings_hash()}
 
     def preferences(self):
         """ḡ of every user with a training history, rows in the order of ``histories`` (§4.1).
@@ -487,15 +496,14 @@ class Pipeline:
         from recbole_tslrec.reconstruction.fine_tuning import FineTuningSettings, fine_tune
 
         config = self.config
+        self._check_read_by(self.categories())
         preferences = self.preferences()
         model = self._reconstruction_model()
         prompt = self._prompt(model.reader, training=True)
-        checkpoints = (
-            folder / WORK / "checkpoints"
-        )  # there already if an earlier run was interrupted
-        checkpoints.mkdir(parents=True, exist_ok=True)
-        if processes.is_first():
-            self._keep_only_own(checkpoints)
+        checkpoints = folder / WORK / "checkpoints"
+        users = self.dataset.field2id_token[self.dataset.uid_field].tolist()
+        # Which users are held out follows from their order in the file.
+        self._keep_only_own(checkpoints, {"order": fingerprint([users, self.tokens])})
         report = fine_tune(
             model,
             prompt,
@@ -529,23 +537,28 @@ class Pipeline:
         """Of e_v as it is now: the same settings give another one on another machine."""
         return ItemTensors(self.tokens, {ITEM_EMBEDDING: self.item_embeddings()}).content_hash()
 
-    def _keep_only_own(self, checkpoints: Path) -> None:
-        """Remove checkpoints of an interrupted run that read other item embeddings or another order.
+    def _keep_only_own(self, folder: Path, read: dict[str, Any]) -> None:
+        """Make a folder for partial results, and empty it of those that were made of something else.
 
-        The fingerprint is of what the backbone is made from. Removed and made again, it may come out
-        otherwise; and which users are held out follows from their order in the file.
+        A fingerprint is of what a stage is made from: removed and made again, the stage before may come
+        out otherwise.
+
+        Args:
+            folder: there already if an earlier run was interrupted.
+            read: what the partial results depend on besides e_v.
         """
-        users = self.dataset.field2id_token[self.dataset.uid_field].tolist()
-        own = {_READ: self._embeddings_hash(), "order": fingerprint([users, self.tokens])}
-        file = checkpoints.parent / _READ_FILE
-        if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != own:
-            getLogger().warning(
-                "Fine-tuning starts anew: its checkpoints are of other item embeddings, or of the same "
-                "data in another order."
-            )
-            shutil.rmtree(checkpoints)
-            checkpoints.mkdir()
-        write_json(file, own)
+        if processes.is_first():
+            own, note = read | {_READ: self._embeddings_hash()}, folder.parent / _READ_FILE
+            known = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
+            if folder.is_dir() and any(folder.iterdir()) and known != own:
+                getLogger().warning(
+                    f"[{folder}]: partial results of other item embeddings, of another language model "
+                    f"or of the data in another order are removed."
+                )
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(note, own)
+        processes.wait_for_all()
 
     # ---- the enhanced embeddings ----------------------------------------------------------------
 
@@ -566,14 +579,15 @@ class Pipeline:
 
         tuned = self.config["enhancement"] != "untuned"
         if tuned:
-            model = self._reconstruction_model()
             stage = self.fine_tuning()
             self._source.check_is(stage.folder / _LANGUAGE_MODEL)
             self._check_read_by(stage)
+            model = self._reconstruction_model()
             model.load(stage.folder)
         reader = model.reader if tuned else self._reader(with_adapters=False)
-        shards = folder / WORK / "shards"  # there already if an earlier run was interrupted
-        shards.mkdir(parents=True, exist_ok=True)
+        shards = folder / WORK / "shards"
+        adapters = read_manifest(stage.folder)["files"] if tuned else None
+        self._keep_only_own(shards, {"adapters": adapters})
         prompt = self._prompt(reader, training=False)
         with metered(reader) as meter:
             enhanced = read_items(reader, prompt, self.tokens, shards, self.show_progress)
@@ -596,13 +610,13 @@ class Pipeline:
         return {"cost": meter.cost()}
 
     def _check_read_by(self, stage: Stage) -> None:
-        """Raise ValueError if a language model was tuned on other item embeddings than there are now."""
+        """Raise ValueError if a stage was made of other item embeddings than there are now."""
         noted = stage.notes.get(_READ)
         if noted is not None and noted != self._embeddings_hash():
             raise ValueError(
-                f"Stage fine_tuning: the language model in [{stage.folder}] was tuned on other item "
-                f"embeddings than those in [{self.backbone().folder}]: the backbone was made "
-                f"again and came out otherwise, as it does on another machine. {remedy(stage.folder)}"
+                f"Stage {stage.name}: [{stage.folder}] was made of other item embeddings than those in "
+                f"[{self.backbone().folder}]: the backbone was made again and came out otherwise, as it "
+                f"does on another machine. {remedy(stage.folder)}"
             )
 
 

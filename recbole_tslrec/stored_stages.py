@@ -135,10 +135,11 @@ def _read(folder: Path, verify: bool) -> StoredStage:
 def _seen(folder: Path) -> list[os.stat_result]:
     """Of the folder, first, and of each file in it; a living run may take some away meanwhile."""
     found = [folder.stat()]
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
-            if path.is_file() and not path.is_symlink():
-                found.append(path.stat())
+    for place, _, names in os.walk(folder):  # which takes no notice of folders that go
+        for path in (Path(place, name) for name in names):
+            with suppress(OSError):
+                if path.is_file() and not path.is_symlink():
+                    found.append(path.stat())
     return found
 
 

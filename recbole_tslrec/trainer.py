@@ -147,7 +147,7 @@ class _StagesFirst:
 
     Attributes:
         pipeline: the pipeline that ``fit`` ran; None before, and when a checkpoint is resumed.
-        seconds_of_stages: how long ``fit`` took to make them, to read them, or to wait for them.
+        seconds_of_stages: how long ``fit`` took to check, make or read them, or to wait for them.
         stages: the stages that ``fit`` made or reused, in order.
     """
 
@@ -173,6 +173,7 @@ class _StagesFirst:
     def _fit(self, train_data, valid_data, verbose, saved, show_progress, **more):
         # A resumed model has from the checkpoint what the stages gave it.
         if self.start_epoch == 0:
+            start = monotonic()
             self.pipeline = Pipeline(
                 self.config,
                 train_data,
@@ -183,7 +184,6 @@ class _StagesFirst:
             )
             missing = self.pipeline.missing(self.model.stages(self.config))
             check_before_training(self.config, missing, self.model.n_items - 1)
-            start = monotonic()
             self.model.prepare(self.pipeline)
             self.seconds_of_stages = monotonic() - start
             self.stages = self.pipeline.stages

@@ -200,22 +200,33 @@ def test_a_language_model_is_not_used_with_a_backbone_made_again(small_data, set
     shutil.rmtree(folder)
     again = pipeline_of(settings, small_data)
     again._train_backbone = lambda _: torch.randn(len(again.tokens), 64)
-    with pytest.raises(ValueError, match=r"fine_tuning-.*tuned on other item embeddings.*Remove"):
+    with pytest.raises(ValueError, match=r"fine_tuning-.*made of other item embeddings.*Remove"):
         again.augmentation()
+    shutil.rmtree(first.fine_tuning().folder)
+    with pytest.raises(ValueError, match=r"categories-.*made of other item embeddings.*Remove"):
+        pipeline_of(settings, small_data).augmentation()
+    shutil.rmtree(first.categories().folder)
+    pipeline_of(settings, small_data).augmentation()
 
 
 def test_checkpoints_of_other_embeddings_are_not_gone_on_from(
     small_data, settings, tmp_path, caplog
 ):
     pipeline = pipeline_of(settings, small_data)
-    checkpoints = tmp_path / "work" / "checkpoints"
-    (checkpoints / "checkpoint-3").mkdir(parents=True)
-    pipeline._keep_only_own(checkpoints)
-    pipeline._keep_only_own(checkpoints)
-    assert (checkpoints / "checkpoint-3").is_dir()
-    other = pipeline_of(settings | {"seed": 5}, small_data)
-    other._keep_only_own(checkpoints)
-    assert not (checkpoints / "checkpoint-3").exists() and "starts anew" in caplog.text
+    folder = tmp_path / "work" / "checkpoints"
+    folder.mkdir(parents=True)
+    changes = (
+        (pipeline, {"order": 2}),
+        (pipeline_of(settings | {"seed": 5}, small_data), {"order": 2}),
+    )
+    (folder / "of a version that left no note").touch()
+    for other, read in ((pipeline, {"order": 1}), *changes):
+        caplog.clear()
+        other._keep_only_own(folder, read)
+        assert not list(folder.iterdir()) and "partial results of other" in caplog.text
+        (folder / "checkpoint-3").mkdir()
+        other._keep_only_own(folder, read)
+        assert (folder / "checkpoint-3").is_dir()
 
 
 def test_what_is_missing_of_the_stages(small_data, settings):

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -164,7 +165,22 @@ def test_a_stage_that_cannot_be_read_now_stays(root, monkeypatch):
 
     monkeypatch.setattr("recbole_tslrec.stored_stages.read_manifest", stale)
     assert {stage.problem for stage in stored_stages(root)} >= {"Stale file handle"}
-    assert clean(root) == (set(), True)
+    assert clean(root) == clean(root, unused_days=0) == (set(), True)
+
+
+def test_a_stage_is_listed_though_some_of_it_goes(root, monkeypatch):
+    """transformers removes old checkpoints while the stage is made."""
+    before = {stage.folder for stage in stored_stages(root)}
+    is_file = Path.is_file
+
+    def gone(path):
+        if path.suffix == ".safetensors":
+            raise FileNotFoundError(path)
+        return is_file(path)
+
+    monkeypatch.setattr("recbole_tslrec.stored_stages._damage", lambda *given: None)
+    monkeypatch.setattr(Path, "is_file", gone)
+    assert {stage.folder for stage in stored_stages(root)} == before
 
 
 def test_a_folder_that_goes_while_one_looks(root, monkeypatch):

@@ -79,7 +79,7 @@ def _times(methods: dict[str, list[dict[str, Any]]]) -> dict[str, list[float]]:
         for line in lines:
             for stage, seconds in line["seconds"]["stages"].items():
                 # The backbone is a Base that was handed on; its stage only takes the embeddings out.
-                if stage == "backbone" and line["backbone_from"] is not None:
+                if stage == "backbone" and line.get("backbone_from") is not None:
                     continue
                 untuned = ", untuned" if line["variant"] == "untuned" else ""
                 rows.setdefault(f"{line['backbone']}: stage {stage}{untuned}", []).append(seconds)

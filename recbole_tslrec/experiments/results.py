@@ -271,11 +271,11 @@ class Results:
         for dataset in self.datasets:
             by_data: dict[str, list[str]] = {}
             for cell in self.cells:
-                if cell.dataset == dataset:
+                if cell.dataset == dataset and cell.data:  # the first lines did not say
                     by_data.setdefault(cell.data, []).append(f"{cell.backbone} {cell.variant}")
             if len(by_data) > 1:
                 each = "; ".join(
-                    f"{', '.join(dict.fromkeys(names))} of files with hash [{data[:8] or 'not kept'}]"
+                    f"{', '.join(dict.fromkeys(names))} of files with hash [{data[:8]}]"
                     for data, names in by_data.items()
                 )
                 self._note(

@@ -85,6 +85,8 @@ def check_attention(attention: str, source: LanguageModelSource, device: torch.d
     try:
         meta_model(source, attn_implementation=attention)
     except (ValueError, ImportError) as error:
+        if attention == "eager":  # which every model has: something else is wrong
+            raise
         raise ValueError(
             f"llm_attention: [{attention}] is not there for [{source.name}]. Give llm_attention: eager. "
             f"transformers says: {error}"

@@ -185,6 +185,7 @@ class _ReconstructionTrainer(Trainer):
         self._sampler = sampler
         self.steps_an_epoch = len(sampler)
         self.last_loss = float("nan")
+        self.best_before: str | None = None  # of the run that this one goes on from
         super().__init__(**kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
@@ -231,7 +232,7 @@ class _ReconstructionTrainer(Trainer):
         self.model.load(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        best = Path(self.state.best_model_checkpoint)
+        best = Path(self.args.output_dir, Path(self.state.best_model_checkpoint).name)
         if problem := broken_seal(best):
             raise ValueError(
                 f"Fine-tuning: its best epoch, [{best}], cannot be used: {problem}. The next run "
@@ -250,6 +251,10 @@ class _Watch(TrainerCallback):
         self._saved_at = monotonic()
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
+        if state.best_model_checkpoint is None and self.trainer.best_before is not None:
+            # transformers looks where it was written, and the folder may have moved since.
+            best = Path(args.output_dir, Path(self.trainer.best_before).name)
+            state.best_model_checkpoint = str(best)
         done = state.global_step / max(state.max_steps, 1)
         self.bar.initial = self.bar.n = round(done * self.bar.total)
 
@@ -408,12 +413,14 @@ def _run(trainer: Trainer, checkpoints: Path) -> None:
         _remove_broken_checkpoints(checkpoints)
     processes.wait_for_all()
     last = get_last_checkpoint(checkpoints)
+    trainer.best_before = last and _state_of(Path(last)).best_model_checkpoint
     stopped = last and _stopped_early(Path(last))
     try:
         if stopped:
             # transformers forgets on resuming that it had stopped, and would train for one more epoch.
             trainer.state = stopped
             trainer._load_best_model()
+            trainer.callback_handler.on_train_end(trainer.args, stopped, trainer.control)
         else:
             trainer.train(resume_from_checkpoint=last)
     except torch.OutOfMemoryError as error:

@@ -287,6 +287,7 @@ def test_methods_of_other_data_are_said_not_to_compare(tmp_path):
     for variant, data in (("Base", "a1"), ("CI", "a1"), ("TSLRec", "b2")):
         writer.write("tiny", "SASRec", variant, 1, data=data)
         writer.write("tiny2", "SASRec", variant, 1, data="c3")
+        writer.write("old", "SASRec", variant, 1, **({"data": "d"} if variant == "CI" else {}))
     (note,) = Results.load(tmp_path).notes
     assert "tiny: " in note and "do NOT compare" in note
     assert "SASRec Base, SASRec CI of files with hash [a1]; SASRec TSLRec" in note

@@ -179,7 +179,8 @@ def test_a_run_that_had_stopped_early_is_not_trained_on(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(fine_tuning._ReconstructionTrainer, "_load_best_model", killed)
         run(tmp_path / "killed")
-    resumed, resumed_weight = run(tmp_path / "killed")
+    (tmp_path / "killed").rename(tmp_path / "moved")  # where its state does not look for the best
+    resumed, resumed_weight = run(tmp_path / "moved")
     assert torch.equal(resumed_weight, weight)
     assert resumed.epochs == whole.epochs
 

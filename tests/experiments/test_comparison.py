@@ -219,7 +219,8 @@ def test_the_id_is_of_a_checkpoints_weights(tmp_path):
     ids = []
     for epoch, weight in ((0, 1.0), (3, 1.0), (3, 2.0)):
         file = tmp_path / f"{len(ids)}.pth"
-        torch.save({"state_dict": {"w": torch.full((2,), weight)}, "epoch": epoch}, file)
+        weights = {"w": torch.full((2,), weight)}
+        torch.save({"config": {}, "state_dict": weights, "epoch": epoch}, file)
         ids.append(cell(backbone_checkpoint=str(file)).id)
     assert ids[0] == ids[1] != ids[2]
     (tmp_path / "damaged.pth").write_bytes(b"no checkpoint")

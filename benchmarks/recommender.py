@@ -26,7 +26,7 @@ from recbole.utils import get_model, get_trainer, init_seed
 from tabulate import tabulate
 
 from recbole_tslrec.experiments.machine import machine
-from recbole_tslrec.language_model.meter import peak_memory as peak_memory_here
+from recbole_tslrec.language_model import meter
 from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.whole_sequences.loader import WholeSequenceDataLoader
 
@@ -96,7 +96,7 @@ def peak_memory(model: str, batching: str, args: argparse.Namespace) -> float:
 def _peak_memory_here(model: str, batching: str, args: argparse.Namespace) -> float:
     sys.argv = sys.argv[:1]
     next(make_cell(model, batching, args).turns)
-    return peak_memory_here(torch.device("cuda" if args.gpu_id else "cpu")) / 2**30
+    return meter.peak_memory(torch.device("cuda" if args.gpu_id else "cpu")) / 2**30
 
 
 def measure(backbone: str, args: argparse.Namespace) -> list[list[str]]:

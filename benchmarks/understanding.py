@@ -179,9 +179,8 @@ def occurring_together(histories: Histories, n_items: int) -> sparse.csr_matrix:
     users = np.repeat(np.arange(len(histories)), histories.lengths)
     counts = (np.ones(len(users)), (histories.items - 1, users))
     has = sparse.csr_matrix(counts, shape=(n_items, len(histories))).sign()
-    together = (has @ has.T).tolil()
-    together.setdiag(0)
-    return together.tocsr()
+    together = has @ has.T
+    return together - sparse.diags(together.diagonal(), format="csr")
 
 
 @contextmanager

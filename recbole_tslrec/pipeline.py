@@ -445,7 +445,7 @@ class Pipeline:
         )
         tensors = {CATEGORY: torch.from_numpy(categories.labels)}
         ItemTensors(self.tokens, tensors, self._provenance("categories")).save(folder / _FILE)
-        return {"sizes": categories.sizes.tolist(), _READ: self._embeddings_hash()}
+        return {"sizes": categories.sizes.tolist(), _READ: self._embeddings_hash}
 
     def preferences(self):
         """ḡ of every user with a training history, rows in the order of ``histories`` (§4.1).
@@ -531,8 +531,9 @@ class Pipeline:
         del model
         gc.collect()
         torch.cuda.empty_cache()
-        return report.as_dict() | {_READ: self._embeddings_hash()}
+        return report.as_dict() | {_READ: self._embeddings_hash}
 
+    @cached_property
     def _embeddings_hash(self) -> str:
         """Of e_v as it is now: the same settings give another one on another machine."""
         return ItemTensors(self.tokens, {ITEM_EMBEDDING: self.item_embeddings()}).content_hash()
@@ -548,7 +549,7 @@ class Pipeline:
             read: what the partial results depend on besides e_v.
         """
         if processes.is_first():
-            own, note = read | {_READ: self._embeddings_hash()}, folder.parent / _READ_FILE
+            own, note = read | {_READ: self._embeddings_hash}, folder.parent / _READ_FILE
             known = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
             if folder.is_dir() and any(folder.iterdir()) and known != own:
                 getLogger().warning(
@@ -612,7 +613,7 @@ class Pipeline:
     def _check_read_by(self, stage: Stage) -> None:
         """Raise ValueError if a stage was made of other item embeddings than there are now."""
         noted = stage.notes.get(_READ)
-        if noted is not None and noted != self._embeddings_hash():
+        if noted is not None and noted != self._embeddings_hash:
             raise ValueError(
                 f"Stage {stage.name}: [{stage.folder}] was made of other item embeddings than those in "
                 f"[{self.backbone().folder}]: the backbone was made again and came out otherwise, as it "

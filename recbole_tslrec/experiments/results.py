@@ -8,7 +8,7 @@ an earlier), ``ranks/<cell>.npz`` (the rank of every test user's target) and, fo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from logging import getLogger
@@ -272,15 +272,12 @@ class Results:
             by_data: dict[str, list[str]] = {}
             for cell in self.cells:
                 if cell.dataset == dataset and cell.data:  # the first lines did not say
-                    by_data.setdefault(cell.data, []).append(f"{cell.backbone} {cell.variant}")
+                    by_data.setdefault(cell.data[:8], []).append(f"{cell.backbone} {cell.variant}")
             if len(by_data) > 1:
-                each = "; ".join(
-                    f"{', '.join(dict.fromkeys(names))} of files with hash [{data[:8]}]"
-                    for data, names in by_data.items()
-                )
                 self._note(
-                    f"{dataset}: the data set's files were changed between the runs, so that these do "
-                    f"NOT compare: {each}. Run the same grid again: it does what is missing."
+                    f"{dataset}: the data set's files were changed between the runs, so that these, by "
+                    f"the files' hash, do NOT compare: {_whose(by_data)}. Run the same grid again: it "
+                    f"does what is missing."
                 )
 
     def _check_settings(self) -> None:
@@ -295,18 +292,21 @@ class Results:
                             values.setdefault(key, {}).setdefault(value, []).append(variant)
                 for key, by_value in values.items():
                     if len(by_value) > 1:
-                        each = "; ".join(
-                            f"{value} ({', '.join(variants)})"
-                            for value, variants in by_value.items()
-                        )
                         self._note(
-                            f"{dataset}, {backbone}: the methods differ in {key}: {each}. They compare "
-                            f"only if it was searched for each with the same effort."
+                            f"{dataset}, {backbone}: the methods differ in {key}: {_whose(by_value)}. "
+                            f"They compare only if it was searched for each with the same effort."
                         )
 
     def _note(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)
+
+
+def _whose(names_by_value: Mapping[str, Sequence[str]]) -> str:
+    """Every value, and who has it."""
+    return "; ".join(
+        f"{value} ({', '.join(dict.fromkeys(names))})" for value, names in names_by_value.items()
+    )
 
 
 def user_metrics(ranks: pd.Series) -> pd.DataFrame:

@@ -290,7 +290,7 @@ def test_methods_of_other_data_are_said_not_to_compare(tmp_path):
         writer.write("old", "SASRec", variant, 1, **({"data": "d"} if variant == "CI" else {}))
     (note,) = Results.load(tmp_path).notes
     assert "tiny: " in note and "do NOT compare" in note
-    assert "SASRec Base, SASRec CI of files with hash [a1]; SASRec TSLRec" in note
+    assert "a1 (SASRec Base, SASRec CI); b2 (SASRec TSLRec)" in note
 
 
 def test_the_table_says_who_has_fewer_seeds(tmp_path):

@@ -17,7 +17,7 @@ import os
 import random
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property
 from logging import getLogger
 from pathlib import Path
@@ -41,10 +41,15 @@ from recbole_tslrec.augmentation.enhanced_embeddings import (
     read_items,
 )
 from recbole_tslrec.compatibility import load_checkpoint
-from recbole_tslrec.files import check_writable, warn_of_little_space
-from recbole_tslrec.item_tensors import ItemTensors, check_finite
+from recbole_tslrec.files import check_writable
+from recbole_tslrec.given_files import (
+    given_backbone,
+    given_enhanced_items,
+    item_embeddings,
+    validation_fingerprint,
+)
+from recbole_tslrec.item_tensors import ItemTensors
 from recbole_tslrec.language_model.reader import (
-    check_language_model,
     make_prompt_for,
     make_reader,
     open_source_for,
@@ -55,7 +60,6 @@ from recbole_tslrec.reconstruction.histories import Histories, training_historie
 from recbole_tslrec.reconstruction.histories import fingerprint as histories_fingerprint
 from recbole_tslrec.reconstruction.preferences import mean_preferences, prior_preferences
 from recbole_tslrec.storage import (
-    MANIFEST,
     WORK,
     Stage,
     Store,
@@ -118,7 +122,10 @@ class Pipeline:
             [n_items - 1, width] float32; the padding row is not there.
         """
         if self.config["enhanced_items"] is not None:
-            return self._given_items().tensors[ENHANCED_EMBEDDING]
+            items = given_enhanced_items(
+                self.config, self.tokens, self._data_fingerprint["training"]
+            )
+            return items.tensors[ENHANCED_EMBEDDING]
         enhancement = self.config["enhancement"]
         if enhancement == "random":
             width = self._source.hidden_size
@@ -157,30 +164,6 @@ class Pipeline:
             KeyError: the enhanced embeddings are those of a language model before fine-tuning.
         """
         return self._read(self.augmentation(), _ENHANCED_FILE, CATEGORY_DISTRIBUTION)
-
-    def _given_items(self) -> ItemTensors:
-        """Enhanced embeddings from a file of the user's, in the order of internal ids.
-
-        Raises:
-            ValueError: the file is altered, is of another data set, or lacks items.
-        """
-        path = self.config["enhanced_items"]
-        items = ItemTensors.load(Path(path))
-        with suppress(OSError):  # if it is a stage's: its last use, for ``clean``
-            os.utime(Path(path).with_name(MANIFEST))
-        dataset = items.provenance.get("dataset")
-        if dataset != self.config["dataset"]:
-            # The same tokens may name other items there: "1", "2", ... do in most data sets.
-            raise ValueError(
-                f"enhanced_items: [{path}] was made for the data set [{dataset}], and this one is "
-                f"[{self.config['dataset']}]."
-            )
-        if items.provenance.get("training") != self._data_fingerprint["training"]:
-            getLogger().warning(
-                f"enhanced_items: [{path}] was made from other training interactions of the same data "
-                f"set (another filtering or split). What is held out here may have been among them."
-            )
-        return items.aligned(self.tokens)
 
     # ---- the stages -----------------------------------------------------------------------------
 
@@ -309,19 +292,12 @@ class Pipeline:
 
     @cached_property
     def _data_fingerprint(self) -> dict[str, str]:
-        user_field, item_field = self.dataset.uid_field, self.dataset.iid_field
-        users = self.dataset.field2id_token[user_field]
-        items = self.dataset.field2id_token[item_field]
-        validation = []
-        if self.valid_data:
-            rows = self.valid_data._dataset.inter_feat
-            tokens = zip(users[rows[user_field]], items[rows[item_field]], strict=True)
-            # By user; a user's rows stay in their order, in which each continues the one before.
-            validation = sorted(([user, item] for user, item in tokens), key=lambda row: row[0])
+        users = self.dataset.field2id_token[self.dataset.uid_field]
+        items = self.dataset.field2id_token[self.dataset.iid_field]
         return {
             "training": histories_fingerprint(self.histories, users, items),
             "items": fingerprint(sorted(self.tokens)),
-            "validation": fingerprint(validation),
+            "validation": validation_fingerprint(self.dataset, self.valid_data),
         }
 
     @cached_property
@@ -330,7 +306,7 @@ class Pipeline:
             # Only e_v is taken from it; the file around e_v differs from one saving to the next.
             return {
                 "backbone": self.backbone_spec.name,
-                "items": self._given_backbone.content_hash(),
+                "items": self._hash_of_embeddings(self._given_backbone),
             }
         return {
             "backbone": self.backbone_spec.name,
@@ -340,10 +316,15 @@ class Pipeline:
 
     def _make_backbone(self, folder: Path) -> None:
         if self.config["backbone_checkpoint"] is not None:
-            tensors = self._given_backbone.tensors
+            table = self._given_backbone
         else:
-            tensors = {ITEM_EMBEDDING: self._train_backbone(folder)}
+            table = self._train_backbone(folder)
+        tensors = {ITEM_EMBEDDING: table}
         ItemTensors(self.tokens, tensors, self._provenance("backbone")).save(folder / _FILE)
+
+    @cached_property
+    def _given_backbone(self) -> Tensor:
+        return given_backbone(self.config, self.backbone_spec, self.dataset, self.valid_data)
 
     def _train_backbone(self, folder: Path) -> Tensor:
         """Train RecBole's own model in RecBole's own way on the training data; e_v of its best epoch."""
@@ -359,7 +340,7 @@ class Pipeline:
             config, self.dataset, self._training_sampler(config), shuffle=config["shuffle"]
         )
         trainer.fit(train_data, self.valid_data, saved=True, show_progress=self.show_progress)
-        return self._item_table(load_checkpoint(trainer.saved_model_file))
+        return item_embeddings(self.backbone_spec, load_checkpoint(trainer.saved_model_file))
 
     def _training_sampler(self, config):
         """RecBole's sampler of negative items, which by popularity counts test interactions as well.
@@ -381,50 +362,6 @@ class Pipeline:
             "log_wandb": False,
         }
         return config
-
-    def _item_table(self, checkpoint: dict[str, Any]) -> Tensor:
-        table = checkpoint["state_dict"][f"{self.backbone_spec.item_table}.weight"]
-        return table[1:].float()  # row 0 is padding, and not zero
-
-    @cached_property
-    def _given_backbone(self) -> ItemTensors:
-        """e_v from a checkpoint of the user's.
-
-        A checkpoint has no tokens. ``BackboneTrainer`` notes in it what it was trained on, and only
-        the very same items and training histories are taken: another split or filter may have put
-        into its training what is held out here.
-
-        Raises:
-            ValueError: it is of another model or data, or does not say of which.
-        """
-        path = Path(self.config["backbone_checkpoint"])
-        checkpoint = load_checkpoint(path)
-        theirs = checkpoint["config"]
-        for key, wanted in (
-            ("model", self.backbone_spec.name),
-            ("dataset", self.config["dataset"]),
-        ):
-            if theirs[key] != wanted:
-                raise ValueError(
-                    f"backbone_checkpoint: [{path}] has {key} [{theirs[key]}], this experiment "
-                    f"needs [{wanted}]."
-                )
-        noted, wanted = theirs["trained_on"], data_notes(self.dataset)
-        if noted is None:
-            raise ValueError(
-                f"backbone_checkpoint: [{path}] does not say which items its rows are. Train it with "
-                f"recbole_tslrec imported."
-            )
-        if noted != wanted:
-            what = "items" if noted["items"] != wanted["items"] else "training interactions"
-            raise ValueError(
-                f"backbone_checkpoint: [{path}] was trained on other {what} than this experiment has: "
-                f"the data, the filtering, the split or the order of the file differ. Interactions "
-                f"that are held out here may be in it. Train it under this experiment's settings."
-            )
-        table = self._item_table(checkpoint)
-        check_finite(table, f"backbone_checkpoint: [{path}]", self.tokens)
-        return ItemTensors(self.tokens, {ITEM_EMBEDDING: table})
 
     # ---- the categories -------------------------------------------------------------------------
 
@@ -536,7 +473,10 @@ class Pipeline:
     @cached_property
     def _embeddings_hash(self) -> str:
         """Of e_v as it is now: the same settings give another one on another machine."""
-        return ItemTensors(self.tokens, {ITEM_EMBEDDING: self.item_embeddings()}).content_hash()
+        return self._hash_of_embeddings(self.item_embeddings())
+
+    def _hash_of_embeddings(self, table: Tensor) -> str:
+        return ItemTensors(self.tokens, {ITEM_EMBEDDING: table}).content_hash()
 
     def _keep_only_own(self, folder: Path, read: dict[str, Any]) -> None:
         """Make a folder for partial results, and empty it of those that were made of something else.
@@ -619,52 +559,6 @@ class Pipeline:
                 f"[{self.backbone().folder}]: the backbone was made again and came out otherwise, as it "
                 f"does on another machine. {remedy(stage.folder)}"
             )
-
-
-def data_notes(dataset) -> dict[str, str]:
-    """What tells a training data set from any other: its items by internal id, its histories."""
-    users = dataset.field2id_token[dataset.uid_field]
-    items = dataset.field2id_token[dataset.iid_field]
-    return {
-        "items": fingerprint(items.tolist()),
-        "training": histories_fingerprint(training_histories(dataset), users, items),
-    }
-
-
-def check_before_training(config, stages: Sequence[str], n_items: int) -> None:
-    """Raise what would stop a stage hours later: called before the first one runs.
-
-    Args:
-        config: RecBole's config with our keys.
-        stages: the stages that have to be made.
-        n_items: the number of items of the data set, without padding.
-
-    Raises:
-        ValueError, OSError, ModuleNotFoundError: says which key, its value, and what to do.
-    """
-    if "categories" in stages and config["n_categories"] > n_items:
-        raise ValueError(
-            f"n_categories: [{config['n_categories']}] is more than the {n_items} items of the data "
-            f"set [{config['dataset']}]. Give fewer."
-        )
-    if "augmentation" in stages:
-        check_language_model(config)
-
-        needed = _bytes_of_stages(config, n_items, open_source_for(config))
-        warn_of_little_space("tslrec_dir", Path(config["tslrec_dir"]), needed)
-
-
-def _bytes_of_stages(config, n_items: int, source) -> int:
-    """About how much the stages of one experiment take on disk at their largest."""
-    d, width = config["hidden_size"] or config["embedding_size"] or 64, source.hidden_size
-    layers = getattr(source.config.get_text_config(), "num_hidden_layers", 12)
-    # About seven matrices a layer get adapters, which are [in, r] and [r, out].
-    adapters = layers * 7 * 2 * config["lora_r"] * width
-    trained = adapters + width * (d + config["n_categories"])
-    # fp32. Adam keeps two numbers beside each one; three checkpoints lie there before the oldest goes.
-    fine_tuning = 4 * trained * (3 * 3 + 1)
-    backbone = 4 * n_items * d * (3 + 1)  # its checkpoint, and e_v
-    return backbone + fine_tuning + 4 * n_items * (width + config["n_categories"])
 
 
 def cost_table(stages: Sequence[Stage]) -> str:

@@ -13,8 +13,10 @@ from recbole.trainer import Trainer
 from torch.nn.utils import parametrize
 
 from recbole_tslrec import processes
+from recbole_tslrec.early_checks import check_before_training
 from recbole_tslrec.files import check_writable
-from recbole_tslrec.pipeline import Pipeline, check_before_training, cost_table, data_notes
+from recbole_tslrec.given_files import data_notes
+from recbole_tslrec.pipeline import Pipeline, cost_table
 from recbole_tslrec.whole_sequences.loader import WholeSequenceDataLoader, check_settings
 from recbole_tslrec.whole_sequences.loss import whole_sequence_loss
 
@@ -104,22 +106,22 @@ class BackboneTrainer(_WatchedTrainer):
             check_settings(config)
         super().__init__(config, model)
 
-    def fit(self, train_data, *args, **kwargs):
+    def fit(self, train_data, valid_data=None, *args, **kwargs):
         """As RecBole's; its loader gives way to one of whole sequences if the settings say so."""
-        self._note_data(train_data._dataset)
+        self._note_data(train_data._dataset, valid_data)
         if self.config["train_batching"] == "sequence":
             train_data = WholeSequenceDataLoader(
                 self.config, train_data._dataset, train_data._sampler, train_data.shuffle
             )
-        return super().fit(train_data, *args, **kwargs)
+        return super().fit(train_data, valid_data, *args, **kwargs)
 
-    def _note_data(self, dataset) -> None:
+    def _note_data(self, dataset, valid_data) -> None:
         """Note in the config, and so in the checkpoint, on what the model was trained.
 
         That is what lets a later TSLRec run take it as its backbone.
         """
         try:
-            self.config["trained_on"] = data_notes(dataset)
+            self.config["trained_on"] = data_notes(dataset, valid_data)
         except ValueError as error:  # ready-made sequences, for one: no backbone for our stages
             self.logger.debug(f"This model cannot serve as a backbone_checkpoint: {error}")
 

@@ -291,59 +291,6 @@ def test_every_key_changes_the_stages_that_depend_on_it_and_no_other(small_data,
         assert [stage for stage in stages if after[stage] != before[stage]] == expected, key
 
 
-def test_a_given_backbone_checkpoint(small_data, settings):
-    """RecBole's own checkpoint serves as the backbone."""
-    base = settings | {"train_neg_sample_args": None}
-    checkpoint = run_experiment("SASRec", small_data, config_dict=base).checkpoint
-    pipeline = pipeline_of(settings | {"backbone_checkpoint": checkpoint}, small_data)
-    pipeline.augmentation()
-    trained = torch.load(checkpoint, weights_only=True)["state_dict"]["item_embedding.weight"][1:]
-    assert torch.equal(pipeline.item_embeddings(), trained)
-
-
-def test_a_backbone_checkpoint_that_does_not_fit_is_refused(small_data, settings, tmp_path):
-    base = settings | {"train_neg_sample_args": None}
-    checkpoint = run_experiment("SASRec", small_data, config_dict=base).checkpoint
-    given = settings | {"backbone_checkpoint": checkpoint}
-    with pytest.raises(ValueError, match=r"model \[SASRec\], this experiment needs \[GRU4Rec\]"):
-        pipeline_of(given, small_data, "TSLRec_GRU4Rec").categories()
-    write_histories(tmp_path, "one", histories())
-    with pytest.raises(ValueError, match=r"dataset \[small\], this experiment needs \[one\]"):
-        pipeline_of(given, "one").categories()
-    for other_data in (
-        {"eval_args": {"split": {"RS": [0.5, 0.2, 0.3]}, "order": "TO", "group_by": "user"}},
-        {"item_inter_num_interval": "[8,inf)"},
-        {"user_inter_num_interval": "[8,inf)"},
-    ):
-        with pytest.raises(ValueError, match="trained on other.*held out here"):
-            pipeline_of(given | other_data, small_data).categories()
-    content = torch.load(checkpoint, weights_only=True)
-    del content["config"].final_config_dict["trained_on"]
-    torch.save(content, tmp_path / "silent.pth", pickle_protocol=2)
-    with pytest.raises(ValueError, match="does not say which items"):
-        pipeline_of(
-            settings | {"backbone_checkpoint": str(tmp_path / "silent.pth")}, small_data
-        ).categories()
-    file = tmp_path / "data" / "small" / "small.inter"
-    header, *lines = file.read_text().splitlines()
-    file.write_text("\n".join([header, *reversed(lines)]) + "\n")
-    with pytest.raises(ValueError, match="trained on other items.*order of the file"):
-        pipeline_of(given, small_data).categories()
-    file.write_text("\n".join([header, *lines]) + "\n")
-    content = torch.load(checkpoint, weights_only=True)
-    content["state_dict"]["item_embedding.weight"][3, 0] = float("nan")
-    torch.save(content, tmp_path / "nan.pth", pickle_protocol=2)
-    with pytest.raises(ValueError, match="NaN or infinity for 1 items"):
-        pipeline_of(
-            settings | {"backbone_checkpoint": str(tmp_path / "nan.pth")}, small_data
-        ).categories()
-    (tmp_path / "cut.pth").write_bytes((tmp_path / "nan.pth").read_bytes()[:-100])
-    with pytest.raises(ValueError, match="cut.pth"):
-        pipeline_of(
-            settings | {"backbone_checkpoint": str(tmp_path / "cut.pth")}, small_data
-        ).categories()
-
-
 @pytest.mark.parametrize(
     ("key", "value", "error", "message"),
     [

@@ -1,0 +1,163 @@
+"""What a user gives in place of a stage: a backbone's checkpoint, a file of enhanced embeddings.
+
+Both are numbers made elsewhere, maybe from interactions that are held out here: each must say from
+which it was made.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from recbole_tslrec.compatibility import load_checkpoint
+from recbole_tslrec.item_tensors import ItemTensors, check_finite
+from recbole_tslrec.reconstruction.histories import fingerprint as histories_fingerprint
+from recbole_tslrec.reconstruction.histories import training_histories
+from recbole_tslrec.storage import MANIFEST, fingerprint
+
+_NOTED = {  # in a checkpoint's ``trained_on``, as an error calls it
+    "items": "items",
+    "training": "training interactions",
+    "validation": "validation interactions",
+}
+
+
+def data_notes(dataset, valid_data) -> dict[str, str]:
+    """What a model was trained on, for its checkpoint, which has no tokens.
+
+    Args:
+        dataset: RecBole's data set of the training rows.
+        valid_data: RecBole's loader that chose the epoch; None for none.
+
+    Returns:
+        Hashes of the items by internal id, and of the training histories and the validation rows,
+        which are the same whatever the internal ids.
+
+    Raises:
+        ValueError: the data set has no histories of users that can be put together.
+    """
+    users = dataset.field2id_token[dataset.uid_field]
+    items = dataset.field2id_token[dataset.iid_field]
+    return {
+        "items": fingerprint(items.tolist()),
+        "training": histories_fingerprint(training_histories(dataset), users, items),
+        "validation": validation_fingerprint(dataset, valid_data),
+    }
+
+
+def validation_fingerprint(dataset, valid_data) -> str:
+    """A hash of the validation rows by token, in time order within a user.
+
+    With a ratio split, a later row has the one before in its history, so their order counts.
+    """
+    rows = []
+    if valid_data:
+        user_field, item_field = dataset.uid_field, dataset.iid_field
+        held_out = valid_data._dataset.inter_feat
+        users = dataset.field2id_token[user_field][held_out[user_field]]
+        items = dataset.field2id_token[item_field][held_out[item_field]]
+        # Sorting is stable: a user's rows stay in their order.
+        rows = sorted(([user, item] for user, item in zip(users, items, strict=True)), key=_user)
+    return fingerprint(rows)
+
+
+def _user(row: list[str]) -> str:
+    return row[0]
+
+
+def given_backbone(config, backbone, dataset, valid_data) -> Tensor:
+    """e_v from ``backbone_checkpoint``, a checkpoint of the user's.
+
+    Only one of the very same items, training histories and validation rows is taken: another split or
+    filter may have put into its training, or into the choice of its epoch, what is held out here.
+
+    Args:
+        config: RecBole's config of the experiment.
+        backbone: the line of ``model.specifications.BACKBONES``.
+        dataset, valid_data: as for ``data_notes``.
+
+    Returns:
+        [n_items - 1, d] float32, in the order of internal ids, without padding.
+
+    Raises:
+        ValueError: it is of another model or data, does not say of which, or holds NaN.
+    """
+    path = Path(config["backbone_checkpoint"])
+    checkpoint = load_checkpoint(path)
+    theirs = checkpoint["config"]
+    for key, wanted in (("model", backbone.name), ("dataset", config["dataset"])):
+        if theirs[key] != wanted:
+            raise ValueError(
+                f"backbone_checkpoint: [{path}] has {key} [{theirs[key]}], this experiment needs "
+                f"[{wanted}]."
+            )
+    _check_trained_on(theirs["trained_on"], data_notes(dataset, valid_data), path)
+    table = item_embeddings(backbone, checkpoint)
+    tokens = dataset.field2id_token[dataset.iid_field][1:].tolist()
+    check_finite(table, f"backbone_checkpoint: [{path}]", tokens)
+    return table
+
+
+def _check_trained_on(noted: dict[str, str] | None, wanted: dict[str, str], path: Path) -> None:
+    if noted is None:
+        raise ValueError(
+            f"backbone_checkpoint: [{path}] does not say which items its rows are. Train it with "
+            f"recbole_tslrec imported."
+        )
+    if "validation" not in noted:
+        getLogger().warning(
+            f"backbone_checkpoint: [{path}] is of an earlier version and does not say what it was "
+            f"validated on. With another split that may have been what is tested here."
+        )
+        noted = noted | {"validation": wanted["validation"]}
+    for key, name in _NOTED.items():
+        if noted[key] != wanted[key]:
+            raise ValueError(
+                f"backbone_checkpoint: [{path}] was trained on other {name} than this experiment has: "
+                f"the data, the filtering, the split or the order of the file differ. Interactions "
+                f"that are held out here may be in it. Train it under this experiment's settings."
+            )
+
+
+def item_embeddings(backbone, checkpoint: dict[str, Any]) -> Tensor:
+    """The item table in a backbone's checkpoint without padding, [n_items - 1, d] float32."""
+    table = checkpoint["state_dict"][f"{backbone.item_table}.weight"]
+    return table[1:].float()  # row 0 is padding, and not zero
+
+
+def given_enhanced_items(config, tokens: list[str], training: str) -> ItemTensors:
+    """Enhanced embeddings from ``enhanced_items``, a file of the user's.
+
+    Args:
+        config: RecBole's config of the experiment.
+        tokens: the items in the order of internal ids, without padding.
+        training: the fingerprint of the training histories here.
+
+    Returns:
+        The file's tensors, rows in the order of ``tokens``.
+
+    Raises:
+        ValueError: the file is altered, is of another data set, or lacks items.
+    """
+    path = Path(config["enhanced_items"])
+    items = ItemTensors.load(path)
+    with suppress(OSError):  # if it is a stage's: its last use, for ``clean``
+        os.utime(path.with_name(MANIFEST))
+    dataset = items.provenance.get("dataset")
+    if dataset != config["dataset"]:
+        # The same tokens may name other items there: "1", "2", ... do in most data sets.
+        raise ValueError(
+            f"enhanced_items: [{path}] was made for the data set [{dataset}], and this one is "
+            f"[{config['dataset']}]."
+        )
+    if items.provenance.get("training") != training:
+        getLogger().warning(
+            f"enhanced_items: [{path}] was made from other training interactions of the same data "
+            f"set (another filtering or split). What is held out here may have been among them."
+        )
+    return items.aligned(tokens)

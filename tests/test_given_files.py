@@ -1,0 +1,88 @@
+"""What a user gives in place of a stage: taken only if nothing held out here can be in it."""
+
+import pytest
+import torch
+from test_pipeline import histories, pipeline_of, write_histories
+
+from recbole_tslrec.quick_start import run_experiment
+
+
+def test_a_given_backbone_checkpoint(small_data, settings):
+    """RecBole's own checkpoint serves as the backbone."""
+    base = settings | {"train_neg_sample_args": None}
+    checkpoint = run_experiment("SASRec", small_data, config_dict=base).checkpoint
+    pipeline = pipeline_of(settings | {"backbone_checkpoint": checkpoint}, small_data)
+    pipeline.augmentation()
+    trained = torch.load(checkpoint, weights_only=True)["state_dict"]["item_embedding.weight"][1:]
+    assert torch.equal(pipeline.item_embeddings(), trained)
+
+
+def test_a_backbone_checkpoint_that_does_not_fit_is_refused(small_data, settings, tmp_path):
+    base = settings | {"train_neg_sample_args": None}
+    checkpoint = run_experiment("SASRec", small_data, config_dict=base).checkpoint
+    given = settings | {"backbone_checkpoint": checkpoint}
+    with pytest.raises(ValueError, match=r"model \[SASRec\], this experiment needs \[GRU4Rec\]"):
+        pipeline_of(given, small_data, "TSLRec_GRU4Rec").categories()
+    write_histories(tmp_path, "one", histories())
+    with pytest.raises(ValueError, match=r"dataset \[small\], this experiment needs \[one\]"):
+        pipeline_of(given, "one").categories()
+    for other_data in (
+        {"eval_args": {"split": {"RS": [0.5, 0.2, 0.3]}, "order": "TO", "group_by": "user"}},
+        {"item_inter_num_interval": "[8,inf)"},
+        {"user_inter_num_interval": "[8,inf)"},
+    ):
+        with pytest.raises(ValueError, match="trained on other.*held out here"):
+            pipeline_of(given | other_data, small_data).categories()
+    content = torch.load(checkpoint, weights_only=True)
+    del content["config"].final_config_dict["trained_on"]
+    torch.save(content, tmp_path / "silent.pth", pickle_protocol=2)
+    with pytest.raises(ValueError, match="does not say which items"):
+        pipeline_of(
+            settings | {"backbone_checkpoint": str(tmp_path / "silent.pth")}, small_data
+        ).categories()
+    file = tmp_path / "data" / "small" / "small.inter"
+    header, *lines = file.read_text().splitlines()
+    file.write_text("\n".join([header, *reversed(lines)]) + "\n")
+    with pytest.raises(ValueError, match="trained on other items.*order of the file"):
+        pipeline_of(given, small_data).categories()
+    file.write_text("\n".join([header, *lines]) + "\n")
+    content = torch.load(checkpoint, weights_only=True)
+    content["state_dict"]["item_embedding.weight"][3, 0] = float("nan")
+    torch.save(content, tmp_path / "nan.pth", pickle_protocol=2)
+    with pytest.raises(ValueError, match="NaN or infinity for 1 items"):
+        pipeline_of(
+            settings | {"backbone_checkpoint": str(tmp_path / "nan.pth")}, small_data
+        ).categories()
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "nan.pth").read_bytes()[:-100])
+    with pytest.raises(ValueError, match="cut.pth"):
+        pipeline_of(
+            settings | {"backbone_checkpoint": str(tmp_path / "cut.pth")}, small_data
+        ).categories()
+
+
+def split(*ratios: float) -> dict:
+    return {"eval_args": {"split": {"RS": list(ratios)}, "group_by": "user", "order": "TO"}}
+
+
+def test_a_backbone_whose_epoch_was_chosen_by_what_is_tested_here_is_refused(tmp_path, settings):
+    """Of a user's eight rows both train on the first four; the seventh is validated or tested."""
+    write_histories(tmp_path, "one", histories())
+    chosen_by_more = settings | {"train_neg_sample_args": None} | split(0.5, 0.375, 0.125)
+    checkpoint = run_experiment("SASRec", "one", config_dict=chosen_by_more).checkpoint
+    given = settings | split(0.5, 0.25, 0.25) | {"backbone_checkpoint": checkpoint}
+    with pytest.raises(ValueError, match="trained on other validation interactions"):
+        pipeline_of(given, "one").categories()
+
+
+def test_a_backbone_that_does_not_say_what_chose_its_epoch_is_taken_with_a_warning(
+    small_data, settings, tmp_path, capsys
+):
+    base = settings | {"train_neg_sample_args": None}
+    content = torch.load(
+        run_experiment("SASRec", small_data, config_dict=base).checkpoint, weights_only=True
+    )
+    del content["config"].final_config_dict["trained_on"]["validation"]
+    torch.save(content, tmp_path / "earlier.pth", pickle_protocol=2)
+    given = settings | {"backbone_checkpoint": str(tmp_path / "earlier.pth")}
+    pipeline_of(given, small_data).categories()
+    assert "does not say what it was validated on" in capsys.readouterr().err

@@ -28,7 +28,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 from tabulate import tabulate
 
-from recbole_tslrec.experiments.cells import Cell, experiment_settings_with_inputs
+from recbole_tslrec.experiments.cell_run import experiment_settings_with_inputs
+from recbole_tslrec.experiments.cells import Cell
 from recbole_tslrec.experiments.grid import Grid
 from recbole_tslrec.experiments.grid_tables import mean_text
 from recbole_tslrec.experiments.item_record import places

@@ -39,6 +39,7 @@ from recbole_tslrec.reconstruction import fine_tuning
 from recbole_tslrec.reconstruction.categories import latent_categories
 from recbole_tslrec.reconstruction.histories import Histories
 from recbole_tslrec.reconstruction.preferences import prior_preferences
+from recbole_tslrec.reconstruction.reconstruction_model import ReconstructionModel
 from recbole_tslrec.trainer import BackboneTrainer
 
 METRIC = "ndcg@10"
@@ -319,7 +320,7 @@ def several_categories() -> Iterator[None]:
 
     with (
         mock.patch.object(Pipeline, "preferences", preferences),
-        mock.patch.object(fine_tuning.ReconstructionModel, "distribution", distribution),
+        mock.patch.object(ReconstructionModel, "distribution", distribution),
     ):
         yield
 
@@ -327,7 +328,7 @@ def several_categories() -> Iterator[None]:
 @contextmanager
 def cross_entropy() -> Iterator[None]:
     """Cross entropy on the same target in place of Eq. 3, for training and early stopping alike."""
-    forward = fine_tuning.ReconstructionModel.forward
+    forward = ReconstructionModel.forward
 
     def with_cross_entropy(self, preference, **prompts):
         outputs = forward(self, preference, **prompts)
@@ -335,7 +336,7 @@ def cross_entropy() -> Iterator[None]:
         error = -(preference * predicted.clamp(min=1e-9).log()).sum(dim=1)
         return outputs | {"loss": error.mean(), "error": error}
 
-    with mock.patch.object(fine_tuning.ReconstructionModel, "forward", with_cross_entropy):
+    with mock.patch.object(ReconstructionModel, "forward", with_cross_entropy):
         yield
 
 

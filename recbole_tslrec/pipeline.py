@@ -410,7 +410,7 @@ class Pipeline:
         return make_reader(self.config, self._source, padded, with_adapters)
 
     def _reconstruction_model(self):
-        from recbole_tslrec.reconstruction.fine_tuning import ReconstructionModel
+        from recbole_tslrec.reconstruction.reconstruction_model import ReconstructionModel
 
         model = ReconstructionModel(
             self._reader(with_adapters=True), self._source.hidden_size, self.config["n_categories"]

@@ -18,7 +18,7 @@ from recbole_tslrec.item_tensors import ItemTensors, read_header
 if TYPE_CHECKING:
     from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
     from recbole_tslrec.language_model.prompt import Prompt
-    from recbole_tslrec.reconstruction.fine_tuning import ReconstructionModel
+    from recbole_tslrec.reconstruction.reconstruction_model import ReconstructionModel
 
 # Names of the tensors in a file of enhanced items.
 ENHANCED_EMBEDDING = "enhanced_embedding"  # h^v, [n_items, hidden] float32

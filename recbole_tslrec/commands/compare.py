@@ -9,10 +9,10 @@ from pathlib import Path
 from recbole.config import Config
 
 from recbole_tslrec import processes
-from recbole_tslrec.experiments.cells import CONTROLS, MAIN_VARIANTS, OWN_KEYS, VARIANTS
 from recbole_tslrec.experiments.comparison import compare
 from recbole_tslrec.experiments.grid import Grid
 from recbole_tslrec.experiments.search import declare
+from recbole_tslrec.experiments.variants import CONTROLS, MAIN_VARIANTS, OWN_KEYS, VARIANTS
 from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.settings import check_command_line
 

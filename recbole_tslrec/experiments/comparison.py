@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from recbole_tslrec.experiments.cells import Cell, failure, run_cell
+from recbole_tslrec.experiments.cell_run import failure, run_cell
+from recbole_tslrec.experiments.cells import Cell
 from recbole_tslrec.experiments.grid import Grid
 from recbole_tslrec.experiments.grid_tables import FinishedGrid
 from recbole_tslrec.experiments.kept_cells import DONE, ResultsFolder

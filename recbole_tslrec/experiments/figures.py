@@ -16,12 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import SymmetricalLogLocator
 
-from recbole_tslrec.experiments.cells import CONTROLS
 from recbole_tslrec.experiments.document import Picture
 from recbole_tslrec.experiments.protocols import PROTOCOLS
 from recbole_tslrec.experiments.results import MAIN_METRIC, KeptCell, Method, Results
 from recbole_tslrec.experiments.significance import bootstrap_interval
 from recbole_tslrec.experiments.tables import made, variant_name
+from recbole_tslrec.experiments.variants import CONTROLS
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 _BLACK, _ORANGE, _SKY, _GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"

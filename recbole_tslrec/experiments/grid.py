@@ -9,7 +9,8 @@ from typing import Any
 
 from recbole.config import Config
 
-from recbole_tslrec.experiments.cells import MAIN_VARIANTS, VARIANTS, Cell
+from recbole_tslrec.experiments.cells import Cell
+from recbole_tslrec.experiments.variants import MAIN_VARIANTS, VARIANTS
 from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.storage import file_hash, fingerprint
 

@@ -11,7 +11,6 @@ from types import ModuleType
 
 import pandas as pd
 
-from recbole_tslrec.experiments.cells import CONTROLS
 from recbole_tslrec.experiments.document import Document, Picture, Section, Table, entries
 from recbole_tslrec.experiments.protocols import PROTOCOLS
 from recbole_tslrec.experiments.results import (
@@ -30,6 +29,7 @@ from recbole_tslrec.experiments.tables import (
     significance_table,
     variant_name,
 )
+from recbole_tslrec.experiments.variants import CONTROLS
 
 _ITEMS_NEEDED = "no TSLRec cell has kept its items"
 

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_tslrec.experiments.cells import FORMAT, VARIANTS
+from recbole_tslrec.experiments.cells import FORMAT
 from recbole_tslrec.experiments.kept_cells import DONE
 from recbole_tslrec.experiments.protocols import METRICS, PROTOCOLS
+from recbole_tslrec.experiments.variants import VARIANTS
 from recbole_tslrec.model.specifications import BACKBONES
 
 CELLS = "cells.jsonl"

@@ -24,17 +24,15 @@ import torch
 from recbole.config import Config
 from recbole.trainer import HyperTuning
 
-from recbole_tslrec.experiments.cells import (
-    OWN_KEYS,
-    VARIANTS,
-    Cell,
+from recbole_tslrec.experiments.cell_run import (
     circumstances,
-    description,
     experiment_settings_with_inputs,
     failure,
     validation,
 )
+from recbole_tslrec.experiments.cells import Cell, description
 from recbole_tslrec.experiments.kept_cells import DONE, FAILED, ResultsFolder
+from recbole_tslrec.experiments.variants import OWN_KEYS, VARIANTS
 from recbole_tslrec.quick_start import run_experiment
 from recbole_tslrec.settings import SETTINGS
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from recbole_tslrec.experiments.cells import CONTROLS
 from recbole_tslrec.experiments.document import BEST, SECOND, Entry, Table, entries
 from recbole_tslrec.experiments.protocols import METRICS, PROTOCOLS
 from recbole_tslrec.experiments.published import published
@@ -20,6 +19,7 @@ from recbole_tslrec.experiments.significance import (
     compare_users,
     correct,
 )
+from recbole_tslrec.experiments.variants import CONTROLS
 from recbole_tslrec.settings import SETTINGS
 
 TESTS = (

@@ -1,12 +1,11 @@
 """Information reconstruction: the language model learns the users' preferences (paper §4.1).
 
 One example is one user: the prompt holds the items of the training history, the target is the user's
-prior preference distribution. Equations 1 to 3 of the paper are ``ReconstructionModel.forward``.
+prior preference distribution. Equations 1 to 3 of the paper are in ``reconstruction_model.py``.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -17,10 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from scipy.sparse import csr_matrix
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -31,83 +28,27 @@ from transformers import (
     ProgressCallback,
     Trainer,
     TrainerCallback,
-    TrainerState,
     TrainingArguments,
 )
-from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from recbole_tslrec import processes
 from recbole_tslrec.files import broken_seal, seal
 from recbole_tslrec.language_model.batches import PositionBudgetSampler
-from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
-from recbole_tslrec.language_model.load import bf16_is_fast, load_adapters, save_adapters
+from recbole_tslrec.language_model.load import bf16_is_fast
 from recbole_tslrec.language_model.meter import Meter, metered
 from recbole_tslrec.language_model.prompt import Prompt
+from recbole_tslrec.reconstruction.checkpoints import (
+    remove_broken_checkpoints,
+    state_of,
+    stopped_early,
+)
 from recbole_tslrec.reconstruction.histories import Histories
 from recbole_tslrec.reconstruction.preferences import constant_loss, constant_prediction
+from recbole_tslrec.reconstruction.reconstruction_model import ReconstructionModel
 
-_PROJECTIONS = "projections.safetensors"
-_ADAPTERS = "adapters"
 # Within an epoch a checkpoint is written every so many seconds: what a kill can cost at the most.
 _SECONDS_A_CHECKPOINT = 600
-
-
-class ReconstructionModel(nn.Module):
-    """Eq. 1 to 3: the prompt's hidden state, the distribution over categories, the loss.
-
-    Args:
-        reader: the language model that reads items.
-        hidden_size: the width of its hidden states.
-        n_categories: K.
-    """
-
-    def __init__(self, reader: ItemPromptModel, hidden_size: int, n_categories: int):
-        super().__init__()
-        self.reader = reader
-        self.preference_head = nn.Linear(hidden_size, n_categories)  # W_gp, b_gp
-
-    def distribution(self, hidden: Tensor) -> Tensor:
-        """Eq. 2: ĝ = softmax(W_gp h + b_gp). [B, hidden] -> [B, K]"""
-        return self.preference_head(hidden).float().softmax(dim=1)
-
-    def forward(self, preference: Tensor, **prompts: Tensor) -> dict[str, Tensor]:
-        """The loss of a batch of users.
-
-        Args:
-            preference: ḡ^u, [B, K], rows sum to 1.
-            prompts: as ``Prompt.batch`` makes them.
-
-        Returns:
-            ``loss``, Eq. 3 as the mean over users; ``error`` [B], each user's term of it;
-            ``cosine`` [B], the similarity of ĝ^u and ḡ^u.
-        """
-        predicted = self.distribution(self.reader(**prompts))
-        error = (preference - predicted).pow(2).sum(dim=1)
-        cosine = F.cosine_similarity(preference, predicted.detach())
-        return {"loss": error.mean(), "error": error, "cosine": cosine}
-
-    def save(self, folder: Path) -> None:
-        """Write what is trained: the adapters, and the projections in full precision."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_adapters(self.reader.language_model, folder / _ADAPTERS)
-        projections = {
-            f"{name}.{key}": value.float().contiguous().cpu()
-            for name, module in self._projections().items()
-            for key, value in module.state_dict().items()
-        }
-        save_file(projections, folder / _PROJECTIONS)
-
-    def load(self, folder: Path) -> None:
-        """Read what ``save`` wrote into a model made under the same settings."""
-        load_adapters(self.reader.language_model, Path(folder) / _ADAPTERS)
-        stored = load_file(Path(folder) / _PROJECTIONS)
-        for name, module in self._projections().items():
-            module.load_state_dict({key: stored[f"{name}.{key}"] for key in module.state_dict()})
-
-    def _projections(self) -> dict[str, nn.Linear]:
-        return {"linear_proj": self.reader.linear_proj, "preference_head": self.preference_head}
 
 
 @dataclass(frozen=True)
@@ -410,11 +351,11 @@ def _run(trainer: Trainer, checkpoints: Path) -> None:
     """Train, from the last checkpoint if there is one, and leave nothing of the engines behind."""
     allowed = torch.serialization.get_safe_globals()
     if processes.is_first():
-        _remove_broken_checkpoints(checkpoints)
+        remove_broken_checkpoints(checkpoints)
     processes.wait_for_all()
     last = get_last_checkpoint(checkpoints)
-    trainer.best_before = last and _state_of(Path(last)).best_model_checkpoint
-    stopped = last and _stopped_early(Path(last))
+    trainer.best_before = last and state_of(Path(last)).best_model_checkpoint
+    stopped = last and stopped_early(Path(last))
     try:
         if stopped:
             # transformers forgets on resuming that it had stopped, and would train for one more epoch.
@@ -435,40 +376,6 @@ def _run(trainer: Trainer, checkpoints: Path) -> None:
         torch.serialization.add_safe_globals(allowed)
         # accelerate leaves its autocast around the model's forward; give the model back as it came.
         trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-
-
-def _stopped_early(checkpoint: Path) -> TrainerState | None:
-    """The state of a run that had no patience left when it was interrupted; None of any other."""
-    state = _state_of(checkpoint)
-    callback = state.stateful_callbacks.get("EarlyStoppingCallback")
-    if callback is None:
-        return None
-    patience = callback["args"]["early_stopping_patience"]
-    waited = callback["attributes"]["early_stopping_patience_counter"]
-    return state if waited >= patience else None
-
-
-def _state_of(checkpoint: Path) -> TrainerState:
-    return TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-
-
-def _remove_broken_checkpoints(checkpoints: Path) -> None:
-    """Remove checkpoints that are not as they were written: cut short or altered.
-
-    The last ones as long as they are not; all of them if the best is not, which the end needs.
-    """
-    while (last := get_last_checkpoint(checkpoints)) is not None:
-        problem = broken_seal(Path(last))
-        if problem is None:
-            break
-        getLogger().warning(f"Fine-tuning does not go on from [{last}]: {problem}.")
-        shutil.rmtree(last)
-    best = last and _state_of(Path(last)).best_model_checkpoint
-    problem = best and broken_seal(checkpoints / Path(best).name)
-    if problem:
-        getLogger().warning(f"Fine-tuning starts anew: its best epoch, [{best}]: {problem}.")
-        shutil.rmtree(checkpoints)
-        checkpoints.mkdir()
 
 
 def _training_arguments(

@@ -21,6 +21,7 @@ from recbole_tslrec.model import fusion
 from recbole_tslrec.pipeline import Pipeline
 from recbole_tslrec.reconstruction import fine_tuning
 from recbole_tslrec.reconstruction.histories import Histories
+from recbole_tslrec.reconstruction.reconstruction_model import ReconstructionModel
 
 _FILE = Path(__file__).parents[2] / "benchmarks" / "understanding.py"
 _SPEC = importlib.util.spec_from_file_location("understanding", _FILE)
@@ -115,7 +116,7 @@ def test_several_numbers_of_categories_share_target_and_prediction(monkeypatch):
         histories=histories_of([1, 2, 3, 4], [9]),
         config={"category_backend": "sklearn", "seed": 1},
     )
-    model = fine_tuning.ReconstructionModel(None, 4, 10)
+    model = ReconstructionModel(None, 4, 10)
     with benchmark.several_categories():
         target = torch.from_numpy(Pipeline.preferences(pipeline).toarray())
         predicted = model.distribution(torch.randn(2, 4))

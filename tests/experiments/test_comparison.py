@@ -18,11 +18,12 @@ from recbole.config import Config
 from recbole_tslrec.__main__ import main
 from recbole_tslrec.experiments import comparison as comparison_module
 from recbole_tslrec.experiments import grid_tables
-from recbole_tslrec.experiments.cells import CONTROLS, MAIN_VARIANTS, VARIANTS, Cell
+from recbole_tslrec.experiments.cells import Cell
 from recbole_tslrec.experiments.comparison import compare
 from recbole_tslrec.experiments.grid import Grid
 from recbole_tslrec.experiments.kept_cells import Lines, ResultsFolder
 from recbole_tslrec.experiments.search import declare
+from recbole_tslrec.experiments.variants import CONTROLS, MAIN_VARIANTS, VARIANTS
 from recbole_tslrec.registration import properties_folder
 
 GRU4REC = {"backbones": ("GRU4Rec",), "datasets": ("small",)}

@@ -8,12 +8,8 @@ from tiny_fine_tuning import CPU, K, model_and_prompt, settings_of, users_of_one
 from transformers.trainer_utils import get_last_checkpoint
 
 from recbole_tslrec.reconstruction import fine_tuning
-from recbole_tslrec.reconstruction.fine_tuning import (
-    _remove_broken_checkpoints,
-    _state_of,
-    fine_tune,
-    split_users,
-)
+from recbole_tslrec.reconstruction.checkpoints import remove_broken_checkpoints, state_of
+from recbole_tslrec.reconstruction.fine_tuning import fine_tune, split_users
 
 
 def test_the_loss_is_equation_3(language_model_folder):
@@ -136,13 +132,13 @@ def test_a_damaged_checkpoint_is_named_and_not_gone_on_from(
             else:
                 (copy / last.name / file).write_bytes(damaged)
             caplog.clear()
-            _remove_broken_checkpoints(copy)
+            remove_broken_checkpoints(copy)
             assert get_last_checkpoint(copy) == str(copy / first.name), file
             assert str(copy / last.name) in caplog.text and not (copy / last.name).exists()
             if file.name != "seal.json":
                 assert str(file) in caplog.text
             shutil.rmtree(copy)
-    _remove_broken_checkpoints(made)
+    remove_broken_checkpoints(made)
     assert get_last_checkpoint(made) == str(last)
 
 
@@ -151,13 +147,13 @@ def test_a_damaged_best_epoch_is_not_used(tmp_path, language_model_folder, caplo
     settings = settings_of(epochs=8, learning_rate=0.05, stopping_step=2)
     data = users_of_one_taste()
     fine_tune(model, prompt, *data, settings, tmp_path, CPU, False)
-    state = _state_of(Path(get_last_checkpoint(tmp_path)))
+    state = state_of(Path(get_last_checkpoint(tmp_path)))
     best = Path(state.best_model_checkpoint)
     assert str(best) != get_last_checkpoint(tmp_path)
     weights = bytearray((best / "projections.safetensors").read_bytes())
     weights[-1] ^= 1
     (best / "projections.safetensors").write_bytes(weights)
-    _remove_broken_checkpoints(tmp_path)
+    remove_broken_checkpoints(tmp_path)
     assert get_last_checkpoint(tmp_path) is None and f"best epoch, [{best}]" in caplog.text
 
 

@@ -70,7 +70,7 @@ class OneGateAnItem(fusion.GateFusion):
 
 
 class GateAtIds(fusion.GateFusion):
-    """The gate starts at 0.9 for the id embedding; the paper's starts at a half."""
+    """The gate starts at 0.9 for the id embedding; TSLRec's own starts at a half."""
 
     def __init__(self, id_embeddings: Tensor, width: int, scale: float):
         super().__init__(id_embeddings, width, scale)
@@ -457,7 +457,7 @@ def run_unchanged(seed: int, args: argparse.Namespace) -> tuple[list[dict[str, A
     base = comparison.cells[0]
     if comparison.lines[0]["status"] != DONE:
         raise SystemExit(f"Base of seed {seed} has failed: {comparison.lines[0]['error']}")
-    trained = ResultsFolder(args.results).checkpoint(base.id)
+    trained = ResultsFolder(args.results).checkpoint(base.id, base.model)
     if trained is None:  # the lines were kept, and the model was not
         again = compare(grid(("Base",), seed, args), args.work / "base")
         if again.lines[0].get("valid") != comparison.lines[0]["valid"]:
@@ -465,7 +465,12 @@ def run_unchanged(seed: int, args: argparse.Namespace) -> tuple[list[dict[str, A
                 f"--results: the Base of seed {seed} that is kept in [{args.results}] comes out "
                 f"otherwise here, on another machine or number of threads. Give another folder."
             )
-        trained = ResultsFolder(args.work / "base").checkpoint(base.id)
+        trained = ResultsFolder(args.work / "base").checkpoint(base.id, base.model)
+    if trained is None:
+        raise SystemExit(
+            f"--work: [{args.work / 'base'}] has the result of seed {seed}'s Base and not its trained "
+            f"model any more. Remove that folder; it is made again."
+        )
     return comparison.lines, trained
 
 

@@ -33,7 +33,7 @@ def main() -> None:
     sys.argv = [sys.argv[0], *keys]
     try:
         code = args.run(args)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ModuleNotFoundError) as error:
         if args.command not in _WITHOUT_TRACEBACK:
             raise
         raise SystemExit(f"{args.command}: {error}") from None

@@ -130,13 +130,13 @@ def item_embeddings(backbone, checkpoint: dict[str, Any]) -> Tensor:
     return table[1:].float()  # row 0 is padding, and not zero
 
 
-def given_enhanced_items(config, tokens: list[str], training: str) -> ItemTensors:
+def given_enhanced_items(config, tokens: list[str], data: dict[str, str]) -> ItemTensors:
     """Enhanced embeddings from ``enhanced_items``, a file of the user's.
 
     Args:
         config: RecBole's config of the experiment.
         tokens: the items in the order of internal ids, without padding.
-        training: the fingerprint of the training histories here.
+        data: the fingerprints of the ``training`` histories and the ``validation`` rows here.
 
     Returns:
         The file's tensors, rows in the order of ``tokens``.
@@ -155,9 +155,11 @@ def given_enhanced_items(config, tokens: list[str], training: str) -> ItemTensor
             f"enhanced_items: [{path}] was made for the data set [{dataset}], and this one is "
             f"[{config['dataset']}]."
         )
-    if items.provenance.get("training") != training:
+    others = [key for key in ("training", "validation") if items.provenance.get(key) != data[key]]
+    if others:
         getLogger().warning(
-            f"enhanced_items: [{path}] was made from other training interactions of the same data "
-            f"set (another filtering or split). What is held out here may have been among them."
+            f"enhanced_items: [{path}] was made from other {' and '.join(others)} interactions of the "
+            f"same data set (another filtering or split), or does not say from which. What is held out "
+            f"here may have been among them."
         )
     return items.aligned(tokens)

@@ -122,9 +122,7 @@ class Pipeline:
             [n_items - 1, width] float32; the padding row is not there.
         """
         if self.config["enhanced_items"] is not None:
-            items = given_enhanced_items(
-                self.config, self.tokens, self._data_fingerprint["training"]
-            )
+            items = given_enhanced_items(self.config, self.tokens, self._data_fingerprint)
             return items.tensors[ENHANCED_EMBEDDING]
         enhancement = self.config["enhancement"]
         if enhancement == "random":
@@ -541,6 +539,7 @@ class Pipeline:
         provenance = self._provenance("augmentation") | {
             "fingerprint": fingerprint(self._augmentation_made_from),
             "training": self._data_fingerprint["training"],
+            "validation": self._data_fingerprint["validation"],
             "enhancement": self.config["enhancement"],
             "llm": self.config["llm"],
             "language_model": self._source.identity,
@@ -548,7 +547,15 @@ class Pipeline:
             "settings": settings.stage_settings(self.config, *made_from),
         }
         ItemTensors(self.tokens, tensors, provenance).save(folder / _ENHANCED_FILE)
-        return {"cost": meter.cost()}
+        return {"cost": meter.cost(), _READ: self._embeddings_hash}
+
+    def check_stages_agree(self) -> None:
+        """Raise ValueError if categories and enhanced embeddings are not of the same e_v.
+
+        A model takes one of them at a time; who sets them side by side calls this first.
+        """
+        for stage in (self.categories(), self.augmentation()):
+            self._check_read_by(stage)
 
     def _check_read_by(self, stage: Stage) -> None:
         """Raise ValueError if a stage was made of other item embeddings than there are now."""

@@ -24,8 +24,9 @@ from recbole_tslrec.whole_sequences.loss import whole_sequence_loss
 class _WatchedTrainer(Trainer):
     """RecBole's trainer that stops at the first loss, score or weight that is NaN or infinite.
 
-    The checkpoint of the best epoch before is left. RecBole's trainer stops at a loss of NaN alone:
-    scores of NaN it ranks first, and so gives metrics that look like any other.
+    A score of -inf passes, with which RecBole takes out what is not to be ranked. The checkpoint of the
+    best epoch before is left. RecBole's trainer stops at a loss of NaN alone: scores of NaN it ranks
+    first, and so gives metrics that look like any other.
     """
 
     def __init__(self, config, model):

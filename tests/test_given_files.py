@@ -74,6 +74,15 @@ def test_a_backbone_whose_epoch_was_chosen_by_what_is_tested_here_is_refused(tmp
         pipeline_of(given, "one").categories()
 
 
+def test_enhanced_items_of_such_a_backbone_are_taken_with_a_warning(tmp_path, settings, caplog):
+    write_histories(tmp_path, "one", histories())
+    file = pipeline_of(settings | split(0.5, 0.375, 0.125), "one").enhanced_items_file()
+    given = pipeline_of(settings | split(0.5, 0.25, 0.25) | {"enhanced_items": str(file)}, "one")
+    with caplog.at_level("WARNING"):
+        given.enhanced_items()
+    assert "made from other validation interactions" in caplog.text
+
+
 def test_a_backbone_that_does_not_say_what_chose_its_epoch_is_taken_with_a_warning(
     small_data, settings, tmp_path, capsys
 ):

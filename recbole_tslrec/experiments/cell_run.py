@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib.metadata import version
+from logging import getLogger
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -59,10 +60,7 @@ def run_cell(cell: Cell, results: ResultsFolder, keep_checkpoint: bool = False) 
     evaluation = monotonic() - start
     ranks.save(results.ranks_file(cell.id))
     if cell.variant in ("CI", "TSLRec") and experiment.trainer.config["enhanced_items"] is None:
-        from recbole_tslrec.experiments.item_record import item_record
-
-        record = item_record(pipeline=experiment.trainer.pipeline, model=model)
-        save_arrays(results.items_file(cell.id), record)
+        _keep_item_record(cell, experiment, results)
     if cell.variant != "Base" and not keep_checkpoint:
         shutil.rmtree(folder)
     return description(cell) | {
@@ -81,6 +79,17 @@ def run_cell(cell: Cell, results: ResultsFolder, keep_checkpoint: bool = False) 
         "reused_stages": [stage.name for stage in experiment.stages if stage.reused],
         **circumstances(),
     }
+
+
+def _keep_item_record(cell: Cell, experiment: Experiment, results: ResultsFolder) -> None:
+    from recbole_tslrec.experiments.item_record import item_record
+
+    try:
+        record = item_record(experiment.trainer.pipeline, experiment.trainer.model)
+    except ValueError as error:  # the cell is sound without it; the report's pictures leave it out
+        getLogger().warning(f"{cell.dataset}, {cell.method}: nothing is kept of its items. {error}")
+        return
+    save_arrays(results.items_file(cell.id), record)
 
 
 def experiment_settings_with_inputs(cell: Cell, results: ResultsFolder) -> dict[str, Any]:
@@ -116,10 +125,10 @@ def _handed_on(cell: Cell, results: ResultsFolder) -> Path | None:
         or cell.embeddings_from is not None
     ):
         return None
-    base = cell.base().id
+    base = cell.base()
     # A checkpoint without a line is of a training that was interrupted.
-    finished = results.cells.read().get(base, {}).get("status") == DONE
-    return results.checkpoint(base) if finished else None
+    finished = results.cells.read().get(base.id, {}).get("status") == DONE
+    return results.checkpoint(base.id, base.model) if finished else None
 
 
 def _base_taken(cell: Cell, given: Mapping[str, Any]) -> str | None:

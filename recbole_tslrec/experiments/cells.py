@@ -133,12 +133,13 @@ def _defaults(peer: bool) -> dict[str, Any]:
 
 def _content(key: str, value: Any, trust_remote_code: bool) -> Any:
     """What stands for a value in a cell's id: of a file its content, not where it lies."""
-    if key == "backbone_checkpoint" and value is not None and Path(value).is_file():
-        return _weights_hash(value)
-    if key in INPUT_FILES and value is not None and Path(value).is_file():
-        return file_hash(Path(value))
-    if key == "llm" and Path(value).is_dir():
-        return _folder_identity(value, trust_remote_code)
+    if isinstance(value, str):  # whatever else it is, the cell itself fails of it
+        if key == "backbone_checkpoint" and Path(value).is_file():
+            return _weights_hash(value)
+        if key in INPUT_FILES and Path(value).is_file():
+            return file_hash(Path(value))
+        if key == "llm" and Path(value).is_dir():
+            return _folder_identity(value, trust_remote_code)
     return str(value)
 
 
@@ -167,10 +168,12 @@ def _folder_identity(llm: str, trust_remote_code: bool) -> Any:
 
 def _measured(given: Mapping[str, Any]) -> dict[str, Any]:
     """RecBole's ``metrics`` and ``topk``: those of the table, and those that the user asks for."""
-    valid_metric, valid_k = given.get("valid_metric", "MRR@10").split("@")
+    valid_metric, _, valid_k = given.get("valid_metric", "MRR@10").partition("@")
     metrics, topk = given.get("metrics", []), given.get("topk", [])
     wanted = ["Hit", "NDCG", *([metrics] if isinstance(metrics, str) else metrics), valid_metric]
-    cutoffs = {*CUTOFFS, *([topk] if isinstance(topk, int) else topk), int(valid_k)}
+    cutoffs = {*CUTOFFS, *([topk] if isinstance(topk, int) else topk)}
+    if valid_k.isdecimal():  # RecBole says what is wrong with anything else; GAUC has no cutoff
+        cutoffs.add(int(valid_k))
     return {
         "metrics": list({metric.lower(): metric for metric in wanted}.values()),
         "topk": sorted(cutoffs),

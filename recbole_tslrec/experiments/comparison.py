@@ -116,14 +116,15 @@ def _group(cell: Cell) -> str:
 def _check_searched(groups: Sequence[Cell], search: Search) -> None:
     """Raise ValueError for a key that no model of the grid has: it is misspelt."""
     known: set[str] = set()
+    refused = ""
     for cell in groups:
         try:
             known |= search.of(cell).keys()
-        except Exception:  # a cell whose settings are refused: it fails by itself
-            continue
+        except Exception as error:  # a cell whose settings are refused: it fails by itself
+            refused = f" {cell.model} was not asked, for its settings are refused: {error}"
     for key in search.space:
         if key not in known:
-            raise ValueError(f"search: no model of this comparison has a key [{key}].")
+            raise ValueError(f"search: no model of this comparison has a key [{key}].{refused}")
 
 
 def _run(

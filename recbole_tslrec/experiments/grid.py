@@ -10,8 +10,10 @@ from typing import Any
 from recbole.config import Config
 
 from recbole_tslrec.experiments.cells import Cell
-from recbole_tslrec.experiments.variants import MAIN_VARIANTS, VARIANTS
+from recbole_tslrec.experiments.variants import MAIN_VARIANTS, OWN_KEYS, VARIANTS
+from recbole_tslrec.language_model.reader import check_language_model
 from recbole_tslrec.model.specifications import BACKBONES
+from recbole_tslrec.settings import FINE_TUNING, LANGUAGE_MODEL, stage_settings
 from recbole_tslrec.storage import file_hash, fingerprint
 
 
@@ -50,6 +52,12 @@ class Grid:
             names = getattr(self, key)
             if not names or len(set(names)) < len(names):
                 raise ValueError(f"{key}: {list(names)} is empty or names something twice.")
+        for name in self.variants:
+            if VARIANTS[name].peer not in (None, *self.backbones):
+                raise ValueError(
+                    f"variants: {name} stands beside {VARIANTS[name].peer}, which is not among the "
+                    f"backbones {list(self.backbones)}. Add it there, or leave {name} out."
+                )
         if self.reuse and ("TSLRec" not in self.variants or len(self.backbones) < 2):
             raise ValueError(
                 "reuse: needs the variant TSLRec and two backbones at least; there are "
@@ -88,10 +96,13 @@ class Grid:
             for variant in self.variants
             if VARIANTS[variant].peer in (None, backbone)
         ]
+        _tell_unused(dataset, given)
         configs, errors = [], []
+        checked: set[str] = set()
         for cell in groups:
             try:
                 config = Config(cell.model, dataset, config_dict=cell.experiment_settings())
+                _check_language_model(cell, config, checked)
                 configs.append(config)
             except Exception as error:  # the cell's own, unless all have one
                 errors.append((cell, error))
@@ -124,6 +135,32 @@ class Grid:
                         if taker is not giver
                     ]
         return cells
+
+
+def _tell_unused(dataset: str, given: Mapping[str, Any]) -> None:
+    """Say which keys of the config files are set for each cell; ``Variant.choose`` leaves them out."""
+    unused = [key for key in OWN_KEYS if key in given]
+    if unused:
+        print(
+            f"compare: {dataset}: {', '.join(unused)} of the config files: not used, each cell has its "
+            f"own. See --datasets, --backbones, --variants, --seeds and --results.",
+            flush=True,
+        )
+
+
+def _check_language_model(cell: Cell, config: Config, checked: set[str]) -> None:
+    """Raise what would stop a cell's language model after its backbone has been trained.
+
+    Args:
+        checked: the settings that were found good before; takes these.
+    """
+    if LANGUAGE_MODEL in VARIANTS[cell.variant].stages and config["enhanced_items"] is None:
+        key = fingerprint(
+            stage_settings(config, LANGUAGE_MODEL, FINE_TUNING) | {"llm": config["llm"]}
+        )
+        if key not in checked:
+            check_language_model(config)
+        checked.add(key)
 
 
 def _data_hash(config: Config) -> str:

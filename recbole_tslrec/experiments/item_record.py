@@ -28,11 +28,12 @@ def item_record(pipeline: Pipeline, model: FusedItemTable) -> dict[str, np.ndarr
     has a gate.
 
     Args:
-        pipeline: of the run; its stages are there, so nothing is trained.
+        pipeline: of the run. Stages that were removed since are made again.
         model: the trained model.
 
     Raises:
-        ValueError: the model takes something else than h^v of its own tuned language model.
+        ValueError: the model takes something else than h^v of its own tuned language model, or a stage
+            that was made again came out otherwise than the one before.
     """
     counts = np.bincount(pipeline.histories.items, minlength=len(pipeline.tokens) + 1)[1:]
     record = {
@@ -42,6 +43,7 @@ def item_record(pipeline: Pipeline, model: FusedItemTable) -> dict[str, np.ndarr
     if isinstance(model, CategoryItemTable):
         return record | {"category": pipeline.item_categories().numpy()}
     _check_own_embeddings(pipeline.config)
+    pipeline.check_stages_agree()
     category = pipeline.item_categories().numpy()
     inferred, place = places(pipeline.category_distributions().numpy(), category)
     shown = _map_sample(pipeline.tokens)

@@ -110,9 +110,12 @@ class ResultsFolder:
         """The folder of a cell's trained model, its own: RecBole names files by the second."""
         return self.folder / "checkpoints" / cell
 
-    def checkpoint(self, cell: str) -> Path | None:
-        """The trained model of a finished cell, if it was kept."""
-        return next(self.checkpoints(cell).glob("*.pth"), None)
+    def checkpoint(self, cell: str, model: str) -> Path | None:
+        """The trained model of a finished cell, if it was kept.
+
+        Under ``save_dataset`` RecBole writes data into the same folder, named by the data set.
+        """
+        return next(self.checkpoints(cell).glob(f"{model}-*.pth"), None)
 
     @contextmanager
     def only_one(self, name: str) -> Iterator[bool]:

@@ -91,10 +91,11 @@ def target_ranks(scores: Tensor, targets: Tensor, seen: Tensor) -> tuple[Tensor,
         int64 ``[B]`` each: among all items, and among those that are not seen.
 
     Raises:
-        ValueError: a score is not a number; such a row would rank its target first.
+        ValueError: a score is NaN or infinite; such a row could rank its target first.
     """
-    if scores.isnan().any():
-        raise ValueError("The model's scores hold NaN: its training has diverged.")
+    # The maximum is NaN where any score is. A score of -inf, "not to be ranked", favours nothing.
+    if (highest := scores.max()).isnan() or highest.isposinf():
+        raise ValueError(f"The model's highest score is {highest}: its training has diverged.")
     targets = targets[:, None]
     target_scores = scores.gather(1, targets)
     ids = torch.arange(scores.shape[1], device=scores.device)
@@ -117,7 +118,7 @@ def rank_test_targets(model, train_data, valid_data, test_data) -> Ranks:
 
     Raises:
         ValueError: the test does not rank all items (``eval_args: mode`` is not full), or a score
-            is NaN.
+            is NaN or infinite.
     """
     if not isinstance(test_data, FullSortEvalDataLoader):
         raise ValueError(

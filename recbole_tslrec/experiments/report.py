@@ -151,7 +151,7 @@ def _sentences(results: Results, comparisons: list[Comparison], protocol: str) -
         clauses = [f"{verdict(one)} {variant_name(one.theirs)} ({_gain(one)})" for one in here]
         held_against = [one.theirs for one in here]
         missing = [rival for rival in ("Base", "CI", *CONTROLS) if rival not in held_against]
-        gap = f" Did not run: {', '.join(map(variant_name, missing))}." if missing else ""
+        gap = f" No result: {', '.join(map(variant_name, missing))}." if missing else ""
         ours = results.method(dataset, backbone, "TSLRec")
         sentences.append(
             f"{dataset}, {backbone}: TSLRec, at {ours.mean(MAIN_METRIC, protocol):.4f} over "

@@ -286,17 +286,27 @@ class Results:
         for dataset in self.datasets:
             for backbone in self.backbones(dataset):
                 values: dict[str, dict[str, list[str]]] = {}
-                for variant in self.variants(dataset, backbone):
-                    cells = self.method(dataset, backbone, variant).cells
-                    for key, value in next(iter(cells.values())).effective.items():
+                for method in self._side_by_side(dataset, backbone):
+                    name = method.variant + (f" from {method.made_by}" if method.made_by else "")
+                    for key, value in next(iter(method.cells.values())).effective.items():
                         if key != "enhancement":  # the variant itself
-                            values.setdefault(key, {}).setdefault(value, []).append(variant)
+                            values.setdefault(key, {}).setdefault(value, []).append(name)
                 for key, by_value in values.items():
                     if len(by_value) > 1:
                         self._note(
                             f"{dataset}, {backbone}: the methods differ in {key}: {_whose(by_value)}. "
                             f"They compare only if it was searched for each with the same effort."
                         )
+
+    def _side_by_side(self, dataset: str, backbone: str) -> list[Method]:
+        """The methods of a backbone in the order of a table, those with another's embeddings last."""
+        own = [self.method(dataset, backbone, name) for name in self.variants(dataset, backbone)]
+        here = self.methods.values()
+        return own + [
+            one
+            for one in here
+            if (one.dataset, one.backbone) == (dataset, backbone) and one.made_by
+        ]
 
     def _note(self, note: str) -> None:
         if note not in self.notes:

@@ -23,6 +23,11 @@ from typing import Any
 import torch
 from recbole.config import Config
 from recbole.trainer import HyperTuning
+from recbole.utils.argument_list import (
+    dataset_arguments,
+    evaluation_arguments,
+    general_arguments,
+)
 
 from recbole_tslrec.experiments.cell_run import (
     circumstances,
@@ -36,7 +41,11 @@ from recbole_tslrec.experiments.variants import OWN_KEYS, VARIANTS
 from recbole_tslrec.quick_start import run_experiment
 from recbole_tslrec.settings import SETTINGS
 
-_NOT_SEARCHED = (*OWN_KEYS, "metrics", "topk", "valid_metric", "eval_args")
+# What is compared and how it is judged: the same for all, or the easier data would win. The length of
+# histories is a model's own, though RecBole has it among the keys of the data.
+_NOT_SEARCHED = {
+    *(*OWN_KEYS, *general_arguments, *dataset_arguments, *evaluation_arguments, "eval_step"),
+} - {"MAX_ITEM_LIST_LENGTH"}
 
 
 @dataclass(frozen=True)

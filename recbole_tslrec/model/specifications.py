@@ -1,4 +1,4 @@
-"""The table of backbones and the table of variants, and the models made from them.
+"""The table of backbones and the table of their item tables, and the models made from them.
 
 A model is a variant of a backbone, ``TSLRec_SASRec`` for one. Its class is made here from RecBole's
 own class: no backbone's code is copied. A new backbone is one line in ``BACKBONES``.
@@ -53,7 +53,7 @@ BACKBONES: dict[str, Backbone] = {
     )
 }
 
-VARIANTS: dict[str, type[FusedItemTable]] = {
+ITEM_TABLES: dict[str, type[FusedItemTable]] = {
     "TSLRec": EnhancedItemTable,
     "CI": CategoryItemTable,
     "Norm": NormalisedItemTable,
@@ -62,7 +62,7 @@ VARIANTS: dict[str, type[FusedItemTable]] = {
 
 def _make(variant: str, backbone: Backbone) -> type[SequentialRecommender]:
     name = f"{variant}_{backbone.name}"
-    item_table = VARIANTS[variant]
+    item_table = ITEM_TABLES[variant]
     return type(
         name,
         (item_table, backbone.model_class),
@@ -78,7 +78,7 @@ def _make(variant: str, backbone: Backbone) -> type[SequentialRecommender]:
 MODELS: dict[str, type[SequentialRecommender]] = {
     model.__name__: model
     for model in (
-        _make(variant, backbone) for variant in VARIANTS for backbone in BACKBONES.values()
+        _make(variant, backbone) for variant in ITEM_TABLES for backbone in BACKBONES.values()
     )
 }
 globals().update(MODELS)

@@ -3,7 +3,6 @@ import importlib.util
 import shutil
 import sys
 from collections import namedtuple
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -216,10 +215,10 @@ def test_the_command_keeps_what_is_done(small_data, settings, monkeypatch, capsy
 )
 def test_what_fine_tuning_is_given_can_be_changed(name, small_data, settings, monkeypatch):
     monkeypatch.setattr(benchmark, "_SEVERAL", (2, 3))
-    change = replace(benchmark.CHANGES[name], keys={"n_categories": 5})
+    settings = settings | {"n_categories": 5}  # those of several at once
     plain = compare(grid_of(settings, "TSLRec"), "plain")
-    with change.piece():
-        own = {"tslrec_dir": "own", **change.keys}
+    with benchmark.CHANGES[name].piece():
+        own = {"tslrec_dir": "own"}
         changed = compare(grid_of(settings | own, "TSLRec"), "changed")
     assert not changed.failed and not plain.failed
     assert changed.lines[0]["valid"] != plain.lines[0]["valid"]
@@ -266,7 +265,7 @@ def test_a_rate_is_times_the_comparisons(monkeypatch, tmp_path):
 
 def test_a_base_that_comes_out_otherwise_is_refused(monkeypatch, tmp_path):
     comparison = namedtuple("Comparison", "cells lines")
-    cell = namedtuple("Cell", "id")("x")
+    cell = namedtuple("Cell", "id model")("x", "SASRec")
 
     def compare(grid, folder):
         score = 0.1 if folder == tmp_path else 0.2
@@ -281,6 +280,17 @@ def test_a_base_that_comes_out_otherwise_is_refused(monkeypatch, tmp_path):
         work=tmp_path / "work",
     )
     with pytest.raises(SystemExit, match="Base of seed 2020 .* comes out otherwise"):
+        benchmark.run_unchanged(2020, args)
+
+
+def test_a_base_without_its_trained_model_is_said(monkeypatch, tmp_path):
+    cell = SimpleNamespace(id="x", model="SASRec")
+    line = {"status": "done", "valid": {"ndcg@10": 0.1}}
+    comparison = SimpleNamespace(cells=[cell], lines=[line])
+    monkeypatch.setattr(benchmark, "compare", lambda grid, folder: comparison)
+    settings = {"dataset": "small", "backbone": "SASRec", "config_files": ""}
+    args = argparse.Namespace(**settings, results=tmp_path, work=tmp_path / "work")
+    with pytest.raises(SystemExit, match="not its trained model any more"):
         benchmark.run_unchanged(2020, args)
 
 

@@ -135,6 +135,32 @@ def test_a_failed_cell_does_not_stop_the_others_and_is_tried_again(small_data, s
     assert re.search(r"\| CI_GRU4Rec \(0 of 1 seeds\) +\| failed ", comparison.tables())
 
 
+@pytest.mark.parametrize("llm", [None, "/no/such"])
+def test_what_would_fail_some_is_said_first_and_stops_no_other(llm, small_data, settings, capsys):
+    Path("mine.yaml").write_text("seed: 5\nepochs: 1\n")
+    grid = Grid(
+        **GRU4REC,
+        variants=("Base", "TSLRec"),
+        config_files=["mine.yaml"],
+        settings=settings | {"llm": llm},
+    )
+    ((cell, _),) = compare(grid, "results").failed
+    assert cell.variant == "TSLRec" and lines()[0]["seed"] == 2020
+    before_training = capsys.readouterr().out.partition("2 cells")[0]
+    assert "TSLRec_GRU4Rec, will fail: llm" in before_training
+    assert "seed of the config files: not used" in before_training
+
+
+def test_a_data_set_that_recbole_saves_is_not_the_trained_model(tmp_path):
+    folder = ResultsFolder(tmp_path).checkpoints("x")
+    folder.mkdir(parents=True)
+    for name in ("small-SequentialDataset", "small-for-SASRec-dataloader"):
+        (folder / f"{name}.pth").touch()
+    assert ResultsFolder(tmp_path).checkpoint("x", "SASRec") is None
+    (folder / "SASRec-Nov-21-2026.pth").touch()
+    assert ResultsFolder(tmp_path).checkpoint("x", "SASRec").name == "SASRec-Nov-21-2026.pth"
+
+
 @pytest.mark.parametrize(
     ("changes", "settings_too", "error"),
     [
@@ -145,6 +171,8 @@ def test_a_failed_cell_does_not_stop_the_others_and_is_tried_again(small_data, s
         ({"reuse": True}, {}, "reuse: needs .* two backbones"),
         ({"config_files": ("{dataset}.yaml",)}, {}, r"there is no file \[small.yaml\]"),
         ({"variants": ("TSLRec",)}, {"n_categorys": 3}, "Did you mean .n_categories"),
+        ({"variants": ("E4SRec",)}, {}, r"variants: E4SRec stands beside SASRec"),
+        ({"variants": ("TSLRec",)}, {"llm": "/no/such"}, r"llm: .*\[/no/such\] cannot be opened"),
         ({}, {"eval_args": {"mode": "uni10"}}, "eval_args: .* ranks all items"),
         ({}, {"eval_step": 0}, r"eval_step: \[0\] never validates"),
         ({}, {"eval_args": {"split": {"RS": [8, 1, 1]}}}, "eval_args: .* one item a user"),
@@ -153,7 +181,7 @@ def test_a_failed_cell_does_not_stop_the_others_and_is_tried_again(small_data, s
 def test_what_would_fail_every_cell_comes_before_any_training(
     changes, settings_too, error, small_data, settings
 ):
-    with pytest.raises((ValueError, FileNotFoundError), match=error):
+    with pytest.raises((ValueError, OSError), match=error):
         compare(Grid(**(GRU4REC | changes), settings=settings | settings_too), "results")
     assert not Path("results").exists()
 
@@ -166,6 +194,7 @@ def test_what_would_fail_every_cell_comes_before_any_training(
         ("--variants=CI,none", r"variants: \[none\] is not one of"),
         ("--search=epochs", "not of the form key="),
         ("--search=seed=[1,2]", r"search: \[seed\] says what is compared"),
+        ("--search=val_interval=[1]", r"search: \[val_interval\] says what is compared"),
     ],
 )
 def test_a_wrong_command_line(argument, message, monkeypatch):

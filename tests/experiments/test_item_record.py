@@ -1,5 +1,7 @@
 """What is kept of the items, on a real run of every stage."""
 
+import shutil
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 
+from recbole_tslrec import pipeline as stages
 from recbole_tslrec.experiments import item_record as module
 from recbole_tslrec.experiments.item_record import item_record, places
 from recbole_tslrec.model.specifications import BACKBONES, MODELS
@@ -66,3 +69,15 @@ def test_places_against_counting(distributions, data):
         before = [k for k in range(4) if row[k] > row[own] or (row[k] == row[own] and k < own)]
         assert at == len(before) + 1
         assert row[first] == max(row) and (at == 1) == (first == own)
+
+
+def test_no_record_is_of_two_backbones(small_data, settings, monkeypatch):
+    """The same settings give another backbone on another machine."""
+    pipeline, model = finished_run("TSLRec_SASRec", small_data, settings)
+    for stage in (pipeline.backbone(), pipeline.categories()):
+        shutil.rmtree(stage.folder)
+    train = stages.Pipeline._train_backbone
+    monkeypatch.setattr(stages.Pipeline, "_train_backbone", lambda *given: train(*given) + 0.01)
+    again, model = finished_run("TSLRec_SASRec", small_data, settings)
+    with pytest.raises(ValueError, match="augmentation: .* was made of other item embeddings"):
+        item_record(again, model)

@@ -49,9 +49,10 @@ def test_metrics_by_hand():
     }
 
 
-def test_a_diverged_model_has_no_rank():
-    scores = torch.tensor([[0.0, 1.0, float("nan")]])
-    with pytest.raises(ValueError, match="NaN"):
+@pytest.mark.parametrize("score", ["nan", "inf"])
+def test_a_diverged_model_has_no_rank(score):
+    scores = torch.tensor([[0.0, 1.0, float(score)]])
+    with pytest.raises(ValueError, match=f"highest score is {score}"):
         target_ranks(scores, torch.tensor([1]), torch.zeros(1, 3, dtype=torch.bool))
 
 

@@ -133,6 +133,11 @@ def test_reuse(written):
     assert texts[0][2] == "–", "SASRec has not used GRU4Rec's"
     assert all(row[1] != "–" for row in texts) and table.rows[1][1].below.endswith("%")
     assert len(table.numbers) == 3
+    # Holm's correction is for what this table alone has; the diagonal's stand in Table 2.
+    by_method = table.numbers.set_index(["method", "backbone"])
+    (reused,) = (key for key in by_method.index if key[0] != "TSLRec")
+    assert by_method.loc[reused, "p_users_holm"] == by_method.loc[reused, "p_users"]
+    assert by_method.drop(reused)["p_users_holm"].isna().all()
 
 
 @pytest.mark.parametrize(
@@ -158,7 +163,7 @@ def test_what_is_missing_is_said(tmp_path):
     cells = [writer.write("tiny", "SASRec", variant, 2020) for variant in ("Base", "TSLRec")]
     (tmp_path / "items" / f"{cells[1]}.npz").unlink()
     text = make_document(Results.load(tmp_path), figures, "command").markdown()
-    assert "Did not run: CI, control: preferences, control: pretrained" in text
+    assert "No result: CI, control: preferences, control: pretrained" in text
     assert "1 common seed: there is no test." in text and "± 0" not in text
     assert "Left out:" in text and "Figure 4, categories: no TSLRec cell has kept its items" in text
     assert "Map of the items: no TSLRec" in text and "E4SRec has no finished cell" in text
@@ -304,7 +309,7 @@ def test_the_table_says_who_has_fewer_seeds(tmp_path):
         for variant, count in counts.items():
             for seed in range(count):
                 writer.write("tiny", backbone, variant, seed)
-    text = tables._seeds_text(Results.load(tmp_path))
+    text = tables._seeds_and_gaps(Results.load(tmp_path))
     assert text == "2 seeds (tiny Caser has 1, tiny GRU4Rec CI has 1)"
 
 
@@ -316,13 +321,12 @@ def test_groups_of_equal_values_are_one():
 
 def test_methods_under_different_settings_are_named(tmp_path):
     writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
-    for variant in ("Base", "CI", "TSLRec"):
+    for variant, giver in (("Base", None), ("CI", None), ("TSLRec", None), ("TSLRec", "Caser")):
         rate = "0.0003" if variant == "TSLRec" else "0.001"
-        writer.write(
-            "tiny", "SASRec", variant, 1, effective={"learning_rate": rate, "own": variant}
-        )
+        effective = {"learning_rate": rate, "own": variant}
+        writer.write("tiny", "SASRec", variant, 1, embeddings_from=giver, effective=effective)
     (note,) = (note for note in Results.load(tmp_path).notes if "learning_rate" in note)
-    assert "learning_rate: 0.001 (Base, CI); 0.0003 (TSLRec)" in note
+    assert "learning_rate: 0.001 (Base, CI); 0.0003 (TSLRec, TSLRec from Caser)" in note
 
 
 def test_a_picture_shows_the_control_that_is_best_on_validation(tmp_path):
@@ -356,5 +360,7 @@ def test_without_matplotlib_the_error_says_what_to_install(written, tmp_path, mo
     monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
     monkeypatch.delitem(sys.modules, "recbole_tslrec.experiments.figures")
     monkeypatch.delattr("recbole_tslrec.experiments.figures")
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'recbole_tslrec\[report\]'"):
-        write_report(written.folder, tmp_path / "out")
+    command = ["x", "report", f"--results={written.folder}", f"--output={tmp_path / 'out'}"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit, match=r"report: .*pip install 'recbole_tslrec\[report\]'"):
+        main()

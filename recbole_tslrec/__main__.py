@@ -10,7 +10,7 @@ from recbole_tslrec import quick_start
 from recbole_tslrec.commands import checkpoints, compare, data, results, stages
 
 # Their errors are of what the user gave; those of others come from a training, with a traceback.
-_WITHOUT_TRACEBACK = ("import", "stages", "clean", "convert", "report")
+_WITHOUT_TRACEBACK = ("import", "stages", "clean", "convert", "fold", "report")
 
 
 @quick_start.stoppable

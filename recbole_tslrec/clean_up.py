@@ -60,7 +60,8 @@ def leftovers(
             written in them for so long.
         unused_days: finished stages go too if no run has used them for so long, and nothing that
             stays was made from them. None: they all stay.
-        keep: fingerprints of what the stages of an experiment are made from; those stay.
+        keep: fingerprints of what the stages of an experiment are made from; those stay, unfinished
+            ones too.
         checkpoints: RecBole's ``checkpoint_dir``, whose temporary files are looked at too.
 
     Raises:
@@ -73,7 +74,10 @@ def leftovers(
     unfinished = [
         Leftover(stage.folder, f"unfinished for {older_than_days:g} days", stage.bytes)
         for stage in stages
-        if stage.unfinished and not stage.held and now - stage.last_used > older_than_days * _DAY
+        if stage.unfinished
+        and not stage.held
+        and now - stage.last_used > older_than_days * _DAY
+        and fingerprint(stage.made_from) not in keep
     ]
     damaged = [
         Leftover(stage.folder, f"not usable: {stage.problem}", stage.bytes)

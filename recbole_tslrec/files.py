@@ -201,6 +201,8 @@ def _disk_error(error: Exception, path: Path) -> int | None:
             os.fsdecode(error.filename)
         ).absolute().is_relative_to((path if path.is_dir() else path.parent).absolute())
         return None if elsewhere or error.errno not in _REMEDIES else error.errno
+    if "</torch_" in str(error):  # the memory that a loader's workers share, which is on no disk
+        return None
     # torch and safetensors raise errors of their own, with the system's words in them.
     for number in _REMEDIES:
         if os.strerror(number) in str(error):

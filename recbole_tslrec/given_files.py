@@ -20,6 +20,7 @@ from recbole_tslrec.reconstruction.histories import fingerprint as histories_fin
 from recbole_tslrec.reconstruction.histories import training_histories
 from recbole_tslrec.storage import MANIFEST, fingerprint
 
+POPULARITY = "popularity"  # the distribution of negative items that RecBole calls so
 _NOTED = {  # in a checkpoint's ``trained_on``, as an error calls it
     "items": "items",
     "training": "training interactions",
@@ -97,10 +98,22 @@ def given_backbone(config, backbone, dataset, valid_data) -> Tensor:
                 f"[{wanted}]."
             )
     _check_trained_on(theirs["trained_on"], data_notes(dataset, valid_data), path)
+    if draws_by_popularity(theirs):
+        raise ValueError(
+            f"backbone_checkpoint: [{path}] was trained or validated with negative items drawn by "
+            f"popularity, for which RecBole counts the test interactions as well. Leave "
+            f"backbone_checkpoint out: the backbone is then trained with counts of training alone."
+        )
     table = item_embeddings(backbone, checkpoint)
     tokens = dataset.field2id_token[dataset.iid_field][1:].tolist()
     check_finite(table, f"backbone_checkpoint: [{path}]", tokens)
     return table
+
+
+def draws_by_popularity(config) -> bool:
+    """Whether RecBole's own training or validation under these settings looks at test interactions."""
+    arguments = (config[f"{phase}_neg_sample_args"] or {} for phase in ("train", "valid"))
+    return any(phase.get("distribution") == POPULARITY for phase in arguments)
 
 
 def _check_trained_on(noted: dict[str, str] | None, wanted: dict[str, str], path: Path) -> None:

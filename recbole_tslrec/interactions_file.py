@@ -9,6 +9,7 @@ target after it is another one, and nothing fails.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ _ROWS_AT_ONCE = 1_000_000  # keeps the memory of the check below that of reading
 
 
 def check_interactions(config: dict[str, Any]) -> None:
-    """Raise ValueError for the first user, item or time that RecBole would take for another.
+    """Raise ValueError for the first user, item or time that pandas takes for missing or for more.
+
+    More: a quotation mark that swallows the lines after it.
 
     A file that is not there is RecBole's to report, and ready-made sequences
     (``benchmark_filename``) are the pipeline's.
@@ -68,7 +71,8 @@ def _check_rows(rows: pd.DataFrame, path: Path, config: dict[str, Any]) -> None:
         if missing.any():
             number = missing.idxmax()
             raise ValueError(
-                f"[{path}] line {number + 2}: the {field} [{_as_written(path, config, field, number)}] "
+                f"[{path}] line {_line(path, number)}: the {field} "
+                f"[{_as_written(path, config, field, number)}] "
                 f"counts as missing. RecBole would drop the interaction, or make up its time, and so "
                 f"change the history. Rename it in the file (pandas takes NA, nan, None, null and the "
                 f"like for missing), or take such lines out."
@@ -77,9 +81,16 @@ def _check_rows(rows: pd.DataFrame, path: Path, config: dict[str, Any]) -> None:
         if broken.any():
             number = broken.idxmax()
             raise ValueError(
-                f"[{path}] line {number + 2}: the {field} [{rows[field][number]}] goes over several "
-                f'lines, because it begins with a quotation mark ("). Take the mark out.'
+                f"[{path}] line {_line(path, number)}: the {field} [{rows[field][number]}] goes over "
+                f'several lines, because it begins with a quotation mark ("). Take the mark out.'
             )
+
+
+def _line(path: Path, number: int) -> int:
+    """The line, from 1, of a row, from 0: after the header, and pandas skips blank lines."""
+    with open(path, "rb") as file:
+        lines = (line for line, text in enumerate(file, start=1) if text.strip(b" \r\n"))
+        return next(islice(lines, number + 1, None))
 
 
 def _as_written(path: Path, config: dict[str, Any], field: str, number: int) -> str:

@@ -43,6 +43,7 @@ from recbole_tslrec.augmentation.enhanced_embeddings import (
 from recbole_tslrec.compatibility import load_checkpoint
 from recbole_tslrec.files import check_writable
 from recbole_tslrec.given_files import (
+    POPULARITY,
     given_backbone,
     given_enhanced_items,
     item_embeddings,
@@ -74,7 +75,8 @@ CATEGORY = "category"  # [n_items] int64
 _FILE = "items.safetensors"
 _ENHANCED_FILE = "enhanced_items.safetensors"
 _LANGUAGE_MODEL = "language_model.json"  # the identity of what the adapters beside it belong to
-_READ = "item_embeddings"  # in a stage's notes: the hash of e_v that it read
+# In a stage's notes: the hashes of e_v and of the categories that it read.
+_READ, _LABELS = "item_embeddings", "item_categories"
 _READ_FILE = "read.json"  # the same, beside partial results
 
 
@@ -335,23 +337,29 @@ class Pipeline:
         trainer.tensorboard = SummaryWriter(os.path.join(trainer.tensorboard.log_dir, "backbone"))
         # A loader of its own: this one's shuffling must not advance the fused model's.
         train_data = get_dataloader(config, "train")(
-            config, self.dataset, self._training_sampler(config), shuffle=config["shuffle"]
+            config, self.dataset, self._sampler(config, "train"), shuffle=config["shuffle"]
         )
-        trainer.fit(train_data, self.valid_data, saved=True, show_progress=self.show_progress)
+        valid_data = self._backbone_valid_data(config)
+        trainer.fit(train_data, valid_data, saved=True, show_progress=self.show_progress)
         return item_embeddings(self.backbone_spec, load_checkpoint(trainer.saved_model_file))
 
-    def _training_sampler(self, config):
+    def _backbone_valid_data(self, config):
+        """The validation loader; where it draws items by popularity, one with a sampler of ours."""
+        if config["valid_neg_sample_args"]["distribution"] != POPULARITY or not self.valid_data:
+            return self.valid_data
+        sampler = self._sampler(config, "valid")
+        return get_dataloader(config, "valid")(config, self.valid_data._dataset, sampler)
+
+    def _sampler(self, config, phase: str):
         """RecBole's sampler of negative items, which by popularity counts test interactions as well.
 
         This one counts the training interactions alone.
         """
-        arguments = config["train_neg_sample_args"]
+        arguments = config[f"{phase}_neg_sample_args"]
         if arguments["distribution"] == "none":
             return None
-        sampler = RepeatableSampler(
-            ["train"], self.dataset, arguments["distribution"], arguments["alpha"]
-        )
-        return sampler.set_phase("train")
+        distribution, alpha = arguments["distribution"], arguments.get("alpha", 1.0)
+        return RepeatableSampler([phase], self.dataset, distribution, alpha).set_phase(phase)
 
     def _backbone_config(self):
         config = copy.copy(self.config)
@@ -438,7 +446,8 @@ class Pipeline:
         checkpoints = folder / WORK / "checkpoints"
         users = self.dataset.field2id_token[self.dataset.uid_field].tolist()
         # Which users are held out follows from their order in the file.
-        self._keep_only_own(checkpoints, {"order": fingerprint([users, self.tokens])})
+        order = fingerprint([users, self.tokens])
+        self._keep_only_own(checkpoints, {"order": order, _LABELS: self._labels_hash})
         report = fine_tune(
             model,
             prompt,
@@ -466,12 +475,17 @@ class Pipeline:
         del model
         gc.collect()
         torch.cuda.empty_cache()
-        return report.as_dict() | {_READ: self._embeddings_hash}
+        return report.as_dict() | {_READ: self._embeddings_hash, _LABELS: self._labels_hash}
 
     @cached_property
     def _embeddings_hash(self) -> str:
         """Of e_v as it is now: the same settings give another one on another machine."""
         return self._hash_of_embeddings(self.item_embeddings())
+
+    @cached_property
+    def _labels_hash(self) -> str:
+        """Of the categories as they are now: k-means may number the same groups otherwise."""
+        return ItemTensors(self.tokens, {CATEGORY: self.item_categories()}).content_hash()
 
     def _hash_of_embeddings(self, table: Tensor) -> str:
         return ItemTensors(self.tokens, {ITEM_EMBEDDING: table}).content_hash()
@@ -547,7 +561,8 @@ class Pipeline:
             "settings": settings.stage_settings(self.config, *made_from),
         }
         ItemTensors(self.tokens, tensors, provenance).save(folder / _ENHANCED_FILE)
-        return {"cost": meter.cost(), _READ: self._embeddings_hash}
+        labels = {_LABELS: stage.notes.get(_LABELS)} if tuned else {}
+        return {"cost": meter.cost(), _READ: self._embeddings_hash} | labels
 
     def check_stages_agree(self) -> None:
         """Raise ValueError if categories and enhanced embeddings are not of the same e_v.
@@ -556,6 +571,13 @@ class Pipeline:
         """
         for stage in (self.categories(), self.augmentation()):
             self._check_read_by(stage)
+        noted = self.augmentation().notes.get(_LABELS)
+        if noted is not None and noted != self._labels_hash:
+            raise ValueError(
+                f"Stage augmentation: [{self.augmentation().folder}] was made with other categories "
+                f"than those in [{self.categories().folder}], which were made again and came out "
+                f"otherwise. {remedy(self.augmentation().folder)}"
+            )
 
     def _check_read_by(self, stage: Stage) -> None:
         """Raise ValueError if a stage was made of other item embeddings than there are now."""

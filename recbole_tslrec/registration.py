@@ -147,6 +147,11 @@ def _with_checks(original):
             settings.settle_batching(values, self.model, STAGED[self.model].backbone.causal)
         elif self.model in BACKBONES:
             settings.settle_batching(values, self.model, BACKBONES[self.model].causal)
+        elif values.get("train_batching", "prefix") != "prefix":
+            raise ValueError(
+                f"train_batching: [{values['train_batching']}] is for {', '.join(BACKBONES)} and the "
+                f"models made of them; [{self.model}] trains on prefixes. Leave train_batching out."
+            )
         if self.model in _OUR_MODELS:
             settings.check_loss(values)
         original(self)

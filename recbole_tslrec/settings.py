@@ -136,11 +136,21 @@ def training_settings(config: Mapping[str, Any]) -> dict[str, str]:
     without_effect = set(_WITHOUT_EFFECT_ON_TRAINING)
     if config.get("train_batching") == "prefix":
         without_effect.add("train_window_context")
+    if _draws_in_loaders(config):  # a loader's workers draw other items than it would by itself
+        without_effect.remove("worker")
     return {
         key: str(value)
         for key, value in sorted(config.items())
         if key not in SETTINGS and key not in without_effect
     }
+
+
+def _draws_in_loaders(config: Mapping[str, Any]) -> bool:
+    """Whether loading draws at random: negative items to train on or to rank, or a transformation."""
+    mode = (config.get("eval_args") or {}).get("mode") or "full"
+    modes = mode.values() if isinstance(mode, Mapping) else [mode]
+    sampled = any(one not in ("full", "labeled") for one in modes)
+    return sampled or config.get("loss_type") == "BPR" or config.get("transform") is not None
 
 
 def check_values(config: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from recbole_tslrec.files import (
     DiskError,
     broken_seal,
     check_writable,
+    explaining_disk_errors,
     read_checked_json,
     remove_unfinished_files,
     seal,
@@ -186,3 +187,9 @@ def test_an_interrupt_is_not_taken_for_the_disks(tmp_path):
         write_atomically(tmp_path / "a", lambda _: failing_with(KeyboardInterrupt()))
     torch.save({}, tmp_path / "b")
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_the_memory_that_workers_share_is_no_disk(tmp_path):
+    error = RuntimeError("unable to write to file </torch_1_2>: No space left on device (28)")
+    with pytest.raises(RuntimeError, match="torch_1_2"), explaining_disk_errors(tmp_path):
+        raise error

@@ -2,7 +2,13 @@
 
 import pytest
 import torch
-from test_pipeline import histories, pipeline_of, write_histories
+from test_pipeline import (
+    POPULARITY,
+    VALIDATED_BY_POPULARITY,
+    histories,
+    pipeline_of,
+    write_histories,
+)
 
 from recbole_tslrec.quick_start import run_experiment
 
@@ -72,6 +78,16 @@ def test_a_backbone_whose_epoch_was_chosen_by_what_is_tested_here_is_refused(tmp
     given = settings | split(0.5, 0.25, 0.25) | {"backbone_checkpoint": checkpoint}
     with pytest.raises(ValueError, match="trained on other validation interactions"):
         pipeline_of(given, "one").categories()
+
+
+@pytest.mark.parametrize("changes", [POPULARITY, VALIDATED_BY_POPULARITY])
+def test_a_backbone_for_which_recbole_counted_test_interactions_is_refused(
+    changes, small_data, settings
+):
+    given = settings | {"train_neg_sample_args": None} | changes
+    checkpoint = run_experiment("SASRec", small_data, config_dict=given).checkpoint
+    with pytest.raises(ValueError, match="by popularity, for which RecBole counts the test"):
+        pipeline_of(given | {"backbone_checkpoint": checkpoint}, small_data).categories()
 
 
 def test_enhanced_items_of_such_a_backbone_are_taken_with_a_warning(tmp_path, settings, caplog):

@@ -70,6 +70,14 @@ POPULARITY = {
     "loss_type": "BPR",
     "train_neg_sample_args": {"distribution": "popularity", "sample_num": 1},
 }
+VALIDATED_BY_POPULARITY = {
+    "eval_args": {
+        "split": {"LS": "valid_and_test"},
+        "order": "TO",
+        "group_by": "user",
+        "mode": {"valid": "pop20", "test": "full"},
+    }
+}
 
 
 @pytest.mark.parametrize(
@@ -80,6 +88,7 @@ POPULARITY = {
         (2, {"epochs": 1} | POPULARITY),
         (1, {"epochs": 4}),
         (1, {"epochs": 4} | POPULARITY),
+        (1, {"epochs": 4} | VALIDATED_BY_POPULARITY),
     ],
 )
 def test_nothing_held_out_enters_any_stage(held_out, changes, tmp_path, settings):
@@ -111,14 +120,14 @@ def test_enhanced_embeddings_line_up_under_another_order_of_ids(tmp_path, settin
     assert other.tokens != one.tokens and sorted(other.tokens) == sorted(one.tokens)
     for token, row in zip(other.tokens, other.enhanced_items(), strict=True):
         assert torch.equal(row, rows[token]), token
-    assert "other training interactions" not in caplog.text
+    assert "interactions of the same data set" not in caplog.text
     fewer = pipeline_of(given | {"item_inter_num_interval": "[20,inf)"}, "one")
     assert 0 < len(fewer.tokens) < len(one.tokens)
     with caplog.at_level("WARNING"):
         enhanced = fewer.enhanced_items()
     for token, row in zip(fewer.tokens, enhanced, strict=True):
         assert torch.equal(row, rows[token]), token
-    assert "other training interactions" in caplog.text
+    assert "from other training and validation interactions" in caplog.text
 
 
 def test_a_stored_stage_is_reused_under_another_order_of_ids(tmp_path, settings):
@@ -190,6 +199,21 @@ def test_only_what_a_change_concerns_is_made_again(small_data, settings):
         pipeline = pipeline_of(settings | {key: value}, small_data)
         pipeline.augmentation()
         assert [stage.name for stage in pipeline.stages if not stage.reused] == expected, key
+
+
+def test_categories_that_are_numbered_otherwise_are_noticed(small_data, settings):
+    first = pipeline_of(settings, small_data)
+    first.augmentation()
+    shutil.rmtree(first.categories().folder)
+    again = pipeline_of(settings, small_data)
+    again.check_stages_agree()  # they came out the same
+    shutil.rmtree(again.categories().folder)
+    other = pipeline_of(settings | {"tslrec_dir": "other", "seed": 5}, small_data)
+    labels = (other.item_categories() + 1) % 4
+    again = pipeline_of(settings, small_data)
+    again.item_categories = lambda: labels
+    with pytest.raises(ValueError, match="augmentation-.*made with other categories.*Remove"):
+        again.check_stages_agree()
 
 
 def test_a_language_model_is_not_used_with_a_backbone_made_again(small_data, settings):

@@ -279,6 +279,15 @@ def test_what_pandas_takes_for_missing_is_named_before_recbole_drops_it(
         Config("TSLRec_SASRec", "odd", config_dict=settings)
 
 
+def test_blank_lines_count_when_a_line_is_named(tmp_path, settings):
+    folder = tmp_path / "data" / "odd"
+    folder.mkdir(parents=True)
+    lines = ["user_id:token\titem_id:token\ttimestamp:float", "", "u1\ti1\t1", " ", "", "u1\tNA\t2"]
+    (folder / "odd.inter").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"line 6: the item_id \[NA\] counts as missing"):
+        Config("TSLRec_SASRec", "odd", config_dict=settings)
+
+
 def test_a_missing_token_is_named_in_any_block(tmp_path, settings, monkeypatch):
     monkeypatch.setattr(interactions_file, "_ROWS_AT_ONCE", 4)
     write_atomic(tmp_path / "data", "odd", [*WELL, ("u", "None", 3)])
@@ -322,3 +331,21 @@ def test_a_key_enters_the_fingerprint_of_its_stage_and_no_other(key):
 def test_the_backbone_depends_on_recboles_keys_but_not_on_where_things_lie():
     assert training_settings({"learning_rate": 1}) != training_settings({"learning_rate": 2})
     assert training_settings({"checkpoint_dir": "a"}) == training_settings({"checkpoint_dir": "b"})
+
+
+def test_workers_count_where_they_draw(small_data, settings):
+    def trained(**keys):
+        config = Config("SASRec", small_data, config_dict=settings | keys)
+        return training_settings(config.final_config_dict)
+
+    whole = {"train_neg_sample_args": None}
+    sampled = whole | {"eval_args": {"mode": {"valid": "uni5", "test": "full"}}}
+    for keys, counts in (({"loss_type": "BPR"}, True), (sampled, True), (whole, False)):
+        assert (trained(**keys, worker=0) != trained(**keys, worker=1)) is counts, keys
+
+
+@pytest.mark.parametrize("value", ["sequence", "sequnce"])
+def test_other_models_of_recbole_train_on_prefixes(value, small_data, settings):
+    keys = settings | {"train_neg_sample_args": None, "train_batching": value}
+    with pytest.raises(ValueError, match=r"train_batching: .*\[NARM\] trains on prefixes"):
+        Config("NARM", small_data, config_dict=keys)

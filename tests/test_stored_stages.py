@@ -219,6 +219,15 @@ def test_what_an_unfinished_stage_is_made_from_stays(root):
     }
 
 
+def test_an_unfinished_stage_of_a_kept_experiment_stays_however_old(root):
+    wanted = chain(epochs=9)
+    with pytest.raises(KeyboardInterrupt):
+        Store(root / "data").get("fine_tuning", wanted["fine_tuning"], stop)
+    keep = {fingerprint(made_from) for made_from in wanted.values()}
+    assert clean(root, older_than_days=0, keep=keep) == (set(), True)
+    assert any(stage.unfinished for stage in stored_stages(root))
+
+
 def _hold(root, queue):
     def wait(folder):
         queue.put("begun")

@@ -85,11 +85,13 @@ def _clean(args: argparse.Namespace) -> None:
         {fingerprint(made_from) for made_from in wanted.values()},
         args.checkpoint_dir,
     )
+    n_bytes = 0
     for leftover in found:
         kept = args.yes and not remove(leftover)
         note = "; kept, since a process has taken it up" if kept else ""
+        n_bytes += 0 if kept else leftover.bytes
         print(f"{size(leftover.bytes):>10}  {leftover.path}  ({leftover.why}{note})")
-    total = size(sum(leftover.bytes for leftover in found))
+    total = size(n_bytes)
     if not found:
         print(f"Nothing in [{root}] needs to go.")
     else:

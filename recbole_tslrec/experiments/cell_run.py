@@ -25,6 +25,7 @@ from recbole_tslrec.experiments.kept_cells import DONE, FAILED, ResultsFolder
 from recbole_tslrec.experiments.machine import machine
 from recbole_tslrec.experiments.protocols import CUTOFFS, rank_test_targets, save_arrays
 from recbole_tslrec.experiments.variants import INPUT_FILES, VARIANTS
+from recbole_tslrec.given_files import draws_by_popularity
 from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.pipeline import Pipeline
 from recbole_tslrec.quick_start import Experiment, run_experiment
@@ -96,7 +97,8 @@ def experiment_settings_with_inputs(cell: Cell, results: ResultsFolder) -> dict[
     """The settings with which RecBole runs a cell, with what it takes from other cells.
 
     Base's trained model is handed on as the backbone where it is there; else the pipeline trains
-    the same one by itself, under the same seed.
+    one by itself, under the same seed. That is the same but where negative items are drawn by
+    popularity, for which RecBole, and so Base, counts test interactions as well.
 
     Raises:
         RuntimeError: the cell whose enhanced embeddings it takes has failed.
@@ -128,7 +130,10 @@ def _handed_on(cell: Cell, results: ResultsFolder) -> Path | None:
     base = cell.base()
     # A checkpoint without a line is of a training that was interrupted.
     finished = results.cells.read().get(base.id, {}).get("status") == DONE
-    return results.checkpoint(base.id, base.model) if finished else None
+    config = Config(base.model, base.dataset, config_dict=base.experiment_settings())
+    if not finished or draws_by_popularity(config):
+        return None
+    return results.checkpoint(base.id, base.model)
 
 
 def _base_taken(cell: Cell, given: Mapping[str, Any]) -> str | None:

@@ -14,6 +14,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -33,7 +34,7 @@ from recbole_tslrec.language_model.meter import matrix_rate, operations, peak_me
 from recbole_tslrec.language_model.prompt import Prompt
 from recbole_tslrec.language_model.random_model import random_language_model
 from recbole_tslrec.language_model.shared_prefix import can_share_prefix
-from recbole_tslrec.storage import write_json
+from recbole_tslrec.storage import write_atomically, write_json
 
 # Words around the history; their numbers are those of the two papers' instructions in Llama's tokens.
 _BEFORE = {"TSLRec": 20, "E4SRec": 16}
@@ -399,7 +400,7 @@ def draw(results: list[Measured], title: str, path: Path) -> None:
         axis.set_title("training, one epoch" if part == "training" else "inference, all of it")
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, format="png")  # a temporary name does not say so
     pyplot.close(figure)
 
 
@@ -426,7 +427,15 @@ def scale_of(dataset: str, config_file_list, **changes) -> Scale:
 
 
 def run(scale: Scale, dataset: str, turns: int, output: Path) -> str:
-    """Measure, write ``efficiency.md``, ``.json`` and ``.png`` into ``output``; the Markdown."""
+    """Measure, write ``efficiency.md``, ``.json`` and ``.png`` into ``output``; the Markdown.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed; before anything is measured.
+    """
+    if find_spec("matplotlib") is None:
+        raise ModuleNotFoundError(
+            "efficiency: draws with matplotlib: pip install 'recbole_tslrec[report]'."
+        )
     results = measure(scale, turns)
     output.mkdir(parents=True, exist_ok=True)
     weights = "full precision" if scale.quantization == "none" else scale.quantization
@@ -439,12 +448,14 @@ def run(scale: Scale, dataset: str, turns: int, output: Path) -> str:
         f"over TSLRec with a shared prefix. Weights are random.\n\n{efficiency_table(results)}\n\n"
         f"![Figure 3](efficiency.png)\n"
     )
-    (output / "efficiency.md").write_text(text, encoding="utf-8")
     kept = [asdict(result) for result in results]
     settings = {
         key: value for key, value in asdict(scale).items() if not isinstance(value, np.ndarray)
     }
     content = {"dataset": dataset, "settings": settings, "ways": kept, "command": command}
     write_json(output / "efficiency.json", content)
-    draw(results, title, output / "efficiency.png")
+    write_atomically(output / "efficiency.png", lambda temporary: draw(results, title, temporary))
+    write_atomically(
+        output / "efficiency.md", lambda temporary: temporary.write_text(text, encoding="utf-8")
+    )
     return text

@@ -26,7 +26,7 @@ def read_items(path: Path, wanted: Collection[str], columns: Columns) -> tuple[p
         path: an atomic ``.item``, whose columns are kept, or lines of tab-separated
             ``item, text`` or ``item, original id, text, more text …`` without a header.
         wanted: the tokens of the items that have interactions.
-        columns: names the item column of an atomic file, if it has no common name.
+        columns: may name the item column of an atomic file, if it has no common name.
 
     Returns:
         The table under RecBole's headers, and a sentence that says for how many items nothing was
@@ -37,7 +37,9 @@ def read_items(path: Path, wanted: Collection[str], columns: Columns) -> tuple[p
     """
     header = atomic_header(path)
     if header:
-        at_item = columns.find("item", [column.rpartition(":")[0] for column in header], path)
+        names = [column.rpartition(":")[0] for column in header]
+        # The name is the log's column's; this file may have a common one.
+        at_item = (columns if columns.item in names else Columns()).find("item", names, path)
         header = [header.pop(at_item), *header]
         header[0] = "item_id:token"
         rows = _atomic_rows(path, at_item)
@@ -66,9 +68,14 @@ def read_items(path: Path, wanted: Collection[str], columns: Columns) -> tuple[p
 
 
 def _atomic_rows(path: Path, at_item: int) -> Iterator[tuple[int, str, list[str]]]:
-    rows = read_rows(path, "\t")
+    rows = read_rows(path, "\t", strict=False)  # a text may have "marks" in it
     next(rows)  # the header
     for line, row in rows:
+        if any("\n" in value for value in row):
+            raise ValueError(
+                f'{path}, line {line}: a text goes over several lines, since a quotation mark (") '
+                f"opens it. Take the mark out, or the line break."
+            )
         yield line, row.pop(at_item), row
 
 

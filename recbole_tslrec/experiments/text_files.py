@@ -41,13 +41,16 @@ def atomic_header(path: Path) -> list[str] | None:
     return columns if atomic else None
 
 
-def read_rows(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
+def read_rows(path: Path, separator: str, strict: bool = True) -> Iterator[tuple[int, list[str]]]:
     """The header and the rows, each with the line it begins on; blank lines are left out.
+
+    Args:
+        strict: whether a quotation mark within a quoted text is refused; pandas reads on.
 
     Raises:
         ValueError: quotes that do not match, or a row with more or fewer columns than the header.
     """
-    reader = csv.reader(read_lines(path), delimiter=separator, strict=True)
+    reader = csv.reader(read_lines(path), delimiter=separator, strict=strict)
     width = 0
     while True:
         line = reader.line_num + 1

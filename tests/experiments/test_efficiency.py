@@ -69,6 +69,13 @@ def test_the_command_measures_both_sides(quantization, language_model_folder, tm
     assert (tmp_path / "out" / "efficiency.json").is_file()
 
 
+def test_without_matplotlib_nothing_is_measured(monkeypatch, tmp_path):
+    monkeypatch.setattr(efficiency, "find_spec", lambda name: None)
+    monkeypatch.setattr(efficiency, "measure", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'recbole_tslrec\[report\]'"):
+        efficiency.run(None, "small", 1, tmp_path)
+
+
 def test_an_encoder_is_refused(language_model_folder):
     with pytest.raises(ValueError, match="no causal model"):
         efficiency.measure(scale_of(size=language_model_folder("bert")), 1, show_progress=False)

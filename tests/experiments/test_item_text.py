@@ -18,6 +18,17 @@ def test_text_with_and_without_original_id_or_several_texts(tmp_path):
     assert "2 with, 3 without text or a row; left out: 1 that" in note
 
 
+def test_a_file_beside_a_log_of_other_names_with_marks_in_its_titles(tmp_path):
+    """``--item_column`` names the log's column; pandas reads a text after a closing mark on."""
+    header = "item_id:token\ttitle:token_seq\n"
+    (tmp_path / "t.item").write_text(header + '1\t"Weird Al" live\n2\tplain\n')
+    table, _ = read_items(tmp_path / "t.item", ["1", "2"], Columns(item="Artikel"))
+    assert table.values.tolist() == [["1", "Weird Al live"], ["2", "plain"]]
+    (tmp_path / "t.item").write_text(header + '1\t"open\n2\tplain\n')
+    with pytest.raises(ValueError, match="t.item, line 2: a text goes over several lines"):
+        read_items(tmp_path / "t.item", ["1", "2"], Columns())
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -64,9 +64,8 @@ def test_windows_of_longer_histories_predict_recboles_targets_from_a_part_of_the
         {pair: len(prefixes) for pair, prefixes in expected.items()}
     )
     for user, items, target in made:
-        share = min(len(items), MAX_LENGTH // 2)
         assert any(
-            prefix[-len(items) :] == items and len(items) >= min(share, len(prefix))
+            prefix[-len(items) :] == items and len(items) >= min(MAX_LENGTH // 2, len(prefix))
             for prefix in expected[user, target]
         )
 

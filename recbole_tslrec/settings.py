@@ -15,6 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recbole.utils.argument_list import (
+    dataset_arguments,
+    evaluation_arguments,
+    general_arguments,
+    training_arguments,
+)
+
 # Stages, in the paper's order. RECOMMENDATION is the fused model: RecBole keeps its checkpoint.
 # PLACE marks keys that say where things lie or come from; no stage's result depends on them (what an
 # input file holds is fingerprinted by its content), and those that trade memory for time alone.
@@ -112,6 +119,10 @@ SETTINGS: dict[str, Setting] = {
 # Keys of properties/overall.yaml, which every sequential model has.
 BATCHING_KEYS = ("train_batching", "train_window_context")
 
+_RECBOLE_KEYS = frozenset(
+    [*general_arguments, *training_arguments, *evaluation_arguments, *dataset_arguments]
+)
+
 # RecBole's keys that cannot change what a trained backbone is. Every other key of the experiment
 # that is not ours enters its fingerprint: an unknown key may belong to a user's own backbone.
 _WITHOUT_EFFECT_ON_TRAINING = frozenset(
@@ -173,15 +184,19 @@ def check_values(config: Mapping[str, Any]) -> None:
 
 
 def check_spelling(given_keys: Mapping[str, Any], known_keys: Mapping[str, Any]) -> None:
-    """Raise ValueError for a key the user gave that is unknown but looks like one of ours.
+    """Raise ValueError for a key the user gave that is unknown but looks like one of ours or RecBole's.
 
-    RecBole takes any key in silence, and a user's own keys stay allowed; but ``n_category=20`` must
-    not run for hours with the default of ``n_categories``.
+    RecBole takes any key in silence, and a user's own keys stay allowed; but ``n_category=20`` or
+    ``epoch=1`` must not run for hours with the default of ``n_categories`` or ``epochs``.
+
+    Args:
+        known_keys: those of the model; a yaml may serve several, so all of ours are known besides.
     """
+    known = {*known_keys, *SETTINGS, *_RECBOLE_KEYS, *_WITHOUT_EFFECT_ON_TRAINING}
     for key in given_keys:
-        if key in known_keys or key in SETTINGS:  # a yaml may serve several of our models
+        if key in known:
             continue
-        near = difflib.get_close_matches(key, [*SETTINGS, *BATCHING_KEYS], n=1, cutoff=0.8)
+        near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.8)
         if near:
             raise ValueError(f"There is no key [{key}]. Did you mean [{near[0]}]?")
 

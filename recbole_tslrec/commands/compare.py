@@ -28,7 +28,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--datasets", help="several of them, separated by commas")
     command.add_argument("--backbone", default="SASRec", help=", ".join(BACKBONES))
     command.add_argument("--backbones", help="several of them, separated by commas")
-    command.add_argument("--variants", default=",".join(MAIN_VARIANTS), help=", ".join(VARIANTS))
+    command.add_argument(
+        "--variants", "--variant", default=",".join(MAIN_VARIANTS), help=", ".join(VARIANTS)
+    )
     command.add_argument("--controls", action="store_true", help=f"add {', '.join(CONTROLS)}")
     command.add_argument("--seeds", type=int, default=1, help="how many; more show the spread")
     command.add_argument(

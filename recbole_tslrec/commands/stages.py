@@ -64,12 +64,23 @@ def _wanted(args: argparse.Namespace) -> tuple[Path, dict]:
     return wanted_by(args.model, args.dataset, files, given)
 
 
+def _nothing_yet(root: Path, args: argparse.Namespace) -> bool:
+    """Whether the folder that nobody named is not there yet; says so."""
+    if root.is_dir() or args.tslrec_dir is not None:
+        return False
+    print(f"Nothing is stored: there is no folder [{root}] here yet.")
+    return True
+
+
 def _stages(args: argparse.Namespace) -> None:
     root, wanted = _wanted(args)
+    if _nothing_yet(root, args):
+        return
     stages = stored_stages(root, args.verify)
+    of = "" if args.dataset is None else f" of the data set [{args.dataset}]"
     if args.dataset is not None:
         stages = [stage for stage in stages if stage.folder.parent.name == args.dataset]
-    print(table(stages, time.time()) if stages else f"Nothing is stored in [{root}].")
+    print(table(stages, time.time()) if stages else f"Nothing{of} is stored in [{root}].")
     if args.model is not None:
         print(f"\n{args.model} on {args.dataset} under these settings:")
         print("\n".join(explain(wanted, stages)) or "needs no stages")
@@ -77,6 +88,8 @@ def _stages(args: argparse.Namespace) -> None:
 
 def _clean(args: argparse.Namespace) -> None:
     root, wanted = _wanted(args)
+    if _nothing_yet(root, args):
+        return
     found = leftovers(
         root,
         time.time(),

@@ -7,13 +7,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from recbole.config import Config
 
 from recbole_tslrec.experiments.cells import Cell
 from recbole_tslrec.experiments.variants import MAIN_VARIANTS, OWN_KEYS, VARIANTS
 from recbole_tslrec.language_model.reader import check_language_model
 from recbole_tslrec.model.specifications import BACKBONES
-from recbole_tslrec.settings import FINE_TUNING, LANGUAGE_MODEL, stage_settings
+from recbole_tslrec.settings import (
+    CATEGORIES,
+    FINE_TUNING,
+    LANGUAGE_MODEL,
+    check_spelling,
+    stage_settings,
+)
 from recbole_tslrec.storage import file_hash, fingerprint
 
 
@@ -102,12 +109,16 @@ class Grid:
         for cell in groups:
             try:
                 config = Config(cell.model, dataset, config_dict=cell.experiment_settings())
+                _check_categories(cell, config)
                 _check_language_model(cell, config, checked)
                 configs.append(config)
             except Exception as error:  # the cell's own, unless all have one
                 errors.append((cell, error))
         if not configs:
             raise errors[0][1]
+        # For RecBole's own models nobody else looks: Base would run under another setting.
+        known = {key: None for config in configs for key in config.internal_config_dict}
+        check_spelling(self.settings, known)
         _check_evaluation(configs[0])
         data = _data_hash(configs[0])
         for cell, error in errors:
@@ -148,6 +159,29 @@ def _tell_unused(dataset: str, given: Mapping[str, Any]) -> None:
         )
 
 
+def _check_categories(cell: Cell, config: Config) -> None:
+    """Raise ValueError for more categories than there are items, before any filter takes some out."""
+    path = _interactions(config)
+    if CATEGORIES in VARIANTS[cell.variant].stages and path.is_file():
+        n_items = _count_items(path, config["ITEM_ID_FIELD"], config["field_separator"])
+        if config["n_categories"] > n_items:
+            raise ValueError(
+                f"n_categories: [{config['n_categories']}] is more than the {n_items} items of the data "
+                f"set [{cell.dataset}]. Give fewer."
+            )
+
+
+def _count_items(path: Path, field: str, separator: str) -> int:
+    items = pd.read_csv(
+        path,
+        sep=separator,
+        usecols=lambda column: column.split(":")[0] == field,
+        dtype=str,
+        engine="c" if len(separator) == 1 else "python",
+    )
+    return items.iloc[:, 0].nunique()
+
+
 def _check_language_model(cell: Cell, config: Config, checked: set[str]) -> None:
     """Raise what would stop a cell's language model after its backbone has been trained.
 
@@ -163,9 +197,13 @@ def _check_language_model(cell: Cell, config: Config, checked: set[str]) -> None
         checked.add(key)
 
 
+def _interactions(config: Config) -> Path:
+    return Path(config["data_path"]) / f"{config['dataset']}.inter"
+
+
 def _data_hash(config: Config) -> str:
     """Of the interactions, and of the users' and items' files where RecBole loads those, too."""
-    path = Path(config["data_path"]) / f"{config['dataset']}.inter"
+    path = _interactions(config)
     if not path.is_file():
         raise FileNotFoundError(
             f"dataset: there is no [{path}]. Put the data set [{config['dataset']}] there, give "

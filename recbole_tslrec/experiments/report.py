@@ -88,6 +88,8 @@ def make_document(results: Results, figures: ModuleType, command: str) -> Docume
 
 def _takeaways(results: Results, comparisons: dict[str, list[Comparison]]) -> Section:
     section = Section("What to take away")
+    if results.mismatches:
+        section.blocks += ["Before anything else, what does not compare:", results.mismatches]
     for protocol, name in PROTOCOLS.items():
         of_tslrec = [
             one

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Sequence
+from logging import ERROR, getLogger
 from pathlib import Path
 
 import torch
@@ -13,6 +14,9 @@ from transformers import AutoModel, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
 from recbole_tslrec.language_model.source import LanguageModelSource
+
+# It warns in every run that an optional package, which is faster at 4 bits on some CPUs, is not there.
+getLogger("bitsandbytes.backends.cpu.ops").setLevel(ERROR)
 
 
 def bf16_is_fast(device: torch.device) -> bool:

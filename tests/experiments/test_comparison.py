@@ -171,6 +171,8 @@ def test_a_data_set_that_recbole_saves_is_not_the_trained_model(tmp_path):
         ({"reuse": True}, {}, "reuse: needs .* two backbones"),
         ({"config_files": ("{dataset}.yaml",)}, {}, r"there is no file \[small.yaml\]"),
         ({"variants": ("TSLRec",)}, {"n_categorys": 3}, "Did you mean .n_categories"),
+        ({"variants": ("Base",)}, {"epoch": 1}, r"no key \[epoch\]. Did you mean \[epochs\]"),
+        ({"variants": ("CI",)}, {"n_categories": 31}, r"n_categories: \[31\] is more than the 30"),
         ({"variants": ("E4SRec",)}, {}, r"variants: E4SRec stands beside SASRec"),
         ({"variants": ("TSLRec",)}, {"llm": "/no/such"}, r"llm: .*\[/no/such\] cannot be opened"),
         ({}, {"eval_args": {"mode": "uni10"}}, "eval_args: .* ranks all items"),

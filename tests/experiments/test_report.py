@@ -325,7 +325,9 @@ def test_methods_under_different_settings_are_named(tmp_path):
         rate = "0.0003" if variant == "TSLRec" else "0.001"
         effective = {"learning_rate": rate, "own": variant}
         writer.write("tiny", "SASRec", variant, 1, embeddings_from=giver, effective=effective)
-    (note,) = (note for note in Results.load(tmp_path).notes if "learning_rate" in note)
+    results = Results.load(tmp_path)
+    (note,) = (note for note in results.mismatches if "learning_rate" in note)
+    assert note in results.notes
     assert "learning_rate: 0.001 (Base, CI); 0.0003 (TSLRec, TSLRec from Caser)" in note
 
 

@@ -190,13 +190,16 @@ def check_spelling(given_keys: Mapping[str, Any], known_keys: Mapping[str, Any])
     ``epoch=1`` must not run for hours with the default of ``n_categories`` or ``epochs``.
 
     Args:
-        known_keys: those of the model; a yaml may serve several, so all of ours are known besides.
+        known_keys: those of the model. Keys of another backbone may be given, too: a yaml may serve
+            several.
     """
     known = {*known_keys, *SETTINGS, *_RECBOLE_KEYS, *_WITHOUT_EFFECT_ON_TRAINING}
     for key in given_keys:
         if key in known:
             continue
-        near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.8)
+        near = difflib.get_close_matches(key, [*SETTINGS, *BATCHING_KEYS], n=1, cutoff=0.8)
+        # RecBole's words are common ones, and other models' keys are made of them.
+        near += difflib.get_close_matches(key, _RECBOLE_KEYS, n=1, cutoff=0.9)
         if near:
             raise ValueError(f"There is no key [{key}]. Did you mean [{near[0]}]?")
 

@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import recbole
 import yaml
 from conftest import write_atomic
 from hypothesis import given
@@ -15,6 +16,7 @@ from recbole_tslrec.settings import (
     CATEGORIES,
     FINE_TUNING,
     SETTINGS,
+    check_spelling,
     check_values,
     stage_settings,
     training_settings,
@@ -195,6 +197,19 @@ def test_a_second_equals_sign_on_the_command_line_is_refused(small_data, setting
     monkeypatch.setattr(sys, "argv", ["run", "--enhanced_items=/data/lr=1/x.safetensors"])
     with pytest.raises(ValueError, match="enhanced_items.*second '='.*yaml"):
         Config("TSLRec_SASRec", small_data, config_dict=settings)
+
+
+def test_no_key_of_recboles_is_taken_for_a_misspelling():
+    """One yaml may serve several backbones, and so hold keys that some of them do not have."""
+    folder = Path(recbole.__file__).parent / "properties"
+    keys = {
+        key
+        for kind in ("model", "dataset", "quick_start_config")
+        for file in (folder / kind).glob("*.yaml")
+        for key in yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    }
+    assert {"attn_dropout_prob", "load_col"} <= keys
+    check_spelling(dict.fromkeys(keys), {})
 
 
 def test_a_misspelt_key_names_the_right_one(small_data, settings):

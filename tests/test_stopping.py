@@ -23,7 +23,9 @@ def children_seconds() -> float:
 
 
 def test_ctrl_c_ends_soon_with_a_line_on_how_to_go_on(small_data, settings, tmp_path):
-    (tmp_path / "long.yaml").write_text(json.dumps(settings | {"sft_epochs": 10_000}))
+    # Without patience: on a busy machine it could be over before it is interrupted.
+    endless = {"sft_epochs": 10_000, "sft_stopping_step": 10_000}
+    (tmp_path / "long.yaml").write_text(json.dumps(settings | endless))
     command = "-m recbole_tslrec run --model=TSLRec_SASRec --config_files=long.yaml".split()
     process = subprocess.Popen(
         [sys.executable, *command, f"--dataset={small_data}"],

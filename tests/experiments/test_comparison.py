@@ -24,6 +24,7 @@ from recbole_tslrec.experiments.grid import Grid
 from recbole_tslrec.experiments.kept_cells import Lines, ResultsFolder
 from recbole_tslrec.experiments.search import declare
 from recbole_tslrec.experiments.variants import CONTROLS, MAIN_VARIANTS, VARIANTS
+from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.registration import properties_folder
 
 GRU4REC = {"backbones": ("GRU4Rec",), "datasets": ("small",)}
@@ -233,17 +234,33 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
     assert cell(llm=str(folder)).id == cell(llm=str(tmp_path / "moved")).id
 
 
-def test_the_results_in_the_repository_are_those_of_its_commands():
+@pytest.mark.parametrize(
+    ("folder", "changes", "n_cells"),
+    [
+        (
+            "kept",
+            {"backbones": ("SASRec", "GRU4Rec"), "variants": (*MAIN_VARIANTS, *CONTROLS)},
+            14,
+        ),
+        (
+            "kept_reuse",
+            {
+                "backbones": tuple(BACKBONES),
+                "variants": ("Base", "TSLRec"),
+                "settings": {"MAX_ITEM_LIST_LENGTH": 10},
+                "reuse": True,
+            },
+            20,
+        ),
+    ],
+)
+def test_the_results_in_the_repository_are_those_of_its_commands(folder, changes, n_cells):
     """A change of code that gives their cells other ids would have everybody run them again."""
     top = properties_folder().parent
-    kept = ResultsFolder(top / "docs" / "results" / "kept").cells.read()
-    grid = Grid(
-        backbones=("SASRec", "GRU4Rec"),
-        variants=(*MAIN_VARIANTS, *CONTROLS),
-        config_files=[str(top / "properties" / "compare_ml-100k.yaml")],
-    )
+    kept = ResultsFolder(top / "docs" / "results" / folder).cells.read()
+    grid = Grid(**changes, config_files=[str(top / "properties" / "compare_ml-100k.yaml")])
     cells = grid.cells(grid.groups())
-    assert len(cells) == 14
+    assert len(cells) == n_cells
     assert {cell.id for cell in cells} <= kept.keys()
 
 

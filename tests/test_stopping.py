@@ -33,6 +33,8 @@ def test_ctrl_c_ends_soon_with_a_line_on_how_to_go_on(small_data, settings, tmp_
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell starts what runs in the background with the signal ignored, and children inherit it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         store = tmp_path / "saved" / "tslrec" / small_data

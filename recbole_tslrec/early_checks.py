@@ -20,15 +20,21 @@ def check_before_training(config, stages: Sequence[str], n_items: int) -> None:
     Raises:
         ValueError, OSError, ModuleNotFoundError: says which key, its value, and what to do.
     """
-    if "categories" in stages and config["n_categories"] > n_items:
-        raise ValueError(
-            f"n_categories: [{config['n_categories']}] is more than the {n_items} items of the data "
-            f"set [{config['dataset']}]. Give fewer."
-        )
+    if "categories" in stages:
+        check_categories(config, n_items)
     if "augmentation" in stages:
         check_language_model(config)
         needed = _bytes_of_stages(config, n_items, open_source_for(config))
         warn_of_little_space("tslrec_dir", Path(config["tslrec_dir"]), needed)
+
+
+def check_categories(config, n_items: int) -> None:
+    """Raise ValueError for more categories than items."""
+    if config["n_categories"] > n_items:
+        raise ValueError(
+            f"n_categories: [{config['n_categories']}] is more than the {n_items} items of the data "
+            f"set [{config['dataset']}]. Give fewer."
+        )
 
 
 def _bytes_of_stages(config, n_items: int, source) -> int:

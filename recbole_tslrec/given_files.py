@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from logging import getLogger
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -63,12 +63,10 @@ def validation_fingerprint(dataset, valid_data) -> str:
         users = dataset.field2id_token[user_field][held_out[user_field]]
         items = dataset.field2id_token[item_field][held_out[item_field]]
         # Sorting is stable: a user's rows stay in their order.
-        rows = sorted(([user, item] for user, item in zip(users, items, strict=True)), key=_user)
+        rows = sorted(
+            ([user, item] for user, item in zip(users, items, strict=True)), key=itemgetter(0)
+        )
     return fingerprint(rows)
-
-
-def _user(row: list[str]) -> str:
-    return row[0]
 
 
 def given_backbone(config, backbone, dataset, valid_data) -> Tensor:
@@ -104,7 +102,7 @@ def given_backbone(config, backbone, dataset, valid_data) -> Tensor:
             f"popularity, for which RecBole counts the test interactions as well. Leave "
             f"backbone_checkpoint out: the backbone is then trained with counts of training alone."
         )
-    table = item_embeddings(backbone, checkpoint)
+    table = backbone.item_embeddings(checkpoint)
     tokens = dataset.field2id_token[dataset.iid_field][1:].tolist()
     check_finite(table, f"backbone_checkpoint: [{path}]", tokens)
     return table
@@ -135,12 +133,6 @@ def _check_trained_on(noted: dict[str, str] | None, wanted: dict[str, str], path
                 f"the data, the filtering, the split or the order of the file differ. Interactions "
                 f"that are held out here may be in it. Train it under this experiment's settings."
             )
-
-
-def item_embeddings(backbone, checkpoint: dict[str, Any]) -> Tensor:
-    """The item table in a backbone's checkpoint without padding, [n_items - 1, d] float32."""
-    table = checkpoint["state_dict"][f"{backbone.item_table}.weight"]
-    return table[1:].float()  # row 0 is padding, and not zero
 
 
 def given_enhanced_items(config, tokens: list[str], data: dict[str, str]) -> ItemTensors:

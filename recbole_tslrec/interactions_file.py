@@ -31,7 +31,7 @@ def check_interactions(config: dict[str, Any]) -> None:
     Args:
         config: RecBole's ``final_config_dict``, once ``data_path`` ends in the data set's name.
     """
-    path = Path(config["data_path"]) / f"{config['dataset']}.inter"
+    path = path_of(config)
     if config.get("benchmark_filename") is not None or not path.is_file():
         return
     fields = (config["USER_ID_FIELD"], config["ITEM_ID_FIELD"], config["TIME_FIELD"])
@@ -45,6 +45,20 @@ def check_interactions(config: dict[str, Any]) -> None:
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ValueError(f"[{path}] cannot be read: {error}") from error
     _CHECKED.add(seen)
+
+
+def count_items(config: dict[str, Any]) -> int:
+    """How many items the interactions file holds, before any filter takes some out."""
+    field = config["ITEM_ID_FIELD"]
+    items: set[str] = set()
+    for rows in _read(path_of(config), config):
+        items.update(rows[field].unique())
+    return len(items)
+
+
+def path_of(config: dict[str, Any]) -> Path:
+    """The interactions file, once ``data_path`` ends in the data set's name."""
+    return Path(config["data_path"]) / f"{config['dataset']}.inter"
 
 
 def _read(path: Path, config: dict[str, Any], **how: Any) -> Iterator[pd.DataFrame]:

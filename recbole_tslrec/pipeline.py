@@ -46,7 +46,6 @@ from recbole_tslrec.given_files import (
     POPULARITY,
     given_backbone,
     given_enhanced_items,
-    item_embeddings,
     validation_fingerprint,
 )
 from recbole_tslrec.item_tensors import ItemTensors
@@ -341,7 +340,7 @@ class Pipeline:
         )
         valid_data = self._backbone_valid_data(config)
         trainer.fit(train_data, valid_data, saved=True, show_progress=self.show_progress)
-        return item_embeddings(self.backbone_spec, load_checkpoint(trainer.saved_model_file))
+        return self.backbone_spec.item_embeddings(load_checkpoint(trainer.saved_model_file))
 
     def _backbone_valid_data(self, config):
         """The validation loader; where it draws items by popularity, one with a sampler of ours."""
@@ -571,22 +570,20 @@ class Pipeline:
         """
         for stage in (self.categories(), self.augmentation()):
             self._check_read_by(stage)
-        noted = self.augmentation().notes.get(_LABELS)
-        if noted is not None and noted != self._labels_hash:
-            raise ValueError(
-                f"Stage augmentation: [{self.augmentation().folder}] was made with other categories "
-                f"than those in [{self.categories().folder}], which were made again and came out "
-                f"otherwise. {remedy(self.augmentation().folder)}"
-            )
+        self._check_made_of(self.augmentation(), _LABELS, self._labels_hash, self.categories())
 
     def _check_read_by(self, stage: Stage) -> None:
         """Raise ValueError if a stage was made of other item embeddings than there are now."""
-        noted = stage.notes.get(_READ)
-        if noted is not None and noted != self._embeddings_hash:
+        self._check_made_of(stage, _READ, self._embeddings_hash, self.backbone())
+
+    def _check_made_of(self, stage: Stage, note: str, now: str, source: Stage) -> None:
+        """Raise ValueError if a stage notes another hash of what ``source`` holds than that of now."""
+        noted = stage.notes.get(note)
+        if noted is not None and noted != now:
             raise ValueError(
-                f"Stage {stage.name}: [{stage.folder}] was made of other item embeddings than those in "
-                f"[{self.backbone().folder}]: the backbone was made again and came out otherwise, as it "
-                f"does on another machine. {remedy(stage.folder)}"
+                f"Stage {stage.name}: [{stage.folder}] was made of other {note.replace('_', ' ')} than "
+                f"those in [{source.folder}]: the {source.name} stage was made again and came out "
+                f"otherwise, as it does on another machine. {remedy(stage.folder)}"
             )
 
 

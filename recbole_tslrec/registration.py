@@ -144,14 +144,10 @@ def _with_checks(original):
             settings.check_command_line(sys.argv[1:])
             settings.check_spelling(self.external_config_dict, self.internal_config_dict)
             settings.check_values(values)
-            settings.settle_batching(values, self.model, STAGED[self.model].backbone.causal)
-        elif self.model in BACKBONES:
-            settings.settle_batching(values, self.model, BACKBONES[self.model].causal)
-        elif values.get("train_batching", "prefix") != "prefix":
-            raise ValueError(
-                f"train_batching: [{values['train_batching']}] is for {', '.join(BACKBONES)} and the "
-                f"models made of them; [{self.model}] trains on prefixes. Leave train_batching out."
-            )
+        backbone = (
+            STAGED[self.model].backbone if self.model in STAGED else BACKBONES.get(self.model)
+        )
+        settings.settle_batching(values, self.model, backbone is not None and backbone.causal)
         if self.model in _OUR_MODELS:
             settings.check_loss(values)
         original(self)

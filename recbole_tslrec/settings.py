@@ -22,6 +22,8 @@ from recbole.utils.argument_list import (
     training_arguments,
 )
 
+from recbole_tslrec.interactions_file import path_of
+
 # Stages, in the paper's order. RECOMMENDATION is the fused model: RecBole keeps its checkpoint.
 # PLACE marks keys that say where things lie or come from; no stage's result depends on them (what an
 # input file holds is fingerprinted by its content), and those that trade memory for time alone.
@@ -233,8 +235,8 @@ def settle_batching(config: dict[str, Any], model: str, causal: bool) -> None:
         raise ValueError(f"train_window_context: [{context}] is not a number in [0, 1].")
     if batching == "sequence" and not causal:
         raise ValueError(
-            f"train_batching: [sequence] needs a backbone whose output at a position depends on "
-            f"earlier ones alone; [{model}] has none. Set train_batching: prefix, or auto."
+            f"train_batching: [sequence] needs a backbone of ours whose output at a position depends "
+            f"on earlier ones alone; [{model}] has none. Set train_batching: prefix, or auto."
         )
     if batching == "auto":
         config["train_batching"] = "sequence" if causal else "prefix"
@@ -246,7 +248,7 @@ def check_columns(config: Mapping[str, Any]) -> None:
     Reads the first line of the .inter file alone. A file that is not there is RecBole's to report,
     and one of ready-made sequences (``benchmark_filename``) is the pipeline's.
     """
-    path = Path(config["data_path"]) / f"{config['dataset']}.inter"
+    path = path_of(config)
     if config.get("benchmark_filename") is not None or not path.is_file():
         return
     with open(path, encoding=config.get("encoding") or "utf-8") as file:

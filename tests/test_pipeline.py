@@ -212,7 +212,7 @@ def test_categories_that_are_numbered_otherwise_are_noticed(small_data, settings
     labels = (other.item_categories() + 1) % 4
     again = pipeline_of(settings, small_data)
     again.item_categories = lambda: labels
-    with pytest.raises(ValueError, match="augmentation-.*made with other categories.*Remove"):
+    with pytest.raises(ValueError, match="augmentation-.*made of other item categories.*Remove"):
         again.check_stages_agree()
 
 

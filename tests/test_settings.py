@@ -359,8 +359,10 @@ def test_workers_count_where_they_draw(small_data, settings):
         assert (trained(**keys, worker=0) != trained(**keys, worker=1)) is counts, keys
 
 
-@pytest.mark.parametrize("value", ["sequence", "sequnce"])
-def test_other_models_of_recbole_train_on_prefixes(value, small_data, settings):
-    keys = settings | {"train_neg_sample_args": None, "train_batching": value}
-    with pytest.raises(ValueError, match=r"train_batching: .*\[NARM\] trains on prefixes"):
-        Config("NARM", small_data, config_dict=keys)
+def test_other_models_of_recbole_train_on_prefixes(small_data, settings):
+    keys = settings | {"train_neg_sample_args": None}
+    for value, message in (("sequence", r"\[NARM\] has none"), ("sequnce", "is not one of prefix")):
+        with pytest.raises(ValueError, match=rf"train_batching: .*{message}"):
+            Config("NARM", small_data, config_dict=keys | {"train_batching": value})
+    auto = Config("NARM", small_data, config_dict=keys | {"train_batching": "auto"})
+    assert auto["train_batching"] == "prefix"

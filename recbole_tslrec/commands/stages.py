@@ -65,18 +65,13 @@ def _wanted(args: argparse.Namespace) -> tuple[Path, dict]:
 
 
 def _nothing_yet(root: Path, args: argparse.Namespace) -> bool:
-    """Whether the folder that nobody named is not there yet; says so."""
-    if root.is_dir() or args.tslrec_dir is not None:
-        return False
-    print(f"Nothing is stored: there is no folder [{root}] here yet.")
-    return True
+    """Whether the folder is not there, and nobody named it: no run has stored anything here."""
+    return args.tslrec_dir is None and not root.is_dir()
 
 
 def _stages(args: argparse.Namespace) -> None:
     root, wanted = _wanted(args)
-    if _nothing_yet(root, args):
-        return
-    stages = stored_stages(root, args.verify)
+    stages = [] if _nothing_yet(root, args) else stored_stages(root, args.verify)
     of = "" if args.dataset is None else f" of the data set [{args.dataset}]"
     if args.dataset is not None:
         stages = [stage for stage in stages if stage.folder.parent.name == args.dataset]
@@ -88,16 +83,16 @@ def _stages(args: argparse.Namespace) -> None:
 
 def _clean(args: argparse.Namespace) -> None:
     root, wanted = _wanted(args)
-    if _nothing_yet(root, args):
-        return
-    found = leftovers(
-        root,
-        time.time(),
-        args.older_than_days,
-        args.unused_days,
-        {fingerprint(made_from) for made_from in wanted.values()},
-        args.checkpoint_dir,
-    )
+    found = []
+    if not _nothing_yet(root, args):
+        found = leftovers(
+            root,
+            time.time(),
+            args.older_than_days,
+            args.unused_days,
+            {fingerprint(made_from) for made_from in wanted.values()},
+            args.checkpoint_dir,
+        )
     n_bytes = 0
     for leftover in found:
         kept = args.yes and not remove(leftover)

@@ -128,12 +128,10 @@ def _handed_on(cell: Cell, results: ResultsFolder) -> Path | None:
     ):
         return None
     base = cell.base()
-    # A checkpoint without a line is of a training that was interrupted.
-    finished = results.cells.read().get(base.id, {}).get("status") == DONE
+    if results.cells.read().get(base.id, {}).get("status") != DONE:
+        return None  # a checkpoint without a line is of a training that was interrupted
     config = Config(base.model, base.dataset, config_dict=base.experiment_settings())
-    if not finished or draws_by_popularity(config):
-        return None
-    return results.checkpoint(base.id, base.model)
+    return None if draws_by_popularity(config) else results.checkpoint(base.id, base.model)
 
 
 def _base_taken(cell: Cell, given: Mapping[str, Any]) -> str | None:

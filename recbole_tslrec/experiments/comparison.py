@@ -43,7 +43,7 @@ def compare(
         ValueError, FileNotFoundError, ...: what would fail every cell, before anything is trained.
     """
     results = ResultsFolder(results_folder)
-    groups = grid.groups()
+    groups = grid.groups(search.space if search is not None else ())
     failed_searches: dict[str, Exception] = {}
     tried: dict[str, dict[str, Any]] = {}
     if search is not None:

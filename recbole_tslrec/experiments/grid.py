@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from recbole.config import Config
 
+from recbole_tslrec.early_checks import check_categories
 from recbole_tslrec.experiments.cells import Cell
 from recbole_tslrec.experiments.variants import MAIN_VARIANTS, OWN_KEYS, VARIANTS
+from recbole_tslrec.interactions_file import count_items, path_of
 from recbole_tslrec.language_model.reader import check_language_model
 from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.settings import (
@@ -86,16 +87,19 @@ class Grid:
         reader.yaml_loader = reader._build_yaml_loader()
         return reader._load_config_files(files) | reader._convert_config_dict(dict(self.settings))
 
-    def groups(self) -> list[Cell]:
+    def groups(self, searched: Collection[str] = ()) -> list[Cell]:
         """A cell of every data set, backbone and variant, under the first seed; checked.
+
+        Args:
+            searched: keys of which a search will choose the values.
 
         Raises:
             ValueError, FileNotFoundError, ...: what would fail every cell of a data set. What would
                 fail some is their own error when they are run.
         """
-        return [cell for dataset in self.datasets for cell in self._groups_of(dataset)]
+        return [cell for dataset in self.datasets for cell in self._groups_of(dataset, searched)]
 
-    def _groups_of(self, dataset: str) -> list[Cell]:
+    def _groups_of(self, dataset: str, searched: Collection[str]) -> list[Cell]:
         given = self.given(dataset)
         groups = [
             Cell(dataset, backbone, variant, self.seeds[0], VARIANTS[variant].choose(given), "")
@@ -105,12 +109,11 @@ class Grid:
         ]
         _tell_unused(dataset, given)
         configs, errors = [], []
-        checked: set[str] = set()
+        checks = _EarlyChecks(searched)
         for cell in groups:
             try:
                 config = Config(cell.model, dataset, config_dict=cell.experiment_settings())
-                _check_categories(cell, config)
-                _check_language_model(cell, config, checked)
+                checks.check(cell, config)
                 configs.append(config)
             except Exception as error:  # the cell's own, unless all have one
                 errors.append((cell, error))
@@ -159,51 +162,42 @@ def _tell_unused(dataset: str, given: Mapping[str, Any]) -> None:
         )
 
 
-def _check_categories(cell: Cell, config: Config) -> None:
-    """Raise ValueError for more categories than there are items, before any filter takes some out."""
-    path = _interactions(config)
-    if CATEGORIES in VARIANTS[cell.variant].stages and path.is_file():
-        n_items = _count_items(path, config["ITEM_ID_FIELD"], config["field_separator"])
-        if config["n_categories"] > n_items:
-            raise ValueError(
-                f"n_categories: [{config['n_categories']}] is more than the {n_items} items of the data "
-                f"set [{cell.dataset}]. Give fewer."
-            )
-
-
-def _count_items(path: Path, field: str, separator: str) -> int:
-    items = pd.read_csv(
-        path,
-        sep=separator,
-        usecols=lambda column: column.split(":")[0] == field,
-        dtype=str,
-        engine="c" if len(separator) == 1 else "python",
-    )
-    return items.iloc[:, 0].nunique()
-
-
-def _check_language_model(cell: Cell, config: Config, checked: set[str]) -> None:
-    """Raise what would stop a cell's language model after its backbone has been trained.
+class _EarlyChecks:
+    """What would stop a cell after its backbone has been trained, looked at once for a data set.
 
     Args:
-        checked: the settings that were found good before; takes these.
+        searched: keys of which a search chooses the value that counts.
     """
-    if LANGUAGE_MODEL in VARIANTS[cell.variant].stages and config["enhanced_items"] is None:
-        key = fingerprint(
-            stage_settings(config, LANGUAGE_MODEL, FINE_TUNING) | {"llm": config["llm"]}
-        )
-        if key not in checked:
+
+    def __init__(self, searched: Collection[str]):
+        self._searched = searched
+        self._n_items: int | None = None
+        self._sound: set[str] = set()  # settings of language models
+
+    def check(self, cell: Cell, config: Config) -> None:
+        """Raise what would stop the cell."""
+        stages = VARIANTS[cell.variant].stages
+        if CATEGORIES in stages and "n_categories" not in self._searched:
+            self._check_categories(config)
+        if LANGUAGE_MODEL in stages and "llm" not in self._searched:
+            self._check_language_model(config)
+
+    def _check_categories(self, config: Config) -> None:
+        if self._n_items is None and path_of(config).is_file():
+            self._n_items = count_items(config.final_config_dict)
+        if self._n_items is not None:
+            check_categories(config, self._n_items)
+
+    def _check_language_model(self, config: Config) -> None:
+        values = stage_settings(config, LANGUAGE_MODEL, FINE_TUNING) | {"llm": config["llm"]}
+        if config["enhanced_items"] is None and fingerprint(values) not in self._sound:
             check_language_model(config)
-        checked.add(key)
-
-
-def _interactions(config: Config) -> Path:
-    return Path(config["data_path"]) / f"{config['dataset']}.inter"
+            self._sound.add(fingerprint(values))
 
 
 def _data_hash(config: Config) -> str:
     """Of the interactions, and of the users' and items' files where RecBole loads those, too."""
-    path = _interactions(config)
+    path = path_of(config)
     if not path.is_file():
         raise FileNotFoundError(
             f"dataset: there is no [{path}]. Put the data set [{config['dataset']}] there, give "

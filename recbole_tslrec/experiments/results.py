@@ -104,7 +104,7 @@ class Results:
         replaced: finished cells that are left out: those of other settings or data than the method's
             others, and of one seed all but the latest.
         notes: what did not fit together, a sentence each.
-        mismatches: of those what makes methods that stand side by side not compare.
+        mismatches: what makes methods that stand side by side not compare, a sentence each.
     """
 
     def __init__(self, folder: Path, cells: Iterable[KeptCell]):
@@ -277,7 +277,7 @@ class Results:
                 if cell.dataset == dataset and cell.data:  # the first lines did not say
                     by_data.setdefault(cell.data[:8], []).append(f"{cell.backbone} {cell.variant}")
             if len(by_data) > 1:
-                self._mismatch(
+                self.mismatches.append(
                     f"{dataset}: the data set's files were changed between the runs, so that these, by "
                     f"the files' hash, do NOT compare: {_whose(by_data)}. Run the same grid again: it "
                     f"does what is missing."
@@ -295,7 +295,7 @@ class Results:
                             values.setdefault(key, {}).setdefault(value, []).append(name)
                 for key, by_value in values.items():
                     if len(by_value) > 1:
-                        self._mismatch(
+                        self.mismatches.append(
                             f"{dataset}, {backbone}: the methods differ in {key}: {_whose(by_value)}. "
                             f"They compare only if it was searched for each with the same effort."
                         )
@@ -309,10 +309,6 @@ class Results:
             for one in here
             if (one.dataset, one.backbone) == (dataset, backbone) and one.made_by
         ]
-
-    def _mismatch(self, note: str) -> None:
-        self.mismatches.append(note)
-        self._note(note)
 
     def _note(self, note: str) -> None:
         if note not in self.notes:

@@ -43,9 +43,8 @@ from recbole_tslrec.settings import SETTINGS
 
 # What is compared and how it is judged: the same for all, or the easier data would win. The length of
 # histories is a model's own, though RecBole has it among the keys of the data.
-_NOT_SEARCHED = {
-    *(*OWN_KEYS, *general_arguments, *dataset_arguments, *evaluation_arguments, "eval_step"),
-} - {"MAX_ITEM_LIST_LENGTH"}
+_NOT_SEARCHED = {*OWN_KEYS, *general_arguments, *dataset_arguments, *evaluation_arguments}
+_NOT_SEARCHED = _NOT_SEARCHED - {"MAX_ITEM_LIST_LENGTH"} | {"eval_step"}
 
 
 @dataclass(frozen=True)

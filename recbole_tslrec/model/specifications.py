@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from typing import Any
 
 from recbole.model.abstract_recommender import SequentialRecommender
+from torch import Tensor
 
 from recbole_tslrec.model.item_table import (
     CategoryItemTable,
@@ -39,6 +41,11 @@ class Backbone:
     @property
     def model_class(self) -> type[SequentialRecommender]:
         return getattr(importlib.import_module(self.module), self.name)
+
+    def item_embeddings(self, checkpoint: dict[str, Any]) -> Tensor:
+        """e_v: the item table in a checkpoint of the model, [n_items - 1, d] float32."""
+        table = checkpoint["state_dict"][f"{self.item_table}.weight"]
+        return table[1:].float()  # row 0 is padding, and not zero
 
 
 _RECBOLE = "recbole.model.sequential_recommender"

@@ -458,6 +458,12 @@ def test_a_mean_is_of_cells_that_differ_in_the_seed_alone(small_data, settings):
     assert replace(cells[0], data="other").configuration != cells[0].configuration
 
 
+def test_a_search_may_mend_what_is_given(small_data, settings):
+    pytest.importorskip("hyperopt")
+    grid = Grid(**GRU4REC, variants=("CI",), settings=settings | {"n_categories": 31})
+    assert not compare(grid, "results", declare("n_categories=[4]", None, 1)).failed
+
+
 def test_a_search_that_fails_leaves_the_others(small_data, settings):
     pytest.importorskip("hyperopt")
     grid = Grid(**GRU4REC, variants=("Base", "CI"), settings=settings)

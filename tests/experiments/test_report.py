@@ -293,7 +293,7 @@ def test_methods_of_other_data_are_said_not_to_compare(tmp_path):
         writer.write("tiny", "SASRec", variant, 1, data=data)
         writer.write("tiny2", "SASRec", variant, 1, data="c3")
         writer.write("old", "SASRec", variant, 1, **({"data": "d"} if variant == "CI" else {}))
-    (note,) = Results.load(tmp_path).notes
+    (note,) = Results.load(tmp_path).mismatches
     assert "tiny: " in note and "do NOT compare" in note
     assert "a1 (SASRec Base, SASRec CI); b2 (SASRec TSLRec)" in note
 
@@ -327,7 +327,6 @@ def test_methods_under_different_settings_are_named(tmp_path):
         writer.write("tiny", "SASRec", variant, 1, embeddings_from=giver, effective=effective)
     results = Results.load(tmp_path)
     (note,) = (note for note in results.mismatches if "learning_rate" in note)
-    assert note in results.notes
     assert "learning_rate: 0.001 (Base, CI); 0.0003 (TSLRec, TSLRec from Caser)" in note
 
 

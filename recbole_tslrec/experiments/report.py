@@ -23,15 +23,17 @@ from recbole_tslrec.experiments.significance import Comparison
 from recbole_tslrec.experiments.tables import (
     TESTS,
     all_comparisons,
+    gains_table,
     made,
     main_table,
     reuse_tables,
     significance_table,
     variant_name,
 )
-from recbole_tslrec.experiments.variants import CONTROLS
+from recbole_tslrec.experiments.variants import VARIANTS
 
 _ITEMS_NEEDED = "no TSLRec cell has kept its items"
+_NOT_TOLD_APART = "cannot be told from"
 
 
 def write_report(results_folder: Path, output: Path) -> None:
@@ -74,7 +76,7 @@ def make_document(results: Results, figures: ModuleType, command: str) -> Docume
     comparisons = {protocol: all_comparisons(results, protocol) for protocol in PROTOCOLS}
     # What ran comes last: its notes are of all that was read for the rest.
     sections = [
-        _takeaways(results, comparisons),
+        _takeaways(results, comparisons, command),
         _main_results(results, comparisons, command),
         _reuse(results, command),
         _pictures(results, figures, command),
@@ -86,7 +88,7 @@ def make_document(results: Results, figures: ModuleType, command: str) -> Docume
 # ---- what to take away ---------------------------------------------------------------------------
 
 
-def _takeaways(results: Results, comparisons: dict[str, list[Comparison]]) -> Section:
+def _takeaways(results: Results, comparisons: dict[str, list[Comparison]], command: str) -> Section:
     section = Section("What to take away")
     if results.mismatches:
         section.blocks += ["Before anything else, what does not compare:", results.mismatches]
@@ -102,76 +104,50 @@ def _takeaways(results: Results, comparisons: dict[str, list[Comparison]]) -> Se
                 "results so far say nothing about TSLRec."
             )
             return section
-        section.blocks.append(f"With {name}: {_summary(of_tslrec)}")
-        section.blocks.append(_sentences(results, of_tslrec, protocol))
+        section.blocks.append(
+            f"With {name}, {len(of_tslrec)} comparisons of TSLRec with another method on the same data "
+            f"set and backbone."
+        )
+        section.blocks.append(_findings(of_tslrec))
+        section.blocks.append(gains_table(results, of_tslrec, protocol, command))
     section.blocks.append(
-        f"How these sentences came about: {MAIN_METRIC} on the test users; {TESTS} for all comparisons "
-        f"of a protocol, which stand under its table below. 'Is better' is said where both tests agree, "
-        f"'cannot be told from' where neither finds a difference or none can be made; where only one "
-        f"does, that is said. A control is TSLRec with something else in place of the tuned language "
-        f"model's vectors: what it gains as well does not come from the tuned language model. "
-        f"Differences are of the seeds that both have. With few seeds the test over the seeds finds "
-        f"large differences only."
+        f"The rules: {MAIN_METRIC} on the test users; {TESTS} for all comparisons of a protocol, which "
+        f"stand under Table 2 below. 'Better' and 'worse' are said where both tests agree. A control is "
+        f"TSLRec with something else in place of the tuned language model's vectors: what it gains as "
+        f"well does not come from the tuned language model. With few seeds the test over the seeds "
+        f"finds large differences only."
     )
     return section
 
 
 def verdict(comparison: Comparison) -> str:
-    """What may be said of one comparison, without its object: "is better than", …"""
+    """What may be said of ours against theirs, without their name: "better than", …"""
     direction = "better" if comparison.difference > 0 else "worse"
     found = comparison.users.significant, comparison.seeds.significant
     if found == (True, True):
-        return f"is {direction} than"
+        return f"{direction} than"
     if found == (True, False):
-        return f"is {direction} over the users, but over the seeds cannot be told from"
+        return f"{direction} over the users, not over the seeds, than"
     if found == (False, True):
-        return f"is {direction} over the seeds, but over the users cannot be told from"
-    return "cannot be told from"
+        return f"{direction} over the seeds, not over the users, than"
+    return _NOT_TOLD_APART
 
 
-def _summary(comparisons: list[Comparison]) -> str:
-    """How often TSLRec is better, worse, or neither, by rival."""
-    parts = []
-    for rival in dict.fromkeys(one.theirs for one in comparisons):
-        verdicts = [verdict(one) for one in comparisons if one.theirs == rival]
-        counts = {
-            "better": verdicts.count("is better than"),
-            "worse": verdicts.count("is worse than"),
-            "cannot be told apart": verdicts.count("cannot be told from"),
-        }
-        counts["different by one of the two tests only"] = len(verdicts) - sum(counts.values())
-        each = ", ".join(f"{what} on {count}" for what, count in counts.items() if count)
-        parts.append(f"against {variant_name(rival)} (of {len(verdicts)}): {each}")
-    return f"TSLRec is, counted in pairs of data set and backbone, {'; '.join(parts)}."
-
-
-def _sentences(results: Results, comparisons: list[Comparison], protocol: str) -> list[str]:
-    """A sentence a data set and backbone."""
-    sentences = []
-    for dataset, backbone in dict.fromkeys((one.dataset, one.backbone) for one in comparisons):
-        here = [one for one in comparisons if (one.dataset, one.backbone) == (dataset, backbone)]
-        clauses = [f"{verdict(one)} {variant_name(one.theirs)} ({_gain(one)})" for one in here]
-        held_against = [one.theirs for one in here]
-        missing = [rival for rival in ("Base", "CI", *CONTROLS) if rival not in held_against]
-        gap = f" No result: {', '.join(map(variant_name, missing))}." if missing else ""
-        ours = results.method(dataset, backbone, "TSLRec")
-        sentences.append(
-            f"{dataset}, {backbone}: TSLRec, at {ours.mean(MAIN_METRIC, protocol):.4f} over "
-            f"{_seeds_text(len(ours.seeds))}, {'; '.join(clauses)}.{gap}"
-        )
-    return sentences
-
-
-def _seeds_text(count: int) -> str:
-    return f"{count} seed{'s' if count > 1 else ''}"
-
-
-def _gain(comparison: Comparison) -> str:
-    parts = [f"{comparison.difference:+.4f}"]
-    if comparison.relative is not None:
-        parts.append(f"{100 * comparison.relative:+.1f} %")
-    common = comparison.common_seeds
-    return ", ".join([*parts, _seeds_text(common) if common else "no common seed"])
+def _findings(comparisons: list[Comparison]) -> list[str]:
+    """A point a verdict: the rivals that it holds of, and where; the undecided ones are counted."""
+    places: dict[str, dict[str, list[str]]] = {"better than": {}, "worse than": {}}
+    for one in sorted(comparisons, key=lambda one: list(VARIANTS).index(one.theirs)):
+        rivals = places.setdefault(verdict(one), {})
+        rivals.setdefault(variant_name(one.theirs), []).append(f"{one.dataset} {one.backbone}")
+    undecided = places.pop(_NOT_TOLD_APART, {})
+    points = []
+    for said, rivals in places.items():
+        each = "; ".join(f"{rival} ({', '.join(where)})" for rival, where in rivals.items())
+        points.append(f"TSLRec is {said}: {each or 'none'}.")
+    if undecided:
+        each = ", ".join(f"{rival} ({len(where)})" for rival, where in undecided.items())
+        points.append(f"It {_NOT_TOLD_APART}: {each}; in brackets in how many places.")
+    return points
 
 
 # ---- tables and pictures -------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_tslrec.experiments.document import BEST, SECOND, Entry, Table, entries
+from recbole_tslrec.experiments.grid_tables import mean_text
 from recbole_tslrec.experiments.protocols import METRICS, PROTOCOLS
 from recbole_tslrec.experiments.published import published
 from recbole_tslrec.experiments.results import MAIN_METRIC, KeptCell, Method, Results
@@ -19,7 +20,7 @@ from recbole_tslrec.experiments.significance import (
     compare_users,
     correct,
 )
-from recbole_tslrec.experiments.variants import CONTROLS
+from recbole_tslrec.experiments.variants import CONTROLS, VARIANTS
 from recbole_tslrec.settings import SETTINGS
 
 TESTS = (
@@ -71,6 +72,57 @@ def main_table(
         rows,
         _result_numbers(results, protocol, with_base),
     )
+
+
+def gains_table(
+    results: Results, of_tslrec: Sequence[Comparison], protocol: str, command: str
+) -> Table:
+    """What TSLRec gains over every other method, a row a data set and backbone.
+
+    Args:
+        of_tslrec: the comparisons of TSLRec with the others, in the main metric and this protocol.
+    """
+    by_place = {(one.dataset, one.backbone, one.theirs): one for one in of_tslrec}
+    held_against = {one.theirs for one in of_tslrec} | {"Base", "CI", *CONTROLS}
+    rivals = [variant for variant in VARIANTS if variant in held_against]
+    rows: list[list[Entry]] = []
+    used: list[KeptCell] = []
+    for dataset, backbone in dict.fromkeys((one.dataset, one.backbone) for one in of_tslrec):
+        ours = results.method(dataset, backbone, "TSLRec")
+        used += ours.cells.values()
+        seeds = f"{len(ours.seeds)} seed{'s' if len(ours.seeds) > 1 else ''}"
+        row = [
+            *entries([dataset, backbone]),
+            Entry(mean_text([*ours.values(MAIN_METRIC, protocol).values()]), below=seeds),
+        ]
+        for rival in rivals:
+            one = by_place.get((dataset, backbone, rival))
+            row.append(Entry("–") if one is None else _gain_entry(one, len(ours.seeds)))
+            theirs = results.method(dataset, backbone, rival)
+            used += theirs.cells.values() if theirs else ()
+        rows.append(row)
+    caption = (
+        f"{MAIN_METRIC}, {PROTOCOLS[protocol]}: TSLRec's mean ± standard deviation over its seeds, and "
+        f"what it gains over each of the others, on the seeds that both have. * where the test over the "
+        f"users finds a difference, † where that over the seeds does, after ↓ if TSLRec is worse."
+    )
+    columns = [("", name) for name in ("data set", "backbone", "TSLRec")]
+    columns += [("gain over", variant_name(rival)) for rival in rivals]
+    return Table(
+        f"gains_{protocol}",
+        f"TSLRec against the others, {PROTOCOLS[protocol]}",
+        caption,
+        made(used, command),
+        columns,
+        rows,
+        comparison_numbers(of_tslrec),
+    )
+
+
+def _gain_entry(one: Comparison, n_seeds: int) -> Entry:
+    fewer = "" if one.common_seeds == n_seeds else f", seeds of both: {one.common_seeds}"
+    text = f"{_percent(one.relative)} {one.mark}".strip()
+    return Entry(text, below=f"{one.difference:+.4f}{fewer}")
 
 
 def variant_name(variant: str) -> str:
@@ -296,8 +348,6 @@ def _result_entry(
 ) -> Entry:
     if method is None:
         return Entry("–")
-    values = list(method.values(metric, protocol).values())
-    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
     rivals = [
         results.method(method.dataset, method.backbone, variant).mean(metric, protocol)
         for variant in results.variants(method.dataset, method.backbone)
@@ -307,7 +357,7 @@ def _result_entry(
     place = ranked.index(round(method.mean(metric, protocol), 4)) if len(rivals) > 1 else None
     paper = published(method.dataset, method.backbone, method.variant, metric)
     return Entry(
-        f"{np.mean(values):.4f}{spread} {mark}".strip(),
+        f"{mean_text([*method.values(metric, protocol).values()])} {mark}".strip(),
         {0: BEST, 1: SECOND}.get(place, ""),
         "" if paper is None else f"paper {paper:.4f}",
     )

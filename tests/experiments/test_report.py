@@ -16,7 +16,7 @@ from recbole_tslrec.experiments import figures, tables
 from recbole_tslrec.experiments.report import make_document, verdict, write_report
 from recbole_tslrec.experiments.results import Results, user_metrics
 from recbole_tslrec.experiments.significance import Comparison, Outcome
-from recbole_tslrec.experiments.tables import all_comparisons, main_table, reuse_tables
+from recbole_tslrec.experiments.tables import all_comparisons, gains_table, main_table, reuse_tables
 
 SEEDS = (2020, 2021, 2022)
 
@@ -119,6 +119,31 @@ def test_the_main_table_against_its_definition(written):
     assert "33 tests over the users and 33 over the seeds" in table.caption
 
 
+def test_gains_are_of_the_seeds_that_both_have(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    for variant, seeds in (("TSLRec", SEEDS), ("CI", SEEDS), ("random", SEEDS[:2])):
+        for seed in seeds:
+            writer.write("tiny", "SASRec", variant, seed)
+    values = {}
+    for line in map(json.loads, (tmp_path / "cells.jsonl").read_text().splitlines()):
+        values[line["variant"], line["seed"]] = line["test"]["masked"]["ndcg@10"]
+    results = Results.load(tmp_path)
+    of_tslrec = [
+        one
+        for one in all_comparisons(results, "masked")
+        if one.ours == "TSLRec" and one.metric == "NDCG@10"
+    ]
+    table = gains_table(results, of_tslrec, "masked", "command")
+    ((*_, ours, base, ci, preferences, _, random, _),) = table.rows
+    assert ours.below == "3 seeds" and base.text == preferences.text == "–"
+    for variant, seeds, entry in (("CI", SEEDS, ci), ("random", SEEDS[:2], random)):
+        theirs = np.mean([values[variant, seed] for seed in seeds])
+        gain = np.mean([values["TSLRec", seed] for seed in seeds]) - theirs
+        assert entry.text.startswith(f"{100 * gain / theirs:+.1f} %")
+        fewer = "" if seeds == SEEDS else ", seeds of both: 2"
+        assert entry.below == f"{gain:+.4f}{fewer}"
+
+
 def test_metrics_of_ranks():
     metrics = user_metrics(pd.Series([1, 3, 6, 11], dtype=np.int32))
     assert metrics["HR@5"].tolist() == [1, 1, 0, 0] and metrics["HR@10"].tolist() == [1, 1, 1, 0]
@@ -143,12 +168,12 @@ def test_reuse(written):
 @pytest.mark.parametrize(
     ("difference", "users", "seeds", "said"),
     [
-        (0.1, 0.01, 0.01, "is better than"),
-        (-0.1, 0.01, 0.01, "is worse than"),
-        (0.1, 0.01, 0.2, "is better over the users, but over the seeds cannot be told from"),
-        (0.1, 0.2, 0.01, "is better over the seeds, but over the users cannot be told from"),
+        (0.1, 0.01, 0.01, "better than"),
+        (-0.1, 0.01, 0.01, "worse than"),
+        (0.1, 0.01, 0.2, "better over the users, not over the seeds, than"),
+        (-0.1, 0.2, 0.01, "worse over the seeds, not over the users, than"),
         (0.1, 0.2, 0.2, "cannot be told from"),
-        (0.1, 0.01, None, "is better over the users, but over the seeds cannot be told from"),
+        (0.1, 0.01, None, "better over the users, not over the seeds, than"),
         (0.1, None, None, "cannot be told from"),
     ],
 )
@@ -163,7 +188,8 @@ def test_what_is_missing_is_said(tmp_path):
     cells = [writer.write("tiny", "SASRec", variant, 2020) for variant in ("Base", "TSLRec")]
     (tmp_path / "items" / f"{cells[1]}.npz").unlink()
     text = make_document(Results.load(tmp_path), figures, "command").markdown()
-    assert "No result: CI, control: preferences, control: pretrained" in text
+    gains = next(line for line in text.splitlines() if line.startswith("| tiny "))
+    assert gains.count("| – ") == 5, "all but Base"
     assert "1 common seed: there is no test." in text and "± 0" not in text
     assert "Left out:" in text and "Figure 4, categories: no TSLRec cell has kept its items" in text
     assert "Map of the items: no TSLRec" in text and "E4SRec has no finished cell" in text
@@ -171,7 +197,8 @@ def test_what_is_missing_is_said(tmp_path):
     (tmp_path / "ranks" / f"{cells[1]}.npz").unlink()
     text = make_document(Results.load(tmp_path), figures, "command").markdown()
     assert "no ranks are kept; the tests over users leave it out" in text
-    assert "TSLRec, at" in text and "cannot be told from Base" in text
+    assert "TSLRec is better than: none." in text
+    assert "It cannot be told from: Base (1); in brackets in how many places." in text
 
 
 def test_rows_of_one_length_are_a_rival_where_they_ran(tmp_path):
@@ -183,7 +210,7 @@ def test_rows_of_one_length_are_a_rival_where_they_ran(tmp_path):
     pairs = {(c.ours, c.theirs) for c in all_comparisons(results, "ranked")}
     assert pairs == {("Norm", "Base"), ("TSLRec", "Base"), ("TSLRec", "Norm")}
     text = make_document(results, figures, "command").markdown()
-    assert re.search(r"(from|than) Norm \(", text)
+    assert "gain over<br>Norm" in text and re.search(r"(from|than): .*Norm \(", text)
 
 
 def test_without_tslrec_the_report_claims_nothing(tmp_path):

@@ -122,7 +122,7 @@ def experiment_settings_with_inputs(cell: Cell, results: ResultsFolder) -> dict[
 def _handed_on(cell: Cell, results: ResultsFolder) -> Path | None:
     """The trained model of the Base that the cell's stages start from, if it is there to be taken."""
     if (
-        "backbone_checkpoint" not in VARIANTS[cell.variant].keys
+        not VARIANTS[cell.variant].takes_backbone
         or cell.settings.get("backbone_checkpoint") is not None
         or cell.embeddings_from is not None
     ):

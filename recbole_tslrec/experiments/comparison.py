@@ -18,6 +18,7 @@ from recbole_tslrec.experiments.grid import Grid
 from recbole_tslrec.experiments.grid_tables import FinishedGrid
 from recbole_tslrec.experiments.kept_cells import DONE, ResultsFolder
 from recbole_tslrec.experiments.search import Search, best_values, with_values
+from recbole_tslrec.experiments.variants import VARIANTS
 
 _POLL_SECONDS = 1.0
 
@@ -172,7 +173,8 @@ def _label(cell: Cell) -> str:
 
 def _needs(cell: Cell) -> list[str]:
     """The cells that go first if they are in the grid, since this one takes something from them."""
-    return [cell.base().id] + ([cell.embeddings_from.id] if cell.embeddings_from else [])
+    base = [cell.base().id] if VARIANTS[cell.variant].takes_backbone else []
+    return base + ([cell.embeddings_from.id] if cell.embeddings_from else [])
 
 
 def _line(cell: Cell, results: ResultsFolder, keep: bool) -> dict[str, Any]:

@@ -40,6 +40,11 @@ class Variant:
     keys: tuple[str, ...] = ()
     peer: str | None = None
 
+    @property
+    def takes_backbone(self) -> bool:
+        """Whether its stages start from a trained backbone; Base's serves."""
+        return "backbone_checkpoint" in self.keys
+
     def depends_on(self, key: str) -> bool:
         """Whether the result can depend on a key; on RecBole's own it can in every variant."""
         setting = settings.SETTINGS.get(key)

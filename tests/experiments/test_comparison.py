@@ -310,6 +310,23 @@ def test_a_cell_of_another_live_process_is_waited_for(small_data, settings, monk
     assert len(lines()) == 3 and comparison.lines[2] == lines()[2]
 
 
+def test_what_takes_nothing_from_base_does_not_wait_for_it(small_data, settings, monkeypatch):
+    grid = Grid(**GRU4REC, variants=FAST, settings=settings)
+    other = ResultsFolder("results")
+    base = grid.cells(grid.groups())[0]
+    lock = other.only_one(base.id)
+    assert lock.__enter__()
+
+    def finish(seconds):
+        assert [line["variant"] for line in lines()] == ["random"]
+        other.cells.append(lines()[0] | {"cell": base.id, "variant": "Base"})
+        lock.__exit__(None, None, None)
+
+    monkeypatch.setattr(comparison_module.time, "sleep", finish)
+    compare(grid, "results")
+    assert [line["variant"] for line in lines()] == ["random", "Base", "CI"]
+
+
 def test_one_backbones_embeddings_in_another(small_data, settings):
     grid = Grid(
         datasets=("small",),

@@ -30,7 +30,6 @@ from recbole_tslrec.experiments.tables import (
     significance_table,
     variant_name,
 )
-from recbole_tslrec.experiments.variants import VARIANTS
 
 _ITEMS_NEEDED = "no TSLRec cell has kept its items"
 _NOT_TOLD_APART = "cannot be told from"
@@ -108,7 +107,7 @@ def _takeaways(results: Results, comparisons: dict[str, list[Comparison]], comma
             f"With {name}, {len(of_tslrec)} comparisons of TSLRec with another method on the same data "
             f"set and backbone."
         )
-        section.blocks.append(_findings(of_tslrec))
+        section.blocks.append(_findings(of_tslrec, results.variants()))
         section.blocks.append(gains_table(results, of_tslrec, protocol, command))
     section.blocks.append(
         f"The rules: {MAIN_METRIC} on the test users; {TESTS} for all comparisons of a protocol, which "
@@ -133,10 +132,10 @@ def verdict(comparison: Comparison) -> str:
     return _NOT_TOLD_APART
 
 
-def _findings(comparisons: list[Comparison]) -> list[str]:
+def _findings(comparisons: list[Comparison], order: list[str]) -> list[str]:
     """A point a verdict: the rivals that it holds of, and where; the undecided ones are counted."""
     places: dict[str, dict[str, list[str]]] = {"better than": {}, "worse than": {}}
-    for one in sorted(comparisons, key=lambda one: list(VARIANTS).index(one.theirs)):
+    for one in sorted(comparisons, key=lambda one: order.index(one.theirs)):
         rivals = places.setdefault(verdict(one), {})
         rivals.setdefault(variant_name(one.theirs), []).append(f"{one.dataset} {one.backbone}")
     undecided = places.pop(_NOT_TOLD_APART, {})

@@ -84,16 +84,20 @@ def gains_table(
     """
     by_place = {(one.dataset, one.backbone, one.theirs): one for one in of_tslrec}
     held_against = {one.theirs for one in of_tslrec} | {"Base", "CI", *CONTROLS}
-    rivals = [variant for variant in VARIANTS if variant in held_against]
+    # A variant of a later version may be in the folder; it comes last.
+    known = dict.fromkeys([*VARIANTS, *results.variants()])
+    rivals = [variant for variant in known if variant in held_against]
     rows: list[list[Entry]] = []
     used: list[KeptCell] = []
     for dataset, backbone in dict.fromkeys((one.dataset, one.backbone) for one in of_tslrec):
         ours = results.method(dataset, backbone, "TSLRec")
         used += ours.cells.values()
-        seeds = f"{len(ours.seeds)} seed{'s' if len(ours.seeds) > 1 else ''}"
         row = [
             *entries([dataset, backbone]),
-            Entry(mean_text([*ours.values(MAIN_METRIC, protocol).values()]), below=seeds),
+            Entry(
+                mean_text([*ours.values(MAIN_METRIC, protocol).values()]),
+                below=_seeds_text(len(ours.seeds)),
+            ),
         ]
         for rival in rivals:
             one = by_place.get((dataset, backbone, rival))
@@ -400,7 +404,7 @@ def made(cells: Sequence[KeptCell], command: str) -> list[str]:
         {", ".join(f"{name} {number}" for name, number in c.versions.items()) for c in cells}
     )
     return [
-        f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}: {', '.join(map(str, seeds))}",
+        f"{_seeds_text(len(seeds))}: {', '.join(map(str, seeds))}",
         f"Settings: {_settings_text(cells)}",
         f"Machine: {'; '.join(sorted({cell.machine for cell in cells})) or 'not noted'}",
         f"Versions: {'; '.join(versions) or 'not noted'}",
@@ -449,8 +453,12 @@ def _seeds_and_gaps(results: Results) -> str:
         if len(set(counts.values())) == 1:
             counts = {"": next(iter(counts.values()))}
         fewer += [f"{name} {v}".strip() + f" has {n}" for v, n in counts.items() if n < most]
-    text = f"{most} seed{'s' if most > 1 else ''}"
+    text = _seeds_text(most)
     return f"{text} ({', '.join(fewer)})" if fewer else text
+
+
+def _seeds_text(count: int) -> str:
+    return f"{count} seed{'s' if count > 1 else ''}"
 
 
 def _protocol_text(protocol: str) -> str:

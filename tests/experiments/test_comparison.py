@@ -293,38 +293,28 @@ def test_texts_of_a_config_file_stay_texts(small_data, settings):
     assert config["llm_response"] == "[1]" and config["mine"] == "key"
 
 
-def test_a_cell_of_another_live_process_is_waited_for(small_data, settings, monkeypatch):
+@pytest.mark.parametrize(
+    ("held", "meanwhile"),
+    [("random", ["Base", "CI"]), ("Base", ["random"])],  # random takes nothing from Base
+)
+def test_a_cell_of_another_live_process_is_waited_for(
+    held, meanwhile, small_data, settings, monkeypatch
+):
     grid = Grid(**GRU4REC, variants=FAST, settings=settings)
     other = ResultsFolder("results")
-    random = grid.cells(grid.groups())[2]
-    lock = other.only_one(random.id)
+    cell = grid.cells(grid.groups())[FAST.index(held)]
+    lock = other.only_one(cell.id)
     assert lock.__enter__()
 
     def finish(seconds):  # what the other process does while this one waits
-        assert [line["variant"] for line in lines()] == ["Base", "CI"]
-        other.cells.append(lines()[0] | {"cell": random.id, "variant": "random"})
+        assert [line["variant"] for line in lines()] == meanwhile
+        other.cells.append(lines()[0] | {"cell": cell.id, "variant": held})
         lock.__exit__(None, None, None)
 
     monkeypatch.setattr(comparison_module.time, "sleep", finish)
     comparison = compare(grid, "results")
-    assert len(lines()) == 3 and comparison.lines[2] == lines()[2]
-
-
-def test_what_takes_nothing_from_base_does_not_wait_for_it(small_data, settings, monkeypatch):
-    grid = Grid(**GRU4REC, variants=FAST, settings=settings)
-    other = ResultsFolder("results")
-    base = grid.cells(grid.groups())[0]
-    lock = other.only_one(base.id)
-    assert lock.__enter__()
-
-    def finish(seconds):
-        assert [line["variant"] for line in lines()] == ["random"]
-        other.cells.append(lines()[0] | {"cell": base.id, "variant": "Base"})
-        lock.__exit__(None, None, None)
-
-    monkeypatch.setattr(comparison_module.time, "sleep", finish)
-    compare(grid, "results")
-    assert [line["variant"] for line in lines()] == ["random", "Base", "CI"]
+    assert len(lines()) == 3
+    assert comparison.lines[FAST.index(held)] == lines()[len(meanwhile)]
 
 
 def test_one_backbones_embeddings_in_another(small_data, settings):

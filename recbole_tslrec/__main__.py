@@ -6,11 +6,14 @@ import argparse
 import functools
 import sys
 
-from recbole_tslrec import quick_start
+from recbole_tslrec import quick_start, settings
 from recbole_tslrec.commands import checkpoints, compare, data, results, stages
 
 # Their errors are of what the user gave; those of others come from a training, with a traceback.
 _WITHOUT_TRACEBACK = ("import", "stages", "clean", "convert", "fold", "report")
+
+# They run no experiment of RecBole's. Nor do stages and clean, unless one is given.
+_WITHOUT_KEYS = ("import", "report", "fold", "convert")
 
 
 @quick_start.stoppable
@@ -22,13 +25,7 @@ def main() -> None:
         return
     parser = _parser()
     args, keys = parser.parse_known_args()
-    if keys and args.command in (
-        "import",
-        "report",
-        "fold",
-        "convert",
-    ):  # have no keys of yaml files
-        parser.error(f"{args.command} has no {' '.join(keys)}; see {args.command} --help")
+    _check(keys, args, parser)
     # RecBole's Config reads sys.argv itself: leave it the keys of the yaml files.
     sys.argv = [sys.argv[0], *keys]
     try:
@@ -39,6 +36,17 @@ def main() -> None:
         raise SystemExit(f"{args.command}: {error}") from None
     if code:
         sys.exit(code)
+
+
+def _check(keys: list[str], args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """End the program if what the command's options left over is no key that it would read."""
+    without_experiment = args.command in ("stages", "clean") and args.model is None
+    if keys and (without_experiment or args.command in _WITHOUT_KEYS):
+        parser.error(f"{args.command} has no {' '.join(keys)}; see {args.command} --help")
+    try:
+        settings.check_arguments(keys, vars(args))
+    except ValueError as error:
+        raise SystemExit(f"{args.command}: {error}") from None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -278,11 +278,29 @@ def check_columns(config: Mapping[str, Any]) -> None:
 
 
 def check_command_line(arguments: Sequence[str]) -> None:
-    """Raise ValueError for one of our keys with a second '=' in it: RecBole would drop it unread."""
+    """Raise ValueError for a known key with a second '=' in it: RecBole would drop it unread."""
     for argument in arguments:
         key, _, value = argument.removeprefix("--").partition("=")
-        if argument.startswith("--") and key in SETTINGS and "=" in value:
+        known = key in SETTINGS or key in _RECBOLE_KEYS
+        if argument.startswith("--") and known and "=" in value:
             raise ValueError(
                 f"[{argument}] is not read from the command line because of its second '='. Give "
                 f"{key} in a yaml file."
             )
+
+
+def check_arguments(arguments: Sequence[str], options: Collection[str]) -> None:
+    """Raise ValueError for what a command's own options left over, if it is no key of a yaml file.
+
+    Args:
+        arguments: what is left of the command line.
+        options: the names of the command's own options. A misspelt one would be taken for a key.
+    """
+    for argument in arguments:
+        key, equals, _ = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or not equals:
+            raise ValueError(f"[{argument}] is neither an option nor a --key=value.")
+        near = difflib.get_close_matches(key, options, n=1, cutoff=0.8)
+        if near and key not in SETTINGS and key not in _RECBOLE_KEYS:
+            raise ValueError(f"There is no option [--{key}]. Did you mean [--{near[0]}]?")
+    check_command_line(arguments)

@@ -324,3 +324,18 @@ def test_the_commands_on_a_true_experiment(small_data, settings, tmp_path, monke
     assert " removed." in said and not stored_stages(tmp_path / "saved" / "tslrec")
     with pytest.raises(SystemExit, match="clean: .*nowhere"):
         run_command(monkeypatch, capsys, "clean", "--tslrec_dir=nowhere")
+
+
+def test_a_misspelt_option_removes_nothing(root, monkeypatch, capsys):
+    unfinished = root / "data" / "augmentation-0123456789abcdef.partial"
+    unfinished.mkdir()
+    clean_up = ["clean", f"--tslrec_dir={root}", "--yes"]
+    with pytest.raises(SystemExit):
+        run_command(monkeypatch, capsys, *clean_up, "--older_than_day=0")
+    assert "clean has no --older_than_day=0" in capsys.readouterr().err
+    experiment = ["--model=TSLRec_SASRec", "--dataset=data"]
+    with pytest.raises(SystemExit, match=r"Did you mean \[--older_than_days\]"):
+        run_command(monkeypatch, capsys, *clean_up, *experiment, "--older_than_day=0")
+    assert unfinished.is_dir()
+    run_command(monkeypatch, capsys, *clean_up, "--older_than_days=0")
+    assert not unfinished.exists()

@@ -14,7 +14,6 @@ from recbole_tslrec.experiments.grid import Grid
 from recbole_tslrec.experiments.search import declare
 from recbole_tslrec.experiments.variants import CONTROLS, MAIN_VARIANTS, OWN_KEYS, VARIANTS
 from recbole_tslrec.model.specifications import BACKBONES
-from recbole_tslrec.settings import check_command_line
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -77,14 +76,11 @@ def _compare(args: argparse.Namespace) -> int:
 def _grid(args: argparse.Namespace) -> Grid:
     """The grid that the command line asks for; takes RecBole's keys out of ``sys.argv``."""
     for argument in sys.argv[1:]:
-        if not argument.startswith("--") or "=" not in argument:
-            raise ValueError(f"[{argument}] is neither an option nor a --key=value.")
         if argument.removeprefix("--").split("=")[0] in OWN_KEYS:
             raise ValueError(
                 f"[{argument}] is set for each cell. Give --seeds=<how many>, --datasets, "
                 f"--backbones, --variants or --results."
             )
-    check_command_line(sys.argv[1:])
     settings = Config.__new__(Config)._load_cmd_line()  # as RecBole reads it
     sys.argv = sys.argv[:1]  # every cell is given its settings; a searched key differs among them
     controls = CONTROLS if args.controls else ()

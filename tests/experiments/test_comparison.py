@@ -194,6 +194,9 @@ def test_what_would_fail_every_cell_comes_before_any_training(
     [
         ("--seed=3", "Give --seeds=<how many>"),
         ("--sedes", r"\[--sedes\] is neither an option nor a --key=value"),
+        ("--backbon=GRU4Rec", r"no option \[--backbon\]. Did you mean \[--backbone\]"),
+        ("--search_budge=3", r"Did you mean \[--search_budget\]"),
+        ("--data_path=/x/lr=1", "data_path=/x/lr=1.*second '='"),
         ("--variants=CI,none", r"variants: \[none\] is not one of"),
         ("--search=epochs", "not of the form key="),
         ("--search=seed=[1,2]", r"search: \[seed\] says what is compared"),

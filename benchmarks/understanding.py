@@ -6,7 +6,8 @@
 A change is some keys, or a piece put in the place of one of ours for as long as a run lasts: what is
 only tried is tried here, and the plug-in has no options for it. Runs are cells of a comparison, kept as
 such: those without a change in the folder of ``compare``, from which they are taken if it has them, the
-others in a folder of their own. All runs of a seed start from the same trained backbone.
+others in a folder of their own. All runs of a seed start from the same trained backbone. ``report`` is
+not for that folder: to it each change is the same method under other settings.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def main() -> None:
     )
     parser.add_argument("--model", "-m", default="TSLRec_SASRec", help="name of the model")
     parser.add_argument("--dataset", "-d", default="ml-100k", help="name of the data set")
-    parser.add_argument("--config_files", default=None, help="yaml files, separated by spaces")
+    parser.add_argument("--config_files", default="", help="yaml files, separated by spaces")
     parser.add_argument("--nproc", type=int, default=1, help="processes on this machine")
     parser.add_argument("--ip", default="localhost", help="address of the master machine")
     parser.add_argument("--port", default="5678", help="port of the master machine")
@@ -61,7 +61,7 @@ def main() -> None:
     run(
         args.model,
         args.dataset,
-        config_file_list=args.config_files.strip().split(" ") if args.config_files else None,
+        config_file_list=args.config_files.split(),
         nproc=args.nproc,
         world_size=args.world_size,
         ip=args.ip,

@@ -33,7 +33,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--controls", action="store_true", help=f"add {', '.join(CONTROLS)}")
     command.add_argument("--seeds", type=int, default=1, help="how many; more show the spread")
     command.add_argument(
-        "--config_files", help="yaml files, separated by spaces; {dataset} is replaced"
+        "--config_files", default="", help="yaml files, separated by spaces; {dataset} is replaced"
     )
     command.add_argument(
         "--results", type=Path, default=Path("results"), help="the folder of what is finished"
@@ -81,7 +81,10 @@ def _grid(args: argparse.Namespace) -> Grid:
                 f"[{argument}] is set for each cell. Give --seeds=<how many>, --datasets, "
                 f"--backbones, --variants or --results."
             )
-    settings = Config.__new__(Config)._load_cmd_line()  # as RecBole reads it
+    try:
+        settings = Config.__new__(Config)._load_cmd_line()  # as RecBole reads it
+    except SyntaxError as error:  # a key is given twice
+        raise ValueError(str(error)) from None
     sys.argv = sys.argv[:1]  # every cell is given its settings; a searched key differs among them
     controls = CONTROLS if args.controls else ()
     return Grid(
@@ -89,7 +92,7 @@ def _grid(args: argparse.Namespace) -> Grid:
         backbones=(args.backbones or args.backbone).split(","),
         variants=list(dict.fromkeys([*args.variants.split(","), *controls])),
         seeds=range(2020, 2020 + args.seeds),  # RecBole's default seed, and the next ones
-        config_files=(args.config_files or "").split(),
+        config_files=args.config_files.split(),
         settings=settings,
         reuse=args.reuse,
     )

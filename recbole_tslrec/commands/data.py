@@ -43,18 +43,15 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _import(args: argparse.Namespace) -> None:
-    try:
-        done = import_data(
-            args.source,
-            args.data_path,
-            args.dataset,
-            form=args.form,
-            columns=Columns(args.user_column, args.item_column, args.time_column),
-            item_text=args.item_text,
-            min_user=args.min_user,
-            min_item=args.min_item,
-            overwrite=args.overwrite,
-        )
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"import: {error}") from None
+    done = import_data(
+        args.source,
+        args.data_path,
+        args.dataset,
+        form=args.form,
+        columns=Columns(args.user_column, args.item_column, args.time_column),
+        item_text=args.item_text,
+        min_user=args.min_user,
+        min_item=args.min_item,
+        overwrite=args.overwrite,
+    )
     print(done)

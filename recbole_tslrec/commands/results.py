@@ -24,7 +24,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="time and memory of TSLRec and E4SRec on one language model (the paper's Figure 3)",
     )
     command.add_argument("--dataset", default="ml-100k", help="name of the data set")
-    command.add_argument("--config_files", default=None, help="yaml files, separated by spaces")
+    command.add_argument("--config_files", default="", help="yaml files, separated by spaces")
     command.add_argument(
         "--size",
         default="small",
@@ -50,10 +50,9 @@ def _report(args: argparse.Namespace) -> None:
 def _efficiency(args: argparse.Namespace) -> None:
     from recbole_tslrec.experiments import efficiency  # imports transformers
 
-    files = args.config_files.strip().split(" ") if args.config_files else None
     scale = efficiency.scale_of(
         args.dataset,
-        files,
+        args.config_files.split(),
         size=args.size,
         quantization=args.quantization,
         batch_positions=args.batch_positions,

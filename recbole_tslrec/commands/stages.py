@@ -50,7 +50,7 @@ def _add_experiment(command: argparse.ArgumentParser) -> None:
     command.add_argument("--tslrec_dir", type=Path, default=None, help="default: saved/tslrec")
     command.add_argument("--model", default=None, help="an experiment's model")
     command.add_argument("--dataset", default=None, help="an experiment's data set")
-    command.add_argument("--config_files", default=None, help="yaml files, separated by spaces")
+    command.add_argument("--config_files", default="", help="yaml files, separated by spaces")
 
 
 def _wanted(args: argparse.Namespace) -> tuple[Path, dict]:
@@ -59,9 +59,8 @@ def _wanted(args: argparse.Namespace) -> tuple[Path, dict]:
         return args.tslrec_dir or Path("saved/tslrec"), {}
     if args.dataset is None:
         raise SystemExit(f"{args.command}: --model needs --dataset.")
-    files = args.config_files.strip().split(" ") if args.config_files else None
     given = {"tslrec_dir": str(args.tslrec_dir)} if args.tslrec_dir else {}
-    return wanted_by(args.model, args.dataset, files, given)
+    return wanted_by(args.model, args.dataset, args.config_files.split(), given)
 
 
 def _nothing_yet(root: Path, args: argparse.Namespace) -> bool:

@@ -1,7 +1,8 @@
 """A cell of a comparison: one variant of one backbone on one data set under one seed.
 
-A cell's id follows from what can change its result, and from nothing else, so that it is found again
-wherever the files lie and however the settings were given. ``cell_run.py`` runs one.
+A cell's id follows from what was given that can change its result, and from nothing else, so that it is
+found again wherever the files lie, and whether a yaml or the command line gave it. (RecBole's default
+given as a key makes another id, though not another result.) ``cell_run.py`` runs one.
 """
 
 from __future__ import annotations
@@ -138,8 +139,8 @@ def _content(key: str, value: Any, trust_remote_code: bool) -> Any:
             return _weights_hash(value)
         if key in INPUT_FILES and Path(value).is_file():
             return file_hash(Path(value))
-        if key == "llm" and Path(value).is_dir():
-            return _folder_identity(value, trust_remote_code)
+        if key == "llm":
+            return _language_model_identity(value, trust_remote_code)
     return str(value)
 
 
@@ -157,9 +158,11 @@ def _weights_hash(checkpoint: str) -> str:
 
 
 @cache
-def _folder_identity(llm: str, trust_remote_code: bool) -> Any:
-    from recbole_tslrec.language_model.source import open_source
+def _language_model_identity(llm: str, trust_remote_code: bool) -> Any:
+    from recbole_tslrec.language_model.source import EMBEDDED, open_source
 
+    if llm == EMBEDDED:  # one and the same, by its hash
+        return llm
     try:
         return open_source(llm, trust_remote_code).identity
     except (OSError, ValueError):

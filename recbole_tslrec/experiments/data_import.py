@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from recbole_tslrec.experiments.interaction_files import Columns, read_interacti
 from recbole_tslrec.experiments.interactions import Interactions
 from recbole_tslrec.experiments.item_text import read_items
 from recbole_tslrec.files import write_atomically
+
+# A data set's name is a folder's and a file's, and stands between commas.
+_NAME = re.compile(r"\w([\w .+-]*\w)?")
 
 
 @dataclass(frozen=True)
@@ -79,12 +83,17 @@ def import_data(
         overwrite: replace files that are there with other content.
 
     Raises:
-        ValueError: malformed input, with file and line; nothing left; a name that RecBole reserves.
+        ValueError: malformed input, with file and line; nothing left; a name that RecBole reserves, or
+            that would lie in another folder.
         FileExistsError: a file is there with other content.
     """
     if name == "ml-100k":
         raise ValueError(
             "RecBole reads its own copy under the name [ml-100k]; choose another name."
+        )
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"dataset: [{name}] is not a name of letters, digits, and . _ + - between them."
         )
     columns = columns or Columns()
     chosen = recognise(source) if form == "auto" else form

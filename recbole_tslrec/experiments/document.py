@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 import jinja2
 import pandas as pd
@@ -135,7 +136,7 @@ def _markdown_block(block: str | list[str] | Table | Picture) -> str:
     if isinstance(block, list):
         return "\n".join(f"* {_escape(point)}" for point in block)
     if isinstance(block, Picture):
-        body = f"![{_escape(block.title)}]({block.name}.png)"
+        body = f"![{_escape(block.title)}]({quote(block.name)}.png)"
     else:
         headers = [
             f"{_escape(group)}<br>{_escape(column)}" if group else _escape(column)

@@ -308,7 +308,7 @@ def _map_picture(dataset: str, shown: list[tuple[KeptCell, dict]], command: str)
         "of clusters and distances between them mean nothing."
     )
     return Picture(
-        f"figure_map_{dataset}",
+        f"figure_map_{dataset.replace('/', '_')}",
         f"Map of the items: {dataset}",
         caption,
         made([cell for cell, _ in shown], command),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole.config import Config
+from yaml import YAMLError
 
 from recbole_tslrec.early_checks import check_categories
 from recbole_tslrec.experiments.cells import Cell
@@ -77,15 +78,22 @@ class Grid:
 
         Raises:
             FileNotFoundError: a config file is not there.
+            ValueError: one does not hold keys and values.
         """
-        files = [file.replace("{dataset}", dataset) for file in self.config_files]
-        for file in files:
-            if not Path(file).is_file():
-                raise FileNotFoundError(f"config_files: there is no file [{file}].")
         # RecBole reads files for one model at a time; here they are read before any is chosen.
         reader = Config.__new__(Config)
         reader.yaml_loader = reader._build_yaml_loader()
-        return reader._load_config_files(files) | reader._convert_config_dict(dict(self.settings))
+        given = {}
+        for file in (name.replace("{dataset}", dataset) for name in self.config_files):
+            if not Path(file).is_file():
+                raise FileNotFoundError(f"config_files: there is no file [{file}].")
+            try:
+                given |= reader._load_config_files([file])
+            except (TypeError, ValueError, YAMLError) as error:  # empty; a text; no yaml
+                raise ValueError(
+                    f"config_files: [{file}] is not 'key: value' lines: {error}"
+                ) from None
+        return given | reader._convert_config_dict(dict(self.settings))
 
     def groups(self, searched: Collection[str] = ()) -> list[Cell]:
         """A cell of every data set, backbone and variant, under the first seed; checked.

@@ -117,15 +117,19 @@ class ResultsFolder:
         """
         return next(self.checkpoints(cell).glob(f"{model}-*.pth"), None)
 
+    def lock(self, name: str) -> FileLock:
+        """The lock of a work of that name, which a process holds while it does it."""
+        folder = self.folder / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / f"{name}.lock")
+
     @contextmanager
     def only_one(self, name: str) -> Iterator[bool]:
         """Whether this process may do the work of that name; no other one may meanwhile.
 
         The lock of a process that dies is free.
         """
-        folder = self.folder / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{name}.lock")
+        lock = self.lock(name)
         try:
             lock.acquire(timeout=0)
         except Timeout:

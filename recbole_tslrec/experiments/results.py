@@ -8,12 +8,14 @@ an earlier), ``ranks/<cell>.npz`` (the rank of every test user's target) and, fo
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from logging import getLogger
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -43,9 +45,9 @@ class KeptCell:
     variant: str
     seed: int
     status: str
+    data: str
+    configuration: str
     embeddings_from: str | None = None
-    data: str = ""
-    configuration: str = ""
     backbone_from: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     effective: dict[str, str] = field(default_factory=dict)
@@ -137,6 +139,7 @@ class Results:
         self.ranks = lru_cache(maxsize=None)(self._read_ranks)
         self.scores = lru_cache(maxsize=None)(self._scores)
         self._check_metrics()
+        self._check_versions()
         self._check_data()
         self._check_settings()
 
@@ -269,12 +272,27 @@ class Results:
                             f"and {means[name]:.4f} by the kept ranks."
                         )
 
+    def _check_versions(self) -> None:
+        """A mean over seeds is of one program, or says so."""
+        for method in self.methods.values():
+            cells = [method.cells[seed] for seed in method.seeds]
+            for name in dict.fromkeys(name for cell in cells for name in cell.versions):
+                seeds_by_version: dict[str, list[str]] = {}
+                for cell in cells:
+                    version = cell.versions.get(name, "unknown")
+                    seeds_by_version.setdefault(version, []).append(str(cell.seed))
+                if len(seeds_by_version) > 1:
+                    self._note(
+                        f"{method.dataset}, {method.backbone}, {method.variant}: the seeds ran under "
+                        f"different versions of {name}: {_whose(seeds_by_version)}."
+                    )
+
     def _check_data(self) -> None:
         """Methods that stand side by side must be of the same files."""
         for dataset in self.datasets:
             by_data: dict[str, list[str]] = {}
             for cell in self.cells:
-                if cell.dataset == dataset and cell.data:  # the first lines did not say
+                if cell.dataset == dataset:
                     by_data.setdefault(cell.data[:8], []).append(f"{cell.backbone} {cell.variant}")
             if len(by_data) > 1:
                 self.mismatches.append(
@@ -365,8 +383,14 @@ def _is_json(line: str) -> bool:
 def _read_arrays(path: Path) -> dict[str, np.ndarray] | None:
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as file:
-        return dict(file)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (BadZipFile, EOFError, ValueError, zlib.error) as error:
+        raise ValueError(
+            f"[{path}] is damaged: {error}. Bring it back, or take its cell's line out of {CELLS} and "
+            f"run the grid again."
+        ) from error
 
 
 def _seeds_and_end(cells: Sequence[KeptCell]) -> tuple[int, str]:

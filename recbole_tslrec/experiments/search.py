@@ -197,14 +197,15 @@ def _trial(cell: Cell, values: dict[str, Any], results: ResultsFolder) -> dict[s
     """The line of one trial, found or made."""
     values = json.loads(json.dumps(values))  # as the line gives them back: no tuples for lists
     trial = with_values(cell, values)
-    kept = results.trials.read().get(trial.id)
-    if kept is not None and kept["status"] == DONE:
-        # Another search may have come to the same settings, with some of the values given.
-        return kept | {"values": values}
-    outcome = _of_finished_cell(trial, results) or _run_trial(trial, values, results)
-    outcome["trial"] = outcome.pop("cell")
-    outcome["values"] = values
-    results.trials.append(outcome)
+    # Another search may come to the same settings, with some of the values given, at the same time.
+    with results.lock(f"trial-{trial.id}"):
+        kept = results.trials.read().get(trial.id)
+        if kept is not None and kept["status"] == DONE:
+            return kept | {"values": values}
+        outcome = _of_finished_cell(trial, results) or _run_trial(trial, values, results)
+        outcome["trial"] = outcome.pop("cell")
+        outcome["values"] = values
+        results.trials.append(outcome)
     return outcome
 
 

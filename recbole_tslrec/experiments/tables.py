@@ -447,7 +447,7 @@ def _seeds_and_gaps(results: Results) -> str:
         if method.made_by is None:
             of_backbone = seeds.setdefault(f"{method.dataset} {method.backbone}", {})
             of_backbone[method.variant] = len(method.seeds)
-    most = max(count for counts in seeds.values() for count in counts.values())
+    most = max((len(method.seeds) for method in results.methods.values()), default=0)
     fewer = []
     for name, counts in seeds.items():
         if len(set(counts.values())) == 1:

@@ -49,6 +49,7 @@ class SyntheticResults:
             "variant": variant,
             "embeddings_from": embeddings_from,
             "seed": seed,
+            "data": dataset,
             "configuration": f"{dataset}{backbone}{variant}{embeddings_from}",
             "backbone_from": None,
             "settings": {"epochs": 300, "hidden_size": 64, "seed": seed},

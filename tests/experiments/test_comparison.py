@@ -5,8 +5,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,14 +18,17 @@ from conftest import write_atomic
 from recbole.config import Config
 
 from recbole_tslrec.__main__ import main
+from recbole_tslrec.experiments import cells as cells_module
 from recbole_tslrec.experiments import comparison as comparison_module
 from recbole_tslrec.experiments import grid_tables
+from recbole_tslrec.experiments import search as search_module
 from recbole_tslrec.experiments.cells import Cell
 from recbole_tslrec.experiments.comparison import compare
 from recbole_tslrec.experiments.grid import Grid
 from recbole_tslrec.experiments.kept_cells import Lines, ResultsFolder
 from recbole_tslrec.experiments.search import declare
 from recbole_tslrec.experiments.variants import CONTROLS, MAIN_VARIANTS, VARIANTS
+from recbole_tslrec.language_model import source
 from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.registration import properties_folder
 
@@ -171,6 +176,12 @@ def test_a_data_set_that_recbole_saves_is_not_the_trained_model(tmp_path):
         ({"seeds": ()}, {}, "seeds: .* is empty"),
         ({"reuse": True}, {}, "reuse: needs .* two backbones"),
         ({"config_files": ("{dataset}.yaml",)}, {}, r"there is no file \[small.yaml\]"),
+        (
+            {"config_files": ("empty.yaml",)},
+            {},
+            r"config_files: \[empty.yaml\] is not 'key: value'",
+        ),
+        ({"config_files": ("broken.yaml",)}, {}, r"config_files: \[broken.yaml\] is not 'key: val"),
         ({"variants": ("TSLRec",)}, {"n_categorys": 3}, "Did you mean .n_categories"),
         ({"variants": ("Base",)}, {"epoch": 1}, r"no key \[epoch\]. Did you mean \[epochs\]"),
         ({"variants": ("CI",)}, {"n_categories": 31}, r"n_categories: \[31\] is more than the 30"),
@@ -184,6 +195,8 @@ def test_a_data_set_that_recbole_saves_is_not_the_trained_model(tmp_path):
 def test_what_would_fail_every_cell_comes_before_any_training(
     changes, settings_too, error, small_data, settings
 ):
+    Path("empty.yaml").write_text("# nothing yet\n")
+    Path("broken.yaml").write_text("epochs: [1\n")
     with pytest.raises((ValueError, OSError), match=error):
         compare(Grid(**(GRU4REC | changes), settings=settings | settings_too), "results")
     assert not Path("results").exists()
@@ -196,6 +209,7 @@ def test_what_would_fail_every_cell_comes_before_any_training(
         ("--sedes", r"\[--sedes\] is neither an option nor a --key=value"),
         ("--backbon=GRU4Rec", r"no option \[--backbon\]. Did you mean \[--backbone\]"),
         ("--search_budge=3", r"Did you mean \[--search_budget\]"),
+        ("--epochs=3 --epochs=4", "duplicate"),
         ("--data_path=/x/lr=1", "data_path=/x/lr=1.*second '='"),
         ("--variants=CI,none", r"variants: \[none\] is not one of"),
         ("--search=epochs", "not of the form key="),
@@ -204,7 +218,7 @@ def test_what_would_fail_every_cell_comes_before_any_training(
     ],
 )
 def test_a_wrong_command_line(argument, message, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["recbole_tslrec", "compare", argument])
+    monkeypatch.setattr(sys, "argv", ["recbole_tslrec", "compare", *argument.split()])
     with pytest.raises(SystemExit, match=message):
         main()
 
@@ -265,6 +279,18 @@ def test_the_results_in_the_repository_are_those_of_its_commands(folder, changes
     cells = grid.cells(grid.groups())
     assert len(cells) == n_cells
     assert {cell.id for cell in cells} <= kept.keys()
+
+
+def test_the_id_is_of_a_language_models_revision(monkeypatch):
+    ids = []
+    for revision in ("aaa", "bbb"):
+        comes = SimpleNamespace(identity={"hub": "organisation/model", "revision": revision})
+        cells_module._language_model_identity.cache_clear()
+        monkeypatch.setattr(source, "open_source", lambda *_, comes=comes: comes)
+        ids.append(cell(llm="organisation/model").id)
+        assert cell(llm="embedded").id == cell().id
+    assert ids[0] != ids[1]
+    cells_module._language_model_identity.cache_clear()
 
 
 def test_the_id_is_of_a_checkpoints_weights(tmp_path):
@@ -410,6 +436,32 @@ def test_a_trial_of_an_earlier_search_gives_all_the_values_of_this_one(small_dat
     assert {key: line["effective"][key] for key in values} == {
         key: str(value) for key, value in values.items()
     }
+
+
+def test_two_searches_at_the_same_trial_run_it_once(small_data, settings, monkeypatch):
+    pytest.importorskip("hyperopt")
+    trained = Counter()
+
+    def train(trial, values, results):
+        trained[trial.id] += 1
+        time.sleep(0.5)  # the other search comes to it meanwhile
+        outcome = {"cell": trial.id, "status": "done", "score": 0.1, "bigger": True}
+        return outcome | {"values": values}
+
+    monkeypatch.setattr(search_module, "_run_trial", train)
+    (group,) = Grid(**GRU4REC, variants=("Base",), settings=settings).groups()
+    given = replace(group, settings={**group.settings, "learning_rate": 0.003})
+    folder = ResultsFolder("results")
+    with ThreadPoolExecutor() as threads:
+        both = threads.map(
+            lambda search: search_module._trial(*search, folder),
+            [(given, {"epochs": 7}), (group, {"epochs": 7, "learning_rate": 0.003})],
+        )
+        assert [trial["values"] for trial in both] == [
+            {"epochs": 7},
+            {"epochs": 7, "learning_rate": 0.003},
+        ]
+    assert list(trained.values()) == [1]
 
 
 def test_a_searched_cell_takes_the_stages_of_its_trial(small_data, settings):

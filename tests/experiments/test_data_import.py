@@ -134,6 +134,15 @@ def test_the_name_of_recboles_own_copy_is_refused(tmp_path):
         import_data(tmp_path / "s.txt", tmp_path, "ml-100k")
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\\b", "a,b", " a", "a\n"])
+def test_a_name_that_is_no_folders_is_refused(name, tmp_path):
+    (tmp_path / "s.txt").write_text("1 2 3\n")
+    with pytest.raises(ValueError, match=r"dataset: [\s\S]* is not a name of letters"):
+        import_data(tmp_path / "s.txt", tmp_path / "data", name)
+    assert [path.name for path in tmp_path.rglob("*.inter")] == []
+    assert import_data(tmp_path / "s.txt", tmp_path / "data", "Bücher 2.0").statistics.users == 1
+
+
 def test_the_command_prints_the_row_and_its_errors(tmp_path, monkeypatch, capsys):
     write_csv(tmp_path / "log.csv", {"7": ["a", "b"], "8": ["b"]})
     command = ["recbole_tslrec", "import", "--source=log.csv", "--dataset=mine", "--min_user=2"]

@@ -449,7 +449,12 @@ def run(name: str, seed: int, backbone: Path, args: argparse.Namespace) -> list[
     with ExitStack() as stack:
         if change.piece is not None:
             stack.enter_context(change.piece())
-        return compare(grid(change.variants, seed, args, settings), args.work).lines
+        return compare(grid(wanted(change.variants, args), seed, args, settings), args.work).lines
+
+
+def wanted(variants: tuple[str, ...], args: argparse.Namespace) -> tuple[str, ...]:
+    """Those of a change's variants that are to run."""
+    return tuple(name for name in variants if args.variants is None or name in args.variants)
 
 
 def run_unchanged(seed: int, args: argparse.Namespace) -> tuple[list[dict[str, Any]], Path]:
@@ -527,6 +532,11 @@ def main() -> None:
     parser.add_argument("--backbone", default="SASRec")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--changes", help="of them, separated by commas; all of them if not given")
+    parser.add_argument(
+        "--variants",
+        type=lambda text: text.split(","),
+        help="with a change, separated by commas; all that it is for if not given",
+    )
     parser.add_argument("--config_files", default="", help="yaml files, separated by spaces")
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="a comparison's folder"
@@ -543,6 +553,8 @@ def main() -> None:
     for name in names:
         if name not in CHANGES:
             raise SystemExit(f"--changes: [{name}] is not one of: {', '.join(CHANGES)}.")
+        if not wanted(CHANGES[name].variants, args):
+            raise SystemExit(f"--variants: [{name}] is for {', '.join(CHANGES[name].variants)}.")
     lines = {}
     for seed in range(2020, 2020 + args.seeds):
         unchanged, backbone = run_unchanged(seed, args)

@@ -256,11 +256,14 @@ def test_a_rate_is_times_the_comparisons(monkeypatch, tmp_path):
         benchmark, "compare", lambda grid, _: seen.append(grid) or SimpleNamespace(lines=[])
     )
     (tmp_path / "mine.yaml").write_text("learning_rate: 1e-4")
-    args = argparse.Namespace(dataset="small", backbone="SASRec", work=tmp_path)
+    args = argparse.Namespace(
+        dataset="small", backbone="SASRec", work=tmp_path, variants=["TSLRec", "CI"]
+    )
     for files, expected in (("", 3e-3), (str(tmp_path / "mine.yaml"), 3e-4)):
         args.config_files = files
         benchmark.run("learning rate × 3", 1, tmp_path / "x.pth", args)
         assert seen[-1].settings["learning_rate"] == pytest.approx(expected)
+        assert seen[-1].variants == ("CI", "TSLRec")
 
 
 def test_a_base_that_comes_out_otherwise_is_refused(monkeypatch, tmp_path):

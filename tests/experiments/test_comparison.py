@@ -269,6 +269,15 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
             },
             20,
         ),
+        (
+            "kept_search",  # the rate that was chosen, for all but untuned
+            {
+                "backbones": ("GRU4Rec",),
+                "variants": (*MAIN_VARIANTS, *CONTROLS[:-1]),
+                "settings": {"learning_rate": 0.003},
+            },
+            6,
+        ),
     ],
 )
 def test_the_results_in_the_repository_are_those_of_its_commands(folder, changes, n_cells):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import sys
 from pathlib import Path
 
@@ -14,12 +15,18 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from hypothesis import settings as hypothesis_settings
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import recbole_tslrec  # noqa: F401
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+
+# The same commit passes or fails always. `--hypothesis-profile=search` looks further, at random.
+hypothesis_settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis_settings.register_profile("search", max_examples=2000, deadline=None)
+hypothesis_settings.load_profile("repeatable")
 
 WORDS = (
     "given the user ' s purchase history , predict distribution among preferences . response : "
@@ -29,7 +36,13 @@ WORDS = (
 
 @pytest.fixture(autouse=True)
 def recbole_alone(monkeypatch, tmp_path):
-    """RecBole reads sys.argv, and writes saved/, log/ and log_tensorboard/ where it stands."""
+    """RecBole reads sys.argv, and writes saved/, log/ and log_tensorboard/ where it stands.
+
+    Generators start anew as well: what a test draws does not hang on the tests before it.
+    """
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
     monkeypatch.setattr(sys, "argv", ["pytest"])
     monkeypatch.chdir(tmp_path)
     yield

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_tslrec.experiments.interaction_files import (
@@ -41,7 +41,6 @@ _TOKENS = st.one_of(
 _LOGS = st.lists(st.tuples(_TOKENS, _TOKENS, st.integers(-2, 4)), min_size=1, max_size=20)
 
 
-@settings(deadline=None)
 @given(_LOGS)
 def test_a_log_comes_back_from_recboles_file_token_by_token(rows):
     expected: dict[str, list[str]] = {}

@@ -8,6 +8,16 @@ from recbole_tslrec.language_model.batches import PositionBudgetSampler
 LENGTHS = st.lists(st.integers(1, 200), min_size=1, max_size=120).map(np.array)
 
 
+def next_grid_length(length: int) -> int:
+    """The next of 1, 2, ..., 16, 18, ..., 32, 36, ..., 64, 72, ...: eight steps to a doubling."""
+    step = 1
+    while 16 * step <= length:
+        step *= 2
+    while length % step:
+        length += 1
+    return length
+
+
 @given(LENGTHS, st.integers(1, 500), st.integers(0, 5))
 def test_every_example_once_within_the_budget_and_always_as_many_batches(lengths, budget, epoch):
     sampler = PositionBudgetSampler(lengths, budget, seed=1)
@@ -17,10 +27,11 @@ def test_every_example_once_within_the_budget_and_always_as_many_batches(lengths
     assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * lengths[batch].max() <= budget
-    # By length: a batch begins where the one before ends, on a grid of an eighth.
-    ordered = sorted(batches, key=lambda batch: (lengths[batch].min(), lengths[batch].max()))
+    # By length: on the grid a batch begins where the one before ends.
+    grid = np.array([next_grid_length(length) for length in lengths])
+    ordered = sorted(batches, key=lambda batch: (grid[batch].min(), grid[batch].max()))
     for short, long in zip(ordered, ordered[1:], strict=False):
-        assert lengths[short].max() <= lengths[long].min() * 1.125 + 1
+        assert grid[short].max() <= grid[long].min()
 
 
 @given(LENGTHS, st.integers(1, 500), st.integers(2, 4))

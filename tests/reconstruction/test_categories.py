@@ -168,7 +168,7 @@ grids = arrays(np.float32, shapes, elements=st.integers(-2, 2))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(grids, st.data())
 def test_no_category_is_empty_even_where_embeddings_coincide(backend, x, data):
     n_distinct = len(np.unique(x, axis=0))

@@ -74,7 +74,6 @@ histories_by_user = st.dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(histories_by_user, st.integers(0, 99))
 def test_histories_are_rebuilt_from_interleaved_rows(wanted, seed):
     rows = interleave([augment(user, items) for user, items in wanted.items()], seed)
@@ -95,7 +94,6 @@ def test_histories_are_rebuilt_from_interleaved_rows(wanted, seed):
     }
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=2, max_size=12), st.data())
 def test_the_earliest_row_may_be_a_later_prefix(items, data):
     start = data.draw(st.integers(0, len(items) - 2))
@@ -188,7 +186,7 @@ odd_tokens = st.one_of(
 ).filter(lambda token: token.strip())
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     st.dictionaries(
         odd_tokens, st.lists(odd_tokens, min_size=1, max_size=9), min_size=2, max_size=6
@@ -355,7 +353,6 @@ token_dictionaries = st.dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(token_dictionaries, st.integers(0, 99), st.integers(0, 99))
 def test_fingerprint_does_not_depend_on_numbering(histories, one_seed, other_seed):
     digest = fingerprint(*numbered(histories, one_seed))
@@ -364,7 +361,6 @@ def test_fingerprint_does_not_depend_on_numbering(histories, one_seed, other_see
     assert len(digest) == 64
 
 
-@settings(deadline=None)
 @given(token_dictionaries, token_dictionaries)
 def test_fingerprint_tells_different_data_apart(one, other):
     same = fingerprint(*numbered(one, 0)) == fingerprint(*numbered(other, 0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_tslrec.reconstruction.histories import Histories
@@ -35,7 +35,6 @@ def cases(draw) -> tuple[list[list[int]], np.ndarray, int]:
     return lists, np.array([-1, *labels]), n_categories
 
 
-@settings(deadline=None)
 @given(cases())
 def test_preferences_are_shares_of_the_whole_history(case):
     lists, labels, n_categories = case
@@ -53,7 +52,6 @@ def test_preferences_are_shares_of_the_whole_history(case):
     assert preferences.nnz == (wanted > 0).sum()
 
 
-@settings(deadline=None)
 @given(cases(), st.data())
 def test_constant_prediction_and_loss_follow_equation_3(case, data):
     lists, labels, n_categories = case
@@ -72,7 +70,6 @@ def test_constant_prediction_and_loss_follow_equation_3(case, data):
     assert constant_loss(preferences, constant) <= constant_loss(preferences, other) + 1e-12
 
 
-@settings(deadline=None)
 @given(cases())
 def test_mean_preferences_are_those_of_the_users_of_an_item(case):
     lists, labels, n_categories = case

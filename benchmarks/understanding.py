@@ -388,13 +388,13 @@ def _whitened() -> Iterator[None]:
         yield
 
 
-UNCHANGED = ("Base", "CI", "random", "pretrained", "preferences", "TSLRec")
 _FUSED = ("random", "pretrained", "preferences", "TSLRec")
+UNCHANGED = ("Base", "CI", "untuned", *_FUSED)
 CHANGES: dict[str, Change] = {
     # A fused table may only learn faster; then Base does as well under another learning rate.
-    "learning rate × 3": Change(UNCHANGED, rate=3),
-    "learning rate / 3": Change(UNCHANGED, rate=1 / 3),
-    "equal norms": Change(("Norm", "CI", *_FUSED), {"item_norm": "l2"}),
+    "learning rate × 3": Change(("Base", "CI", *_FUSED), rate=3),
+    "learning rate / 3": Change(("Base", "CI", *_FUSED), rate=1 / 3),
+    "equal norms": Change(("Norm", "CI", "untuned", *_FUSED), {"item_norm": "l2"}),
     "sum in place of the gate": Change(_FUSED, {"fusion": "sum"}),
     "h' at 0.3 of the ids' scale": Change(_FUSED, {"enhanced_scale": 0.3}),
     "h' at 3 times the ids' scale": Change(_FUSED, {"enhanced_scale": 3.0}),

@@ -28,6 +28,25 @@ def check_before_training(config, stages: Sequence[str], n_items: int) -> None:
         warn_of_little_space("tslrec_dir", Path(config["tslrec_dir"]), needed)
 
 
+def check_split(config, train_data, valid_data) -> None:
+    """Raise ValueError where leave-one-out leaves nothing to train or to validate on.
+
+    RecBole would train on what there is, or on nothing, and end without a result.
+
+    Args:
+        train_data, valid_data: RecBole's loaders; the second may be None.
+    """
+    if valid_data is None or config["eval_args"]["split"] != {"LS": "valid_and_test"}:
+        return
+    rows, users = len(train_data._dataset), len(valid_data._dataset)
+    if rows == 0 or users == 0:
+        raise ValueError(
+            f"dataset: [{config['dataset']}], or what its filters leave of it, is too small. The last "
+            f"two interactions of a user are held out, and two or more must be left for some users. "
+            f"There are {rows} rows to train on and {users} to validate on."
+        )
+
+
 def check_categories(config, n_items: int) -> None:
     """Raise ValueError for more categories than items."""
     if config["n_categories"] > n_items:

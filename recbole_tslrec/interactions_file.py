@@ -23,7 +23,7 @@ _ROWS_AT_ONCE = 1_000_000  # keeps the memory of the check below that of reading
 def check_interactions(config: dict[str, Any]) -> None:
     """Raise ValueError for the first user, item or time that pandas takes for missing or for more.
 
-    More: a quotation mark that swallows the lines after it.
+    More: a quotation mark that swallows the lines after it. Also for a time that is not a number.
 
     A file that is not there is RecBole's to report, and ready-made sequences
     (``benchmark_filename``) are the pipeline's.
@@ -42,6 +42,7 @@ def check_interactions(config: dict[str, Any]) -> None:
     try:
         for rows in _read(path, config):
             _check_rows(rows, path, config)
+            _check_times(rows, path, config)
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ValueError(f"[{path}] cannot be read: {error}") from error
     _CHECKED.add(seen)
@@ -98,6 +99,20 @@ def _check_rows(rows: pd.DataFrame, path: Path, config: dict[str, Any]) -> None:
                 f"[{path}] line {_line(path, number)}: the {field} [{rows[field][number]}] goes over "
                 f'several lines, because it begins with a quotation mark ("). Take the mark out.'
             )
+
+
+def _check_times(rows: pd.DataFrame, path: Path, config: dict[str, Any]) -> None:
+    field = config["TIME_FIELD"]
+    with open(path, encoding=config.get("encoding") or "utf-8") as file:
+        typed = file.readline().rstrip("\n").split(config["field_separator"])
+    if f"{field}:float" not in typed:
+        return
+    wrong = pd.to_numeric(rows[field], errors="coerce").isna()
+    if wrong.any():
+        number = wrong.idxmax()
+        raise ValueError(
+            f"[{path}] line {_line(path, number)}: the {field} [{rows[field][number]}] is not a number."
+        )
 
 
 def _line(path: Path, number: int) -> int:

@@ -606,6 +606,8 @@ def cost_table(stages: Sequence[Stage]) -> str:
         )
         if cost.get("share_of_matrix_rate"):
             rows[-1]["share of matrix rate"] = cost["share_of_matrix_rate"]
+    if not rows:
+        return "Stages: none is needed."
     return "Stages:\n" + tabulate(rows, headers="keys", tablefmt="github", intfmt=",")
 
 

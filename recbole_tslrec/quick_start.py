@@ -19,6 +19,7 @@ from recbole.quick_start import run
 from recbole.trainer import Trainer
 from recbole.utils import get_model, get_trainer, init_logger, init_seed
 
+from recbole_tslrec import settings
 from recbole_tslrec.storage import Stage
 
 
@@ -57,7 +58,11 @@ def main() -> None:
     parser.add_argument(
         "--group_offset", type=int, default=0, help="rank of the first process here"
     )
-    args, _ = parser.parse_known_args()
+    args, keys = parser.parse_known_args()
+    try:
+        settings.check_arguments(keys, vars(args))
+    except ValueError as error:
+        parser.error(str(error))
     run(
         args.model,
         args.dataset,

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recbole.evaluator import metric_types
+from recbole.utils import EvaluatorType
 from recbole.utils.argument_list import (
     dataset_arguments,
     evaluation_arguments,
@@ -121,6 +123,15 @@ SETTINGS: dict[str, Setting] = {
 # Keys of properties/overall.yaml, which every sequential model has.
 BATCHING_KEYS = ("train_batching", "train_window_context")
 
+# RecBole's own keys of which a wrong value stops nothing before training.
+_TRAINING = {
+    "epochs": _integer("", 1),
+    "train_batch_size": _integer("", 1),
+    "stopping_step": _integer("", 0),
+    "learning_rate": _number("", lambda value: value > 0, "a number above 0"),
+}
+_WITHOUT_CUTOFF = ("gauc",)  # of the metrics of a ranking
+
 _RECBOLE_KEYS = frozenset(
     [*general_arguments, *training_arguments, *evaluation_arguments, *dataset_arguments]
 )
@@ -185,6 +196,46 @@ def check_values(config: Mapping[str, Any]) -> None:
             raise FileNotFoundError(f"{key}: there is no file [{path}].")
 
 
+def check_training(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for a value of RecBole's with which training would do nothing, or fail late."""
+    for key, setting in _TRAINING.items():
+        if not setting.accepts(config[key]):
+            raise ValueError(f"{key}: [{config[key]!r}] is not {setting.expected}.")
+
+
+def check_metrics(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for metrics that RecBole has not, or does not compute to choose the epoch.
+
+    It would look for the latter only after the first epoch.
+
+    Args:
+        config: RecBole's ``final_config_dict``, as the user gave it: one metric or cutoff may stand
+            without a list.
+    """
+    metrics, cutoffs = (
+        list(config[key]) if isinstance(config[key], (list, tuple)) else [config[key]]
+        for key in ("metrics", "topk")
+    )
+    for metric in metrics:
+        if str(metric).lower() not in metric_types:
+            raise ValueError(
+                f"metrics: [{metric}] is not one of RecBole's, {', '.join(sorted(metric_types))}. "
+                f"The paper's HR is hit."
+            )
+    computed = [
+        name
+        if name in _WITHOUT_CUTOFF or metric_types[name] != EvaluatorType.RANKING
+        else f"{name}@{k}"
+        for name in (metric.lower() for metric in metrics)
+        for k in cutoffs
+    ]
+    if config["eval_step"] > 0 and str(config["valid_metric"]).lower() not in computed:
+        raise ValueError(
+            f"valid_metric: [{config['valid_metric']}] is not computed; these are: "
+            f"{', '.join(dict.fromkeys(computed))}. Give one of them, or change metrics and topk."
+        )
+
+
 def check_spelling(given_keys: Mapping[str, Any], known_keys: Mapping[str, Any]) -> None:
     """Raise ValueError for a key the user gave that is unknown but looks like one of ours or RecBole's.
 
@@ -243,7 +294,7 @@ def settle_batching(config: dict[str, Any], model: str, causal: bool) -> None:
 
 
 def check_columns(config: Mapping[str, Any]) -> None:
-    """Raise ValueError if the data set has no time column, or does not load it.
+    """Raise ValueError if the first line is not RecBole's, or the time has no column or is not loaded.
 
     Reads the first line of the .inter file alone. A file that is not there is RecBole's to report,
     and one of ready-made sequences (``benchmark_filename``) is the pipeline's.
@@ -253,6 +304,12 @@ def check_columns(config: Mapping[str, Any]) -> None:
         return
     with open(path, encoding=config.get("encoding") or "utf-8") as file:
         header = file.readline().rstrip("\n").split(config["field_separator"])
+    if untyped := [column for column in header if column.count(":") != 1]:
+        raise ValueError(
+            f"[{path}] line 1: {untyped} are no columns of RecBole's, which are name:type and parted by "
+            f"[{config['field_separator']!r}], as in user_id:token, item_id:token, timestamp:float. "
+            f"To make such a file of another: python -m recbole_tslrec import"
+        )
     columns = [column.split(":")[0] for column in header]
     given = config["load_col"] or {}
     if not isinstance(given, Mapping):

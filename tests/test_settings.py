@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recbole.config import Config
 
-from recbole_tslrec import interactions_file
+from recbole_tslrec import interactions_file, quick_start
 from recbole_tslrec.registration import properties_folder
 from recbole_tslrec.settings import (
     CATEGORIES,
@@ -69,6 +69,40 @@ def test_a_peers_keys_are_checked_and_disturb_no_other_model(small_data, setting
     )
     assert config["sft_learning_rate"] == 1e-3
     assert Config("E4SRec", small_data, config_dict=settings)["e4srec_learning_rate"] == 3e-4
+
+
+WRONG_FOR_RECBOLE = [
+    ("epochs", 0, "epochs: .0. is not a whole number, 1 or larger"),
+    ("epochs", "zehn", "epochs: .'zehn'."),
+    ("learning_rate", -1e-3, "learning_rate"),
+    ("train_batch_size", 0.5, "train_batch_size"),
+    ("metrics", ["HR", "NDCG"], "metrics: .HR. is not one of RecBole's, auc, .* HR is hit"),
+    ("valid_metric", "NDGC@10", r"valid_metric: .NDGC@10. .* are: hit@5, hit@10, ndcg@5, ndcg@10"),
+    ("valid_metric", "NDCG@20", "valid_metric: .NDCG@20."),
+    ("valid_metric", "NDCG", "valid_metric: .NDCG."),
+]
+
+
+@pytest.mark.parametrize("model", ["TSLRec_SASRec", "SASRec", "FMLPRec"])
+@pytest.mark.parametrize(("key", "value", "message"), WRONG_FOR_RECBOLE)
+def test_what_would_stop_or_spoil_a_training_is_refused(
+    model, key, value, message, small_data, settings
+):
+    with pytest.raises(ValueError, match=message):
+        Config(model, small_data, config_dict=settings | {key: value})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"metrics": "NDCG", "topk": 10},
+        {"metrics": ["GAUC"], "valid_metric": "GAUC"},
+        {"metrics": ["MRR", "ItemCoverage"], "valid_metric": "itemcoverage@5"},
+        {"valid_metric": "MRR@10", "eval_step": 0},  # nothing is validated
+    ],
+)
+def test_what_recbole_computes_may_choose_the_epoch(changes, small_data, settings):
+    Config("TSLRec_SASRec", small_data, config_dict=settings | changes)
 
 
 @pytest.mark.parametrize(("key", "value", "message"), WRONG)
@@ -199,6 +233,14 @@ def test_a_second_equals_sign_on_the_command_line_is_refused(small_data, setting
         Config("TSLRec_SASRec", small_data, config_dict=settings)
 
 
+@pytest.mark.parametrize("wrong", [["--epochs", "1"], ["--datasets=mine"]])
+def test_run_refuses_what_recbole_would_leave_unread(wrong, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run_recbole_tslrec.py", "--model=SASRec", *wrong])
+    with pytest.raises(SystemExit):
+        quick_start.main()
+    assert wrong[0].split("=")[0] in capsys.readouterr().err
+
+
 def test_no_key_of_recboles_is_taken_for_a_misspelling():
     """One yaml may serve several backbones, and so hold keys that some of them do not have."""
     folder = Path(recbole.__file__).parent / "properties"
@@ -249,6 +291,25 @@ def test_a_data_set_without_times_is_refused(tmp_path, settings):
     write_atomic(tmp_path / "data", "timeless", rows, "user_id:token\titem_id:token")
     with pytest.raises(ValueError, match=r"TIME_FIELD: \[timestamp\] is not a column.*timeless"):
         Config("TSLRec_SASRec", "timeless", config_dict=settings)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["user_id\titem_id\ttimestamp", "user_id:token,item_id:token,timestamp:float"],
+)
+def test_a_first_line_that_is_not_recboles_is_refused(header, tmp_path, settings):
+    write_atomic(tmp_path / "data", "plain", [("u1", "i1", 1)], header)
+    with pytest.raises(
+        ValueError, match=r"plain.inter\] line 1: .*name:type and parted by .*import"
+    ):
+        Config("TSLRec_SASRec", "plain", config_dict=settings)
+
+
+def test_a_time_that_is_no_number_is_refused(tmp_path, settings):
+    write_atomic(tmp_path / "data", "dated", [*WELL, ("u", "i", "2024-01-02")])
+    message = r"dated.inter\] line 11: the timestamp \[2024-01-02\] is not a number"
+    with pytest.raises(ValueError, match=message):
+        Config("TSLRec_SASRec", "dated", config_dict=settings)
 
 
 def test_all_columns_may_be_loaded_but_the_time_not_left_out(small_data, settings):

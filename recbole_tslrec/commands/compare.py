@@ -86,6 +86,8 @@ def _grid(args: argparse.Namespace) -> Grid:
     except SyntaxError as error:  # a key is given twice
         raise ValueError(str(error)) from None
     sys.argv = sys.argv[:1]  # every cell is given its settings; a searched key differs among them
+    if args.seeds < 1:
+        raise ValueError(f"seeds: [{args.seeds}] is not how many, 1 or more.")
     controls = CONTROLS if args.controls else ()
     return Grid(
         datasets=(args.datasets or args.dataset).split(","),

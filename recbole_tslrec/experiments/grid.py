@@ -13,13 +13,14 @@ from yaml import YAMLError
 from recbole_tslrec.early_checks import check_categories
 from recbole_tslrec.experiments.cells import Cell
 from recbole_tslrec.experiments.variants import MAIN_VARIANTS, OWN_KEYS, VARIANTS
-from recbole_tslrec.interactions_file import count_items, path_of
+from recbole_tslrec.interactions_file import check_interactions, count_items, path_of
 from recbole_tslrec.language_model.reader import check_language_model
 from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.settings import (
     CATEGORIES,
     FINE_TUNING,
     LANGUAGE_MODEL,
+    check_columns,
     check_spelling,
     stage_settings,
 )
@@ -131,6 +132,8 @@ class Grid:
         known = {key: None for config in configs for key in config.internal_config_dict}
         check_spelling(self.settings, known)
         _check_evaluation(configs[0])
+        check_columns(configs[0].final_config_dict)
+        check_interactions(configs[0].final_config_dict)
         data = _data_hash(configs[0])
         for cell, error in errors:
             print(f"compare: {dataset}, {cell.method}, will fail: {error}", flush=True)

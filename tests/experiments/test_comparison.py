@@ -157,6 +157,13 @@ def test_what_would_fail_some_is_said_first_and_stops_no_other(llm, small_data, 
     assert "seed of the config files: not used" in before_training
 
 
+def test_what_is_wrong_with_the_data_stops_the_base_as_well(tmp_path, settings):
+    rows = [(f"u{user}", f"i{item}", item) for user in range(9) for item in range(6)]
+    write_atomic(tmp_path / "data", "small", [("u0", "NA", 9), *rows])
+    with pytest.raises(ValueError, match=r"line 2: the item_id \[NA\]"):
+        compare(Grid(**GRU4REC, variants=("Base", "CI"), settings=settings), "results")
+
+
 def test_a_data_set_that_recbole_saves_is_not_the_trained_model(tmp_path):
     folder = ResultsFolder(tmp_path).checkpoints("x")
     folder.mkdir(parents=True)
@@ -504,8 +511,9 @@ def test_the_id_is_of_all_files_that_are_loaded(small_data, settings):
     assert ids[0] == ids[1] and len(set(ids)) == 3
 
 
-def test_a_data_set_with_nothing_to_train_on_says_so(tmp_path, settings):
-    rows = [(f"u{user}", f"i{(user + k) % 4}", k) for user in range(4) for k in range(3)]
+@pytest.mark.parametrize("length", [2, 3])
+def test_a_data_set_with_nothing_to_train_on_says_so(length, tmp_path, settings):
+    rows = [(f"u{user}", f"i{(user + k) % 4}", k) for user in range(4) for k in range(length)]
     write_atomic(tmp_path / "data", "small", rows)
     comparison = compare(Grid(**GRU4REC, variants=("Base",), settings=settings), "results")
     ((_, error),) = comparison.failed

@@ -28,6 +28,25 @@ def check_before_training(config, stages: Sequence[str], n_items: int) -> None:
         warn_of_little_space("tslrec_dir", Path(config["tslrec_dir"]), needed)
 
 
+def check_validation(config, valid_data) -> None:
+    """Raise ValueError where no user is left to validate on, though the epoch is to be chosen so.
+
+    RecBole would train without, for all epochs, and may end without a test, too.
+
+    Args:
+        valid_data: RecBole's loader; None if there is to be none.
+    """
+    leave_one_out = config["eval_args"]["split"] == {"LS": "valid_and_test"}
+    if valid_data is None or config["eval_step"] <= 0 or not leave_one_out:
+        return
+    if len(valid_data._dataset) == 0:
+        raise ValueError(
+            f"dataset: [{config['dataset']}], or what its filters leave of it, has no user with the "
+            f"four interactions that training, validation and test take. eval_step: 0 trains without "
+            f"validation."
+        )
+
+
 def check_split(config, train_data, valid_data) -> None:
     """Raise ValueError where leave-one-out leaves nothing to train or to validate on.
 

@@ -20,6 +20,7 @@ from recbole.trainer import Trainer
 from recbole.utils import get_model, get_trainer, init_logger, init_seed
 
 from recbole_tslrec import settings
+from recbole_tslrec.early_checks import check_validation
 from recbole_tslrec.storage import Stage
 
 
@@ -115,6 +116,9 @@ def run_experiment(
     Args:
         model, dataset, config_file_list, config_dict: as ``run_recbole`` takes them.
         test: whether to test the trained model.
+
+    Raises:
+        ValueError: an epoch is to be chosen on validation, and there is nobody to validate on.
     """
     config = Config(model, dataset, config_file_list, dict(config_dict or {}))
     init_seed(config["seed"], config["reproducibility"])
@@ -124,6 +128,7 @@ def run_experiment(
     init_logger(config)
     data = create_dataset(config)
     train_data, valid_data, test_data = data_preparation(config, data)
+    check_validation(config, valid_data)
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     recommender = get_model(config["model"])(config, train_data._dataset).to(config["device"])
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, recommender)

@@ -148,12 +148,15 @@ def _with_checks(original):
             STAGED[self.model].backbone if self.model in STAGED else BACKBONES.get(self.model)
         )
         settings.settle_batching(values, self.model, backbone is not None and backbone.causal)
-        if self.model in _OUR_MODELS or self.model in BACKBONES:
-            settings.check_training(values)
-            settings.check_metrics(values)
         if self.model in _OUR_MODELS:
+            settings.check_training(values)
             settings.check_loss(values)
+        measured = self.model in _OUR_MODELS or backbone is not None
+        if measured:
+            settings.check_metrics(values)
         original(self)
+        if measured:
+            settings.check_valid_metric(values)
         if self.model in _OUR_MODELS:
             settings.check_columns(values)
             check_interactions(values)

@@ -127,10 +127,14 @@ BATCHING_KEYS = ("train_batching", "train_window_context")
 _TRAINING = {
     "epochs": _integer("", 1),
     "train_batch_size": _integer("", 1),
-    "stopping_step": _integer("", 0),
+    "eval_step": _integer("", 0),
+    "stopping_step": Setting(
+        "",
+        lambda value: isinstance(value, (int, float)) and value >= 0,  # inf: never
+        "a number, 0 or larger",
+    ),
     "learning_rate": _number("", lambda value: value > 0, "a number above 0"),
 }
-_WITHOUT_CUTOFF = ("gauc",)  # of the metrics of a ranking
 
 _RECBOLE_KEYS = frozenset(
     [*general_arguments, *training_arguments, *evaluation_arguments, *dataset_arguments]
@@ -204,35 +208,42 @@ def check_training(config: Mapping[str, Any]) -> None:
 
 
 def check_metrics(config: Mapping[str, Any]) -> None:
-    """Raise ValueError for metrics that RecBole has not, or does not compute to choose the epoch.
-
-    It would look for the latter only after the first epoch.
+    """Raise ValueError for a metric that RecBole does not have.
 
     Args:
-        config: RecBole's ``final_config_dict``, as the user gave it: one metric or cutoff may stand
-            without a list.
+        config: RecBole's ``final_config_dict``, as the user gave it: one metric may stand without a
+            list.
     """
-    metrics, cutoffs = (
-        list(config[key]) if isinstance(config[key], (list, tuple)) else [config[key]]
-        for key in ("metrics", "topk")
-    )
-    for metric in metrics:
+    metrics = config["metrics"]
+    for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
         if str(metric).lower() not in metric_types:
             raise ValueError(
                 f"metrics: [{metric}] is not one of RecBole's, {', '.join(sorted(metric_types))}. "
                 f"The paper's HR is hit."
             )
+
+
+def check_valid_metric(config: Mapping[str, Any]) -> None:
+    """Raise ValueError if the metric that is to choose the epoch is none of those computed.
+
+    RecBole would look for it only after the first epoch.
+
+    Args:
+        config: RecBole's ``final_config_dict``, once RecBole has put its defaults in.
+    """
+    split = config["eval_args"]["split"]
+    validates = split.get("LS") != "test_only" and split.get("RS", [1, 1, 1])[1] > 0
+    if config["eval_step"] <= 0 or not validates:
+        return
     computed = [
-        name
-        if name in _WITHOUT_CUTOFF or metric_types[name] != EvaluatorType.RANKING
-        else f"{name}@{k}"
-        for name in (metric.lower() for metric in metrics)
-        for k in cutoffs
+        name if name == "gauc" or metric_types[name] != EvaluatorType.RANKING else f"{name}@{k}"
+        for name in (metric.lower() for metric in config["metrics"])
+        for k in config["topk"]
     ]
-    if config["eval_step"] > 0 and str(config["valid_metric"]).lower() not in computed:
+    if str(config["valid_metric"]).lower() not in computed:
         raise ValueError(
             f"valid_metric: [{config['valid_metric']}] is not computed; these are: "
-            f"{', '.join(dict.fromkeys(computed))}. Give one of them, or change metrics and topk."
+            f"[{', '.join(dict.fromkeys(computed))}]. Give one of them, or change metrics and topk."
         )
 
 
@@ -294,7 +305,7 @@ def settle_batching(config: dict[str, Any], model: str, causal: bool) -> None:
 
 
 def check_columns(config: Mapping[str, Any]) -> None:
-    """Raise ValueError if the first line is not RecBole's, or the time has no column or is not loaded.
+    """Raise ValueError if the first line is not RecBole's, or a column is not there or not loaded.
 
     Reads the first line of the .inter file alone. A file that is not there is RecBole's to report,
     and one of ready-made sequences (``benchmark_filename``) is the pipeline's.
@@ -310,7 +321,29 @@ def check_columns(config: Mapping[str, Any]) -> None:
             f"[{config['field_separator']!r}], as in user_id:token, item_id:token, timestamp:float. "
             f"To make such a file of another: python -m recbole_tslrec import"
         )
-    columns = [column.split(":")[0] for column in header]
+    types = dict(column.split(":") for column in header)
+    columns = list(types)
+    for key in ("USER_ID_FIELD", "ITEM_ID_FIELD"):
+        if config[key] not in types:
+            raise ValueError(
+                f"{key}: [{config[key]}] is not a column of [{path}], which has {columns}."
+            )
+    time = config["TIME_FIELD"]
+    if time not in types:
+        raise ValueError(
+            f"TIME_FIELD: [{time}] is not a column of [{path}], which has {columns}. Sequential "
+            f"recommendation needs the order of the interactions: name the column of their time."
+        )
+    if types[time] != "float":
+        raise ValueError(
+            f"TIME_FIELD: [{time}] has the type [{types[time]}] in [{path}], and only numbers have an "
+            f"order: {time}:float."
+        )
+    _check_time_is_loaded(config, columns)
+
+
+def _check_time_is_loaded(config: Mapping[str, Any], columns: list[str]) -> None:
+    time = config["TIME_FIELD"]
     given = config["load_col"] or {}
     if not isinstance(given, Mapping):
         raise ValueError(
@@ -319,12 +352,6 @@ def check_columns(config: Mapping[str, Any]) -> None:
         )
     loaded = given.get("inter", "*")
     loaded = columns if loaded == "*" else loaded
-    time = config["TIME_FIELD"]
-    if time not in columns:
-        raise ValueError(
-            f"TIME_FIELD: [{time}] is not a column of [{path}], which has {columns}. Sequential "
-            f"recommendation needs the order of the interactions: name the column of their time."
-        )
     if time not in loaded:
         raise ValueError(
             f"load_col: inter {loaded} leaves out the time column [{time}]. "
@@ -359,5 +386,8 @@ def check_arguments(arguments: Sequence[str], options: Collection[str]) -> None:
             raise ValueError(f"[{argument}] is neither an option nor a --key=value.")
         near = difflib.get_close_matches(key, options, n=1, cutoff=0.8)
         if near and key not in SETTINGS and key not in _RECBOLE_KEYS:
-            raise ValueError(f"There is no option [--{key}]. Did you mean [--{near[0]}]?")
+            raise ValueError(
+                f"There is no option [--{key}]. Did you mean [--{near[0]}]? A key of your own that is "
+                f"called so can stand in a yaml file."
+            )
     check_command_line(arguments)

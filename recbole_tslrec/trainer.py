@@ -13,7 +13,7 @@ from recbole.trainer import Trainer
 from torch.nn.utils import parametrize
 
 from recbole_tslrec import processes
-from recbole_tslrec.early_checks import check_before_training, check_split
+from recbole_tslrec.early_checks import check_before_training, check_validation
 from recbole_tslrec.files import check_writable
 from recbole_tslrec.given_files import data_notes
 from recbole_tslrec.pipeline import Pipeline, cost_table
@@ -109,7 +109,6 @@ class BackboneTrainer(_WatchedTrainer):
 
     def fit(self, train_data, valid_data=None, *args, **kwargs):
         """As RecBole's; its loader gives way to one of whole sequences if the settings say so."""
-        check_split(self.config, train_data, valid_data)
         self._note_data(train_data._dataset, valid_data)
         if self.config["train_batching"] == "sequence":
             train_data = WholeSequenceDataLoader(
@@ -178,7 +177,7 @@ class _StagesFirst:
         # A resumed model has from the checkpoint what the stages gave it.
         if self.start_epoch == 0:
             start = monotonic()
-            check_split(self.config, train_data, valid_data)
+            check_validation(self.config, valid_data)
             self.pipeline = Pipeline(
                 self.config,
                 train_data,

@@ -1,5 +1,7 @@
 """One true run per variant and backbone on the shortest histories of ml-100k."""
 
+import logging
+
 import pytest
 import torch
 from recbole.config import Config
@@ -45,7 +47,8 @@ def test_every_model_trains_and_tests(model, settings):
 
 @pytest.mark.parametrize("loss", ["CE", "BPR"])
 @pytest.mark.parametrize("enhancement", ["preferences", "pretrained", "random", "untuned"])
-def test_the_controls(enhancement, loss, small_data, settings):
+def test_the_controls(enhancement, loss, small_data, settings, caplog):
+    caplog.set_level(logging.INFO)
     changes = {"enhancement": enhancement, "loss_type": loss}
     trainer, _ = trained("TSLRec_SASRec", settings | changes, small_data)
     names = [stage.name for stage in trainer.stages]
@@ -56,6 +59,7 @@ def test_the_controls(enhancement, loss, small_data, settings):
         "untuned": (["backbone", "augmentation"], 32),
     }
     assert (names, trainer.model.fusion.enhanced.shape[1]) == expected[enhancement]
+    assert ("Stages: none is needed." in caplog.text) == (enhancement == "random")
 
 
 @pytest.mark.parametrize("model", ["TSLRec_SASRec", "CI_SASRec", "Norm_SASRec"])

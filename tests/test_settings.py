@@ -77,13 +77,13 @@ WRONG_FOR_RECBOLE = [
     ("learning_rate", -1e-3, "learning_rate"),
     ("train_batch_size", 0.5, "train_batch_size"),
     ("metrics", ["HR", "NDCG"], "metrics: .HR. is not one of RecBole's, auc, .* HR is hit"),
-    ("valid_metric", "NDGC@10", r"valid_metric: .NDGC@10. .* are: hit@5, hit@10, ndcg@5, ndcg@10"),
+    ("valid_metric", "NDGC@10", r"valid_metric: .NDGC@10. .* are: .hit@5, hit@10, ndcg@5, ndcg@10"),
     ("valid_metric", "NDCG@20", "valid_metric: .NDCG@20."),
     ("valid_metric", "NDCG", "valid_metric: .NDCG."),
 ]
 
 
-@pytest.mark.parametrize("model", ["TSLRec_SASRec", "SASRec", "FMLPRec"])
+@pytest.mark.parametrize("model", ["TSLRec_SASRec", "E4SRec", "FMLPRec"])
 @pytest.mark.parametrize(("key", "value", "message"), WRONG_FOR_RECBOLE)
 def test_what_would_stop_or_spoil_a_training_is_refused(
     model, key, value, message, small_data, settings
@@ -98,7 +98,12 @@ def test_what_would_stop_or_spoil_a_training_is_refused(
         {"metrics": "NDCG", "topk": 10},
         {"metrics": ["GAUC"], "valid_metric": "GAUC"},
         {"metrics": ["MRR", "ItemCoverage"], "valid_metric": "itemcoverage@5"},
-        {"valid_metric": "MRR@10", "eval_step": 0},  # nothing is validated
+        {"metrics": ["AUC"], "valid_metric": "auc", "eval_args": {"mode": "uni10"}},
+        # Nothing is validated, and so RecBole's own MRR@10 may stand.
+        {"valid_metric": "MRR@10", "eval_step": 0},
+        {"valid_metric": "MRR@10", "eval_args": {"split": {"LS": "test_only"}}},
+        {"valid_metric": "MRR@10", "eval_args": {"split": {"RS": [0.9, 0, 0.1]}}},
+        {"stopping_step": float("inf")},
     ],
 )
 def test_what_recbole_computes_may_choose_the_epoch(changes, small_data, settings):
@@ -294,14 +299,21 @@ def test_a_data_set_without_times_is_refused(tmp_path, settings):
 
 
 @pytest.mark.parametrize(
-    "header",
-    ["user_id\titem_id\ttimestamp", "user_id:token,item_id:token,timestamp:float"],
+    ("header", "message"),
+    [
+        (
+            "user_id\titem_id\ttimestamp",
+            r"plain.inter\] line 1: .*name:type and parted by .*import",
+        ),
+        ("user_id:token,item_id:token,timestamp:float", r"plain.inter\] line 1: .*parted by"),
+        ("\ufeffuser_id:token\titem_id:token\ttimestamp:float", r"USER_ID_FIELD: .*\\ufeffuser_id"),
+        ("user_id:token\titem:token\ttimestamp:float", r"ITEM_ID_FIELD: \[item_id\] is not a col"),
+        ("user_id:token\titem_id:token\ttimestamp:token", r"TIME_FIELD: .* type \[token\]"),
+    ],
 )
-def test_a_first_line_that_is_not_recboles_is_refused(header, tmp_path, settings):
+def test_a_first_line_that_is_not_recboles_is_refused(header, message, tmp_path, settings):
     write_atomic(tmp_path / "data", "plain", [("u1", "i1", 1)], header)
-    with pytest.raises(
-        ValueError, match=r"plain.inter\] line 1: .*name:type and parted by .*import"
-    ):
+    with pytest.raises(ValueError, match=message):
         Config("TSLRec_SASRec", "plain", config_dict=settings)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import write_atomic
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
@@ -47,6 +48,25 @@ def spoil_call(trainer, method: str, number: int, value: float) -> None:
         return result
 
     setattr(trainer.model, method, spoilt)
+
+
+@pytest.mark.parametrize("length", [2, 3])
+def test_nobody_to_validate_on_is_refused_before_any_stage(length, tmp_path, settings):
+    rows = [(f"u{user}", f"i{(user + k) % 4}", k) for user in range(4) for k in range(length)]
+    write_atomic(tmp_path / "data", "small", rows)
+    trainer, train_data, valid_data = prepared("TSLRec_GRU4Rec", settings, "small")
+    with pytest.raises(ValueError, match=r"dataset: \[small\].* has no user with the four"):
+        trainer.fit(train_data, valid_data)
+    assert not Path("saved/tslrec").exists()
+
+
+def test_three_interactions_a_user_do_without_validation(tmp_path, settings):
+    rows = [(f"u{user}", f"i{(user + k) % 4}", k) for user in range(4) for k in range(3)]
+    write_atomic(tmp_path / "data", "small", rows)
+    changes = {"eval_step": 0, "n_categories": 2}
+    trainer, train_data, valid_data = prepared("TSLRec_GRU4Rec", settings | changes, "small")
+    trainer.fit(train_data, valid_data)
+    assert Path(trainer.saved_model_file).is_file()
 
 
 @pytest.mark.parametrize("value", WRONG)

@@ -87,7 +87,7 @@ def _grid(args: argparse.Namespace) -> Grid:
         raise ValueError(str(error)) from None
     sys.argv = sys.argv[:1]  # every cell is given its settings; a searched key differs among them
     if args.seeds < 1:
-        raise ValueError(f"seeds: [{args.seeds}] is not how many, 1 or more.")
+        raise ValueError(f"seeds: [{args.seeds}] is not a whole number, 1 or larger.")
     controls = CONTROLS if args.controls else ()
     return Grid(
         datasets=(args.datasets or args.dataset).split(","),

@@ -22,6 +22,7 @@ from recbole_tslrec.settings import (
     LANGUAGE_MODEL,
     check_columns,
     check_spelling,
+    check_training,
     stage_settings,
 )
 from recbole_tslrec.storage import file_hash, fingerprint
@@ -132,6 +133,7 @@ class Grid:
         known = {key: None for config in configs for key in config.internal_config_dict}
         check_spelling(self.settings, known)
         _check_evaluation(configs[0])
+        check_training(configs[0].final_config_dict)
         check_columns(configs[0].final_config_dict)
         check_interactions(configs[0].final_config_dict)
         data = _data_hash(configs[0])

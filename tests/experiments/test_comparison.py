@@ -512,12 +512,15 @@ def test_the_id_is_of_all_files_that_are_loaded(small_data, settings):
 
 
 @pytest.mark.parametrize("length", [2, 3])
-def test_a_data_set_with_nothing_to_train_on_says_so(length, tmp_path, settings):
+@pytest.mark.parametrize("variant", ["Base", "CI"])
+def test_a_data_set_with_nobody_to_validate_on_says_so(variant, length, tmp_path, settings):
     rows = [(f"u{user}", f"i{(user + k) % 4}", k) for user in range(4) for k in range(length)]
     write_atomic(tmp_path / "data", "small", rows)
-    comparison = compare(Grid(**GRU4REC, variants=("Base",), settings=settings), "results")
-    ((_, error),) = comparison.failed
-    assert "is too small" in error
+    comparison = compare(Grid(**GRU4REC, variants=(variant,), settings=settings), "results")
+    assert comparison.failed
+    for _, error in comparison.failed:
+        assert "has no user with the four interactions" in error
+    assert not Path("saved/tslrec").exists()
 
 
 def test_a_base_that_fails_is_trained_once_a_start(small_data, settings):

@@ -1,4 +1,4 @@
-"""What RecBole 1.2.1 needs to run on today's torch; nothing else.
+"""What RecBole 1.2.1 needs to run on today's torch and pandas; nothing else.
 
 Since version 2.6 torch reads a file with ``weights_only=True``: without running code that the file
 names, and in full only from pickle protocol 2. RecBole 1.2.1 writes its checkpoints with protocol 4
@@ -15,6 +15,7 @@ import hashlib
 import io
 import os
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,8 +91,9 @@ def apply() -> None:
     After it, training, ``evaluate(load_best_model=True)`` and, in any process that has called it
     too, ``load_data_and_model`` work as they are, for every model whose ``other_parameter`` holds
     tensors and layers alone: all the sequential ones, but not those that keep NumPy or SciPy
-    matrices there, as ItemKNN and EASE do. Only the first call acts: a later one cannot undo what
-    somebody has put on top.
+    matrices there, as ItemKNN and EASE do. RecBole's own calls of what pandas and torch are to
+    change no longer warn: its users cannot mend them. Only the first call acts: a later one cannot
+    undo what somebody has put on top.
     """
     for members in _ENUMS:
         # Up to Python 3.11.3 (Debian 12 has 3.11.2) a member is written as a call of getattr, which
@@ -104,6 +106,7 @@ def apply() -> None:
     _check_before_reading()
     _switch_anomaly_detection_off()
     torch.serialization.add_safe_globals(_SAFE_GLOBALS)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
 
 
 def run_with_the_plug_in(*args: Any) -> None:

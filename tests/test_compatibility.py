@@ -109,14 +109,19 @@ def make_config(**settings) -> Config:
     return Config("SASRec", "ml-100k", config_dict={**SETTINGS, "state": "ERROR", **settings})
 
 
-def run_in_fresh_process(code: str, *arguments: str | Path, folder: Path) -> None:
+def run_in_fresh_process(code: str, *arguments: str | Path, folder: Path, warn="ignore") -> str:
+    """Give what it wrote to stderr."""
     package_root = Path(compatibility.__file__).parents[1]
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, *map(str, arguments)],
+    done = subprocess.run(
+        [sys.executable, "-W", warn, "-c", code, *map(str, arguments)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(package_root)},
-        check=True,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    print(done.stderr)
+    done.check_returncode()
+    return done.stderr
 
 
 def test_a_fresh_process_loads_the_trained_models(runs, tmp_path):
@@ -128,6 +133,14 @@ def test_a_fresh_process_loads_the_trained_models(runs, tmp_path):
             here = run.model.full_sort_predict(Interaction(there["interaction"]))
         assert len(here) == 121
         torch.testing.assert_close(there["scores"], here)
+
+
+def test_what_users_cannot_mend_in_recbole_does_not_warn_them(tmp_path):
+    warn = "warnings.warn_explicit({0!r}, FutureWarning, 'a.py', 1, module={0!r})"
+    modules = ["recbole.data.dataset.dataset", "recbole.trainer", "recbole_tslrec", "of_the_user"]
+    code = "\n".join(["import warnings, recbole_tslrec", *map(warn.format, modules)])
+    said = run_in_fresh_process(code, folder=tmp_path, warn="default")
+    assert [name for name in modules if f"FutureWarning: {name}" in said] == modules[2:]
 
 
 def test_a_checkpoint_holds_what_recbole_keeps(runs):

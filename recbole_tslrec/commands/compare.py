@@ -31,7 +31,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--variants", "--variant", default=",".join(MAIN_VARIANTS), help=", ".join(VARIANTS)
     )
     command.add_argument("--controls", action="store_true", help=f"add {', '.join(CONTROLS)}")
-    command.add_argument("--seeds", type=int, default=1, help="how many; more show the spread")
+    command.add_argument("--seeds", type=int, default=1, help="how many, from 2020 on")
     command.add_argument(
         "--config_files", default="", help="yaml files, separated by spaces; {dataset} is replaced"
     )

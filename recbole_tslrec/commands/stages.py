@@ -31,7 +31,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--older_than_days",
         type=float,
         default=7,
-        help="unfinished stages go if untouched for so long and no process is at them (default: 7)",
+        help="unfinished stages go if untouched for so long and no process is at them",
     )
     command.add_argument(
         "--unused_days",

@@ -459,7 +459,8 @@ def wanted(variants: tuple[str, ...], args: argparse.Namespace) -> tuple[str, ..
 
 def run_unchanged(seed: int, args: argparse.Namespace) -> tuple[list[dict[str, Any]], Path]:
     """The comparison's own lines, and its Base's checkpoint, which all changes start from."""
-    comparison = compare(grid(UNCHANGED, seed, args), args.results)
+    beside = tuple(name for name in UNCHANGED if name == "Base" or wanted((name,), args))
+    comparison = compare(grid(beside, seed, args), args.results)
     base = comparison.cells[0]
     if comparison.lines[0]["status"] != DONE:
         raise SystemExit(f"Base of seed {seed} has failed: {comparison.lines[0]['error']}")
@@ -549,12 +550,19 @@ def main() -> None:
     args = parser.parse_args()
     args.work = args.work or args.results / "understanding"
     sys.argv = sys.argv[:1]  # RecBole reads the command line too
-    names = args.changes.split(",") if args.changes else list(CHANGES)
+    for name in args.variants or ():
+        if name not in (*UNCHANGED, "Norm"):
+            raise SystemExit(f"--variants: [{name}] is not one of: {', '.join(UNCHANGED)}, Norm.")
+    some = [name for name, change in CHANGES.items() if wanted(change.variants, args)]
+    names = args.changes.split(",") if args.changes else some
     for name in names:
         if name not in CHANGES:
             raise SystemExit(f"--changes: [{name}] is not one of: {', '.join(CHANGES)}.")
-        if not wanted(CHANGES[name].variants, args):
-            raise SystemExit(f"--variants: [{name}] is for {', '.join(CHANGES[name].variants)}.")
+        if name not in some:
+            raise SystemExit(
+                f"--variants: [{','.join(args.variants)}] has none that the change [{name}] is for: "
+                f"{', '.join(CHANGES[name].variants)}."
+            )
     lines = {}
     for seed in range(2020, 2020 + args.seeds):
         unchanged, backbone = run_unchanged(seed, args)

@@ -49,15 +49,6 @@ def _check(keys: list[str], args: argparse.Namespace, parser: argparse.ArgumentP
         raise SystemExit(f"{args.command}: {error}") from None
 
 
-class _HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
-    """Names a default where there is one."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, ""):
-            return action.help
-        return super()._get_help_string(action)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="recbole_tslrec", description=__doc__)
     # No abbreviations: RecBole's --seed is not short for --seeds.
@@ -65,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
         dest="command",
         required=True,
         parser_class=functools.partial(
-            argparse.ArgumentParser, allow_abbrev=False, formatter_class=_HelpWithDefaults
+            argparse.ArgumentParser,
+            allow_abbrev=False,
+            formatter_class=quick_start.HelpWithDefaults,
         ),
     )
     commands.add_parser("run", help="one experiment with RecBole's command line; see run --help")

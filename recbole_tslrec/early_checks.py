@@ -7,6 +7,7 @@ from pathlib import Path
 
 from recbole_tslrec.files import warn_of_little_space
 from recbole_tslrec.language_model.reader import check_language_model, open_source_for
+from recbole_tslrec.settings import check_valid_metric
 
 
 def check_before_training(config, stages: Sequence[str], n_items: int) -> None:
@@ -29,40 +30,23 @@ def check_before_training(config, stages: Sequence[str], n_items: int) -> None:
 
 
 def check_validation(config, valid_data) -> None:
-    """Raise ValueError where no user is left to validate on, though the epoch is to be chosen so.
+    """Raise ValueError if the epoch is to be chosen by a metric not computed, or on no user at all.
 
-    RecBole would train without, for all epochs, and may end without a test, too.
+    RecBole would look for the metric after the first epoch. Without a user it would train for all
+    epochs, and may end without a test, too.
 
     Args:
         valid_data: RecBole's loader; None if there is to be none.
     """
-    leave_one_out = config["eval_args"]["split"] == {"LS": "valid_and_test"}
-    if valid_data is None or config["eval_step"] <= 0 or not leave_one_out:
+    if valid_data is None or config["eval_step"] <= 0:
         return
-    if len(valid_data._dataset) == 0:
+    if len(valid_data._dataset) > 0:
+        check_valid_metric(config)
+    elif config["eval_args"]["split"] == {"LS": "valid_and_test"}:
         raise ValueError(
             f"dataset: [{config['dataset']}], or what its filters leave of it, has no user with the "
             f"four interactions that training, validation and test take. eval_step: 0 trains without "
             f"validation."
-        )
-
-
-def check_split(config, train_data, valid_data) -> None:
-    """Raise ValueError where leave-one-out leaves nothing to train or to validate on.
-
-    RecBole would train on what there is, or on nothing, and end without a result.
-
-    Args:
-        train_data, valid_data: RecBole's loaders; the second may be None.
-    """
-    if valid_data is None or config["eval_args"]["split"] != {"LS": "valid_and_test"}:
-        return
-    rows, users = len(train_data._dataset), len(valid_data._dataset)
-    if rows == 0 or users == 0:
-        raise ValueError(
-            f"dataset: [{config['dataset']}], or what its filters leave of it, is too small. The last "
-            f"two interactions of a user are held out, and two or more must be left for some users. "
-            f"There are {rows} rows to train on and {users} to validate on."
         )
 
 

@@ -42,12 +42,23 @@ def stoppable(command: Callable[[], None]) -> Callable[[], None]:
     return run
 
 
+class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Names an option's default where there is one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, ""):
+            return action.help
+        return super()._get_help_string(action)
+
+
 @stoppable
 def main() -> None:
     """The command line of RecBole's ``run_recbole.py``; ``--any_key=value`` is read by RecBole."""
     parser = argparse.ArgumentParser(
         description="Train and evaluate a model of RecBole or recbole_tslrec.",
         epilog="Any key of the yaml files can be given as --key=value.",
+        allow_abbrev=False,  # a key of RecBole's is not short for an option
+        formatter_class=HelpWithDefaults,
     )
     parser.add_argument("--model", "-m", default="TSLRec_SASRec", help="name of the model")
     parser.add_argument("--dataset", "-d", default="ml-100k", help="name of the data set")

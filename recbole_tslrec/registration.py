@@ -151,12 +151,9 @@ def _with_checks(original):
         if self.model in _OUR_MODELS:
             settings.check_training(values)
             settings.check_loss(values)
-        measured = self.model in _OUR_MODELS or backbone is not None
-        if measured:
+        if self.model in _OUR_MODELS or backbone is not None:
             settings.check_metrics(values)
         original(self)
-        if measured:
-            settings.check_valid_metric(values)
         if self.model in _OUR_MODELS:
             settings.check_columns(values)
             check_interactions(values)

@@ -127,7 +127,11 @@ BATCHING_KEYS = ("train_batching", "train_window_context")
 _TRAINING = {
     "epochs": _integer("", 1),
     "train_batch_size": _integer("", 1),
-    "eval_step": _integer("", 0),
+    "eval_step": Setting(
+        "",
+        lambda value: isinstance(value, int) and not isinstance(value, bool),  # 0 or less: never
+        "a whole number",
+    ),
     "stopping_step": Setting(
         "",
         lambda value: isinstance(value, (int, float)) and value >= 0,  # inf: never
@@ -208,33 +212,36 @@ def check_training(config: Mapping[str, Any]) -> None:
 
 
 def check_metrics(config: Mapping[str, Any]) -> None:
-    """Raise ValueError for a metric that RecBole does not have.
+    """Raise ValueError for a metric that RecBole does not have, or a cutoff that is none.
 
     Args:
-        config: RecBole's ``final_config_dict``, as the user gave it: one metric may stand without a
-            list.
+        config: keys as the user gave them, in part or all: one metric may stand without a list.
     """
-    metrics = config["metrics"]
-    for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
-        if str(metric).lower() not in metric_types:
-            raise ValueError(
-                f"metrics: [{metric}] is not one of RecBole's, {', '.join(sorted(metric_types))}. "
-                f"The paper's HR is hit."
-            )
+    chosen_by = str(config.get("valid_metric", "ndcg")).partition("@")[0]
+    for key, names in (("valid_metric", [chosen_by]), ("metrics", listed(config, "metrics"))):
+        for name in names:
+            if str(name).lower() not in metric_types:
+                raise ValueError(
+                    f"{key}: [{name}] is not one of RecBole's metrics, "
+                    f"{', '.join(sorted(metric_types))}. The paper's HR is hit."
+                )
+    for cutoff in listed(config, "topk"):
+        if not _integer("", 1).accepts(cutoff):
+            raise ValueError(f"topk: [{cutoff!r}] is not a whole number, 1 or larger.")
+
+
+def listed(config: Mapping[str, Any], key: str) -> list:
+    """The values of a key of RecBole's that may stand without a list; none if it is not given."""
+    value = config.get(key, [])
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def check_valid_metric(config: Mapping[str, Any]) -> None:
     """Raise ValueError if the metric that is to choose the epoch is none of those computed.
 
-    RecBole would look for it only after the first epoch.
-
     Args:
-        config: RecBole's ``final_config_dict``, once RecBole has put its defaults in.
+        config: RecBole's, with its defaults in.
     """
-    split = config["eval_args"]["split"]
-    validates = split.get("LS") != "test_only" and split.get("RS", [1, 1, 1])[1] > 0
-    if config["eval_step"] <= 0 or not validates:
-        return
     computed = [
         name if name == "gauc" or metric_types[name] != EvaluatorType.RANKING else f"{name}@{k}"
         for name in (metric.lower() for metric in config["metrics"])
@@ -305,7 +312,7 @@ def settle_batching(config: dict[str, Any], model: str, causal: bool) -> None:
 
 
 def check_columns(config: Mapping[str, Any]) -> None:
-    """Raise ValueError if the first line is not RecBole's, or a column is not there or not loaded.
+    """Raise ValueError if the first line is not RecBole's, or user, item or time is not loaded.
 
     Reads the first line of the .inter file alone. A file that is not there is RecBole's to report,
     and one of ready-made sequences (``benchmark_filename``) is the pipeline's.
@@ -315,6 +322,8 @@ def check_columns(config: Mapping[str, Any]) -> None:
         return
     with open(path, encoding=config.get("encoding") or "utf-8") as file:
         header = file.readline().rstrip("\n").split(config["field_separator"])
+    if header[0].startswith("\ufeff"):
+        raise ValueError(f"[{path}] begins with a byte order mark: give encoding: utf-8-sig.")
     if untyped := [column for column in header if column.count(":") != 1]:
         raise ValueError(
             f"[{path}] line 1: {untyped} are no columns of RecBole's, which are name:type and parted by "
@@ -339,26 +348,28 @@ def check_columns(config: Mapping[str, Any]) -> None:
             f"TIME_FIELD: [{time}] has the type [{types[time]}] in [{path}], and only numbers have an "
             f"order: {time}:float."
         )
-    _check_time_is_loaded(config, columns)
+    _check_loaded(config, columns)
 
 
-def _check_time_is_loaded(config: Mapping[str, Any], columns: list[str]) -> None:
-    time = config["TIME_FIELD"]
-    given = config["load_col"] or {}
+def _check_loaded(config: Mapping[str, Any], columns: list[str]) -> None:
+    given = {"inter": "*"} if config["load_col"] is None else config["load_col"]
     if not isinstance(given, Mapping):
         raise ValueError(
             f"load_col: [{given}] is not a list of columns by kind of file. On the command line it is "
             f"--load_col=\"{{'inter': ['user_id', 'item_id', '{config['TIME_FIELD']}']}}\""
         )
-    loaded = given.get("inter", "*")
+    loaded = given.get("inter") or []
     loaded = columns if loaded == "*" else loaded
-    if time not in loaded:
-        raise ValueError(
-            f"load_col: inter {loaded} leaves out the time column [{time}]. "
-            f"Give load_col: {{inter: [{', '.join([*loaded, time])}]}}"
-        )
-    if time in ((config["unload_col"] or {}).get("inter") or ()):
-        raise ValueError(f"unload_col: inter leaves out the time column [{time}].")
+    left_out = (config["unload_col"] or {}).get("inter") or ()
+    needed = {key: config[key] for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")}
+    for key, column in needed.items():
+        if column not in loaded:
+            raise ValueError(
+                f"load_col: inter {loaded} leaves out the {key} [{column}]. "
+                f"Give load_col: {{inter: [{', '.join(dict.fromkeys([*loaded, *needed.values()]))}]}}"
+            )
+        if column in left_out:
+            raise ValueError(f"unload_col: inter leaves out the {key} [{column}].")
 
 
 def check_command_line(arguments: Sequence[str]) -> None:

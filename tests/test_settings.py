@@ -17,6 +17,7 @@ from recbole_tslrec.settings import (
     FINE_TUNING,
     SETTINGS,
     check_spelling,
+    check_valid_metric,
     check_values,
     stage_settings,
     training_settings,
@@ -76,10 +77,9 @@ WRONG_FOR_RECBOLE = [
     ("epochs", "zehn", "epochs: .'zehn'."),
     ("learning_rate", -1e-3, "learning_rate"),
     ("train_batch_size", 0.5, "train_batch_size"),
-    ("metrics", ["HR", "NDCG"], "metrics: .HR. is not one of RecBole's, auc, .* HR is hit"),
-    ("valid_metric", "NDGC@10", r"valid_metric: .NDGC@10. .* are: .hit@5, hit@10, ndcg@5, ndcg@10"),
-    ("valid_metric", "NDCG@20", "valid_metric: .NDCG@20."),
-    ("valid_metric", "NDCG", "valid_metric: .NDCG."),
+    ("metrics", ["HR", "NDCG"], "metrics: .HR. is not one of RecBole's metrics, auc, .* is hit"),
+    ("valid_metric", "NDGC@10", "valid_metric: .NDGC. is not one of RecBole's metrics, auc"),
+    ("topk", [5, "10"], "topk: .'10'. is not a whole number"),
 ]
 
 
@@ -92,6 +92,11 @@ def test_what_would_stop_or_spoil_a_training_is_refused(
         Config(model, small_data, config_dict=settings | {key: value})
 
 
+@pytest.mark.parametrize("changes", [{"eval_step": -1}, {"stopping_step": float("inf")}])
+def test_what_recbole_takes_is_taken(changes, small_data, settings):
+    Config("TSLRec_SASRec", small_data, config_dict=settings | changes)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -99,15 +104,18 @@ def test_what_would_stop_or_spoil_a_training_is_refused(
         {"metrics": ["GAUC"], "valid_metric": "GAUC"},
         {"metrics": ["MRR", "ItemCoverage"], "valid_metric": "itemcoverage@5"},
         {"metrics": ["AUC"], "valid_metric": "auc", "eval_args": {"mode": "uni10"}},
-        # Nothing is validated, and so RecBole's own MRR@10 may stand.
-        {"valid_metric": "MRR@10", "eval_step": 0},
-        {"valid_metric": "MRR@10", "eval_args": {"split": {"LS": "test_only"}}},
-        {"valid_metric": "MRR@10", "eval_args": {"split": {"RS": [0.9, 0, 0.1]}}},
-        {"stopping_step": float("inf")},
     ],
 )
 def test_what_recbole_computes_may_choose_the_epoch(changes, small_data, settings):
-    Config("TSLRec_SASRec", small_data, config_dict=settings | changes)
+    check_valid_metric(Config("TSLRec_SASRec", small_data, config_dict=settings | changes))
+
+
+@pytest.mark.parametrize("metric", ["NDCG@20", "NDCG", "MRR@10"])
+def test_what_it_does_not_compute_may_not(metric, small_data, settings):
+    config = Config("TSLRec_SASRec", small_data, config_dict=settings | {"valid_metric": metric})
+    message = rf"valid_metric: \[{metric}\] .* are: \[hit@5, hit@10, ndcg@5, ndcg@10\]"
+    with pytest.raises(ValueError, match=message):
+        check_valid_metric(config)
 
 
 @pytest.mark.parametrize(("key", "value", "message"), WRONG)
@@ -306,7 +314,8 @@ def test_a_data_set_without_times_is_refused(tmp_path, settings):
             r"plain.inter\] line 1: .*name:type and parted by .*import",
         ),
         ("user_id:token,item_id:token,timestamp:float", r"plain.inter\] line 1: .*parted by"),
-        ("\ufeffuser_id:token\titem_id:token\ttimestamp:float", r"USER_ID_FIELD: .*\\ufeffuser_id"),
+        ("\ufeffuser_id:token\titem_id:token\ttimestamp:float", r"byte order mark.* utf-8-sig"),
+        ("user:token\titem_id:token\ttimestamp:float", r"USER_ID_FIELD: \[user_id\] is not a col"),
         ("user_id:token\titem:token\ttimestamp:float", r"ITEM_ID_FIELD: \[item_id\] is not a col"),
         ("user_id:token\titem_id:token\ttimestamp:token", r"TIME_FIELD: .* type \[token\]"),
     ],
@@ -324,12 +333,22 @@ def test_a_time_that_is_no_number_is_refused(tmp_path, settings):
         Config("TSLRec_SASRec", "dated", config_dict=settings)
 
 
-def test_all_columns_may_be_loaded_but_the_time_not_left_out(small_data, settings):
+def test_all_columns_may_be_loaded_and_three_not_left_out(small_data, settings):
     everything = settings | {"load_col": {"inter": "*"}}
     Config("TSLRec_SASRec", small_data, config_dict=everything)
-    left_out = {"load_col": None, "unload_col": {"inter": ["timestamp"]}}
-    with pytest.raises(ValueError, match=r"unload_col.*\[timestamp\]"):
-        Config("TSLRec_SASRec", small_data, config_dict=settings | left_out)
+    for column in ("user_id", "item_id", "timestamp"):
+        left_out = {"load_col": None, "unload_col": {"inter": [column]}}
+        with pytest.raises(ValueError, match=rf"unload_col.*\[{column}\]"):
+            Config("TSLRec_SASRec", small_data, config_dict=settings | left_out)
+
+
+@pytest.mark.parametrize(
+    "load_col", [{"inter": ["item_id", "timestamp"]}, {"item": ["item_id"]}, {"inter": ["user_id"]}]
+)
+def test_what_load_col_leaves_out_is_named(load_col, small_data, settings):
+    message = r"load_col: inter .* leaves out the .*_FIELD \[.*Give load_col: {inter: \[.*timestamp"
+    with pytest.raises(ValueError, match=message):
+        Config("TSLRec_SASRec", small_data, config_dict=settings | {"load_col": load_col})
 
 
 def test_of_a_data_set_that_recbole_does_not_know_the_times_are_loaded(small_data, settings):

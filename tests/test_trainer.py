@@ -60,6 +60,23 @@ def test_nobody_to_validate_on_is_refused_before_any_stage(length, tmp_path, set
     assert not Path("saved/tslrec").exists()
 
 
+@pytest.mark.parametrize("model", ["TSLRec_GRU4Rec", "E4SRec"])
+def test_a_metric_that_is_not_computed_is_refused_before_any_stage(model, small_data, settings):
+    wrong = settings | {"valid_metric": "NDCG@20"}
+    trainer, train_data, valid_data = prepared(model, wrong, small_data)
+    with pytest.raises(ValueError, match=r"valid_metric: \[NDCG@20\] is not computed"):
+        trainer.fit(train_data, valid_data)
+    assert not Path("saved/tslrec").exists()
+
+
+@pytest.mark.parametrize("model", ["SASRec", "TSLRec_SASRec"])
+def test_without_validation_no_metric_is_missed(model, small_data, settings):
+    changes = {"valid_metric": "MRR@10", "topk": [20], "enhancement": "random"}
+    trainer, train_data, _ = prepared(model, settings | changes, small_data)
+    trainer.fit(train_data, None)
+    assert Path(trainer.saved_model_file).is_file()
+
+
 def test_three_interactions_a_user_do_without_validation(tmp_path, settings):
     rows = [(f"u{user}", f"i{(user + k) % 4}", k) for user in range(4) for k in range(3)]
     write_atomic(tmp_path / "data", "small", rows)

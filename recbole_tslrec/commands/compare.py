@@ -61,7 +61,8 @@ def _compare(args: argparse.Namespace) -> int:
     try:
         search = declare(args.search, args.search_file, args.search_budget)
         comparison = compare(_grid(args), args.results, search, args.keep_checkpoints)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    # RecBole refuses some settings with a RuntimeError.
+    except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:
         raise SystemExit(f"compare: {error}") from error  # of the whole; a cell's own is its line's
     except KeyboardInterrupt:
         raise KeyboardInterrupt(

@@ -119,7 +119,7 @@ class Cell:
         if enhancement is not None:
             given["enhancement"] = enhancement
         if self.settings.get("loss_type", "CE") == "CE":
-            given["train_neg_sample_args"] = None  # RecBole's own CE models refuse its default
+            given.setdefault("train_neg_sample_args")  # RecBole's own CE models refuse its default
         return given | _measured(self.settings) | {"seed": self.seed}
 
 
@@ -172,9 +172,8 @@ def _language_model_identity(llm: str, trust_remote_code: bool) -> Any:
 def _measured(given: Mapping[str, Any]) -> dict[str, Any]:
     """RecBole's ``metrics`` and ``topk``: those of the table, and those that the user asks for."""
     valid_metric, _, valid_k = given.get("valid_metric", "MRR@10").partition("@")
-    metrics, topk = given.get("metrics", []), given.get("topk", [])
-    wanted = ["Hit", "NDCG", *([metrics] if isinstance(metrics, str) else metrics), valid_metric]
-    cutoffs = {*CUTOFFS, *([topk] if isinstance(topk, int) else topk)}
+    wanted = ["Hit", "NDCG", *settings.listed(given, "metrics"), valid_metric]
+    cutoffs = {*CUTOFFS, *settings.listed(given, "topk")}
     if valid_k.isdecimal():  # RecBole says what is wrong with anything else; GAUC has no cutoff
         cutoffs.add(int(valid_k))
     return {

@@ -84,6 +84,7 @@ def _searched(
         tried: takes the lines of the cells of Base, by id.
     """
     _check_searched(groups, search)
+    earlier = results.trials.read()
     chosen: dict[str, Cell] = {}
 
     def task(cell: Cell) -> Callable[[], None]:
@@ -91,7 +92,7 @@ def _searched(
             print(f"compare: search for {_group(cell)}", flush=True)
             chosen[cell.id] = cell
             try:
-                values = best_values(cell, search, results)
+                values = best_values(cell, search, results, earlier)
                 chosen[cell.id] = with_values(cell, values)
                 print(f"compare: search for {_group(cell)} chose {values}", flush=True)
             except Exception as error:  # its cells fail of it, the others are worth running

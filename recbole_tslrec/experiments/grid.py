@@ -21,6 +21,7 @@ from recbole_tslrec.settings import (
     FINE_TUNING,
     LANGUAGE_MODEL,
     check_columns,
+    check_metrics,
     check_spelling,
     check_training,
     stage_settings,
@@ -111,6 +112,7 @@ class Grid:
 
     def _groups_of(self, dataset: str, searched: Collection[str]) -> list[Cell]:
         given = self.given(dataset)
+        check_metrics(given)
         groups = [
             Cell(dataset, backbone, variant, self.seeds[0], VARIANTS[variant].choose(given), "")
             for backbone in self.backbones
@@ -131,9 +133,9 @@ class Grid:
             raise errors[0][1]
         # For RecBole's own models nobody else looks: Base would run under another setting.
         known = {key: None for config in configs for key in config.internal_config_dict}
-        check_spelling(self.settings, known)
-        _check_evaluation(configs[0])
+        check_spelling(given, known)
         check_training(configs[0].final_config_dict)
+        _check_evaluation(configs[0])
         check_columns(configs[0].final_config_dict)
         check_interactions(configs[0].final_config_dict)
         data = _data_hash(configs[0])

@@ -106,7 +106,10 @@ def declare(text: str | None, file: Path | None, budget: int) -> Search | None:
         ) from error
     if text is not None:
         return Search(HyperTuning._build_space_from_dict({"choice": _choices(text)}), budget)
-    space = HyperTuning._build_space_from_file(file)
+    try:
+        space = HyperTuning._build_space_from_file(file)
+    except (NameError, SyntaxError, TypeError, ValueError) as error:
+        raise ValueError(f"search_file: [{file}] cannot be read: {error}") from None
     if not space:
         raise ValueError(f"search_file: [{file}] has no line 'key choice [value, value]'.")
     return Search(space, budget)
@@ -125,17 +128,27 @@ def _choices(text: str) -> dict[str, list]:
             values = None
         if not key.isidentifier() or not isinstance(values, list) or not values:
             raise ValueError(f"search: [{part}] is not of the form key=[value, value].")
+        if key in choices:
+            raise ValueError(f"search: [{key}] is given twice.")
         choices[key] = values
     return choices
 
 
-def best_values(cell: Cell, search: Search, results: ResultsFolder) -> dict[str, Any]:
+def best_values(
+    cell: Cell,
+    search: Search,
+    results: ResultsFolder,
+    earlier: Mapping[str, dict[str, Any]] | None = None,
+) -> dict[str, Any]:
     """The values under which the cell's variant is best on validation; none if it has no key.
 
     Args:
         cell: with the settings that are given, under the first seed.
         search: what is searched.
         results: where the trials are kept.
+        earlier: the trials' lines when this start began, now if not given. One that failed by then
+            is tried again; one that another process has failed at since is not, so that both choose
+            the same.
 
     Raises:
         RuntimeError: every trial failed.
@@ -144,9 +157,10 @@ def best_values(cell: Cell, search: Search, results: ResultsFolder) -> dict[str,
     if not space:
         return {}
     trials: list[dict[str, Any]] = []
+    earlier = results.trials.read() if earlier is None else earlier
 
     def objective(values: dict[str, Any], _) -> dict[str, Any]:
-        trials.append(_trial(cell, values, results))
+        trials.append(_trial(cell, values, results, earlier))
         return {
             "model": cell.model,
             "best_valid_score": _score(trials[-1]),
@@ -168,8 +182,15 @@ def best_values(cell: Cell, search: Search, results: ResultsFolder) -> dict[str,
     with _same_draws(cell.seed):
         tuning.run()
     best = max(trials, key=_score)
+    failed = [trial["error"] for trial in trials if trial["status"] == FAILED]
     if best["status"] == FAILED:
         raise RuntimeError(f"All {len(trials)} trials of the search failed: {best['error']}")
+    if failed:
+        print(
+            f"compare: {len(failed)} of {len(trials)} trials of {cell.dataset}, {cell.method}, failed, "
+            f"the first of: {failed[0]}",
+            flush=True,
+        )
     return best["values"]
 
 
@@ -193,14 +214,31 @@ def _score(trial: dict[str, Any]) -> float:
     return trial["score"] if trial["bigger"] else -trial["score"]
 
 
-def _trial(cell: Cell, values: dict[str, Any], results: ResultsFolder) -> dict[str, Any]:
+def _whole(cell: Cell, values: dict[str, Any]) -> dict[str, Any]:
+    """The values, whole numbers for keys that take those: hyperopt's ``quniform`` draws 16.0."""
+    config = Config(cell.model, cell.dataset, config_dict=cell.experiment_settings())
+    return {
+        key: int(value)
+        if isinstance(value, float) and value.is_integer() and type(config[key]) is int
+        else value
+        for key, value in values.items()
+    }
+
+
+def _trial(
+    cell: Cell,
+    values: dict[str, Any],
+    results: ResultsFolder,
+    earlier: Mapping[str, dict[str, Any]],
+) -> dict[str, Any]:
     """The line of one trial, found or made."""
     values = json.loads(json.dumps(values))  # as the line gives them back: no tuples for lists
+    values = _whole(cell, values)
     trial = with_values(cell, values)
     # Another search may come to the same settings, with some of the values given, at the same time.
     with results.lock(f"trial-{trial.id}"):
         kept = results.trials.read().get(trial.id)
-        if kept is not None and kept["status"] == DONE:
+        if kept is not None and (kept["status"] == DONE or kept != earlier.get(trial.id)):
             return kept | {"values": values}
         outcome = _of_finished_cell(trial, results) or _run_trial(trial, values, results)
         outcome["trial"] = outcome.pop("cell")

@@ -278,6 +278,7 @@ def test_a_base_that_comes_out_otherwise_is_refused(monkeypatch, tmp_path):
     args = argparse.Namespace(
         dataset="small",
         backbone="SASRec",
+        variants=None,
         config_files="",
         results=tmp_path,
         work=tmp_path / "work",
@@ -291,7 +292,7 @@ def test_a_base_without_its_trained_model_is_said(monkeypatch, tmp_path):
     line = {"status": "done", "valid": {"ndcg@10": 0.1}}
     comparison = SimpleNamespace(cells=[cell], lines=[line])
     monkeypatch.setattr(benchmark, "compare", lambda grid, folder: comparison)
-    settings = {"dataset": "small", "backbone": "SASRec", "config_files": ""}
+    settings = {"dataset": "small", "backbone": "SASRec", "variants": None, "config_files": ""}
     args = argparse.Namespace(**settings, results=tmp_path, work=tmp_path / "work")
     with pytest.raises(SystemExit, match="not its trained model any more"):
         benchmark.run_unchanged(2020, args)
@@ -306,6 +307,49 @@ def test_a_misspelt_change_is_refused_before_anything_runs(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x", "--changes=equal norms,witened"])
     with pytest.raises(SystemExit, match=r"\[witened\] is not one of: .*whitened"):
         benchmark.main()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--variants=TSLRec,Preferences"],
+            r"--variants: \[Preferences\] is not one of: .*preferences",
+        ),
+        (
+            ["--variants=CI", "--changes=K = 20,whitened"],
+            r"\[CI\] .* \[whitened\] is for: .*TSLRec",
+        ),
+    ],
+)
+def test_variants_that_a_change_does_not_have_are_refused(arguments, message, monkeypatch):
+    monkeypatch.setattr(benchmark, "compare", None)
+    monkeypatch.setattr(sys, "argv", ["x", *arguments])
+    with pytest.raises(SystemExit, match=message):
+        benchmark.main()
+
+
+def test_variants_choose_the_changes_and_what_stands_beside(monkeypatch, tmp_path):
+    """All changes that one of them is for; without a change, they and Base alone."""
+    ran = []
+    monkeypatch.setattr(benchmark, "run", lambda name, *_: ran.append(name) or [])
+    monkeypatch.setattr(benchmark, "run_unchanged", lambda seed, args: ([], None))
+    monkeypatch.setattr(sys, "argv", ["x", "--variants=CI", "--seeds=1"])
+    benchmark.main()
+    assert ran == [name for name, change in benchmark.CHANGES.items() if "CI" in change.variants]
+    monkeypatch.undo()
+    seen = []
+    monkeypatch.setattr(benchmark, "compare", lambda grid, results: seen.append(grid) or 1 / 0)
+    args = argparse.Namespace(
+        dataset="small",
+        backbone="SASRec",
+        variants=["CI", "Norm"],
+        results=tmp_path,
+        config_files="",
+    )
+    with pytest.raises(ZeroDivisionError):
+        benchmark.run_unchanged(2020, args)
+    assert seen[0].variants == ("Base", "CI")
 
 
 def kept(folder: str) -> dict[tuple[str | None, str], dict]:

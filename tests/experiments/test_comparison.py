@@ -26,7 +26,7 @@ from recbole_tslrec.experiments.cells import Cell
 from recbole_tslrec.experiments.comparison import compare
 from recbole_tslrec.experiments.grid import Grid
 from recbole_tslrec.experiments.kept_cells import Lines, ResultsFolder
-from recbole_tslrec.experiments.search import declare
+from recbole_tslrec.experiments.search import best_values, declare
 from recbole_tslrec.experiments.variants import CONTROLS, MAIN_VARIANTS, VARIANTS
 from recbole_tslrec.language_model import source
 from recbole_tslrec.model.specifications import BACKBONES
@@ -189,6 +189,11 @@ def test_a_data_set_that_recbole_saves_is_not_the_trained_model(tmp_path):
             r"config_files: \[empty.yaml\] is not 'key: value'",
         ),
         ({"config_files": ("broken.yaml",)}, {}, r"config_files: \[broken.yaml\] is not 'key: val"),
+        ({"config_files": ("typo.yaml",)}, {}, r"no key \[epoch\]. Did you mean \[epochs\]"),
+        ({"variants": ("Base",)}, {"eval_step": "x"}, r"eval_step: \['x'\] is not a whole"),
+        ({"variants": ("Base",)}, {"topk": "abc"}, r"topk: \['abc'\] is not a whole"),
+        ({}, {"valid_metric": "NDGC@10"}, r"valid_metric: \[NDGC\] is not one of"),
+        ({}, {"train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}}, "loss_type"),
         ({"variants": ("TSLRec",)}, {"n_categorys": 3}, "Did you mean .n_categories"),
         ({"variants": ("Base",)}, {"epoch": 1}, r"no key \[epoch\]. Did you mean \[epochs\]"),
         ({"variants": ("CI",)}, {"n_categories": 31}, r"n_categories: \[31\] is more than the 30"),
@@ -204,6 +209,7 @@ def test_what_would_fail_every_cell_comes_before_any_training(
 ):
     Path("empty.yaml").write_text("# nothing yet\n")
     Path("broken.yaml").write_text("epochs: [1\n")
+    Path("typo.yaml").write_text("epoch: 1\n")
     with pytest.raises((ValueError, OSError), match=error):
         compare(Grid(**(GRU4REC | changes), settings=settings | settings_too), "results")
     assert not Path("results").exists()
@@ -470,7 +476,7 @@ def test_two_searches_at_the_same_trial_run_it_once(small_data, settings, monkey
     folder = ResultsFolder("results")
     with ThreadPoolExecutor() as threads:
         both = threads.map(
-            lambda search: search_module._trial(*search, folder),
+            lambda search: search_module._trial(*search, folder, {}),
             [(given, {"epochs": 7}), (group, {"epochs": 7, "learning_rate": 0.003})],
         )
         assert [trial["values"] for trial in both] == [
@@ -560,6 +566,58 @@ def test_a_search_that_fails_leaves_the_others(small_data, settings):
 def test_a_search_that_cannot_be_read(text):
     with pytest.raises(ValueError, match="not of the form key="):
         declare(text, None, 3)
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_search_says_how_many_trials_failed(failing, small_data, settings, capsys):
+    pytest.importorskip("hyperopt")
+    values = [4, *range(31, 31 + failing)]  # categories of 30 items
+    search = declare(f"n_categories={values}", None, 3)
+    assert not compare(
+        Grid(**GRU4REC, variants=("CI",), settings=settings), "results", search
+    ).failed
+    said = capsys.readouterr().out
+    assert f"{failing} of {failing + 1} trials of small, CI_GRU4Rec, failed, the first of: " in said
+    assert "chose {'n_categories': 4}" in said
+
+
+def test_a_trial_that_failed_meanwhile_is_not_tried_again(small_data, settings, monkeypatch):
+    """Or two processes could choose different values; a later start does try it again."""
+    pytest.importorskip("hyperopt")
+    fails = iter([True, False])
+
+    def train(trial, values, results):
+        failed = values["learning_rate"] == 0.1 and next(fails)
+        outcome = {"status": "failed", "error": "no memory"} if failed else {"status": "done"}
+        return outcome | {"cell": trial.id, "score": values["learning_rate"], "bigger": True}
+
+    monkeypatch.setattr(search_module, "_run_trial", train)
+    (group,) = Grid(**GRU4REC, variants=("Base",), settings=settings).groups()
+    search, folder = declare("learning_rate=[0.01,0.1]", None, 2), ResultsFolder("results")
+    rates = [
+        best_values(group, search, folder, earlier)["learning_rate"] for earlier in ({}, {}, None)
+    ]
+    assert rates == [0.01, 0.01, 0.1]
+
+
+def test_whole_numbers_are_drawn_for_what_takes_them(small_data, settings):
+    pytest.importorskip("hyperopt")
+    Path("hyper.test").write_text("hidden_size quniform 8,24,8\ndropout_prob uniform 0.2,0.3\n")
+    grid = Grid(**GRU4REC, variants=("Base",), settings=settings)
+    assert not compare(grid, "results", declare(None, Path("hyper.test"), 3)).failed
+    trials = ResultsFolder("results").trials.read().values()
+    assert {trial["status"] for trial in trials} == {"done"}
+    assert all(type(trial["values"]["hidden_size"]) is int for trial in trials)
+    assert all(0.2 < trial["values"]["dropout_prob"] < 0.3 for trial in trials)
+
+
+def test_a_key_searched_twice_and_a_file_that_cannot_be_read():
+    with pytest.raises(ValueError, match=r"search: \[a\] is given twice"):
+        declare("a=[1] a=[2]", None, 3)
+    for line in ("n_layers choice 1\nx choice [1]", "a uniform 1", "a choice [b]", "a wrong [1]"):
+        Path("hyper.test").write_text(line)
+        with pytest.raises(ValueError, match=r"search_file: \[hyper.test\] cannot be read"):
+            declare(None, Path("hyper.test"), 3)
 
 
 def test_a_search_file_of_recbole():

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import copyreg
 import enum
+import errno
 import functools
 import hashlib
 import io
 import os
 import pickle
+import struct
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +28,7 @@ import recbole.quick_start
 import recbole.quick_start.quick_start
 import torch
 from recbole.config import Config
+from recbole.evaluator.collector import Collector
 from recbole.trainer import Trainer
 from recbole.utils import EvaluatorType, InputType, ModelType, set_color
 
@@ -32,6 +36,17 @@ from recbole_tslrec.files import file_hash, write_atomically
 
 if TYPE_CHECKING:
     from torch.serialization import MAP_LOCATION
+
+# What a zip with altered bits raises, by where they are.
+_SIGNS_OF_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    UnicodeDecodeError,
+    struct.error,
+)
 
 _NO_FILE = "\0"  # no file can have this name
 
@@ -86,7 +101,7 @@ _SAFE_GLOBALS = [
 
 @functools.cache
 def apply() -> None:
-    """Make RecBole's checkpoints pass torch's ``weights_only`` check, in this process.
+    """Make RecBole's checkpoints pass torch's ``weights_only`` check, and all its metrics run.
 
     After it, training, ``evaluate(load_best_model=True)`` and, in any process that has called it
     too, ``load_data_and_model`` work as they are, for every model whose ``other_parameter`` holds
@@ -105,6 +120,7 @@ def apply() -> None:
     recbole.quick_start.quick_start.run_recboles = run_with_the_plug_in
     _check_before_reading()
     _switch_anomaly_detection_off()
+    Collector.get_data_struct = _collecting_numbers_too(Collector.get_data_struct)
     torch.serialization.add_safe_globals(_SAFE_GLOBALS)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
 
@@ -162,6 +178,23 @@ def _switch_anomaly_detection_off() -> None:
     torch.autograd.set_detect_anomaly(False)
 
 
+def _collecting_numbers_too(original):
+    # RecBole would move counts to the CPU as it does tensors. ItemCoverage, GiniIndex, AveragePopularity
+    # and TailPercentage collect counts.
+    @functools.wraps(original)
+    def get_data_struct(self):
+        own = self.data_struct._data_dict
+        counts = {key: value for key, value in own.items() if not torch.is_tensor(value)}
+        for key in counts:
+            del own[key]
+        collected = original(self)
+        own.update(counts)
+        collected._data_dict.update(counts)
+        return collected
+
+    return get_data_struct
+
+
 def load_checkpoint(path: str | os.PathLike, map_location: MAP_LOCATION = "cpu") -> dict[str, Any]:
     """Read a checkpoint without running anything it contains, and say clearly what is wrong.
 
@@ -201,6 +234,8 @@ def check_checkpoint(path: str | os.PathLike) -> None:
         raise ValueError(f"[{name}] is not a checkpoint, or is damaged or cut short.")
     try:
         torch.load(path, map_location="meta", weights_only=True)  # everything but the numbers
+    except RuntimeError as error:
+        raise ValueError(f"[{name}] is damaged, or no checkpoint: {error}") from error
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"[{name}] is refused: it {_reason_for_refusal(path)}, which torch reads only on trust, "
@@ -248,7 +283,13 @@ def _is_intact(path: str | os.PathLike) -> bool:
         with zipfile.ZipFile(path) as archive:
             has_content = any(name.endswith("/data.pkl") for name in archive.namelist())
             return has_content and archive.testzip() is None
-    except zipfile.BadZipFile:
+    except _SIGNS_OF_DAMAGE:
+        return False
+    except OSError as error:
+        if (
+            error.errno != errno.EINVAL
+        ):  # else a place that is said to lie before the file's beginning
+            raise
         return False
 
 

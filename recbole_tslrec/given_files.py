@@ -15,7 +15,7 @@ from pathlib import Path
 from torch import Tensor
 
 from recbole_tslrec.compatibility import load_checkpoint
-from recbole_tslrec.item_tensors import ItemTensors, check_finite
+from recbole_tslrec.item_tensors import ItemTensors, check_finite, numbering
 from recbole_tslrec.reconstruction.histories import fingerprint as histories_fingerprint
 from recbole_tslrec.reconstruction.histories import training_histories
 from recbole_tslrec.storage import MANIFEST, fingerprint
@@ -45,7 +45,7 @@ def data_notes(dataset, valid_data) -> dict[str, str]:
     users = dataset.field2id_token[dataset.uid_field]
     items = dataset.field2id_token[dataset.iid_field]
     return {
-        "items": fingerprint(items.tolist()),
+        "items": numbering(dataset),
         "training": histories_fingerprint(training_histories(dataset), users, items),
         "validation": validation_fingerprint(dataset, valid_data),
     }
@@ -115,10 +115,10 @@ def draws_by_popularity(config) -> bool:
 
 
 def _check_trained_on(noted: dict[str, str] | None, wanted: dict[str, str], path: Path) -> None:
-    if noted is None:
+    if noted is None or "training" not in noted:
         raise ValueError(
-            f"backbone_checkpoint: [{path}] does not say which items its rows are. Train it with "
-            f"recbole_tslrec imported."
+            f"backbone_checkpoint: [{path}] does not say on which items and interactions it was "
+            f"trained, or is folded. Give a backbone that was trained with recbole_tslrec imported."
         )
     if "validation" not in noted:
         getLogger().warning(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ from recbole_tslrec.files import (
     write_atomically,
     write_json,
 )
+from recbole_tslrec.storage import fingerprint
 
 FORMAT = "recbole_tslrec item tensors"
 FORMAT_VERSION = 1
@@ -157,3 +159,26 @@ def check_finite(tensor: Tensor, name: str, tokens: Sequence[str]) -> None:
         raise ValueError(
             f"{name} holds NaN or infinity for {len(wrong)} items, among them {named}."
         )
+
+
+def check_numbering(noted: dict[str, str] | None, dataset, path: str | os.PathLike) -> None:
+    """Raise ValueError if a checkpoint's rows would be taken for other items' than they are.
+
+    RecBole numbers items in the order of the file's lines, and a checkpoint has no tokens.
+
+    Args:
+        noted: the checkpoint's ``trained_on``; None if it has none, as of models that are not ours.
+        dataset: RecBole's data set.
+        path: the checkpoint.
+    """
+    if noted is not None and noted["items"] != numbering(dataset):
+        raise ValueError(
+            f"[{path}] was trained on the items in another order, or on others, than the data set "
+            f"[{dataset.dataset_name}] has now: its rows would be other items'. Give the file that it "
+            f"was trained on (the order of the lines counts), and the same filters."
+        )
+
+
+def numbering(dataset) -> str:
+    """A hash of a data set's items in the order of their internal ids."""
+    return fingerprint(dataset.field2id_token[dataset.iid_field].tolist())

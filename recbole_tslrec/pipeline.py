@@ -339,7 +339,8 @@ class Pipeline:
             config, self.dataset, self._sampler(config, "train"), shuffle=config["shuffle"]
         )
         valid_data = self._backbone_valid_data(config)
-        trainer.fit(train_data, valid_data, saved=True, show_progress=self.show_progress)
+        with _generator_untouched(valid_data):
+            trainer.fit(train_data, valid_data, saved=True, show_progress=self.show_progress)
         return self.backbone_spec.item_embeddings(load_checkpoint(trainer.saved_model_file))
 
     def _backbone_valid_data(self, config):
@@ -501,11 +502,11 @@ class Pipeline:
         """
         if processes.is_first():
             own, note = read | {_READ: self._embeddings_hash}, folder.parent / _READ_FILE
-            known = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
+            known = _read_note(note)
             if folder.is_dir() and any(folder.iterdir()) and known != own:
                 getLogger().warning(
                     f"[{folder}]: partial results of other item embeddings, of another language model "
-                    f"or of the data in another order are removed."
+                    f"or of the data in another order, or that do not say of which, are removed."
                 )
                 shutil.rmtree(folder)
             folder.mkdir(parents=True, exist_ok=True)
@@ -609,6 +610,25 @@ def cost_table(stages: Sequence[Stage]) -> str:
     if not rows:
         return "Stages: none is needed."
     return "Stages:\n" + tabulate(rows, headers="keys", tablefmt="github", intfmt=",")
+
+
+@contextmanager
+def _generator_untouched(loader) -> Iterator[None]:
+    """Have a loader seed its workers afterwards as if nothing had been read from it."""
+    state = loader.generator.get_state() if loader else None
+    try:
+        yield
+    finally:
+        if loader:
+            loader.generator.set_state(state)
+
+
+def _read_note(note: Path) -> dict[str, Any] | None:
+    """What a json file holds; None if it is not there or is damaged."""
+    try:
+        return json.loads(note.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 @contextmanager

@@ -19,12 +19,14 @@ from pathlib import Path
 
 import numpy as np
 import recbole.model
+import recbole.quick_start
 import recbole.trainer
 from recbole.config import Config
 from recbole.utils import ModelType
 
 from recbole_tslrec import processes, settings
 from recbole_tslrec.interactions_file import check_interactions
+from recbole_tslrec.item_tensors import check_numbering
 from recbole_tslrec.model.e4srec import E4SRec
 from recbole_tslrec.model.fmlprec import FMLPRec
 from recbole_tslrec.model.specifications import BACKBONES, MODELS
@@ -64,6 +66,9 @@ def register() -> None:
     Config._load_internal_config_dict = _with_our_yaml(Config._load_internal_config_dict)
     Config._set_default_parameters = _with_checks(Config._set_default_parameters)
     Config._init_device = _with_a_device_each(Config._init_device)
+    loading = _refusing_other_items(recbole.quick_start.load_data_and_model)
+    recbole.quick_start.load_data_and_model = loading
+    recbole.quick_start.quick_start.load_data_and_model = loading
 
 
 def _register_model(model: type) -> None:
@@ -159,6 +164,17 @@ def _with_checks(original):
             check_interactions(values)
 
     return set_default_parameters
+
+
+def _refusing_other_items(original):
+    @functools.wraps(original)
+    def load_data_and_model(model_file):
+        loaded = original(model_file)
+        config, _, dataset, *_ = loaded
+        check_numbering(config["trained_on"], dataset, model_file)
+        return loaded
+
+    return load_data_and_model
 
 
 def _with_a_device_each(original):

@@ -150,7 +150,8 @@ _WITHOUT_EFFECT_ON_TRAINING = frozenset(
     "gpu_id use_gpu worker state data_path checkpoint_dir show_progress config_file config_files "
     "save_dataset dataset_save_path save_dataloaders dataloaders_save_path log_wandb wandb_project "
     "loss_decimal_place eval_batch_size device single_spec local_rank verbose model "
-    "nproc world_size ip port offset group_offset enhanced_width trained_on topk metrics".split()
+    "nproc world_size ip port offset group_offset enhanced_width enhanced_width_of trained_on "
+    "topk metrics".split()
 )
 
 
@@ -170,6 +171,8 @@ def training_settings(config: Mapping[str, Any]) -> dict[str, str]:
         without_effect.add("train_window_context")
     if _draws_in_loaders(config):  # a loader's workers draw other items than it would by itself
         without_effect.remove("worker")
+        if (config.get("worker") or 0) > 1:  # which of them draws for whom is by the batch
+            without_effect.remove("eval_batch_size")
     return {
         key: str(value)
         for key, value in sorted(config.items())

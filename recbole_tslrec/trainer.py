@@ -13,9 +13,12 @@ from recbole.trainer import Trainer
 from torch.nn.utils import parametrize
 
 from recbole_tslrec import processes
+from recbole_tslrec.compatibility import load_checkpoint
 from recbole_tslrec.early_checks import check_before_training, check_validation
 from recbole_tslrec.files import check_writable
 from recbole_tslrec.given_files import data_notes
+from recbole_tslrec.item_tensors import check_numbering
+from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.pipeline import Pipeline, cost_table
 from recbole_tslrec.whole_sequences.loader import WholeSequenceDataLoader, check_settings
 from recbole_tslrec.whole_sequences.loss import whole_sequence_loss
@@ -32,6 +35,7 @@ class _WatchedTrainer(Trainer):
     def __init__(self, config, model):
         super().__init__(config, model)
         self._epoch, self._step = None, 0  # where training stands
+        self._resumed = None
         if config["single_spec"]:  # else the other processes look for the first one's file
             # RecBole's name is exact to the second: of two runs that start in the same one, each would
             # write over the other's model, and test it for its own.
@@ -47,15 +51,44 @@ class _WatchedTrainer(Trainer):
 
         return super()._train_epoch(train_data, epoch_idx, counted_loss, show_progress)
 
-    def evaluate(self, eval_data, load_best_model=True, *args, **kwargs):
+    def evaluate(
+        self, eval_data, load_best_model=True, model_file=None, show_progress=False, **more
+    ):
         """As RecBole's.
 
         Raises:
-            ValueError: a score is NaN or infinite.
+            ValueError: a score is NaN or infinite, or the file's model has the items in another order.
         """
         if load_best_model:
             self._epoch = None  # what is evaluated is not what the last epoch left
-        return super().evaluate(eval_data, load_best_model, *args, **kwargs)
+            if model_file is not None:
+                noted = load_checkpoint(model_file)["config"]["trained_on"]
+                check_numbering(noted, eval_data._dataset, model_file)
+        return super().evaluate(eval_data, load_best_model, model_file, show_progress, **more)
+
+    def resume_checkpoint(self, resume_file):
+        """As RecBole's; ``fit`` refuses to go on if the items are in another order now."""
+        super().resume_checkpoint(resume_file)
+        self._resumed = resume_file, load_checkpoint(resume_file)["config"]["trained_on"]
+
+    def fit(self, train_data, valid_data=None, *args, **kwargs):
+        """As RecBole's; notes in the checkpoint on what the model was trained."""
+        if self._resumed is not None:
+            file, noted = self._resumed
+            check_numbering(noted, train_data._dataset, file)
+        self._note_data(train_data._dataset, valid_data)
+        return super().fit(train_data, valid_data, *args, **kwargs)
+
+    def _note_data(self, dataset, valid_data) -> None:
+        """Note in the config, and so in the checkpoint, on what the model was trained.
+
+        That lets a later TSLRec run take it as its backbone, and refuses it where items are in
+        another order.
+        """
+        try:
+            self.config["trained_on"] = data_notes(dataset, valid_data)
+        except ValueError as error:  # ready-made sequences, for one: no backbone for our stages
+            self.logger.debug(f"This model cannot serve as a backbone_checkpoint: {error}")
 
     def _check_nan(self, loss):
         """RecBole's hook before each step backward: refuses infinity as well, and says more."""
@@ -109,22 +142,11 @@ class BackboneTrainer(_WatchedTrainer):
 
     def fit(self, train_data, valid_data=None, *args, **kwargs):
         """As RecBole's; its loader gives way to one of whole sequences if the settings say so."""
-        self._note_data(train_data._dataset, valid_data)
         if self.config["train_batching"] == "sequence":
             train_data = WholeSequenceDataLoader(
                 self.config, train_data._dataset, train_data._sampler, train_data.shuffle
             )
         return super().fit(train_data, valid_data, *args, **kwargs)
-
-    def _note_data(self, dataset, valid_data) -> None:
-        """Note in the config, and so in the checkpoint, on what the model was trained.
-
-        That is what lets a later TSLRec run take it as its backbone.
-        """
-        try:
-            self.config["trained_on"] = data_notes(dataset, valid_data)
-        except ValueError as error:  # ready-made sequences, for one: no backbone for our stages
-            self.logger.debug(f"This model cannot serve as a backbone_checkpoint: {error}")
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         def loss_with_one_fusion(interaction):
@@ -136,7 +158,8 @@ class BackboneTrainer(_WatchedTrainer):
 
     def _loss(self, interaction):
         if self.config["train_batching"] == "sequence":
-            return whole_sequence_loss(self.model, interaction)
+            backbone = getattr(self.model, "backbone", None) or BACKBONES[self.config["model"]]
+            return whole_sequence_loss(self.model, interaction, backbone.item_table)
         return self.model.calculate_loss(interaction)
 
     def evaluate(self, *args, **kwargs):

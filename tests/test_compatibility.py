@@ -346,6 +346,26 @@ def test_a_damaged_file_is_named(damage, tmp_path):
         compatibility.load_checkpoint(file)
 
 
+def test_whichever_bit_is_altered_nothing_else_is_read(tmp_path):
+    """Refused by name, or read as it was: some bytes of a zip's directory mean nothing."""
+    file, weight = tmp_path / "altered.pth", torch.arange(50.0)
+    torch.save({"config": {}, "weight": weight}, file)
+    sound = file.read_bytes()
+    refused = 0
+    for place in range(0, len(sound), 3):
+        file.write_bytes(
+            sound[:place] + bytes([sound[place] ^ (1 << place % 8)]) + sound[place + 1 :]
+        )
+        try:
+            content = compatibility.load_checkpoint(file)
+        except ValueError as error:
+            assert "altered.pth" in str(error)
+            refused += 1
+        else:
+            assert torch.equal(content["weight"], weight)
+    assert refused > len(sound) / 3 / 2
+
+
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
     torch.save(torch.zeros(2), tmp_path / "tensor.pth")
     with pytest.raises(ValueError, match=r"tensor\.pth.*holds a Tensor"):

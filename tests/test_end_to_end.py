@@ -1,6 +1,7 @@
 """One true run per variant and backbone on the shortest histories of ml-100k."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
-from recbole_tslrec.model.specifications import MODELS
+from recbole_tslrec import trainer as trainer_module
+from recbole_tslrec.model.specifications import BACKBONES, MODELS
 
 ML_100K = {
     "user_inter_num_interval": "[0,30]",
@@ -105,6 +107,41 @@ def test_the_embedded_language_model(small_data, settings):
     assert trainer.model.fusion.enhanced.shape[1] == 128  # of 384
 
 
+def test_a_config_may_be_changed_and_used_again(small_data, settings):
+    config = Config("TSLRec_SASRec", small_data, config_dict=settings | {"enhancement": "random"})
+    dataset = data_preparation(config, create_dataset(config))[0]._dataset
+    for key, value, width in (("enhanced_dim", 16, 16), ("enhancement", "preferences", 4)):
+        config[key] = value
+        model = get_model("TSLRec_SASRec")(config, dataset)
+        assert model.fusion.enhanced.shape[1] == width
+
+
+@pytest.mark.parametrize("model", ["SASRec", "TSLRec_SASRec"])
+def test_recboles_metrics_of_the_whole_list_are_computed(model, small_data, settings):
+    names = ["ItemCoverage", "AveragePopularity", "GiniIndex", "ShannonEntropy", "TailPercentage"]
+    changes = {"enhancement": "random", "metrics": ["NDCG", *names], "train_neg_sample_args": None}
+    _, result = trained(model, settings | changes, small_data)
+    assert {f"{name.lower()}@10" for name in names} <= set(result)
+    assert 0 < result["itemcoverage@10"] <= 1
+
+
+def test_a_backbones_table_is_found_by_its_name(small_data, settings, monkeypatch):
+    asked = []
+    original = trainer_module.whole_sequence_loss
+
+    def loss(model, interaction, item_table):
+        asked.append(item_table)
+        return original(model, interaction)
+
+    monkeypatch.setattr(trainer_module, "whole_sequence_loss", loss)
+    monkeypatch.setitem(
+        trainer_module.BACKBONES, "SASRec", replace(BACKBONES["SASRec"], item_table="x")
+    )
+    changes = {"train_batching": "sequence", "train_neg_sample_args": None}
+    trained("SASRec", settings | changes, small_data)
+    assert set(asked) == {"x"}
+
+
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])
 def test_quantised_on_the_cpu(quantization, small_data, settings):
     changes = {"llm_quantization": quantization, "sft_epochs": 1}
@@ -127,9 +164,17 @@ def test_one_fusion_a_step_and_one_an_evaluation(small_data, settings, monkeypat
     assert calls == [False]
 
 
-def test_the_fused_model_does_not_depend_on_whether_stages_were_reused(small_data, settings):
+@pytest.mark.parametrize(
+    "changes", [{}, {"worker": 1, "eval_args": {"order": "TO", "mode": "uni20"}}]
+)
+def test_the_fused_model_does_not_depend_on_whether_stages_were_reused(
+    changes, small_data, settings
+):
+    """Not even where a loader's workers draw what is ranked: training the backbone reads it, too."""
+    settings = settings | {"epochs": 2} | changes
     first, result = trained("TSLRec_SASRec", settings, small_data)
     again, result_again = trained("TSLRec_SASRec", settings, small_data)
+    assert first.best_valid_score == again.best_valid_score
     assert not any(stage.reused for stage in first.stages)
     assert [stage.name for stage in again.stages] == ["augmentation"] and again.stages[0].reused
     assert result == result_again

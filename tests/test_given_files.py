@@ -2,6 +2,10 @@
 
 import pytest
 import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.quick_start import load_data_and_model
+from recbole.utils import get_model, get_trainer
 from test_pipeline import (
     POPULARITY,
     VALIDATED_BY_POPULARITY,
@@ -10,6 +14,7 @@ from test_pipeline import (
     write_histories,
 )
 
+from recbole_tslrec.model.folding import fold_checkpoint
 from recbole_tslrec.quick_start import run_experiment
 
 
@@ -42,7 +47,7 @@ def test_a_backbone_checkpoint_that_does_not_fit_is_refused(small_data, settings
     content = torch.load(checkpoint, weights_only=True)
     del content["config"].final_config_dict["trained_on"]
     torch.save(content, tmp_path / "silent.pth", pickle_protocol=2)
-    with pytest.raises(ValueError, match="does not say which items"):
+    with pytest.raises(ValueError, match="does not say on which items"):
         pipeline_of(
             settings | {"backbone_checkpoint": str(tmp_path / "silent.pth")}, small_data
         ).categories()
@@ -64,6 +69,46 @@ def test_a_backbone_checkpoint_that_does_not_fit_is_refused(small_data, settings
         pipeline_of(
             settings | {"backbone_checkpoint": str(tmp_path / "cut.pth")}, small_data
         ).categories()
+
+
+@pytest.mark.parametrize("model", ["TSLRec_SASRec", "SASRec", "E4SRec"])
+def test_a_model_of_items_in_another_order_is_refused_wherever_it_is_read(
+    model, small_data, settings, tmp_path
+):
+    """RecBole numbers items as they come in the file, and would take its rows for other items'."""
+    given = settings | {"enhancement": "random", "train_neg_sample_args": None, "sft_epochs": 1}
+    experiment = run_experiment(model, small_data, config_dict=given)
+    checkpoint = experiment.checkpoint
+    load_data_and_model(checkpoint)
+    file = tmp_path / "data" / "small" / "small.inter"
+    header, *lines = file.read_text().splitlines()
+    file.write_text("\n".join([header, *reversed(lines)]) + "\n")
+    message = r"the items in another order.*\[small\].*its rows would be other items'"
+    with pytest.raises(ValueError, match=message):
+        load_data_and_model(checkpoint)
+    config = Config(model, small_data, config_dict=given)
+    train_data, valid_data, test_data = data_preparation(config, create_dataset(config))
+    recommender = get_model(model)(config, train_data._dataset)
+    trainer = get_trainer(config["MODEL_TYPE"], model)(config, recommender)
+    with pytest.raises(ValueError, match=message):
+        trainer.evaluate(test_data, model_file=checkpoint)
+    trainer.resume_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(train_data, valid_data)
+    if model == "TSLRec_SASRec":
+        with pytest.raises(ValueError, match=message):
+            fold_checkpoint(checkpoint, tmp_path / "folded.pth")
+
+
+def test_a_folded_model_is_no_backbone(small_data, settings, tmp_path):
+    """What its enhanced embeddings were made from it does not say."""
+    control = settings | {"enhancement": "random"}
+    experiment = run_experiment("TSLRec_SASRec", small_data, config_dict=control)
+    fold_checkpoint(experiment.checkpoint, tmp_path / "folded.pth")
+    load_data_and_model(str(tmp_path / "folded.pth"))
+    given = settings | {"backbone_checkpoint": str(tmp_path / "folded.pth")}
+    with pytest.raises(ValueError, match="folded.pth.* or is folded"):
+        pipeline_of(given, small_data).categories()
 
 
 def split(*ratios: float) -> dict:

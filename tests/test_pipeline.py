@@ -251,6 +251,12 @@ def test_checkpoints_of_other_embeddings_are_not_gone_on_from(
         (folder / "checkpoint-3").mkdir()
         other._keep_only_own(folder, read)
         assert (folder / "checkpoint-3").is_dir()
+    (note,) = (file for file in folder.parent.iterdir() if file.is_file())
+    for damage in ("", '{"order": '):
+        note.write_text(damage)
+        pipeline._keep_only_own(folder, {"order": 2})
+        assert not list(folder.iterdir())
+        (folder / "checkpoint-3").mkdir()
 
 
 def test_what_is_missing_of_the_stages(small_data, settings):

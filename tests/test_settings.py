@@ -449,6 +449,9 @@ def test_workers_count_where_they_draw(small_data, settings):
     sampled = whole | {"eval_args": {"mode": {"valid": "uni5", "test": "full"}}}
     for keys, counts in (({"loss_type": "BPR"}, True), (sampled, True), (whole, False)):
         assert (trained(**keys, worker=0) != trained(**keys, worker=1)) is counts, keys
+        for workers in (0, 1, 2):  # two share the batches out
+            some, other = (trained(**keys, worker=workers, eval_batch_size=n) for n in (9, 4096))
+            assert (some != other) is (counts and workers == 2), (keys, workers)
 
 
 def test_other_models_of_recbole_train_on_prefixes(small_data, settings):

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 ENHANCED_EMBEDDING = "enhanced_embedding"  # h^v, [n_items, hidden] float32
 CATEGORY_DISTRIBUTION = "category_distribution"  # ĝ^v, [n_items, K] float32
 
-# A step's size in prompt positions, to begin with. It changes the speed, not the result.
+# A step's size in prompt positions, to begin with. It changes the speed, not the result, but for int8
+# (docs/determinism.md).
 _POSITIONS_A_BATCH = {"cuda": 65_536, "cpu": 8192}
 # Items in a file of partial results: what a kill can cost at the most, and what processes share out.
 ITEMS_A_SHARD = 1024

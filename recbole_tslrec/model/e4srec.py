@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from recbole_tslrec.pipeline import Pipeline
 
 # The most prompt positions, padding included, in one pass of an evaluation. It changes the speed and
-# the memory, not the result.
+# the memory, not the result, but for int8 (docs/determinism.md).
 _POSITIONS_A_PASS = 16_384
 
 

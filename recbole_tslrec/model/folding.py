@@ -16,6 +16,7 @@ from recbole.utils import get_model
 from torch.nn.utils import parametrize
 
 from recbole_tslrec.compatibility import load_checkpoint, write_checkpoint
+from recbole_tslrec.item_tensors import check_numbering
 from recbole_tslrec.model.item_table import FusedItemTable
 from recbole_tslrec.settings import SETTINGS
 
@@ -38,12 +39,15 @@ def fold_checkpoint(checkpoint: Path, folded: Path) -> None:
         folded: where to write.
 
     Raises:
-        ValueError: the checkpoint is of a model without a fused item table.
+        ValueError: the checkpoint is of a model without a fused item table, or the data set's items
+            are in another order now.
     """
     content = load_checkpoint(checkpoint)
     config = content["config"]
     config["device"] = torch.device("cpu")  # wherever it was trained
-    train_data, *_ = data_preparation(config, create_dataset(config))
+    dataset = create_dataset(config)
+    check_numbering(config["trained_on"], dataset, checkpoint)
+    train_data, *_ = data_preparation(config, dataset)
     model = get_model(config["model"])(config, train_data._dataset)
     if not isinstance(model, FusedItemTable):
         raise ValueError(
@@ -56,8 +60,12 @@ def fold_checkpoint(checkpoint: Path, folded: Path) -> None:
     plain.final_config_dict = {
         key: value
         for key, value in config.final_config_dict.items()
-        if key not in SETTINGS and key != "enhanced_width"
+        if key not in SETTINGS and key not in ("enhanced_width", "enhanced_width_of")
     } | {"model": backbone}
+    if config["trained_on"] is not None:
+        # The items alone: what the enhanced embeddings were made from it does not say, so that no
+        # stage may take the folded model for a backbone of these training interactions.
+        plain.final_config_dict["trained_on"] = {"items": config["trained_on"]["items"]}
     state = {
         "config": plain,
         "state_dict": fold(model).state_dict(),

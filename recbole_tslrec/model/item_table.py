@@ -67,10 +67,13 @@ class EnhancedItemTable(FusedItemTable):
 
     def _make_fusion(self, config, id_embeddings: Tensor) -> nn.Module:
         # Kept in the config, and so in the checkpoint: a trained model loads without the language
-        # model or the file that it was made with.
-        if config["enhanced_width"] is None:
+        # model or the file that it was made with. With its keys: a config may be changed and used again.
+        keys = ("enhancement", "enhanced_items", "enhanced_dim", "n_categories", "llm")
+        width_of = " ".join(f"{key}={config[key]}" for key in keys)
+        if config["enhanced_width"] is None or config["enhanced_width_of"] not in (None, width_of):
             width = enhanced_width(config, id_embeddings.shape[1])
             config["enhanced_width"] = min(width, config["enhanced_dim"])
+            config["enhanced_width_of"] = width_of
         fusion = FUSIONS[config["fusion"]]
         return fusion(id_embeddings, config["enhanced_width"], config["enhanced_scale"])
 

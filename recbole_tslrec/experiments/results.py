@@ -139,7 +139,7 @@ class Results:
         self.ranks = lru_cache(maxsize=None)(self._read_ranks)
         self.scores = lru_cache(maxsize=None)(self._scores)
         self._check_metrics()
-        self._check_versions()
+        self._check_circumstances()
         self._check_data()
         self._check_settings()
 
@@ -272,19 +272,22 @@ class Results:
                             f"and {means[name]:.4f} by the kept ranks."
                         )
 
-    def _check_versions(self) -> None:
-        """A mean over seeds is of one program, or says so."""
+    def _check_circumstances(self) -> None:
+        """A mean over seeds is of one program on one machine, or says so."""
         for method in self.methods.values():
             cells = [method.cells[seed] for seed in method.seeds]
+            under = {"on different machines": {cell.seed: cell.machine for cell in cells}}
             for name in dict.fromkeys(name for cell in cells for name in cell.versions):
-                seeds_by_version: dict[str, list[str]] = {}
-                for cell in cells:
-                    version = cell.versions.get(name, "unknown")
-                    seeds_by_version.setdefault(version, []).append(str(cell.seed))
-                if len(seeds_by_version) > 1:
+                versions = {cell.seed: cell.versions.get(name, "unknown") for cell in cells}
+                under[f"under different versions of {name}"] = versions
+            for what, by_seed in under.items():
+                seeds: dict[str, list[str]] = {}
+                for seed, value in by_seed.items():
+                    seeds.setdefault(value, []).append(str(seed))
+                if len(seeds) > 1:
                     self._note(
-                        f"{method.dataset}, {method.backbone}, {method.variant}: the seeds ran under "
-                        f"different versions of {name}: {_whose(seeds_by_version)}."
+                        f"{method.dataset}, {method.backbone}, {method.variant}: the seeds ran {what}: "
+                        f"{_whose(seeds)}."
                     )
 
     def _check_data(self) -> None:

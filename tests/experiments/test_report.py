@@ -273,6 +273,16 @@ def test_seeds_under_different_versions_are_said(tmp_path):
     )
 
 
+def test_seeds_on_different_machines_are_said(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    for seed, machine in ((1, "a GPU"), (2, "2 cores")):
+        writer.write("tiny", "SASRec", "Base", seed, machine=machine)
+    (note,) = Results.load(tmp_path).notes
+    assert note == (
+        "tiny, SASRec, Base: the seeds ran on different machines: a GPU (1); 2 cores (2)."
+    )
+
+
 def test_embeddings_of_other_backbones_alone_make_a_report(tmp_path):
     writer = SyntheticResults(tmp_path / "results", n_users=60, n_items=40)
     writer.write("tiny", "GRU4Rec", "TSLRec", 1, embeddings_from="SASRec")

@@ -129,7 +129,8 @@ def run_experiment(
         test: whether to test the trained model.
 
     Raises:
-        ValueError: an epoch is to be chosen on validation, and there is nobody to validate on.
+        ValueError: an epoch is to be chosen on validation, and there is nobody to validate on, or its
+            metric is not computed.
     """
     config = Config(model, dataset, config_file_list, dict(config_dict or {}))
     init_seed(config["seed"], config["reproducibility"])

@@ -87,14 +87,7 @@ def import_data(
             that would lie in another folder.
         FileExistsError: a file is there with other content.
     """
-    if name == "ml-100k":
-        raise ValueError(
-            "RecBole reads its own copy under the name [ml-100k]; choose another name."
-        )
-    if not _NAME.fullmatch(name):
-        raise ValueError(
-            f"dataset: [{name}] is not a name of letters, digits, and . _ + - between them."
-        )
+    _check_name(name)
     columns = columns or Columns()
     chosen = recognise(source) if form == "auto" else form
     notes = [f"Read {source} as {chosen}{' (recognised)' if form == 'auto' else ''}."]
@@ -122,6 +115,17 @@ def import_data(
         )
     notes += _write(tables, overwrite)
     return Import(Statistics.of(interactions), notes)
+
+
+def _check_name(name: str) -> None:
+    if name == "ml-100k":
+        raise ValueError(
+            "RecBole reads its own copy under the name [ml-100k]; choose another name."
+        )
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"dataset: [{name}] is not a name of letters, digits, and . _ + - between them."
+        )
 
 
 def _write(tables: dict[Path, pd.DataFrame], overwrite: bool) -> list[str]:

@@ -138,7 +138,7 @@ def best_values(
     cell: Cell,
     search: Search,
     results: ResultsFolder,
-    earlier: Mapping[str, dict[str, Any]] | None = None,
+    earlier: Mapping[str, dict[str, Any]],
 ) -> dict[str, Any]:
     """The values under which the cell's variant is best on validation; none if it has no key.
 
@@ -146,9 +146,8 @@ def best_values(
         cell: with the settings that are given, under the first seed.
         search: what is searched.
         results: where the trials are kept.
-        earlier: the trials' lines when this start began, now if not given. One that failed by then
-            is tried again; one that another process has failed at since is not, so that both choose
-            the same.
+        earlier: the trials' lines when this start began. One that failed by then is tried again; one
+            that another process has failed at since is not, so that both choose the same.
 
     Raises:
         RuntimeError: every trial failed.
@@ -156,11 +155,12 @@ def best_values(
     space = search.of(cell)
     if not space:
         return {}
+    config = Config(cell.model, cell.dataset, config_dict=cell.experiment_settings())
+    whole = {key for key in space if type(config[key]) is int}
     trials: list[dict[str, Any]] = []
-    earlier = results.trials.read() if earlier is None else earlier
 
     def objective(values: dict[str, Any], _) -> dict[str, Any]:
-        trials.append(_trial(cell, values, results, earlier))
+        trials.append(_trial(cell, _with_whole_numbers(values, whole), results, earlier))
         return {
             "model": cell.model,
             "best_valid_score": _score(trials[-1]),
@@ -214,12 +214,11 @@ def _score(trial: dict[str, Any]) -> float:
     return trial["score"] if trial["bigger"] else -trial["score"]
 
 
-def _whole(cell: Cell, values: dict[str, Any]) -> dict[str, Any]:
-    """The values, whole numbers for keys that take those: hyperopt's ``quniform`` draws 16.0."""
-    config = Config(cell.model, cell.dataset, config_dict=cell.experiment_settings())
+def _with_whole_numbers(values: dict[str, Any], whole: set[str]) -> dict[str, Any]:
+    """The values, whole numbers for the keys of ``whole``: hyperopt's ``quniform`` draws 16.0."""
     return {
         key: int(value)
-        if isinstance(value, float) and value.is_integer() and type(config[key]) is int
+        if key in whole and isinstance(value, float) and value.is_integer()
         else value
         for key, value in values.items()
     }
@@ -233,7 +232,6 @@ def _trial(
 ) -> dict[str, Any]:
     """The line of one trial, found or made."""
     values = json.loads(json.dumps(values))  # as the line gives them back: no tuples for lists
-    values = _whole(cell, values)
     trial = with_values(cell, values)
     # Another search may come to the same settings, with some of the values given, at the same time.
     with results.lock(f"trial-{trial.id}"):

@@ -21,7 +21,7 @@ from recbole.utils import get_model, get_trainer, init_logger, init_seed
 
 from recbole_tslrec import settings
 from recbole_tslrec.early_checks import check_validation
-from recbole_tslrec.storage import Stage
+from recbole_tslrec.storage import StoredResult
 
 
 def stoppable(command: Callable[[], None]) -> Callable[[], None]:
@@ -106,7 +106,7 @@ class Experiment:
     test_result: dict[str, float] | None
     best_valid_result: dict[str, float]
     best_valid_score: float
-    stages: list[Stage]
+    stages: list[StoredResult]
     seconds: float
     checkpoint: str
     trainer: Trainer

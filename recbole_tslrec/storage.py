@@ -32,7 +32,7 @@ from recbole_tslrec.files import (
 )
 from recbole_tslrec.locks import only_one
 
-__all__ = ["Stage", "Store", "file_hash", "fingerprint", "write_atomically", "write_json"]
+__all__ = ["Store", "StoredResult", "file_hash", "fingerprint", "write_atomically", "write_json"]
 
 FORMAT_VERSION = 1
 # The part of a stage's folder that serves its making (checkpoints, shards) and is not kept.
@@ -45,7 +45,7 @@ fingerprint = json_hash
 
 
 @dataclass
-class Stage:
+class StoredResult:
     """A finished stage as it lies on disk."""
 
     name: str
@@ -68,7 +68,7 @@ class Store:
 
     def get(
         self, name: str, made_from: dict[str, Any], make: Callable[[Path], dict[str, Any] | None]
-    ) -> Stage:
+    ) -> StoredResult:
         """The stage made from exactly this, from disk or by calling ``make``.
 
         Args:
@@ -105,7 +105,7 @@ class Store:
         key = fingerprint({"format": FORMAT_VERSION, "stage": name, "made_from": made_from})
         return key, self.root / f"{name}-{key[:16]}"
 
-    def _make(self, name, key, folder, made_from, make) -> Stage:
+    def _make(self, name, key, folder, made_from, make) -> StoredResult:
         partial = folder.with_name(folder.name + ".partial")
         partial.mkdir(exist_ok=True)
         remove_unfinished_files(partial)
@@ -141,9 +141,9 @@ class Store:
         flush_names(self.root)
         shutil.rmtree(folder / WORK, ignore_errors=True)  # only now: until here it saves the work
         getLogger().info(f"Stage {name}: done in {seconds:.1f} s, kept in [{folder}]")
-        return Stage(name, key, folder, seconds, reused=False, notes=notes)
+        return StoredResult(name, key, folder, seconds, reused=False, notes=notes)
 
-    def _open(self, name: str, key: str, folder: Path) -> Stage:
+    def _open(self, name: str, key: str, folder: Path) -> StoredResult:
         manifest = read_manifest(folder)
         if manifest["fingerprint"] != key or manifest["stage"] != name:
             raise ValueError(
@@ -159,7 +159,7 @@ class Store:
             os.utime(folder / MANIFEST)  # the last use, for ``clean``
         getLogger().info(f"Stage {name}: reused from [{folder}]")
         seconds, notes = manifest["seconds"], manifest["notes"]
-        return Stage(name, key, folder, seconds, reused=True, notes=notes)
+        return StoredResult(name, key, folder, seconds, reused=True, notes=notes)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

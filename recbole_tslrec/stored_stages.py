@@ -20,8 +20,8 @@ from tabulate import tabulate
 
 from recbole_tslrec.files import file_hash
 from recbole_tslrec.locks import Owner, is_held, read_owner
-from recbole_tslrec.pipeline import Pipeline
 from recbole_tslrec.registration import STAGED
+from recbole_tslrec.stages.pipeline import Pipeline
 from recbole_tslrec.storage import MANIFEST, UNFINISHED, fingerprint, read_manifest
 
 STAGES = ("backbone", "categories", "fine_tuning", "augmentation")

@@ -14,12 +14,12 @@ from torch.nn.utils import parametrize
 
 from recbole_tslrec import processes
 from recbole_tslrec.compatibility import load_checkpoint
-from recbole_tslrec.early_checks import check_before_training, check_validation
+from recbole_tslrec.early_checks import check_validation
 from recbole_tslrec.files import check_writable
 from recbole_tslrec.given_files import data_notes
 from recbole_tslrec.item_tensors import check_numbering
 from recbole_tslrec.model.specifications import BACKBONES
-from recbole_tslrec.pipeline import Pipeline, cost_table
+from recbole_tslrec.stages.pipeline import Pipeline, cost_table
 from recbole_tslrec.whole_sequences.loader import WholeSequenceDataLoader, check_settings
 from recbole_tslrec.whole_sequences.loss import whole_sequence_loss
 
@@ -209,11 +209,10 @@ class _StagesFirst:
                 show_progress,
                 self.tensorboard.log_dir,
             )
-            missing = self.pipeline.missing(self.model.stages(self.config))
-            check_before_training(self.config, missing, self.model.n_items - 1)
+            self.pipeline.check(self.model.stages(self.config))
             self.model.prepare(self.pipeline)
             self.seconds_of_stages = monotonic() - start
-            self.stages = self.pipeline.stages
+            self.stages = self.pipeline.used
             self.logger.info(cost_table(self.stages))
         processes.part()  # RecBole's loop goes on in the first process
         return super().fit(train_data, valid_data, verbose, saved, show_progress, **more)

@@ -25,7 +25,8 @@ def drawn() -> list[str]:
             names += re.findall(r"(\w+)\.py", line)
             continue
         folder = head if head.endswith("/") else folder  # else the line goes on with the last one
-        names += [f"{folder[:-1]}.{word}" for word in re.findall(r"\w+", rest)]
+        place = folder[:-1].replace("/", ".")
+        names += [f"{place}.{word}" for word in re.findall(r"\w+", rest)]
     return [name for name in dict.fromkeys(names) if name in modules()]
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 import yaml
-from test_pipeline import pipeline_of, stage_tensors
+from support.stages import pipeline_of, stored
+from test_pipeline import stage_tensors
 from tiny_fine_tuning import CPU, model_and_prompt, settings_of, users_of_one_taste
 
 from recbole_tslrec.augmentation.enhanced_embeddings import read_items
@@ -47,7 +48,7 @@ def test_two_processes_make_what_one_makes(small_data, settings, tmp_path):
     )
     assert done.stderr.count("test result") + done.stdout.count("test result") == 1
     pipeline = pipeline_of(settings | {"tslrec_dir": "together"}, small_data)
-    assert pipeline.augmentation().reused and pipeline.fine_tuning().reused
+    assert stored(pipeline, "augmentation").reused and stored(pipeline, "fine_tuning").reused
     together = stage_tensors(pipeline)
     for name, tensor in one.items():
         # bf16, where the CPU has it, rounds the sums of other batches otherwise; see the test below.

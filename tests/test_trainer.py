@@ -12,9 +12,10 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
-from recbole_tslrec import pipeline
 from recbole_tslrec.compatibility import load_checkpoint
+from recbole_tslrec.paradigms.tslrec.augmentation import stages as augmentation
 from recbole_tslrec.quick_start import run_experiment
+from recbole_tslrec.stages.backbone import BackboneStage
 
 WRONG = [float("nan"), float("inf")]
 # A few negative items a user in place of all.
@@ -167,24 +168,25 @@ def is_finished(path: Path) -> bool:
 
 def test_item_embeddings_that_are_not_finite_are_named(small_data, settings, monkeypatch):
     def diverged(self, folder):
-        table = torch.randn(len(self.tokens), 8)
-        table[self.tokens.index("i7"), 3] = float("nan")
+        tokens = self.pipeline.tokens
+        table = torch.randn(len(tokens), 8)
+        table[tokens.index("i7"), 3] = float("nan")
         return table
 
-    monkeypatch.setattr(pipeline.Pipeline, "_train_backbone", diverged)
+    monkeypatch.setattr(BackboneStage, "train", diverged)
     with pytest.raises(ValueError, match="item_embedding holds NaN .* 1 items.*'i7'"):
         run_experiment("CI_SASRec", small_data, config_dict=settings)
 
 
 def test_enhanced_embeddings_that_are_not_finite_are_named(small_data, settings, monkeypatch):
-    read_items = pipeline.read_items
+    read_items = augmentation.read_items
 
     def overflown(*args):
         enhanced = read_items(*args)
         enhanced[4, 0] = float("inf")
         return enhanced
 
-    monkeypatch.setattr(pipeline, "read_items", overflown)
+    monkeypatch.setattr(augmentation, "read_items", overflown)
     fourth = r"enhanced_embedding holds NaN or infinity for 1 items, among them 'i\d+'"
     with pytest.raises(ValueError, match=fourth):
         run_experiment("TSLRec_SASRec", small_data, config_dict=settings)

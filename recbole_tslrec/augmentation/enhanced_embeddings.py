@@ -145,25 +145,16 @@ def random_embeddings(n_items: int, width: int, seed: int) -> Tensor:
     return torch.randn(n_items, width, generator=torch.Generator().manual_seed(seed))
 
 
-def enhanced_width(config, dimension: int) -> int:
-    """How many columns h^v has under these settings, known before anything is computed.
+def enhanced_items_width(path: Path) -> int:
+    """How many columns the enhanced embeddings of a user's file have.
 
-    Args:
-        config: RecBole's config with our keys.
-        dimension: d of the backbone's item table.
+    Raises:
+        ValueError: the file holds none.
     """
-    if config["enhanced_items"] is not None:
-        header = read_header(Path(config["enhanced_items"]))
-        if ENHANCED_EMBEDDING not in header["tensors"]:
-            raise ValueError(
-                f"enhanced_items: [{config['enhanced_items']}] holds {sorted(header['tensors'])}, and "
-                f"no {ENHANCED_EMBEDDING}; it comes from another stage."
-            )
-        return header["tensors"][ENHANCED_EMBEDDING][1]
-    if config["enhancement"] == "pretrained":
-        return dimension
-    if config["enhancement"] == "preferences":
-        return config["n_categories"]
-    from recbole_tslrec.language_model.source import open_source  # transformers is slow to import
-
-    return open_source(config["llm"], config["llm_trust_remote_code"]).hidden_size
+    tensors = read_header(path)["tensors"]
+    if ENHANCED_EMBEDDING not in tensors:
+        raise ValueError(
+            f"enhanced_items: [{path}] holds {sorted(tensors)}, and no {ENHANCED_EMBEDDING}; it comes "
+            f"from another stage."
+        )
+    return tensors[ENHANCED_EMBEDDING][1]

@@ -27,8 +27,9 @@ from recbole_tslrec.experiments.protocols import CUTOFFS, rank_test_targets, sav
 from recbole_tslrec.experiments.variants import INPUT_FILES, VARIANTS
 from recbole_tslrec.given_files import draws_by_popularity
 from recbole_tslrec.model.specifications import BACKBONES
-from recbole_tslrec.pipeline import Pipeline
+from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
 from recbole_tslrec.quick_start import Experiment, run_experiment
+from recbole_tslrec.stages.pipeline import Pipeline
 
 
 def run_cell(cell: Cell, results: ResultsFolder, keep_checkpoint: bool = False) -> dict[str, Any]:
@@ -154,7 +155,8 @@ def _enhanced_items_file(cell: Cell, results: ResultsFolder) -> Path:
     config = Config(cell.model, cell.dataset, config_dict=given)
     train_data, valid_data, _ = data_preparation(config, create_dataset(config))
     backbone, show_progress = BACKBONES[cell.backbone], config["show_progress"]
-    return Pipeline(config, train_data, valid_data, backbone, show_progress).enhanced_items_file()
+    pipeline = Pipeline(config, train_data, valid_data, backbone, show_progress)
+    return pipeline.stage(AugmentationStage).file()
 
 
 def failure(cell: Cell, error: Exception) -> dict[str, Any]:

@@ -8,7 +8,10 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from recbole_tslrec.model.item_table import CategoryItemTable, FusedItemTable
-from recbole_tslrec.pipeline import Pipeline
+from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
+from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
+from recbole_tslrec.stages.backbone import BackboneStage
+from recbole_tslrec.stages.pipeline import Pipeline
 
 # t-SNE takes seconds for so many items and minutes for all; a picture shows no more.
 MAP_ITEMS = 2000
@@ -40,19 +43,21 @@ def item_record(pipeline: Pipeline, model: FusedItemTable) -> dict[str, np.ndarr
         "item": np.array(pipeline.tokens),
         "training_count": counts.astype(np.int32),
     }
+    categories = pipeline.stage(CategoriesStage)
     if isinstance(model, CategoryItemTable):
-        return record | {"category": pipeline.item_categories().numpy()}
+        return record | {"category": categories.item_categories().numpy()}
     _check_own_embeddings(pipeline.config)
-    pipeline.check_stages_agree()
-    category = pipeline.item_categories().numpy()
-    inferred, place = places(pipeline.category_distributions().numpy(), category)
+    augmentation = pipeline.stage(AugmentationStage)
+    augmentation.check_agrees()
+    category = categories.item_categories().numpy()
+    inferred, place = places(augmentation.category_distributions().numpy(), category)
     shown = _map_sample(pipeline.tokens)
     record |= {
         "category": category,
         "inferred": inferred,
         "place": place,
-        "map_before": _map(pipeline.item_embeddings().numpy(), shown),
-        "map_after": _map(pipeline.enhanced_items().numpy(), shown),
+        "map_before": _map(pipeline.stage(BackboneStage).item_embeddings().numpy(), shown),
+        "map_after": _map(augmentation.enhanced_embeddings().numpy(), shown),
     }
     if hasattr(model.fusion, "mean_gate"):
         record["mean_gate"] = model.mean_gate()[1:].float().cpu().numpy()

@@ -25,9 +25,11 @@ from recbole_tslrec.language_model.reader import (
     shared_if_possible,
 )
 from recbole_tslrec.model.specifications import BACKBONES
+from recbole_tslrec.stages.backbone import BackboneStage
 
 if TYPE_CHECKING:
-    from recbole_tslrec.pipeline import Pipeline
+    from recbole_tslrec.stages.pipeline import Pipeline
+    from recbole_tslrec.stages.stage import Stage
 
 # The most prompt positions, padding included, in one pass of an evaluation. It changes the speed and
 # the memory, not the result, but for int8 (docs/determinism.md).
@@ -73,9 +75,9 @@ class E4SRec(SequentialRecommender):
 
     # ---- what the trainer asks ------------------------------------------------------------------
 
-    def stages(self, config) -> tuple[str, ...]:
-        """The stages whose settings this model depends on, to be checked before any runs."""
-        return ("backbone",)
+    def stages(self, config) -> tuple[type[Stage], ...]:
+        """The stages whose results this model takes."""
+        return (BackboneStage,)
 
     def prepare(self, pipeline: Pipeline) -> None:
         """Take the trained backbone's item embeddings, to unit size as ``ItemPromptModel`` has them.
@@ -83,7 +85,7 @@ class E4SRec(SequentialRecommender):
         Raises:
             ValueError: a given ``backbone_checkpoint`` has embeddings of another width.
         """
-        embeddings = pipeline.item_embeddings()
+        embeddings = pipeline.stage(BackboneStage).item_embeddings()
         table = self.reader.item_embeddings
         if embeddings.shape[1] != table.shape[1]:
             raise ValueError(

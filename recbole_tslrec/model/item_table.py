@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from recbole_tslrec.augmentation.enhanced_embeddings import enhanced_width
 from recbole_tslrec.model.fusion import FUSIONS, CategoryFusion, EqualNorms
+from recbole_tslrec.paradigms.tslrec.augmentation.vectors import vectors_of
+from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
 
 if TYPE_CHECKING:
     from recbole_tslrec.model.specifications import Backbone
-    from recbole_tslrec.pipeline import Pipeline
+    from recbole_tslrec.stages.pipeline import Pipeline
+    from recbole_tslrec.stages.stage import Stage
 
 
 class FusedItemTable:
@@ -39,8 +41,8 @@ class FusedItemTable:
         raise NotImplementedError
 
     @staticmethod
-    def stages(config) -> tuple[str, ...]:
-        """The stages whose settings this variant depends on, to be checked before any runs."""
+    def stages(config) -> tuple[type[Stage], ...]:
+        """The stages whose results this variant takes; they bring about those that they need."""
         raise NotImplementedError
 
     def prepare(self, pipeline: Pipeline) -> None:
@@ -71,26 +73,18 @@ class EnhancedItemTable(FusedItemTable):
         keys = ("enhancement", "enhanced_items", "enhanced_dim", "n_categories", "llm")
         width_of = " ".join(f"{key}={config[key]}" for key in keys)
         if config["enhanced_width"] is None or config["enhanced_width_of"] not in (None, width_of):
-            width = enhanced_width(config, id_embeddings.shape[1])
+            width = vectors_of(config).width(config, id_embeddings.shape[1])
             config["enhanced_width"] = min(width, config["enhanced_dim"])
             config["enhanced_width_of"] = width_of
         fusion = FUSIONS[config["fusion"]]
         return fusion(id_embeddings, config["enhanced_width"], config["enhanced_scale"])
 
     @staticmethod
-    def stages(config) -> tuple[str, ...]:
-        if config["enhanced_items"] is not None:
-            return ()
-        return {
-            "tslrec": ("backbone", "categories", "fine_tuning", "augmentation"),
-            "untuned": ("backbone", "augmentation"),
-            "preferences": ("backbone", "categories"),
-            "pretrained": ("backbone",),
-            "random": (),
-        }[config["enhancement"]]
+    def stages(config) -> tuple[type[Stage], ...]:
+        return vectors_of(config).stages
 
     def prepare(self, pipeline: Pipeline) -> None:
-        self.fusion.set_enhanced(pipeline.enhanced_items())
+        self.fusion.set_enhanced(vectors_of(pipeline.config).make(pipeline))
 
     @torch.no_grad()
     def mean_gate(self) -> Tensor:
@@ -109,11 +103,11 @@ class CategoryItemTable(FusedItemTable):
         return CategoryFusion(id_embeddings, config["n_categories"])
 
     @staticmethod
-    def stages(config) -> tuple[str, ...]:
-        return ("backbone", "categories")
+    def stages(config) -> tuple[type[Stage], ...]:
+        return (CategoriesStage,)
 
     def prepare(self, pipeline: Pipeline) -> None:
-        self.fusion.set_categories(pipeline.item_categories())
+        self.fusion.set_categories(pipeline.stage(CategoriesStage).item_categories())
 
 
 class NormalisedItemTable(FusedItemTable):
@@ -125,7 +119,7 @@ class NormalisedItemTable(FusedItemTable):
         return nn.Identity()
 
     @staticmethod
-    def stages(config) -> tuple[str, ...]:
+    def stages(config) -> tuple[type[Stage], ...]:
         return ()
 
     def prepare(self, pipeline: Pipeline) -> None:

@@ -18,14 +18,19 @@ import psutil
 from filelock import FileLock, Timeout
 
 from recbole_tslrec.locks import is_held, lock_files
+from recbole_tslrec.stages.stage import stage_names
 from recbole_tslrec.storage import fingerprint
-from recbole_tslrec.stored_stages import STAGES, StoredStage, stored_stages
+from recbole_tslrec.stored_stages import StoredStage, stored_stages
 
-_STAGE = rf"({'|'.join(STAGES)})-[0-9a-f]{{16}}"
-_BESIDE = re.compile(rf"\.(?P<stage>{_STAGE})\.(lock|owner\.json|removed)")
 # The names of write_atomically.
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[^/]+)-(?P<pid>\d+)\.tmp")
 _DAY = 86400
+
+
+def _beside(path: Path) -> re.Match | None:
+    """Of a file that lies beside a stage's folder: its name, with the stage's."""
+    stage = rf"({'|'.join(stage_names())})-[0-9a-f]{{16}}"
+    return re.fullmatch(rf"\.(?P<stage>{stage})\.(lock|owner\.json|removed)", path.name)
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ def _besides(dataset: Path) -> list[Leftover]:
     """Locks and notes that nobody holds, and what a clean-up that was killed had put aside."""
     found = []
     for path in sorted(dataset.glob(".*")):
-        beside = _BESIDE.fullmatch(path.name)
+        beside = _beside(path)
         if beside is None or path.is_symlink():
             continue
         if path.suffix == ".removed":
@@ -166,7 +171,7 @@ def remove(leftover: Leftover) -> bool:
     """Remove it, unless a living process has taken it up meanwhile; whether it is gone."""
     path = leftover.path
     stage = path.with_suffix("") if path.suffix == ".partial" else path
-    beside = _BESIDE.fullmatch(path.name)
+    beside = _beside(path)
     if beside:
         stage = path.with_name(beside["stage"])
     elif path.is_file():

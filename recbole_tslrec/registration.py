@@ -27,20 +27,25 @@ from recbole.utils import ModelType
 from recbole_tslrec import processes, settings
 from recbole_tslrec.interactions_file import check_interactions
 from recbole_tslrec.item_tensors import check_numbering
-from recbole_tslrec.model.e4srec import E4SRec
 from recbole_tslrec.model.fmlprec import FMLPRec
-from recbole_tslrec.model.specifications import BACKBONES, MODELS
-from recbole_tslrec.trainer import BackboneTrainer, LanguageModelTrainer, TwoStageTrainer
+from recbole_tslrec.model.specifications import BACKBONES, Backbone
+from recbole_tslrec.paradigms.e4srec.paradigm import E4SREC
+from recbole_tslrec.paradigms.paradigm import Paradigm, add, paradigm_of, staged_models
+from recbole_tslrec.paradigms.tslrec.paradigm import TSLREC
+from recbole_tslrec.trainer import BackboneTrainer
 
 _SEQUENTIAL = "recbole.model.sequential_recommender"
 
-# The other paradigms on the same parts, each with its trainer. A new one is a line here, and a yaml of
-# its name for the keys that TSLRec.yaml does not have.
-PEERS: dict[type, type] = {E4SRec: LanguageModelTrainer}
+# The paradigms that come with the package; a new one is a line here.
+_BUILT_IN = (TSLREC, E4SREC)
 
-# Models that need stages, by name; each has a `backbone`.
-STAGED: dict[str, type] = {**MODELS, **{model.__name__: model for model in PEERS}}
-_OUR_MODELS: dict[str, type] = {"FMLPRec": FMLPRec, **STAGED}
+# Backbones that RecBole does not have.
+_BACKBONES: dict[str, type] = {"FMLPRec": FMLPRec}
+
+
+def our_models() -> dict[str, type]:
+    """All models that RecBole does not have, by name."""
+    return {**_BACKBONES, **staged_models()}
 
 
 def properties_folder() -> Path:
@@ -54,14 +59,12 @@ def register() -> None:
     """Make RecBole's entry points know everything of ours. A second call changes nothing."""
     if f"{_SEQUENTIAL}.fmlprec" in sys.modules:
         return
-    for model in _OUR_MODELS.values():
+    for model in _BACKBONES.values():
         _register_model(model)
     for name in BACKBONES:
         setattr(recbole.trainer, f"{name}Trainer", BackboneTrainer)
-    for name in MODELS:
-        setattr(recbole.trainer, f"{name}Trainer", TwoStageTrainer)
-    for model, trainer in PEERS.items():
-        setattr(recbole.trainer, f"{model.__name__}Trainer", trainer)
+    for paradigm in _BUILT_IN:
+        register_paradigm(paradigm)
     Config._get_model_and_dataset = _naming_models(Config._get_model_and_dataset)
     Config._load_internal_config_dict = _with_our_yaml(Config._load_internal_config_dict)
     Config._set_default_parameters = _with_checks(Config._set_default_parameters)
@@ -69,6 +72,18 @@ def register() -> None:
     loading = _refusing_other_items(recbole.quick_start.load_data_and_model)
     recbole.quick_start.load_data_and_model = loading
     recbole.quick_start.quick_start.load_data_and_model = loading
+
+
+def register_paradigm(paradigm: Paradigm) -> None:
+    """Make RecBole, the comparison and the commands know a paradigm.
+
+    Raises:
+        ValueError: a model, a row or a key of it is known already.
+    """
+    add(paradigm)
+    for name, model in paradigm.models.items():
+        _register_model(model)
+        setattr(recbole.trainer, f"{name}Trainer", paradigm.trainer)
 
 
 def _register_model(model: type) -> None:
@@ -97,11 +112,11 @@ def _naming_models(original):
 
 
 def _unknown_model(name: str) -> str:
-    models = {model.lower(): model for model in (*_OUR_MODELS, *_recbole_models())}
+    models = {model.lower(): model for model in (*our_models(), *_recbole_models())}
     near = [models[match] for match in difflib.get_close_matches(name.lower(), models, n=3)]
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return (
-        f"There is no model [{name}].{hint} Models of recbole_tslrec: {', '.join(_OUR_MODELS)}; "
+        f"There is no model [{name}].{hint} Models of recbole_tslrec: {', '.join(our_models())}; "
         f"RecBole's own sequential models work as ever."
     )
 
@@ -117,18 +132,20 @@ def _with_our_yaml(original):
     @functools.wraps(original)
     def load_internal_config_dict(self, model, model_class, dataset):
         # RecBole reads the backbone's own yaml under the backbone's name.
-        backbone = STAGED[model].backbone.name if model in STAGED else model
-        original(self, backbone, model_class, dataset)
-        ours = ("TSLRec", model) if model in STAGED else ()
-        for file in ("overall", f"model/{backbone}", *ours):
+        paradigm, backbone = paradigm_of(model), _backbone_of(model)
+        name = model if backbone is None else backbone.name
+        original(self, name, model_class, dataset)
+        for file in ("overall", f"model/{name}"):
             path = properties_folder() / f"{file}.yaml"
             if path.is_file():
                 self._update_internal_config_dict(str(path))
+        if paradigm is not None:
+            self.internal_config_dict.update(paradigm.defaults())
         columns = (self.internal_config_dict.get("load_col") or {}).get("inter")
         if model_class.type == ModelType.SEQUENTIAL and columns == ["user_id", "item_id"]:
             # RecBole's default for a data set that it does not know; a history has an order.
             self.internal_config_dict["load_col"] = {"inter": [*columns, "timestamp"]}
-        if model in _OUR_MODELS:
+        if model in our_models():
             # RecBole's default samples negatives, which its own CE models refuse; here the default
             # follows the loss. What the user gives stands, and is checked below.
             loss_type = (self.internal_config_dict | self.external_config_dict).get("loss_type")
@@ -138,6 +155,12 @@ def _with_our_yaml(original):
     return load_internal_config_dict
 
 
+def _backbone_of(model: str) -> Backbone | None:
+    """The backbone of a model of ours, or the model's own line in the table of backbones."""
+    staged = staged_models()
+    return staged[model].backbone if model in staged else BACKBONES.get(model)
+
+
 def _with_checks(original):
     @functools.wraps(original)
     def set_default_parameters(self):
@@ -145,21 +168,22 @@ def _with_checks(original):
         for key, value in values.items():
             if isinstance(value, np.generic):  # as a loop over np.arange gives; json knows none
                 values[key] = value.item()
-        if self.model in STAGED:
+        paradigm, backbone = paradigm_of(self.model), _backbone_of(self.model)
+        ours = self.model in our_models()
+        if paradigm is not None:
             settings.check_command_line(sys.argv[1:])
             settings.check_spelling(self.external_config_dict, self.internal_config_dict)
             settings.check_values(values)
-        backbone = (
-            STAGED[self.model].backbone if self.model in STAGED else BACKBONES.get(self.model)
-        )
+            paradigm.check(values)
+            settings.check_files(values)
         settings.settle_batching(values, self.model, backbone is not None and backbone.causal)
-        if self.model in _OUR_MODELS:
+        if ours:
             settings.check_training(values)
             settings.check_loss(values)
-        if self.model in _OUR_MODELS or backbone is not None:
+        if ours or backbone is not None:
             settings.check_metrics(values)
         original(self)
-        if self.model in _OUR_MODELS:
+        if ours:
             settings.check_columns(values)
             check_interactions(values)
 
@@ -186,7 +210,7 @@ def _with_a_device_each(original):
             original(self)
             return
         values = self.final_config_dict
-        if self.model not in STAGED:
+        if paradigm_of(self.model) is None:
             raise ValueError(
                 f"torchrun: [{self.model}] has no stages that several processes make together, and each "
                 f"would train it. Start one process; RecBole's own way to several is nproc."

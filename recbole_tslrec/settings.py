@@ -1,17 +1,9 @@
-"""The plug-in's keys: which stage depends on each, and what values it takes.
-
-This table and ``properties/TSLRec.yaml`` (defaults and meanings) are the two halves of a key, with a
-yaml for each peer that has keys of its own (``E4SRec.yaml``); a test holds them together. A stage's
-fingerprint is made of the keys that name the stage here, so a new key is declared once and can
-neither be forgotten by a stage nor make an unrelated one run again.
-"""
+"""The checks of keys, and which of RecBole's a trained backbone depends on."""
 
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,120 +16,26 @@ from recbole.utils.argument_list import (
     training_arguments,
 )
 
+from recbole_tslrec.config.keys import KEYS, Effect
 from recbole_tslrec.interactions_file import path_of
-
-# Stages, in the paper's order. RECOMMENDATION is the fused model: RecBole keeps its checkpoint.
-# PLACE marks keys that say where things lie or come from; no stage's result depends on them (what an
-# input file holds is fingerprinted by its content), and those that trade memory for time alone.
-BACKBONE = "backbone"
-CATEGORIES = "categories"
-LANGUAGE_MODEL = "language_model"  # read by fine-tuning and by the untuned control alike
-FINE_TUNING = "fine_tuning"
-RECOMMENDATION = "recommendation"
-PEER = "peer"  # a model of another paradigm, trained in RecBole's loop
-PLACE = "place"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One public key: the stage that depends on it and the test its value must pass."""
-
-    stage: str
-    accepts: Callable[[Any], bool]
-    expected: str
-
-
-def _one_of(stage: str, *values: str) -> Setting:
-    return Setting(stage, lambda value: value in values, f"one of {', '.join(values)}")
-
-
-def _integer(stage: str, low: int) -> Setting:
-    def accepts(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= low
-
-    return Setting(stage, accepts, f"a whole number, {low} or larger")
-
-
-def _number(stage: str, test: Callable[[float], bool], expected: str) -> Setting:
-    def accepts(value: Any) -> bool:
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return is_number and math.isfinite(value) and test(value)
-
-    return Setting(stage, accepts, expected)
-
-
-def _text(stage: str, optional: bool = False) -> Setting:
-    def accepts(value: Any) -> bool:
-        return (optional and value is None) or (isinstance(value, str) and value.strip() != "")
-
-    return Setting(stage, accepts, "a text" + (" or ~" if optional else ""))
-
-
-def _is_text_or_texts(value: Any) -> bool:
-    texts = value if isinstance(value, (list, tuple)) else [value]
-    return len(texts) > 0 and all(isinstance(text, str) and text for text in texts)
-
-
-SETTINGS: dict[str, Setting] = {
-    "backbone_checkpoint": _text(PLACE, optional=True),
-    "n_categories": _integer(CATEGORIES, 2),
-    "category_backend": _one_of(CATEGORIES, "auto", "sklearn", "faiss"),
-    "llm": _text(PLACE),
-    "llm_trust_remote_code": Setting(PLACE, lambda value: isinstance(value, bool), "True or False"),
-    "llm_quantization": _one_of(LANGUAGE_MODEL, "none", "int8", "nf4"),
-    "llm_attention": _one_of(PLACE, "sdpa", "eager", "flash_attention_2"),
-    "llm_instruction": _text(LANGUAGE_MODEL),
-    "llm_response": _text(LANGUAGE_MODEL),
-    "llm_max_history": _integer(FINE_TUNING, 1),
-    "llm_gradient_checkpointing": Setting(
-        PLACE, lambda value: isinstance(value, bool), "True or False"
-    ),
-    "llm_pooling": _one_of(LANGUAGE_MODEL, "last", "mean"),
-    "lora_r": _integer(FINE_TUNING, 1),
-    "lora_alpha": _number(FINE_TUNING, lambda value: value > 0, "a number above 0"),
-    "lora_dropout": _number(FINE_TUNING, lambda value: 0 <= value < 1, "a number in [0, 1)"),
-    "lora_target_modules": Setting(
-        FINE_TUNING, _is_text_or_texts, "'all-linear', or a module's name, or a list of them"
-    ),
-    "sft_epochs": _integer(FINE_TUNING, 1),
-    "sft_learning_rate": _number(FINE_TUNING, lambda value: value > 0, "a number above 0"),
-    "sft_batch_positions": _integer(FINE_TUNING, 1),
-    "sft_optimizer": _one_of(FINE_TUNING, "adamw_torch", "adamw_8bit", "paged_adamw_8bit"),
-    "sft_valid_ratio": _number(FINE_TUNING, lambda value: 0 <= value <= 0.5, "a number in [0, .5]"),
-    "sft_stopping_step": _integer(FINE_TUNING, 1),
-    "enhancement": _one_of(
-        RECOMMENDATION, "tslrec", "preferences", "pretrained", "random", "untuned"
-    ),
-    "enhanced_items": _text(PLACE, optional=True),
-    "fusion": _one_of(RECOMMENDATION, "gate", "sum"),
-    "enhanced_dim": _integer(RECOMMENDATION, 1),
-    "enhanced_scale": _number(RECOMMENDATION, lambda value: value > 0, "a number above 0"),
-    "item_norm": _one_of(RECOMMENDATION, "none", "l2"),
-    "max_examples_per_user": _integer(PEER, 1),
-    "examples_per_step": _integer(PEER, 1),
-    "e4srec_instruction": _text(PEER),
-    "e4srec_learning_rate": _number(PEER, lambda value: value > 0, "a number above 0"),
-    "tslrec_dir": _text(PLACE),
-}
+from recbole_tslrec.values import ABOVE_0, Values, integer, number
 
 # Keys of properties/overall.yaml, which every sequential model has.
 BATCHING_KEYS = ("train_batching", "train_window_context")
 
 # RecBole's own keys of which a wrong value stops nothing before training.
 _TRAINING = {
-    "epochs": _integer("", 1),
-    "train_batch_size": _integer("", 1),
-    "eval_step": Setting(
-        "",
+    "epochs": integer(1),
+    "train_batch_size": integer(1),
+    "eval_step": Values(
         lambda value: isinstance(value, int) and not isinstance(value, bool),  # 0 or less: never
         "a whole number",
     ),
-    "stopping_step": Setting(
-        "",
+    "stopping_step": Values(
         lambda value: isinstance(value, (int, float)) and value >= 0,  # inf: never
         "a number, 0 or larger",
     ),
-    "learning_rate": _number("", lambda value: value > 0, "a number above 0"),
+    "learning_rate": ABOVE_0,
 }
 
 _RECBOLE_KEYS = frozenset(
@@ -153,11 +51,6 @@ _WITHOUT_EFFECT_ON_TRAINING = frozenset(
     "nproc world_size ip port offset group_offset enhanced_width enhanced_width_of trained_on "
     "topk metrics".split()
 )
-
-
-def stage_settings(config: Mapping[str, Any], *stages: str) -> dict[str, Any]:
-    """The values of the keys on which the given stages depend, for their fingerprint."""
-    return {key: config[key] for key, setting in SETTINGS.items() if setting.stage in stages}
 
 
 def training_settings(config: Mapping[str, Any]) -> dict[str, str]:
@@ -176,7 +69,7 @@ def training_settings(config: Mapping[str, Any]) -> dict[str, str]:
     return {
         key: str(value)
         for key, value in sorted(config.items())
-        if key not in SETTINGS and key not in without_effect
+        if key not in KEYS and key not in without_effect
     }
 
 
@@ -193,25 +86,23 @@ def check_values(config: Mapping[str, Any]) -> None:
 
     A key that the experiment's model does not have is not there.
     """
-    for key, setting in SETTINGS.items():
-        if key in config and not setting.accepts(config[key]):
-            raise ValueError(f"{key}: [{config[key]!r}] is not {setting.expected}.")
-    if config["enhanced_items"] is not None and config["enhancement"] != "tslrec":
-        raise ValueError(
-            f"enhanced_items: [{config['enhanced_items']}] would take the place of the control "
-            f"enhancement: [{config['enhancement']}]. Give one of the two."
-        )
-    for key in ("backbone_checkpoint", "enhanced_items"):
-        path = config.get(key)
+    for name, key in KEYS.items():
+        if name in config:
+            key.check(config[name])
+
+
+def check_files(config: Mapping[str, Any]) -> None:
+    """Raise FileNotFoundError for a file of the user's that is not there."""
+    for name, key in KEYS.items():
+        path = config.get(name) if key.effect is Effect.FILE else None
         if path is not None and not Path(path).is_file():
-            raise FileNotFoundError(f"{key}: there is no file [{path}].")
+            raise FileNotFoundError(f"{name}: there is no file [{path}].")
 
 
 def check_training(config: Mapping[str, Any]) -> None:
     """Raise ValueError for a value of RecBole's with which training would do nothing, or fail late."""
-    for key, setting in _TRAINING.items():
-        if not setting.accepts(config[key]):
-            raise ValueError(f"{key}: [{config[key]!r}] is not {setting.expected}.")
+    for key, values in _TRAINING.items():
+        values.check(key, config[key])
 
 
 def check_metrics(config: Mapping[str, Any]) -> None:
@@ -229,8 +120,7 @@ def check_metrics(config: Mapping[str, Any]) -> None:
                     f"{', '.join(sorted(metric_types))}. The paper's HR is hit."
                 )
     for cutoff in listed(config, "topk"):
-        if not _integer("", 1).accepts(cutoff):
-            raise ValueError(f"topk: [{cutoff!r}] is not a whole number, 1 or larger.")
+        integer(1).check("topk", cutoff)
 
 
 def listed(config: Mapping[str, Any], key: str) -> list:
@@ -267,11 +157,11 @@ def check_spelling(given_keys: Mapping[str, Any], known_keys: Mapping[str, Any])
         known_keys: those of the model. Keys of another backbone may be given, too: a yaml may serve
             several.
     """
-    known = {*known_keys, *SETTINGS, *_RECBOLE_KEYS, *_WITHOUT_EFFECT_ON_TRAINING}
+    known = {*known_keys, *KEYS, *_RECBOLE_KEYS, *_WITHOUT_EFFECT_ON_TRAINING}
     for key in given_keys:
         if key in known:
             continue
-        near = difflib.get_close_matches(key, [*SETTINGS, *BATCHING_KEYS], n=1, cutoff=0.8)
+        near = difflib.get_close_matches(key, [*KEYS, *BATCHING_KEYS], n=1, cutoff=0.8)
         # RecBole's words are common ones, and other models' keys are made of them.
         near += difflib.get_close_matches(key, _RECBOLE_KEYS, n=1, cutoff=0.9)
         if near:
@@ -303,8 +193,9 @@ def settle_batching(config: dict[str, Any], model: str, causal: bool) -> None:
     if batching not in ("prefix", "sequence", "auto"):
         raise ValueError(f"train_batching: [{batching}] is not one of prefix, sequence, auto.")
     context = config["train_window_context"]
-    if not _number("", lambda value: 0 <= value <= 1, "").accepts(context):
-        raise ValueError(f"train_window_context: [{context}] is not a number in [0, 1].")
+    number(lambda share: 0 <= share <= 1, "a number in [0, 1]").check(
+        "train_window_context", context
+    )
     if batching == "sequence" and not causal:
         raise ValueError(
             f"train_batching: [sequence] needs a backbone of ours whose output at a position depends "
@@ -379,7 +270,7 @@ def check_command_line(arguments: Sequence[str]) -> None:
     """Raise ValueError for a known key with a second '=' in it: RecBole would drop it unread."""
     for argument in arguments:
         key, _, value = argument.removeprefix("--").partition("=")
-        known = key in SETTINGS or key in _RECBOLE_KEYS
+        known = key in KEYS or key in _RECBOLE_KEYS
         if argument.startswith("--") and known and "=" in value:
             raise ValueError(
                 f"[{argument}] is not read from the command line because of its second '='. Give "
@@ -399,7 +290,7 @@ def check_arguments(arguments: Sequence[str], options: Collection[str]) -> None:
         if not argument.startswith("--") or not equals:
             raise ValueError(f"[{argument}] is neither an option nor a --key=value.")
         near = difflib.get_close_matches(key, options, n=1, cutoff=0.8)
-        if near and key not in SETTINGS and key not in _RECBOLE_KEYS:
+        if near and key not in KEYS and key not in _RECBOLE_KEYS:
             raise ValueError(
                 f"There is no option [--{key}]. Did you mean [--{near[0]}]? A key of your own that is "
                 f"called so can stand in a yaml file."

@@ -20,12 +20,11 @@ from tabulate import tabulate
 
 from recbole_tslrec.files import file_hash
 from recbole_tslrec.locks import Owner, is_held, read_owner
-from recbole_tslrec.registration import STAGED
+from recbole_tslrec.paradigms.paradigm import staged_models
 from recbole_tslrec.stages.pipeline import Pipeline
+from recbole_tslrec.stages.stage import stage_names
 from recbole_tslrec.storage import MANIFEST, UNFINISHED, fingerprint, read_manifest
 
-STAGES = ("backbone", "categories", "fine_tuning", "augmentation")
-_NAME = re.compile(rf"({'|'.join(STAGES)})-[0-9a-f]{{16}}(\.partial)?")
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -63,18 +62,20 @@ class StoredStage:
 
     @property
     def parents(self) -> set[str]:
-        """Fingerprints of what the stages before it were made from."""
-        return {value for key, value in (self.made_from or {}).items() if key in STAGES}
+        """Fingerprints of what the stages before it were made from, and hashes of other things."""
+        values = (self.made_from or {}).values()
+        return {value for value in values if isinstance(value, str) and _HASH.fullmatch(value)}
 
 
 def stage_folders(root: Path) -> list[Path]:
     """The folders of stages below ``tslrec_dir``, by data set and name; links are not followed."""
+    name = re.compile(rf"({'|'.join(stage_names())})-[0-9a-f]{{16}}(\.partial)?")
     return [
         folder
         for dataset in sorted(root.iterdir())
         if dataset.is_dir() and not dataset.is_symlink()
         for folder in sorted(dataset.iterdir())
-        if _NAME.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink()
+        if name.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink()
     ]
 
 
@@ -220,7 +221,8 @@ def _chain(
     """A stage's ``made_from``, and those of the stages before it as far as they are stored."""
     while made_from is not None:
         yield made_from
-        before = [by_content[made_from[s]] for s in STAGES if made_from.get(s) in by_content]
+        values = (value for value in made_from.values() if isinstance(value, str))
+        before = [by_content[value] for value in values if value in by_content]
         made_from = before[0].made_from if before else None
 
 
@@ -239,11 +241,12 @@ def wanted_by(
     """
     config = Config(model, dataset, config_file_list, dict(config_dict or {}))
     root = Path(config["tslrec_dir"] or "saved/tslrec")
-    if model not in STAGED:
+    if model not in staged_models():
         return root, {}
+    kind = staged_models()[model]
     train_data, valid_data, _ = data_preparation(config, create_dataset(config))
-    pipeline = Pipeline(config, train_data, valid_data, STAGED[model].backbone)
-    return root, pipeline.made_from(STAGED[model].stages(config))
+    pipeline = Pipeline(config, train_data, valid_data, kind.backbone)
+    return root, pipeline.made_from(kind.stages(config))
 
 
 # ---- why a stage is not reused ----------------------------------------------------------------------
@@ -315,7 +318,7 @@ def _differences(
         if before == now:
             continue
         above = stored_by_content.get(str(before)), present_by_content.get(str(now))
-        if path == "" and key in STAGES and None not in above:
+        if path == "" and None not in above:
             yield from _differences(key, *above, stored_by_content, present_by_content)
         elif isinstance(before, dict) and isinstance(now, dict):
             yield from _differences(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.stages import item_vectors, pipeline_of, stored
+from support.stages import STAGES, item_vectors, pipeline_of, stored
 
 from recbole_tslrec.files import with_checksum
 from recbole_tslrec.model.folding import fold_checkpoint
@@ -17,7 +17,6 @@ from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.quick_start import run_experiment
 from recbole_tslrec.stages.pipeline import Pipeline
 from recbole_tslrec.storage import MANIFEST
-from recbole_tslrec.stored_stages import STAGES
 
 
 def cut_short(content: bytes, other: bytes) -> bytes:

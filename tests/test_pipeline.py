@@ -10,10 +10,10 @@ from conftest import write_atomic
 from support.stages import STAGES, categories, item_vectors, pipeline_of, stored
 
 from recbole_tslrec.augmentation.enhanced_embeddings import ENHANCED_EMBEDDING
+from recbole_tslrec.config.keys import KEYS
 from recbole_tslrec.item_tensors import ItemTensors
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CATEGORY, CategoriesStage
 from recbole_tslrec.quick_start import run_experiment
-from recbole_tslrec.settings import SETTINGS
 from recbole_tslrec.stages import provenance
 from recbole_tslrec.stages.backbone import ITEM_EMBEDDING, BackboneStage
 from recbole_tslrec.stages.pipeline import Pipeline
@@ -303,7 +303,7 @@ _PEERS = {
 
 
 def test_every_key_changes_the_stages_that_depend_on_it_and_no_other(small_data, settings):
-    assert FIRST_CHANGED.keys() | _ELSEWHERE | _PEERS == SETTINGS.keys() | {"seed"}
+    assert FIRST_CHANGED.keys() | _ELSEWHERE | _PEERS == KEYS.keys() | {"seed"}
     stages, last = list(STAGES), [STAGES["augmentation"]]
     before = pipeline_of(settings, small_data).made_from(last)
     for key, (value, first) in FIRST_CHANGED.items():

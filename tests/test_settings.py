@@ -11,15 +11,14 @@ from hypothesis import strategies as st
 from recbole.config import Config
 
 from recbole_tslrec import interactions_file, quick_start
+from recbole_tslrec.config.keys import KEYS, Effect, result_values
+from recbole_tslrec.config.write import page, yaml_files
+from recbole_tslrec.paradigms.paradigm import PARADIGMS, chain, variants
 from recbole_tslrec.registration import properties_folder
 from recbole_tslrec.settings import (
-    CATEGORIES,
-    FINE_TUNING,
-    SETTINGS,
     check_spelling,
     check_valid_metric,
     check_values,
-    stage_settings,
     training_settings,
 )
 
@@ -28,8 +27,24 @@ def ours(name: str) -> dict:
     return yaml.safe_load((properties_folder() / f"{name}.yaml").read_text())
 
 
-def test_the_yaml_and_the_table_hold_the_same_keys():
-    assert set(ours("TSLRec")) | set(ours("E4SRec")) == set(SETTINGS)
+def test_the_files_of_keys_are_those_of_the_declarations():
+    """`make keys` writes them."""
+    for path, text in yaml_files().items():
+        assert path.read_text() == text, path
+        paradigm = PARADIGMS[path.stem]
+        reader = Config.__new__(Config)  # yaml by itself reads 1e-3 as a text
+        reader.yaml_loader = reader._build_yaml_loader()
+        assert reader._load_config_files([str(path)]) == paradigm.defaults()
+    assert (properties_folder().parent / "docs" / "keys.md").read_text() == page()
+
+
+def test_a_paradigm_declares_the_keys_that_its_stages_and_rows_read():
+    for paradigm in PARADIGMS.values():
+        declared = set(paradigm.defaults())
+        for row in paradigm.variants:
+            read = {*row.keys, *(name for stage in chain(row.stages) for name in stage.keys)}
+            assert read <= declared, (paradigm.name, row.name)
+    assert set(KEYS) == {name for one in PARADIGMS.values() for name in one.defaults()}
 
 
 def test_every_key_says_type_and_meaning():
@@ -186,7 +201,7 @@ NO_TEXT = st.sampled_from(["", "  ", 1, 0.5, True, False, [], {}, ["a"]])
 
 
 def wrong_values(key: str):
-    expected = SETTINGS[key].expected
+    expected = KEYS[key].values.expected
     if expected == "True or False":
         return st.sampled_from([None, 0, 1, "True", "False", "", [], 0.0])
     if expected.startswith("a whole number"):
@@ -205,16 +220,16 @@ def wrong_values(key: str):
 
 
 def test_every_key_has_its_right_values():
-    assert set(RIGHT) == set(SETTINGS)
+    assert set(RIGHT) == set(KEYS)
 
 
-@pytest.mark.parametrize("key", SETTINGS)
+@pytest.mark.parametrize("key", list(KEYS))
 @given(data=st.data())
 def test_right_values_pass(key, data):
     check_values(right_everywhere() | {key: data.draw(RIGHT[key])})
 
 
-@pytest.mark.parametrize("key", SETTINGS)
+@pytest.mark.parametrize("key", list(KEYS))
 @given(data=st.data())
 def test_no_wrong_value_passes_and_the_message_names_key_and_value(key, data):
     value = data.draw(wrong_values(key))
@@ -223,9 +238,7 @@ def test_no_wrong_value_passes_and_the_message_names_key_and_value(key, data):
 
 
 def right_everywhere() -> dict:
-    # yaml by itself reads 1e-3 as a text; RecBole's reader does not.
-    numbers = {"sft_learning_rate": 1e-3, "e4srec_learning_rate": 3e-4}
-    return ours("TSLRec") | ours("E4SRec") | numbers
+    return {name: key.default for name, key in KEYS.items()}
 
 
 def test_a_file_that_is_not_there_is_refused(small_data, settings):
@@ -425,13 +438,14 @@ def test_tokens_that_only_look_odd_are_taken(tmp_path, settings):
     Config("TSLRec_SASRec", "odd", config_dict=settings)
 
 
-@given(st.sampled_from(sorted(SETTINGS)))
-def test_a_key_enters_the_fingerprint_of_its_stage_and_no_other(key):
-    values = dict.fromkeys(SETTINGS, "same")
-    for stage in (CATEGORIES, FINE_TUNING):
-        before = stage_settings(values, stage)
-        after = stage_settings(values | {key: "different"}, stage)
-        assert (before != after) == (SETTINGS[key].stage == stage)
+@given(st.sampled_from(sorted(KEYS)))
+def test_a_key_enters_the_fingerprints_of_its_readers_and_no_other(key):
+    values = dict.fromkeys(KEYS, "same")
+    for stage in {stage for row in variants().values() for stage in chain(row.stages)}:
+        before = result_values(values, stage.keys)
+        after = result_values(values | {key: "different"}, stage.keys)
+        read = key in stage.keys and KEYS[key].effect is Effect.VALUE
+        assert (before != after) == read
     assert training_settings(values) == training_settings(values | {key: "different"})
 
 

@@ -10,10 +10,10 @@ from recbole.config import Config
 
 from recbole_tslrec import processes
 from recbole_tslrec.experiments.comparison import compare
-from recbole_tslrec.experiments.grid import Grid
+from recbole_tslrec.experiments.grid import MAIN_VARIANTS, Grid
 from recbole_tslrec.experiments.search import declare
-from recbole_tslrec.experiments.variants import CONTROLS, MAIN_VARIANTS, OWN_KEYS, VARIANTS
 from recbole_tslrec.model.specifications import BACKBONES
+from recbole_tslrec.paradigms.paradigm import controls, own_keys, variants
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -28,9 +28,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--backbone", default="SASRec", help=", ".join(BACKBONES))
     command.add_argument("--backbones", help="several of them, separated by commas")
     command.add_argument(
-        "--variants", "--variant", default=",".join(MAIN_VARIANTS), help=", ".join(VARIANTS)
+        "--variants", "--variant", default=",".join(MAIN_VARIANTS), help=", ".join(variants())
     )
-    command.add_argument("--controls", action="store_true", help=f"add {', '.join(CONTROLS)}")
+    command.add_argument("--controls", action="store_true", help=f"add {', '.join(controls())}")
     command.add_argument("--seeds", type=int, default=1, help="how many, from 2020 on")
     command.add_argument(
         "--config_files", default="", help="yaml files, separated by spaces; {dataset} is replaced"
@@ -77,7 +77,7 @@ def _compare(args: argparse.Namespace) -> int:
 def _grid(args: argparse.Namespace) -> Grid:
     """The grid that the command line asks for; takes RecBole's keys out of ``sys.argv``."""
     for argument in sys.argv[1:]:
-        if argument.removeprefix("--").split("=")[0] in OWN_KEYS:
+        if argument.removeprefix("--").split("=")[0] in own_keys():
             raise ValueError(
                 f"[{argument}] is set for each cell. Give --seeds=<how many>, --datasets, "
                 f"--backbones, --variants or --results."
@@ -89,11 +89,11 @@ def _grid(args: argparse.Namespace) -> Grid:
     sys.argv = sys.argv[:1]  # every cell is given its settings; a searched key differs among them
     if args.seeds < 1:
         raise ValueError(f"seeds: [{args.seeds}] is not a whole number, 1 or larger.")
-    controls = CONTROLS if args.controls else ()
+    added = controls() if args.controls else ()
     return Grid(
         datasets=(args.datasets or args.dataset).split(","),
         backbones=(args.backbones or args.backbone).split(","),
-        variants=list(dict.fromkeys([*args.variants.split(","), *controls])),
+        variants=list(dict.fromkeys([*args.variants.split(","), *added])),
         seeds=range(2020, 2020 + args.seeds),  # RecBole's default seed, and the next ones
         config_files=args.config_files.split(),
         settings=settings,

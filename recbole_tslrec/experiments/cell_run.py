@@ -20,13 +20,14 @@ from recbole.data import create_dataset, data_preparation
 import recbole_tslrec
 from recbole_tslrec import settings
 from recbole_tslrec.compatibility import load_checkpoint
+from recbole_tslrec.config.keys import KEYS, Effect
 from recbole_tslrec.experiments.cells import Cell, description
 from recbole_tslrec.experiments.kept_cells import DONE, FAILED, ResultsFolder
 from recbole_tslrec.experiments.machine import machine
 from recbole_tslrec.experiments.protocols import CUTOFFS, rank_test_targets, save_arrays
-from recbole_tslrec.experiments.variants import INPUT_FILES, VARIANTS
 from recbole_tslrec.given_files import draws_by_popularity
 from recbole_tslrec.model.specifications import BACKBONES
+from recbole_tslrec.paradigms.paradigm import variants
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
 from recbole_tslrec.quick_start import Experiment, run_experiment
 from recbole_tslrec.stages.pipeline import Pipeline
@@ -123,7 +124,7 @@ def experiment_settings_with_inputs(cell: Cell, results: ResultsFolder) -> dict[
 def _handed_on(cell: Cell, results: ResultsFolder) -> Path | None:
     """The trained model of the Base that the cell's stages start from, if it is there to be taken."""
     if (
-        not VARIANTS[cell.variant].takes_backbone
+        not variants()[cell.variant].takes_backbone
         or cell.settings.get("backbone_checkpoint") is not None
         or cell.embeddings_from is not None
     ):
@@ -186,8 +187,10 @@ def effective_settings(cell: Cell, config) -> dict[str, str]:
     final = config.final_config_dict
     ours = {
         key: str(final[key])
-        for key in settings.SETTINGS
-        if key in final and key not in INPUT_FILES and VARIANTS[cell.variant].depends_on(key)
+        for key in KEYS
+        if key in final
+        and KEYS[key].effect is not Effect.FILE
+        and variants()[cell.variant].depends_on(key)
     }
     values = settings.training_settings(final) | ours
     return {key: value for key, value in sorted(values.items()) if key not in ("seed", "dataset")}

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from recbole.config import Config
 
 from recbole_tslrec import settings
 from recbole_tslrec.compatibility import load_checkpoint
+from recbole_tslrec.config.keys import KEYS, Effect
 from recbole_tslrec.experiments.protocols import CUTOFFS
-from recbole_tslrec.experiments.variants import CONTROLS, INPUT_FILES, VARIANTS
-from recbole_tslrec.registration import properties_folder
+from recbole_tslrec.paradigms.paradigm import variants
 from recbole_tslrec.storage import file_hash, fingerprint
 
 FORMAT = 1
@@ -39,7 +38,7 @@ class Cell:
 
     Attributes:
         dataset, backbone: their names.
-        variant: a name in ``VARIANTS``.
+        variant: a name in ``paradigm.variants``.
         seed: RecBole's ``seed``.
         settings: what was given for this variant (``Variant.choose``), with what a search chose.
         data: the hash of the data set's .inter file.
@@ -57,8 +56,7 @@ class Cell:
     @property
     def model(self) -> str:
         """RecBole's name of the model."""
-        variant = VARIANTS[self.variant]
-        return variant.prefix if variant.peer else variant.prefix + self.backbone
+        return variants()[self.variant].model.format(backbone=self.backbone)
 
     @property
     def method(self) -> str:
@@ -67,7 +65,8 @@ class Cell:
             return f"{self.model}, embeddings of {self.embeddings_from.backbone}"
         if self.variant == "Base":
             return f"{self.model} (Base)"
-        return self.model if self.variant not in CONTROLS else f"{self.model}, {self.variant}"
+        control = variants()[self.variant].control
+        return f"{self.model}, {self.variant}" if control else self.model
 
     @cached_property
     def id(self) -> str:
@@ -83,8 +82,9 @@ class Cell:
     @cached_property
     def _identity(self) -> dict[str, Any]:
         """All that can change the result."""
-        variant = VARIANTS[self.variant]
-        ours = {key: value for key, value in self.settings.items() if key in settings.SETTINGS}
+        variant = variants()[self.variant]
+        ours = {key: value for key, value in self.settings.items() if key in KEYS}
+        defaults = {name: key.default for name, key in KEYS.items()}
         trust = bool(self.settings.get("llm_trust_remote_code", False))
         return {
             "format": FORMAT,
@@ -98,14 +98,14 @@ class Cell:
             "version": _RESULTS_OF,
             "ours": {
                 key: _content(key, value, trust)
-                for key, value in (_defaults(variant.peer is not None) | ours).items()
+                for key, value in (defaults | ours).items()
                 if variant.depends_on(key) and (key, value) not in _LATER_KEYS.items()
             },
         }
 
     def base(self) -> Cell:
         """The cell whose trained model is the backbone that this one's stages start from."""
-        chosen = VARIANTS["Base"].choose(self.settings)
+        chosen = variants()["Base"].choose(self.settings)
         return Cell(self.dataset, self.backbone, "Base", self.seed, chosen, self.data)
 
     def experiment_settings(self) -> dict[str, Any]:
@@ -115,21 +115,10 @@ class Cell:
             key: repr(value) if isinstance(value, str) else value
             for key, value in self.settings.items()
         }
-        enhancement = VARIANTS[self.variant].enhancement
-        if enhancement is not None:
-            given["enhancement"] = enhancement
+        given |= variants()[self.variant].settings or {}
         if self.settings.get("loss_type", "CE") == "CE":
             given.setdefault("train_neg_sample_args")  # RecBole's own CE models refuse its default
         return given | _measured(self.settings) | {"seed": self.seed}
-
-
-@cache
-def _defaults(peer: bool) -> dict[str, Any]:
-    """The values that our keys have if they are not given."""
-    reader = Config.__new__(Config)
-    reader.yaml_loader = reader._build_yaml_loader()
-    files = ["TSLRec.yaml", "E4SRec.yaml"] if peer else ["TSLRec.yaml"]
-    return reader._load_config_files([str(properties_folder() / file) for file in files])
 
 
 def _content(key: str, value: Any, trust_remote_code: bool) -> Any:
@@ -137,9 +126,9 @@ def _content(key: str, value: Any, trust_remote_code: bool) -> Any:
     if isinstance(value, str):  # whatever else it is, the cell itself fails of it
         if key == "backbone_checkpoint" and Path(value).is_file():
             return _weights_hash(value)
-        if key in INPUT_FILES and Path(value).is_file():
+        if KEYS[key].effect is Effect.FILE and Path(value).is_file():
             return file_hash(Path(value))
-        if key == "llm":
+        if KEYS[key].effect is Effect.MODEL:
             return _language_model_identity(value, trust_remote_code)
     return str(value)
 

@@ -18,7 +18,7 @@ from recbole_tslrec.experiments.grid import Grid
 from recbole_tslrec.experiments.grid_tables import FinishedGrid
 from recbole_tslrec.experiments.kept_cells import DONE, ResultsFolder
 from recbole_tslrec.experiments.search import Search, best_values, with_values
-from recbole_tslrec.experiments.variants import VARIANTS
+from recbole_tslrec.paradigms.paradigm import variants
 
 _POLL_SECONDS = 1.0
 
@@ -174,7 +174,7 @@ def _label(cell: Cell) -> str:
 
 def _needs(cell: Cell) -> list[str]:
     """The cells that go first if they are in the grid, since this one takes something from them."""
-    base = [cell.base().id] if VARIANTS[cell.variant].takes_backbone else []
+    base = [cell.base().id] if variants()[cell.variant].takes_backbone else []
     return base + ([cell.embeddings_from.id] if cell.embeddings_from else [])
 
 

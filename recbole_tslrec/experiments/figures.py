@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Callable, Sequence
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -21,31 +22,17 @@ from recbole_tslrec.experiments.protocols import PROTOCOLS
 from recbole_tslrec.experiments.results import MAIN_METRIC, KeptCell, Method, Results
 from recbole_tslrec.experiments.significance import bootstrap_interval
 from recbole_tslrec.experiments.tables import made, variant_name
-from recbole_tslrec.experiments.variants import CONTROLS
+from recbole_tslrec.paradigms.paradigm import BASE, chain, controls, variants
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 _BLACK, _ORANGE, _SKY, _GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 _YELLOW, _BLUE, _RED, _PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 _GREY = "#BBBBBB"
-_PARTS = {
-    "backbone": _SKY,
-    "categories": _YELLOW,
-    "fine_tuning": _RED,
-    "augmentation": _PURPLE,
-    "training": _BLUE,
-    "evaluation": _GREY,
-}
+# In the order in which stages, and rows of a comparison, become known.
+_PART_COLOURS = (_SKY, _YELLOW, _RED, _PURPLE, _GREEN, _ORANGE, _BLACK)
 _PART_NAMES = {"fine_tuning": "fine-tuning", "training": "recommender's training"}
-_LINES = {
-    "Norm": (_GREY, "P"),
-    "CI": (_ORANGE, "s"),
-    "TSLRec": (_BLUE, "o"),
-    "E4SRec": (_BLACK, "D"),
-    "preferences": (_RED, "p"),
-    "pretrained": (_GREEN, "^"),
-    "random": (_PURPLE, "v"),
-    "untuned": (_SKY, "X"),
-}
+_ROW_COLOURS = (_GREY, _ORANGE, _BLUE, _BLACK, _RED, _GREEN, _PURPLE, _SKY)
+_ROW_MARKERS = "PsoDp^vX"
 _BACKBONES = {
     "GRU4Rec": (_ORANGE, "s"),
     "Caser": (_GREEN, "^"),
@@ -81,7 +68,7 @@ def time_figure(results: Results, command: str) -> Picture | None:
         variants = results.variants(dataset, backbone)
         left = np.zeros(len(variants))
         of_panel = numbers[(numbers.dataset == dataset) & (numbers.backbone == backbone)]
-        for part, colour in _PARTS.items():
+        for part, colour in _parts().items():
             of_part = of_panel[of_panel.part == part].set_index("method")["seconds"]
             width = of_part.reindex(variants).fillna(0).to_numpy() / size
             label = _PART_NAMES.get(part, part)
@@ -403,7 +390,7 @@ def _seconds(results: Results, method: Method) -> dict[str, float]:
         stages = dict(cell.seconds.get("stages", {}))
         # The stage has only taken the embeddings out of the trained Base, which was the work.
         stages["backbone"] = stages.get("backbone", 0.0) + trainings.get(cell.backbone_from, 0.0)
-        parts.append({part: stages.get(part, cell.seconds.get(part, 0.0)) for part in _PARTS})
+        parts.append({part: stages.get(part, cell.seconds.get(part, 0.0)) for part in _parts()})
     return pd.DataFrame(parts).astype(float).mean().to_dict()
 
 
@@ -438,7 +425,7 @@ def _gain_panels(results: Results, numbers, protocol: str, axis: str, heading: s
         variants = list(dict.fromkeys(of_panel.method))
         for number, variant in enumerate(variants):
             rows = of_panel[of_panel.method == variant]
-            colour, marker = _LINES.get(variant, (_BLACK, "P"))
+            colour, marker = _row_style(variant)
             axes.errorbar(
                 rows.group + 0.16 * (number - (len(variants) - 1) / 2),
                 rows.gain,
@@ -460,11 +447,25 @@ def _gain_panels(results: Results, numbers, protocol: str, axis: str, heading: s
     return _panels(_places(numbers, "dataset", "backbone"), draw, heading, 5.4, 3.5)
 
 
+def _parts() -> dict[str, str]:
+    """The colour of each part of a cell's time: the stages, in their order, and what follows them."""
+    kinds = (stage for row in variants().values() for stage in chain(row.stages))
+    stages = zip(dict.fromkeys(stage.name for stage in kinds), cycle(_PART_COLOURS), strict=False)
+    return dict(stages) | {"training": _BLUE, "evaluation": _GREY}
+
+
+def _row_style(variant: str) -> tuple[str, str]:
+    """The colour and the marker of a row of a comparison."""
+    rows = [name for name in variants() if name != BASE.name]
+    place = rows.index(variant) if variant in rows else len(rows)
+    return _ROW_COLOURS[place % len(_ROW_COLOURS)], _ROW_MARKERS[place % len(_ROW_MARKERS)]
+
+
 def _strongest_control(results: Results, dataset: str, backbone: str) -> list[str]:
     """The control that is best on validation, if one ran: a picture of all would be unreadable."""
     means = {
         control: np.mean(list(method.valid(MAIN_METRIC).values()))
-        for control in CONTROLS
+        for control in controls()
         if (method := results.method(dataset, backbone, control)) is not None
     }
     return sorted(means, key=means.__getitem__)[-1:]

@@ -10,23 +10,19 @@ from typing import Any
 from recbole.config import Config
 from yaml import YAMLError
 
-from recbole_tslrec.early_checks import check_categories
 from recbole_tslrec.experiments.cells import Cell
-from recbole_tslrec.experiments.variants import MAIN_VARIANTS, OWN_KEYS, VARIANTS
 from recbole_tslrec.interactions_file import check_interactions, count_items, path_of
-from recbole_tslrec.language_model.reader import check_language_model
 from recbole_tslrec.model.specifications import BACKBONES
+from recbole_tslrec.paradigms.paradigm import chain, own_keys, staged_models, variants
 from recbole_tslrec.settings import (
-    CATEGORIES,
-    FINE_TUNING,
-    LANGUAGE_MODEL,
     check_columns,
     check_metrics,
     check_spelling,
     check_training,
-    stage_settings,
 )
 from recbole_tslrec.storage import file_hash, fingerprint
+
+MAIN_VARIANTS = ("Base", "CI", "TSLRec")  # what is compared if nothing is said
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class Grid:
     Attributes:
         datasets: names as RecBole takes them.
         backbones: names in ``BACKBONES``.
-        variants: names in ``VARIANTS``.
+        variants: names in ``paradigm.variants``.
         seeds: RecBole's ``seed``; a search runs under the first.
         config_files: yaml files, later ones first; ``{dataset}`` in a name is the data set's.
         settings: RecBole's keys and ours; they go before the files'.
@@ -55,7 +51,7 @@ class Grid:
     def __post_init__(self) -> None:
         for key, names, known in (
             ("backbones", self.backbones, BACKBONES),
-            ("variants", self.variants, VARIANTS),
+            ("variants", self.variants, variants()),
         ):
             for name in names:
                 if name not in known:
@@ -65,9 +61,10 @@ class Grid:
             if not names or len(set(names)) < len(names):
                 raise ValueError(f"{key}: {list(names)} is empty or names something twice.")
         for name in self.variants:
-            if VARIANTS[name].peer not in (None, *self.backbones):
+            beside = variants()[name].backbone
+            if beside not in (None, *self.backbones):
                 raise ValueError(
-                    f"variants: {name} stands beside {VARIANTS[name].peer}, which is not among the "
+                    f"variants: {name} stands beside {beside}, which is not among the "
                     f"backbones {list(self.backbones)}. Add it there, or leave {name} out."
                 )
         if self.reuse and ("TSLRec" not in self.variants or len(self.backbones) < 2):
@@ -114,10 +111,10 @@ class Grid:
         given = self.given(dataset)
         check_metrics(given)
         groups = [
-            Cell(dataset, backbone, variant, self.seeds[0], VARIANTS[variant].choose(given), "")
+            Cell(dataset, backbone, variant, self.seeds[0], variants()[variant].choose(given), "")
             for backbone in self.backbones
             for variant in self.variants
-            if VARIANTS[variant].peer in (None, backbone)
+            if variants()[variant].backbone in (None, backbone)
         ]
         _tell_unused(dataset, given)
         configs, errors = [], []
@@ -168,7 +165,7 @@ class Grid:
 
 def _tell_unused(dataset: str, given: Mapping[str, Any]) -> None:
     """Say which keys of the config files are set for each cell; ``Variant.choose`` leaves them out."""
-    unused = [key for key in OWN_KEYS if key in given]
+    unused = [key for key in sorted(own_keys()) if key in given]
     if unused:
         print(
             f"compare: {dataset}: {', '.join(unused)} of the config files: not used, each cell has its "
@@ -178,36 +175,31 @@ def _tell_unused(dataset: str, given: Mapping[str, Any]) -> None:
 
 
 class _EarlyChecks:
-    """What would stop a cell after its backbone has been trained, looked at once for a data set.
+    """What would stop a cell's stages after its backbone has been trained, looked at beforehand.
 
     Args:
         searched: keys of which a search chooses the value that counts.
     """
 
     def __init__(self, searched: Collection[str]):
-        self._searched = searched
+        self._searched = set(searched)
         self._n_items: int | None = None
-        self._sound: set[str] = set()  # settings of language models
+        self._sound: set[str] = set()  # what was looked at
 
     def check(self, cell: Cell, config: Config) -> None:
         """Raise what would stop the cell."""
-        stages = VARIANTS[cell.variant].stages
-        if CATEGORIES in stages and "n_categories" not in self._searched:
-            self._check_categories(config)
-        if LANGUAGE_MODEL in stages and "llm" not in self._searched:
-            self._check_language_model(config)
+        model = staged_models().get(cell.model)
+        for stage in chain(model.stages(config)) if model else ():
+            values = {key: config[key] for key in stage.keys}
+            looked_at = fingerprint([stage.__qualname__, values])
+            if self._searched.isdisjoint(values) and looked_at not in self._sound:
+                stage.check(config, self._items(config))
+                self._sound.add(looked_at)
 
-    def _check_categories(self, config: Config) -> None:
+    def _items(self, config: Config) -> int | None:
         if self._n_items is None and path_of(config).is_file():
             self._n_items = count_items(config.final_config_dict)
-        if self._n_items is not None:
-            check_categories(config, self._n_items)
-
-    def _check_language_model(self, config: Config) -> None:
-        values = stage_settings(config, LANGUAGE_MODEL, FINE_TUNING) | {"llm": config["llm"]}
-        if config["enhanced_items"] is None and fingerprint(values) not in self._sound:
-            check_language_model(config)
-            self._sound.add(fingerprint(values))
+        return self._n_items
 
 
 def _data_hash(config: Config) -> str:

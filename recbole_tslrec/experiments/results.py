@@ -23,8 +23,8 @@ import pandas as pd
 from recbole_tslrec.experiments.cells import FORMAT
 from recbole_tslrec.experiments.kept_cells import DONE
 from recbole_tslrec.experiments.protocols import METRICS, PROTOCOLS
-from recbole_tslrec.experiments.variants import VARIANTS
 from recbole_tslrec.model.specifications import BACKBONES
+from recbole_tslrec.paradigms.paradigm import variants
 
 CELLS = "cells.jsonl"
 RANK_COLUMNS = {"ranked": "rank", "masked": "rank_masked"}  # by protocol
@@ -187,7 +187,7 @@ class Results:
             for key in self.methods
             if key[3] is None and dataset in (None, key[0]) and backbone in (None, key[1])
         }
-        return sorted(found, key=lambda name: (*_place(name, list(VARIANTS)), name))
+        return sorted(found, key=lambda name: (*_place(name, list(variants())), name))
 
     def method(self, dataset, backbone, variant, made_by=None) -> Method | None:
         return self.methods.get((dataset, backbone, variant, made_by))

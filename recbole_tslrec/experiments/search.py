@@ -29,6 +29,7 @@ from recbole.utils.argument_list import (
     general_arguments,
 )
 
+from recbole_tslrec.config.keys import KEYS
 from recbole_tslrec.experiments.cell_run import (
     circumstances,
     experiment_settings_with_inputs,
@@ -37,13 +38,12 @@ from recbole_tslrec.experiments.cell_run import (
 )
 from recbole_tslrec.experiments.cells import Cell, description
 from recbole_tslrec.experiments.kept_cells import DONE, FAILED, ResultsFolder
-from recbole_tslrec.experiments.variants import OWN_KEYS, VARIANTS
+from recbole_tslrec.paradigms.paradigm import own_keys, variants
 from recbole_tslrec.quick_start import run_experiment
-from recbole_tslrec.settings import SETTINGS
 
 # What is compared and how it is judged: the same for all, or the easier data would win. The length of
 # histories is a model's own, though RecBole has it among the keys of the data.
-_NOT_SEARCHED = {*OWN_KEYS, *general_arguments, *dataset_arguments, *evaluation_arguments}
+_NOT_SEARCHED = {*general_arguments, *dataset_arguments, *evaluation_arguments}
 _NOT_SEARCHED = _NOT_SEARCHED - {"MAX_ITEM_LIST_LENGTH"} | {"eval_step"}
 
 
@@ -61,7 +61,7 @@ class Search:
 
     def __post_init__(self) -> None:
         for key in self.space:
-            if key in _NOT_SEARCHED:
+            if key in _NOT_SEARCHED | own_keys():
                 raise ValueError(f"search: [{key}] says what is compared or how it is judged.")
         if self.budget < 1:
             raise ValueError(f"search_budget: [{self.budget}] is not a whole number, 1 or larger.")
@@ -76,8 +76,8 @@ class Search:
         return {
             key: values
             for key, values in self.space.items()
-            if VARIANTS[cell.variant].depends_on(key)
-            and (key in SETTINGS or key in config.internal_config_dict)
+            if variants()[cell.variant].depends_on(key)
+            and (key in KEYS or key in config.internal_config_dict)
         }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
+from recbole_tslrec.config.keys import KEYS
 from recbole_tslrec.experiments.document import BEST, SECOND, Entry, Table, entries
 from recbole_tslrec.experiments.grid_tables import mean_text
 from recbole_tslrec.experiments.protocols import METRICS, PROTOCOLS
@@ -20,8 +21,7 @@ from recbole_tslrec.experiments.significance import (
     compare_users,
     correct,
 )
-from recbole_tslrec.experiments.variants import CONTROLS, VARIANTS
-from recbole_tslrec.settings import SETTINGS
+from recbole_tslrec.paradigms.paradigm import controls, variants
 
 TESTS = (
     "paired t-test over the users (each user's metric is the mean over the seeds) and t-test over the "
@@ -83,9 +83,9 @@ def gains_table(
         of_tslrec: the comparisons of TSLRec with the others, in the main metric and this protocol.
     """
     by_place = {(one.dataset, one.backbone, one.theirs): one for one in of_tslrec}
-    held_against = {one.theirs for one in of_tslrec} | {"Base", "CI", *CONTROLS}
+    held_against = {one.theirs for one in of_tslrec} | {"Base", "CI", *controls()}
     # A variant of a later version may be in the folder; it comes last.
-    known = dict.fromkeys([*VARIANTS, *results.variants()])
+    known = dict.fromkeys([*variants(), *results.variants()])
     rivals = [variant for variant in known if variant in held_against]
     rows: list[list[Entry]] = []
     used: list[KeptCell] = []
@@ -130,8 +130,9 @@ def _gain_entry(one: Comparison, n_seeds: int) -> Entry:
 
 
 def variant_name(variant: str) -> str:
-    """The controls are TSLRec with something else in place of h^v, and are called so."""
-    return f"control: {variant}" if variant in CONTROLS else variant
+    """What a table calls a row; one of a later version by its own name."""
+    known = variants()
+    return known[variant].title if variant in known else variant
 
 
 def all_comparisons(results: Results, protocol: str) -> list[Comparison]:
@@ -419,7 +420,7 @@ def _settings_text(cells: Sequence[KeptCell]) -> str:
     Of RecBole's keys only those that were given: the rest are its defaults for the model and data.
     """
     given = {key for cell in cells for key in cell.settings}
-    shown = (given | SETTINGS.keys()) - set(_VARYING)
+    shown = (given | KEYS.keys()) - set(_VARYING)
     values: dict[str, Counter] = {}
     for cell in cells:
         for key, value in cell.effective.items():

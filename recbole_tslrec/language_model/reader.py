@@ -108,8 +108,11 @@ def shared_if_possible(
     return replace(prompt, shared_prefix=shared)
 
 
-def check_language_model(config) -> None:
+def check_language_model(config, instruction: str = "llm_instruction") -> None:
     """Raise what would stop the language model later; reads its configuration, no weights.
+
+    Args:
+        instruction: the key of the words before the history.
 
     Raises:
         ValueError, OSError, ModuleNotFoundError: says which key, its value, and what to do.
@@ -122,7 +125,7 @@ def check_language_model(config) -> None:
     from recbole_tslrec.language_model.memory import check_memory
 
     source, device = open_source_for(config), config["device"]
-    make_prompt_for(config, source)
+    make_prompt_for(config, source, instruction)
     check_quantization(config["llm_quantization"], source, device)
     check_attention(config["llm_attention"], source, device)
     check_memory(source, config["llm_quantization"], device)

@@ -55,7 +55,7 @@ class E4SRec(SequentialRecommender):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        check_language_model(config)
+        check_language_model(config, "e4srec_instruction")
         self.source = open_source_for(config)
         self.max_examples_per_user = config["max_examples_per_user"]
         table = getattr(self.backbone.model_class(config, dataset), self.backbone.item_table)
@@ -75,7 +75,8 @@ class E4SRec(SequentialRecommender):
 
     # ---- what the trainer asks ------------------------------------------------------------------
 
-    def stages(self, config) -> tuple[type[Stage], ...]:
+    @staticmethod
+    def stages(config) -> tuple[type[Stage], ...]:
         """The stages whose results this model takes."""
         return (BackboneStage,)
 

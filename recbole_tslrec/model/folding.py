@@ -16,9 +16,9 @@ from recbole.utils import get_model
 from torch.nn.utils import parametrize
 
 from recbole_tslrec.compatibility import load_checkpoint, write_checkpoint
+from recbole_tslrec.config.keys import KEYS
 from recbole_tslrec.item_tensors import check_numbering
 from recbole_tslrec.model.item_table import FusedItemTable
-from recbole_tslrec.settings import SETTINGS
 
 
 def fold(model: FusedItemTable) -> FusedItemTable:
@@ -60,7 +60,7 @@ def fold_checkpoint(checkpoint: Path, folded: Path) -> None:
     plain.final_config_dict = {
         key: value
         for key, value in config.final_config_dict.items()
-        if key not in SETTINGS and key not in ("enhanced_width", "enhanced_width_of")
+        if key not in KEYS and key not in ("enhanced_width", "enhanced_width_of")
     } | {"model": backbone}
     if config["trained_on"] is not None:
         # The items alone: what the enhanced embeddings were made from it does not say, so that no

@@ -20,6 +20,7 @@ from recbole_tslrec import settings
 from recbole_tslrec.compatibility import load_checkpoint
 from recbole_tslrec.given_files import POPULARITY, given_backbone
 from recbole_tslrec.item_tensors import ItemTensors
+from recbole_tslrec.stages.keys import GIVEN_BACKBONE
 from recbole_tslrec.stages.stage import Stage
 
 ITEM_EMBEDDING = "item_embedding"  # e_v, [n_items, d] float32
@@ -30,6 +31,7 @@ class BackboneStage(Stage):
     """The trained backbone and its item embeddings e_v."""
 
     name = "backbone"
+    keys = GIVEN_BACKBONE.names
     product = "item_embeddings"
 
     @cached_property

@@ -130,7 +130,7 @@ class Pipeline:
         """Raise what would stop a missing stage hours later; warn if the disk may not hold them."""
         missing = self.missing(kinds)
         for stage in missing:
-            stage.check()
+            stage.check(self.config, len(self.tokens))
         needed = sum(stage.bytes_on_disk() for stage in missing)
         warn_of_little_space("tslrec_dir", Path(self.config["tslrec_dir"]), needed)
 

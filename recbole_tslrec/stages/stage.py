@@ -9,12 +9,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from recbole_tslrec import settings
+from recbole_tslrec.config.keys import result_values
 from recbole_tslrec.item_tensors import ItemTensors
 from recbole_tslrec.storage import StoredResult, fingerprint
 
 if TYPE_CHECKING:
     from recbole_tslrec.stages.pipeline import Pipeline
+
+
+def stage_names() -> list[str]:
+    """The names of all stages that are known, those of a paradigm once it is imported."""
+    found, kinds = set(), [Stage]
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        found |= {vars(kind)["name"]} if isinstance(vars(kind).get("name"), str) else set()
+    return sorted(found)
 
 
 class Stage(ABC):
@@ -28,24 +38,21 @@ class Stage(ABC):
 
     Attributes:
         name: of its folders; two classes may share it if ``made_from`` tells their results apart.
-        groups: the result depends on the keys of these groups (``settings.SETTINGS``).
+        needs: the stages that must be there before this one is made.
+        keys: of ours that it reads, by name.
         together: whether all processes make it, if there are several; else the first does.
         product: the entry of a reader's notes that holds the hash of what it read from here.
     """
 
     name: ClassVar[str]
-    groups: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[type[Stage], ...]] = ()
+    keys: ClassVar[tuple[str, ...]] = ()
     together: ClassVar[bool] = False
     product: ClassVar[str] = ""
 
     def __init__(self, pipeline: Pipeline):
         self.pipeline = pipeline
         self.config = pipeline.config
-
-    @property
-    def needs(self) -> tuple[type[Stage], ...]:
-        """The stages that must be there before this one is made."""
-        return ()
 
     @property
     @abstractmethod
@@ -60,8 +67,14 @@ class Stage(ABC):
             folder: may hold below ``storage.WORK`` what an interrupted run left there.
         """
 
-    def check(self) -> None:  # noqa: B027 - most stages have nothing to check
-        """Raise what would stop this stage hours later; called before the first one is made."""
+    @classmethod
+    def check(cls, config, n_items: int | None) -> None:
+        """Raise what would stop this stage hours later; called before the first one is made.
+
+        Args:
+            n_items: of the data set, without padding; None where that is not known yet.
+        """
+        return
 
     def bytes_on_disk(self) -> int:
         """About how much it takes while it is made."""
@@ -92,7 +105,7 @@ class Stage(ABC):
 
     def settings(self) -> dict[str, Any]:
         """The values of the keys on which the stage depends."""
-        return settings.stage_settings(self.config, *self.groups)
+        return result_values(self.config, self.keys)
 
     def provenance(self) -> dict[str, Any]:
         """What a file of the stage says of where it is from."""

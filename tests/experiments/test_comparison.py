@@ -24,12 +24,13 @@ from recbole_tslrec.experiments import grid_tables
 from recbole_tslrec.experiments import search as search_module
 from recbole_tslrec.experiments.cells import Cell
 from recbole_tslrec.experiments.comparison import compare
-from recbole_tslrec.experiments.grid import Grid
+from recbole_tslrec.experiments.grid import MAIN_VARIANTS, Grid
 from recbole_tslrec.experiments.kept_cells import Lines, ResultsFolder
 from recbole_tslrec.experiments.search import best_values, declare
-from recbole_tslrec.experiments.variants import CONTROLS, MAIN_VARIANTS, VARIANTS
 from recbole_tslrec.language_model import source
 from recbole_tslrec.model.specifications import BACKBONES
+from recbole_tslrec.paradigms.paradigm import controls
+from recbole_tslrec.paradigms.paradigm import variants as known_variants
 from recbole_tslrec.registration import properties_folder
 
 GRU4REC = {"backbones": ("GRU4Rec",), "datasets": ("small",)}
@@ -237,18 +238,18 @@ def test_a_wrong_command_line(argument, message, monkeypatch):
 
 
 def cell(variant="TSLRec", seed=1, data="0", **settings) -> Cell:
-    chosen = VARIANTS[variant].choose(settings)
+    chosen = known_variants()[variant].choose(settings)
     return Cell("small", "SASRec", variant, seed, chosen, data)
 
 
 def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp_path):
     same = {"show_progress": True, "gpu_id": "1", "data_path": "x", "checkpoint_dir": "y"}
     same |= {"tslrec_dir": "z", "topk": [3], "metrics": ["MRR"], "worker": 2}
-    for variant in VARIANTS:
+    for variant in known_variants():
         assert cell(variant).id == cell(variant, **same).id, variant
         for change in ({"seed": 2}, {"data": "1"}, {"learning_rate": 0.1}, {"epochs": 2}):
             assert cell(variant).id != cell(variant, **change).id, (variant, change)
-    assert len({cell(variant).id for variant in VARIANTS}) == len(VARIANTS)
+    assert len({cell(variant).id for variant in known_variants()}) == len(known_variants())
     depends = {
         "n_categories": {"CI", "TSLRec", "preferences", "untuned"},
         "sft_epochs": {"TSLRec", "E4SRec"},
@@ -257,8 +258,10 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
         "llm": {"TSLRec", "random", "untuned", "E4SRec"},
         "llm_pooling": {"TSLRec", "untuned", "E4SRec"},
     }
+    depends["llm_instruction"] = {"TSLRec", "untuned"}
     for key, variants in depends.items():
-        assert {v for v in VARIANTS if cell(v).id != cell(v, **{key: "other"}).id} == variants
+        changed = {v for v in known_variants() if cell(v).id != cell(v, **{key: "other"}).id}
+        assert changed == variants, key
     folder = Path(language_model_folder("llama"))
     (tmp_path / "moved").symlink_to(folder)
     assert cell(llm=str(folder)).id == cell(llm=str(tmp_path / "moved")).id
@@ -269,7 +272,7 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
     [
         (
             "kept",
-            {"backbones": ("SASRec", "GRU4Rec"), "variants": (*MAIN_VARIANTS, *CONTROLS)},
+            {"backbones": ("SASRec", "GRU4Rec"), "variants": (*MAIN_VARIANTS, *controls())},
             14,
         ),
         (
@@ -286,7 +289,7 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
             "kept_search",  # the rate that was chosen, for all but untuned
             {
                 "backbones": ("GRU4Rec",),
-                "variants": (*MAIN_VARIANTS, *CONTROLS[:-1]),
+                "variants": (*MAIN_VARIANTS, *controls()[:-1]),
                 "settings": {"learning_rate": 0.003},
             },
             6,
@@ -498,7 +501,7 @@ def test_a_searched_cell_takes_the_stages_of_its_trial(small_data, settings):
     # Its stages' times are there, although the trial made them; so is the Base that they start from.
     assert ours["seconds"]["stages"]["fine_tuning"] > 0
     assert ours["backbone_from"] == next(one["cell"] for one in lines() if one["variant"] == "Base")
-    assert {*ours["reused_stages"]} == {"backbone", "categories", "augmentation"}
+    assert ours["reused_stages"] == ["augmentation"]  # those before it were not looked at
 
 
 def test_the_id_is_of_all_files_that_are_loaded(small_data, settings):

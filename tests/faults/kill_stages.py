@@ -38,10 +38,11 @@ from conftest import CONFIGS, small_tokenizer, write_atomic
 
 import recbole_tslrec.reconstruction.fine_tuning  # noqa: F401
 from recbole_tslrec.quick_start import run_experiment
-from recbole_tslrec.stored_stages import STAGES, stored_stages
+from recbole_tslrec.stored_stages import stored_stages
 
 torch.set_num_threads(1)
 FORK = multiprocessing.get_context("fork")
+STAGES = ("backbone", "categories", "fine_tuning", "augmentation")
 STORE = Path("saved") / "tslrec"
 
 

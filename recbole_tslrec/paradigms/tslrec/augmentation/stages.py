@@ -8,13 +8,15 @@ from typing import Any
 
 from torch import Tensor
 
-from recbole_tslrec import settings
 from recbole_tslrec.augmentation.enhanced_embeddings import (
     CATEGORY_DISTRIBUTION,
     ENHANCED_EMBEDDING,
     infer_categories,
     read_items,
 )
+from recbole_tslrec.config.keys import result_values
+from recbole_tslrec.language_model.keys import READING
+from recbole_tslrec.paradigms.tslrec.keys import INSTRUCTION
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import (
     CategoriesStage,
     FineTuningStage,
@@ -22,7 +24,6 @@ from recbole_tslrec.paradigms.tslrec.reconstruction.stages import (
 )
 from recbole_tslrec.stages import provenance
 from recbole_tslrec.stages.backbone import BackboneStage
-from recbole_tslrec.stages.stage import Stage
 from recbole_tslrec.storage import WORK, read_manifest
 
 _FILE = "enhanced_items.safetensors"
@@ -32,10 +33,7 @@ class AugmentationStage(ReadsItems):
     """The enhanced embedding h^v and the inferred category distribution ĝ^v of every item (§4.2)."""
 
     name = "augmentation"
-
-    @property
-    def needs(self) -> tuple[type[Stage], ...]:
-        return (FineTuningStage,)
+    needs = (FineTuningStage,)
 
     @property
     def fine_tuning(self) -> FineTuningStage:
@@ -77,7 +75,7 @@ class AugmentationStage(ReadsItems):
 
     def save(self, folder: Path, enhanced: Tensor, more: dict[str, Tensor]) -> None:
         """Write h^v, and what else there is, with all that it was made from."""
-        groups = (settings.CATEGORIES, settings.LANGUAGE_MODEL, settings.FINE_TUNING)
+        read = {name for stage in self.pipeline.chain([type(self)]) for name in stage.keys}
         self.save_items(
             folder,
             _FILE,
@@ -89,7 +87,7 @@ class AugmentationStage(ReadsItems):
             llm=self.config["llm"],
             language_model=self.source.identity,
             seed=self.config["seed"],
-            settings=settings.stage_settings(self.config, *groups),
+            settings=result_values(self.config, sorted(read)),
         )
 
     def bytes_on_disk(self) -> int:
@@ -123,18 +121,14 @@ class AugmentationStage(ReadsItems):
 class FrozenAugmentationStage(AugmentationStage):
     """The control: hidden states of the items in the language model before fine-tuning."""
 
-    groups = (settings.LANGUAGE_MODEL,)
-
-    @property
-    def needs(self) -> tuple[type[Stage], ...]:
-        return (BackboneStage,)
+    needs = (BackboneStage,)
+    keys = (*READING.names, *INSTRUCTION.names, "n_categories")  # the instruction names K
 
     @cached_property
     def made_from(self) -> dict[str, Any]:
         return {
             "settings": self.settings(),
             "seed": self.config["seed"],
-            "n_categories": self.config["n_categories"],  # the instruction names it
             "language_model": self.source.identity,
             "backbone": self.backbone.fingerprint,
         }

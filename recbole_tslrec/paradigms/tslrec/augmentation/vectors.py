@@ -35,6 +35,7 @@ class ItemVectors(ABC):
 
     name: ClassVar[str]
     stages: ClassVar[tuple[type[Stage], ...]] = ()
+    keys: ClassVar[tuple[str, ...]] = ()  # that it reads besides those of its stages
 
     @staticmethod
     @abstractmethod
@@ -98,6 +99,7 @@ class RandomVectors(ItemVectors):
     """Fixed Gaussian vectors, as wide as h^v."""
 
     name = "random"
+    keys = ("llm",)
 
     @staticmethod
     def width(config, dimension: int) -> int:

@@ -15,8 +15,9 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.nn import functional as F
 
-from recbole_tslrec import processes, settings
+from recbole_tslrec import processes
 from recbole_tslrec.early_checks import check_categories
+from recbole_tslrec.language_model.keys import ADAPTERS, HISTORY, READING, STOPPING, TRAINING
 from recbole_tslrec.language_model.reader import (
     check_language_model,
     make_prompt_for,
@@ -24,6 +25,7 @@ from recbole_tslrec.language_model.reader import (
     open_source_for,
     shared_if_possible,
 )
+from recbole_tslrec.paradigms.tslrec.keys import CATEGORIES, INSTRUCTION
 from recbole_tslrec.reconstruction.categories import latent_categories
 from recbole_tslrec.reconstruction.preferences import prior_preferences
 from recbole_tslrec.stages import provenance
@@ -46,12 +48,9 @@ class CategoriesStage(Stage):
     """k-means on e_v: the items' preliminary latent categories (§4.1)."""
 
     name = "categories"
-    groups = (settings.CATEGORIES,)
+    needs = (BackboneStage,)
+    keys = CATEGORIES.names
     product = "item_categories"
-
-    @property
-    def needs(self) -> tuple[type[Stage], ...]:
-        return (BackboneStage,)
 
     @property
     def backbone(self) -> BackboneStage:
@@ -75,8 +74,10 @@ class CategoriesStage(Stage):
         self.save_items(folder, _FILE, {CATEGORY: torch.from_numpy(categories.labels)})
         return {"sizes": categories.sizes.tolist()} | provenance.read_from(self.backbone)
 
-    def check(self) -> None:
-        check_categories(self.config, len(self.pipeline.tokens))
+    @classmethod
+    def check(cls, config, n_items: int | None) -> None:
+        if n_items is not None:
+            check_categories(config, n_items)
 
     def item_categories(self) -> Tensor:
         """The preliminary latent category of every item, in the order of internal ids.
@@ -113,8 +114,9 @@ class ReadsItems(Stage):
         """The experiment's language model, its weights not loaded."""
         return open_source_for(self.config)
 
-    def check(self) -> None:
-        check_language_model(self.config)
+    @classmethod
+    def check(cls, config, n_items: int | None) -> None:
+        check_language_model(config)
 
     def prompt(self, reader: ItemPromptModel, training: bool) -> Prompt:
         """The words around the items, as ``reader`` takes the fewest positions."""
@@ -132,11 +134,15 @@ class FineTuningStage(ReadsItems):
     """The language model tuned to reconstruct the users' preferences (§4.1, Eq. 1 to 3)."""
 
     name = "fine_tuning"
-    groups = (settings.LANGUAGE_MODEL, settings.FINE_TUNING)
-
-    @property
-    def needs(self) -> tuple[type[Stage], ...]:
-        return (CategoriesStage,)
+    needs = (CategoriesStage,)
+    keys = (
+        *READING.names,
+        *HISTORY.names,
+        *INSTRUCTION.names,
+        *ADAPTERS.names,
+        *STOPPING.names,
+        *TRAINING.names,
+    )
 
     @property
     def categories(self) -> CategoriesStage:

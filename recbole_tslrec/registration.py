@@ -27,6 +27,7 @@ from recbole.utils import ModelType
 
 from recbole_tslrec import processes, settings
 from recbole_tslrec.interactions_file import check_interactions
+from recbole_tslrec.interactions_header import check_columns
 from recbole_tslrec.item_tensors import check_numbering
 from recbole_tslrec.model.e4srec import E4SRec
 from recbole_tslrec.model.fmlprec import FMLPRec
@@ -165,7 +166,7 @@ def _with_checks(original):
             settings.check_metrics(values)
         original(self)
         if self.model in _OUR_MODELS:
-            settings.check_columns(values)
+            check_columns(values)
             check_interactions(values)
 
     return set_default_parameters

@@ -13,14 +13,14 @@ from yaml import YAMLError
 from recbole_tslrec.early_checks import check_categories
 from recbole_tslrec.experiments.cells import Cell
 from recbole_tslrec.experiments.variants import MAIN_VARIANTS, OWN_KEYS, VARIANTS
-from recbole_tslrec.interactions_file import check_interactions, count_items, path_of
+from recbole_tslrec.interactions_file import check_interactions, count_items
+from recbole_tslrec.interactions_header import check_columns, path_of
 from recbole_tslrec.language_model.reader import check_language_model
 from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.settings import (
     CATEGORIES,
     FINE_TUNING,
     LANGUAGE_MODEL,
-    check_columns,
     check_metrics,
     check_spelling,
     check_training,

@@ -39,14 +39,18 @@ def decoding(path: Path, encoding: str) -> Iterator[None]:
             raise
         raise ValueError(f"encoding: [{encoding}] is none that Python knows.") from None
     except UnicodeError as error:
-        with open(path, "rb") as file:
-            beginning = file.read(2)
-        way_out = _BEGINNINGS.get(
-            beginning, "If it is a text, give the encoding it is in, as encoding: latin-1."
-        )
         raise ValueError(
-            f"[{path}] is not in the encoding [{encoding}] ({error}). {way_out}"
+            f"[{path}] is not in the encoding [{encoding}] ({error}). {_way_out(path)}"
         ) from None
+
+
+def _way_out(path: Path) -> str:
+    with open(path, "rb") as file:
+        beginning = file.read(2)
+    if beginning.count(0) == 1:  # without its byte order mark
+        return f"It looks like UTF-16: give encoding: utf-16-{'le' if beginning[0] else 'be'}."
+    other = "If it is a text, give the encoding it is in, as encoding: latin-1."
+    return _BEGINNINGS.get(beginning, other)
 
 
 def read_header(config: Mapping[str, Any]) -> list[str]:
@@ -59,8 +63,8 @@ def read_header(config: Mapping[str, Any]) -> list[str]:
         raise ValueError(f"[{path}] begins with a byte order mark: give encoding: utf-8-sig.")
     if "\0" in line:
         raise ValueError(
-            f"[{path}] line 1 holds NUL bytes, so it is no text in the encoding [{encoding}]. If it is "
-            f"UTF-16, give encoding: utf-16-le or utf-16-be."
+            f"[{path}] line 1 holds NUL bytes, so it is no text in the encoding [{encoding}]. "
+            f"{_way_out(path)}"
         )
     columns = line.split(separator)
     if wrong := [column for column in columns if column.count(":") != 1]:

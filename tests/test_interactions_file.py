@@ -1,10 +1,13 @@
 """What is wrong with an interactions file is named, with its line, before RecBole reads it."""
 
+import gzip
 import re
+from pathlib import Path
 
 import pytest
 from conftest import write_atomic
 from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
 
 from recbole_tslrec import interactions_file
 
@@ -133,3 +136,157 @@ def test_tokens_that_only_look_odd_are_taken(tmp_path, settings):
     rows = [("u", token, time) for time, token in enumerate(odd)]
     write_atomic(tmp_path / "data", "odd", rows)
     Config("TSLRec_SASRec", "odd", config_dict=settings)
+
+
+HEADER = "user_id:token\titem_id:token\ttimestamp:float"
+SOUND = "".join(f"u{user}\ti{user + time}\t{time}\n" for user in range(4) for time in range(5))
+
+
+def write_bytes(folder: Path, content: bytes) -> None:
+    (folder / "data" / "odd").mkdir(parents=True)
+    (folder / "data" / "odd" / "odd.inter").write_bytes(content)
+
+
+@pytest.mark.parametrize("model", ["TSLRec_SASRec", "E4SRec"])
+@pytest.mark.parametrize(
+    ("encoding", "way_out"),
+    [
+        ("latin-1", "latin-1"),
+        ("cp1252", "latin-1"),
+        ("utf-16", "utf-16"),
+        ("utf-16-le", "utf-16-le"),
+        ("utf-16-be", "utf-16-be"),
+    ],
+)
+def test_another_encoding_is_named_and_taken_where_the_key_says_so(
+    encoding, way_out, model, tmp_path, settings
+):
+    text = f"{HEADER}\n{SOUND}üser\tä\t1\nüser\tö\t2\n"
+    write_bytes(tmp_path, text.encode(encoding))
+    with pytest.raises(ValueError, match=rf"odd\.inter\].*encoding: {way_out}"):
+        Config(model, "odd", config_dict=settings)
+    config = Config(model, "odd", config_dict=settings | {"encoding": encoding})
+    dataset = create_dataset(config)
+    data_preparation(config, dataset)
+    assert set(dataset.field2id_token["item_id"][-2:]) == {"ä", "ö"}
+    with pytest.raises(ValueError, match=r"encoding: \[utf-9\] is none that Python knows"):
+        Config(model, "odd", config_dict=settings | {"encoding": "utf-9"})
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (f"{HEADER}\titem_id:token", r"line 1 names the column \[item_id\] twice"),
+        (f"{HEADER}\tx:float\tx:token", r"line 1 names the column \[x\] twice"),
+        (
+            f"{HEADER}\tx:int",
+            r"line 1: the column \[x:int\] has the type \[int\].* float, float_seq",
+        ),
+        (HEADER.replace("user_id:token", "user_id:float"), r"\[user_id\] has the type \[float\]"),
+        (
+            HEADER.replace("item_id:token", "item_id:token_seq"),
+            r"ITEM_ID_FIELD: \[item_id\] has the",
+        ),
+    ],
+)
+def test_columns_that_recbole_dies_of_are_named(header, message, tmp_path, settings):
+    write_bytes(tmp_path, f"{header}\n{SOUND}".encode())
+    with pytest.raises(ValueError, match=message):
+        Config("TSLRec_SASRec", "odd", config_dict=settings)
+
+
+ODD_ROWS = [
+    ("u1\0\ti1\t9\n", r"line 22 holds a NUL byte"),
+    ("u1\ti1\0x\t9\n", r"line 22 holds a NUL byte"),
+    ("u1\ti1\rz\t9\n", r"line 22 holds a carriage return"),
+    ("u1\ti1\t9\ru2\ti1\t9\n", r"line 22 holds a carriage return"),
+    ('"u1"\ti1\t9\n', r'line 22: the user_id \["u1"\] and \[u1\], further up, are one'),
+    ('\nu1\t"i1"\t9\n', r'line 23: the item_id \["i1"\] and \[i1\], further up, are one'),
+    ('u1\t"new"x\t9\nu1\tnewx\t10\n', r'line 23: the item_id \[newx\] and \["new"x\]'),
+    ("u1\ti1\t9\tx\n", r"cannot be read: .*Expected 3 fields in line 22, saw 4$"),
+    ("u1\ti1\n", r"line 22: the timestamp \[.*\] counts as missing"),
+    ("u1\ti1\tinf\n", r"line 22: the timestamp \[inf\] is not a finite number"),
+    ("u1\ti1\t1e400\n", r"line 22: the timestamp \[1e400\] is not a finite number"),
+    ("u1\ti1\t nan\n", r"line 22: the timestamp \[ nan\] is not a finite number"),
+    (f"{HEADER}\n", r"line 22: the timestamp \[timestamp:float\] is not a number"),
+]
+
+
+@pytest.mark.parametrize(("rows", "message"), ODD_ROWS)
+def test_rows_that_recbole_would_read_otherwise_are_named(rows, message, tmp_path, settings):
+    write_bytes(tmp_path, f"{HEADER}\n{SOUND}{rows}".encode())
+    with pytest.raises(ValueError, match=rf"odd\.inter\] {message}"):
+        Config("TSLRec_SASRec", "odd", config_dict=settings)
+
+
+@pytest.mark.parametrize("block", [1, 7, 64])
+@pytest.mark.parametrize(("rows", "message"), ODD_ROWS[:7])
+def test_they_are_named_in_any_block(rows, message, block, tmp_path, settings, monkeypatch):
+    monkeypatch.setattr(interactions_file, "_CHARACTERS_AT_ONCE", block)
+    monkeypatch.setattr(interactions_file, "_ROWS_AT_ONCE", block)
+    test_rows_that_recbole_would_read_otherwise_are_named(rows, message, tmp_path, settings)
+
+
+def test_ends_of_lines_in_any_block(tmp_path, settings, monkeypatch):
+    monkeypatch.setattr(interactions_file, "_CHARACTERS_AT_ONCE", 1)
+    write_bytes(tmp_path, f"{HEADER}\n{SOUND}".replace("\n", "\r\n").encode())
+    Config("TSLRec_SASRec", "odd", config_dict=settings)
+
+
+def test_rows_longer_than_the_first_line_are_named(tmp_path, settings):
+    write_bytes(
+        tmp_path, f"{HEADER}\n{SOUND}".replace("\n", "\t\n").replace("t\t\n", "t\n", 1).encode()
+    )
+    with pytest.raises(ValueError, match=r"line 2 has more columns than line 1 names"):
+        Config("TSLRec_SASRec", "odd", config_dict=settings)
+
+
+def test_a_loaded_column_of_numbers_holds_numbers(tmp_path, settings):
+    rows = SOUND.replace("\n", "\t5\n") + "u1\ti1\t9\tgood\n"
+    write_bytes(tmp_path, f"{HEADER}\trating:float\n{rows}".encode())
+    Config("TSLRec_SASRec", "odd", config_dict=settings)  # the column is not loaded
+    with pytest.raises(ValueError, match=r"line 22: the rating \[good\] is not a number"):
+        Config("TSLRec_SASRec", "odd", config_dict=settings | {"load_col": {"inter": "*"}})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"line 1: \[''\] are no columns"),
+        (HEADER.encode(), "there are no interactions"),
+        (f"{HEADER}\n\n".encode(), "there are no interactions"),
+        (f"{HEADER}\n{SOUND}".encode("utf-16-be"), "line 1 holds NUL bytes.* encoding: utf-16-be"),
+        (bytes(range(256)), r"odd.inter\] is not in the encoding \[utf-8\]"),
+        (gzip.compress(SOUND.encode()), "It is compressed: unpack it with gzip -d"),
+        (
+            f"{HEADER}\nu1\ti1\t1\nu2\ti1\t2\nu3\ti1\t3\n".encode(),
+            "no user has two interactions, so there is nothing to train on",
+        ),
+        (f"{HEADER}\n{SOUND}".replace("\n", "\r").encode(), "line 1 holds a carriage return"),
+    ],
+)
+def test_a_file_without_histories_is_named(content, message, tmp_path, settings, monkeypatch):
+    monkeypatch.setattr(interactions_file, "_ROWS_AT_ONCE", 1)
+    write_bytes(tmp_path, content)
+    with pytest.raises(ValueError, match=message):
+        Config("TSLRec_SASRec", "odd", config_dict=settings)
+
+
+def test_a_folder_of_the_files_name_is_named(tmp_path, settings):
+    (tmp_path / "data" / "odd" / "odd.inter").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError, match=r"odd.inter\] is a folder"):
+        Config("TSLRec_SASRec", "odd", config_dict=settings)
+
+
+def test_a_users_two_interactions_count_in_different_blocks(tmp_path, settings, monkeypatch):
+    monkeypatch.setattr(interactions_file, "_ROWS_AT_ONCE", 1)
+    write_bytes(tmp_path, f"{HEADER}\nu1\ti1\t1\nu2\ti1\t1\nu1\ti2\t2\n".encode())
+    Config("TSLRec_SASRec", "odd", config_dict=settings)
+
+
+def test_quoted_tokens_of_one_spelling_are_taken_as_recbole_reads_them(tmp_path, settings):
+    rows = '"v"\t"i""2"\t-1\n"v"\t"a\tb"\t1e39\nv 2\ti"1\t3\nv 2\t"u1"\t 4\n'
+    write_bytes(tmp_path, f"{HEADER}\n{SOUND}{rows}".encode())
+    config = Config("TSLRec_SASRec", "odd", config_dict=settings)
+    dataset = create_dataset(config)
+    assert {"a\tb", "u1"} <= set(dataset.field2id_token["item_id"])

@@ -28,6 +28,8 @@ def check_order(dataset) -> None:
         ValueError: no user has two interactions, so that there is nothing to train on.
     """
     rows = dataset.inter_feat
+    if dataset.uid_field not in rows or dataset.time_field not in rows:
+        return  # RecBole's to report
     users = rows[dataset.uid_field].to_numpy()
     n_users = len(np.unique(users))
     if n_users == len(users):
@@ -35,8 +37,8 @@ def check_order(dataset) -> None:
             f"dataset: no user of [{dataset.dataset_name}] has two interactions, so there is nothing to "
             f"train on. Check the filters (user_inter_num_interval, item_inter_num_interval, …)."
         )
-    if dataset.time_field not in rows or rows[dataset.time_field].dtype != np.float64:
-        return  # RecBole's to report; or not times any more, but bins (discretization)
+    if rows[dataset.time_field].dtype != np.float64:
+        return  # no times any more, but bins (discretization)
     concerned = users_out_of_order(users, rows[dataset.time_field].to_numpy())
     warning = (
         f"dataset: the histories of {concerned} of {n_users} users of [{dataset.dataset_name}] are not "
@@ -56,7 +58,8 @@ def users_out_of_order(users: np.ndarray, times: np.ndarray) -> int:
         users: int64 [n], in the file's order.
         times: float64 [n], without NaN.
     """
-    rounded = times.astype(np.float32)
+    with np.errstate(over="ignore"):  # as RecBole does: infinite
+        rounded = times.astype(np.float32)
     if np.array_equal(rounded, times) or (times[1:] >= times[:-1]).all():
         return (
             0  # such as the places that import writes, or a file in time order: no sorting for it

@@ -16,7 +16,8 @@ from recbole_tslrec.experiments.data_import import import_data
 from recbole_tslrec.time_order import users_out_of_order
 
 NOW = 1_700_000_000
-_ROWS = st.lists(st.tuples(st.integers(1, 3), st.integers(NOW, NOW + 300)), min_size=1, max_size=30)
+_TIMES = st.one_of(st.integers(NOW, NOW + 300), st.sampled_from([-5, 0.1, 1e39, 2e39]))
+_ROWS = st.lists(st.tuples(st.integers(1, 3), _TIMES), min_size=1, max_size=30)
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -196,9 +197,19 @@ def _is_number(text: str) -> bool:
 def _check_quotes(path: Path, config: dict[str, Any]) -> None:
     """Raise ValueError for two spellings that pandas reads as one token: ``"a"`` and ``a``.
 
-    Lines with a separator within quotation marks are not looked at.
+    Lines with a separator within quotation marks are not looked at. Also for marks that do not match,
+    of which RecBole's reading, as strict as here, would die without the file's name.
     """
-    separator = config["field_separator"]
+    separator, encoding = config["field_separator"], encoding_of(config)
+    with open(path, encoding=encoding, newline="") as file:
+        reader = csv.reader(file, delimiter=separator, strict=True)
+        try:
+            deque(reader, maxlen=0)
+        except csv.Error as error:
+            raise ValueError(
+                f'[{path}] line {reader.line_num}: {error}. A quotation mark (") at the beginning of a '
+                f"cell opens it. Take it out, or double those within the cell."
+            ) from None
     raw_text = {"quoting": csv.QUOTE_NONE, "on_bad_lines": "skip", "index_col": False}
     fields = (config["USER_ID_FIELD"], config["ITEM_ID_FIELD"])
     spellings: dict[str, dict[str, str]] = {field: {} for field in fields}
@@ -211,7 +222,7 @@ def _check_quotes(path: Path, config: dict[str, Any]) -> None:
                     continue
                 line = _line_with(
                     path,
-                    encoding_of(config),
+                    encoding,
                     lambda text, cell=spelling: cell in text.rstrip("\r\n").split(separator),
                 )
                 raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +58,8 @@ def read_header(config: Mapping[str, Any]) -> list[str]:
     """The columns ``name:type`` of the first line; ValueError for what RecBole cannot take."""
     path, encoding = path_of(config), encoding_of(config)
     separator = config["field_separator"]
+    if not isinstance(separator, str) or not separator:
+        raise ValueError(f"field_separator: [{separator!r}] is not a text, as '\\t' is.")
     with decoding(path, encoding), open(path, encoding=encoding) as file:
         line = file.readline().rstrip("\n")
     if line.startswith("\ufeff"):
@@ -67,6 +70,11 @@ def read_header(config: Mapping[str, Any]) -> list[str]:
             f"{_way_out(path)}"
         )
     columns = line.split(separator)
+    if len(separator) > 1 and re.split(separator, line) != columns:
+        raise ValueError(
+            f"field_separator: [{separator}] is several letters, which pandas takes for a pattern that "
+            f"parts line 1 of [{path}] otherwise. Write the file with another one, as \\t or ::."
+        )
     if wrong := [column for column in columns if column.count(":") != 1]:
         raise ValueError(
             f"[{path}] line 1: {str(wrong)[:200]} are no columns of RecBole's, which are name:type and "

@@ -31,7 +31,7 @@ def check_order(dataset) -> None:
     if dataset.uid_field not in rows or dataset.time_field not in rows:
         return  # RecBole's to report
     users = rows[dataset.uid_field].to_numpy()
-    n_users = len(np.unique(users))
+    n_users = rows[dataset.uid_field].nunique()
     if n_users == len(users):
         raise ValueError(
             f"dataset: no user of [{dataset.dataset_name}] has two interactions, so there is nothing to "
@@ -61,9 +61,7 @@ def users_out_of_order(users: np.ndarray, times: np.ndarray) -> int:
     with np.errstate(over="ignore"):  # as RecBole does: infinite
         rounded = times.astype(np.float32)
     if np.array_equal(rounded, times) or (times[1:] >= times[:-1]).all():
-        return (
-            0  # such as the places that import writes, or a file in time order: no sorting for it
-        )
+        return 0  # without sorting, as for what import writes, or a file in time order
     order = np.lexsort((rounded, users))  # stable
     users, times = users[order], times[order]
     wrong = (users[1:] == users[:-1]) & (times[1:] < times[:-1])

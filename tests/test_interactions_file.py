@@ -202,7 +202,8 @@ ODD_ROWS = [
     ("u1\ti1\t9\ru2\ti1\t9\n", r"line 22 holds a carriage return"),
     ('"u1"\ti1\t9\n', r'line 22: the user_id \["u1"\] and \[u1\], further up, are one'),
     ('\nu1\t"i1"\t9\n', r'line 23: the item_id \["i1"\] and \[i1\], further up, are one'),
-    ('u1\t"new"x\t9\nu1\tnewx\t10\n', r'line 23: the item_id \[newx\] and \["new"x\]'),
+    ('u1\t"n""w"\t9\nu1\tn"w\t10\n', r'line 23: the item_id \[n"w\] and \["n""w"\]'),
+    ('u1\t"new"x\t9\n', r"line 22: '\t' expected after '\"'"),
     ("u1\ti1\t9\tx\n", r"cannot be read: .*Expected 3 fields in line 22, saw 4$"),
     ("u1\ti1\n", r"line 22: the timestamp \[.*\] counts as missing"),
     ("u1\ti1\tinf\n", r"line 22: the timestamp \[inf\] is not a finite number"),
@@ -220,7 +221,7 @@ def test_rows_that_recbole_would_read_otherwise_are_named(rows, message, tmp_pat
 
 
 @pytest.mark.parametrize("block", [1, 7, 64])
-@pytest.mark.parametrize(("rows", "message"), ODD_ROWS[:7])
+@pytest.mark.parametrize(("rows", "message"), ODD_ROWS[:8])
 def test_they_are_named_in_any_block(rows, message, block, tmp_path, settings, monkeypatch):
     monkeypatch.setattr(interactions_file, "_CHARACTERS_AT_ONCE", block)
     monkeypatch.setattr(interactions_file, "_ROWS_AT_ONCE", block)
@@ -290,3 +291,18 @@ def test_quoted_tokens_of_one_spelling_are_taken_as_recbole_reads_them(tmp_path,
     config = Config("TSLRec_SASRec", "odd", config_dict=settings)
     dataset = create_dataset(config)
     assert {"a\tb", "u1"} <= set(dataset.field2id_token["item_id"])
+
+
+@pytest.mark.parametrize("separator", [",", "|", " ", "::"])
+def test_other_separators_are_taken(separator, tmp_path, settings):
+    text = f"{HEADER}\n{SOUND}".replace("\t", separator)
+    write_bytes(tmp_path, text.encode())
+    config = Config("TSLRec_SASRec", "odd", config_dict=settings | {"field_separator": separator})
+    assert create_dataset(config).user_num == 4 + 1
+
+
+@pytest.mark.parametrize("separator", ["||", "", None])
+def test_a_separator_that_pandas_would_take_otherwise_is_named(separator, tmp_path, settings):
+    write_bytes(tmp_path, f"{HEADER}\n{SOUND}".replace("\t", "||").encode())
+    with pytest.raises(ValueError, match=r"field_separator: \["):
+        Config("TSLRec_SASRec", "odd", config_dict=settings | {"field_separator": separator})

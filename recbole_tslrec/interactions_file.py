@@ -61,7 +61,8 @@ def check_interactions(config: dict[str, Any]) -> None:
             has_quotes = _check_characters(path, config)
             _check_all_rows(path, config)
             if has_quotes and len(config["field_separator"]) == 1:
-                _check_quotes(path, config)
+                _check_marks(path, config)
+                _check_spellings(path, config)
     except pd.errors.ParserError as error:
         raise ValueError(f"[{path}] cannot be read: {str(error).strip()}") from error
     _CHECKED.add(seen)
@@ -194,15 +195,13 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _check_quotes(path: Path, config: dict[str, Any]) -> None:
-    """Raise ValueError for two spellings that pandas reads as one token: ``"a"`` and ``a``.
+def _check_marks(path: Path, config: dict[str, Any]) -> None:
+    """Raise ValueError for quotation marks that do not match.
 
-    Lines with a separator within quotation marks are not looked at. Also for marks that do not match,
-    of which RecBole's reading, as strict as here, would die without the file's name.
+    RecBole's reading, as strict as here, would die of them without the file's name.
     """
-    separator, encoding = config["field_separator"], encoding_of(config)
-    with open(path, encoding=encoding, newline="") as file:
-        reader = csv.reader(file, delimiter=separator, strict=True)
+    with open(path, encoding=encoding_of(config), newline="") as file:
+        reader = csv.reader(file, delimiter=config["field_separator"], strict=True)
         try:
             deque(reader, maxlen=0)
         except csv.Error as error:
@@ -210,6 +209,14 @@ def _check_quotes(path: Path, config: dict[str, Any]) -> None:
                 f'[{path}] line {reader.line_num}: {error}. A quotation mark (") at the beginning of a '
                 f"cell opens it. Take it out, or double those within the cell."
             ) from None
+
+
+def _check_spellings(path: Path, config: dict[str, Any]) -> None:
+    """Raise ValueError for two spellings that pandas reads as one token: ``"a"`` and ``a``.
+
+    Lines with a separator within quotation marks are not looked at.
+    """
+    separator, encoding = config["field_separator"], encoding_of(config)
     raw_text = {"quoting": csv.QUOTE_NONE, "on_bad_lines": "skip", "index_col": False}
     fields = (config["USER_ID_FIELD"], config["ITEM_ID_FIELD"])
     spellings: dict[str, dict[str, str]] = {field: {} for field in fields}

@@ -60,8 +60,9 @@ def validation_fingerprint(dataset, valid_data) -> str:
     if valid_data:
         user_field, item_field = dataset.uid_field, dataset.iid_field
         held_out = valid_data._dataset.inter_feat
-        users = dataset.field2id_token[user_field][held_out[user_field]]
-        items = dataset.field2id_token[item_field][held_out[item_field]]
+        # As arrays: indexed with a tensor of one element, an array gives that token, not a row of it.
+        users = dataset.field2id_token[user_field][held_out[user_field].numpy()]
+        items = dataset.field2id_token[item_field][held_out[item_field].numpy()]
         # Sorting is stable: a user's rows stay in their order.
         rows = sorted(
             ([user, item] for user, item in zip(users, items, strict=True)), key=itemgetter(0)

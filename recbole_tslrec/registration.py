@@ -3,7 +3,7 @@
 RecBole has no registry: it looks for a module named after the model, for an attribute of
 ``recbole.trainer`` named after the model, and for a yaml in its own folder. The first two are
 answered here without touching RecBole; for the third, and to check what the user gave, four methods
-of ``Config`` are wrapped.
+of ``Config`` are wrapped, and the one of ``SequentialDataset`` that puts histories in order.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ import recbole.model
 import recbole.quick_start
 import recbole.trainer
 from recbole.config import Config
+from recbole.data.dataset import SequentialDataset
 from recbole.utils import ModelType
 
 from recbole_tslrec import processes, settings
 from recbole_tslrec.interactions_file import check_interactions
+from recbole_tslrec.interactions_header import check_columns
 from recbole_tslrec.item_tensors import check_numbering
 from recbole_tslrec.model.fmlprec import FMLPRec
 from recbole_tslrec.model.specifications import BACKBONES, Backbone
 from recbole_tslrec.paradigms.e4srec.paradigm import E4SREC
 from recbole_tslrec.paradigms.paradigm import Paradigm, add, paradigm_of, staged_models
 from recbole_tslrec.paradigms.tslrec.paradigm import TSLREC
+from recbole_tslrec.time_order import check_order
 from recbole_tslrec.trainer import BackboneTrainer
 
 _SEQUENTIAL = "recbole.model.sequential_recommender"
@@ -69,6 +72,9 @@ def register() -> None:
     Config._load_internal_config_dict = _with_our_yaml(Config._load_internal_config_dict)
     Config._set_default_parameters = _with_checks(Config._set_default_parameters)
     Config._init_device = _with_a_device_each(Config._init_device)
+    SequentialDataset._change_feat_format = _with_a_look_at_the_order(
+        SequentialDataset._change_feat_format
+    )
     loading = _refusing_other_items(recbole.quick_start.load_data_and_model)
     recbole.quick_start.load_data_and_model = loading
     recbole.quick_start.quick_start.load_data_and_model = loading
@@ -184,10 +190,20 @@ def _with_checks(original):
             settings.check_metrics(values)
         original(self)
         if ours:
-            settings.check_columns(values)
+            check_columns(values)
             check_interactions(values)
 
     return set_default_parameters
+
+
+def _with_a_look_at_the_order(original):
+    @functools.wraps(original)
+    def change_feat_format(self):
+        if self.config["benchmark_filename"] is None:  # else its rows come ready-made
+            check_order(self)
+        original(self)
+
+    return change_feat_format
 
 
 def _refusing_other_items(original):

@@ -17,7 +17,6 @@ from recbole.utils.argument_list import (
 )
 
 from recbole_tslrec.config.keys import KEYS, Effect
-from recbole_tslrec.interactions_file import path_of
 from recbole_tslrec.values import ABOVE_0, Values, integer, number
 
 # Keys of properties/overall.yaml, which every sequential model has.
@@ -203,67 +202,6 @@ def settle_batching(config: dict[str, Any], model: str, causal: bool) -> None:
         )
     if batching == "auto":
         config["train_batching"] = "sequence" if causal else "prefix"
-
-
-def check_columns(config: Mapping[str, Any]) -> None:
-    """Raise ValueError if the first line is not RecBole's, or user, item or time is not loaded.
-
-    Reads the first line of the .inter file alone. A file that is not there is RecBole's to report,
-    and one of ready-made sequences (``benchmark_filename``) is the pipeline's.
-    """
-    path = path_of(config)
-    if config.get("benchmark_filename") is not None or not path.is_file():
-        return
-    with open(path, encoding=config.get("encoding") or "utf-8") as file:
-        header = file.readline().rstrip("\n").split(config["field_separator"])
-    if header[0].startswith("\ufeff"):
-        raise ValueError(f"[{path}] begins with a byte order mark: give encoding: utf-8-sig.")
-    if untyped := [column for column in header if column.count(":") != 1]:
-        raise ValueError(
-            f"[{path}] line 1: {untyped} are no columns of RecBole's, which are name:type and parted by "
-            f"[{config['field_separator']!r}], as in user_id:token, item_id:token, timestamp:float. "
-            f"To make such a file of another: python -m recbole_tslrec import"
-        )
-    types = dict(column.split(":") for column in header)
-    columns = list(types)
-    for key in ("USER_ID_FIELD", "ITEM_ID_FIELD"):
-        if config[key] not in types:
-            raise ValueError(
-                f"{key}: [{config[key]}] is not a column of [{path}], which has {columns}."
-            )
-    time = config["TIME_FIELD"]
-    if time not in types:
-        raise ValueError(
-            f"TIME_FIELD: [{time}] is not a column of [{path}], which has {columns}. Sequential "
-            f"recommendation needs the order of the interactions: name the column of their time."
-        )
-    if types[time] != "float":
-        raise ValueError(
-            f"TIME_FIELD: [{time}] has the type [{types[time]}] in [{path}], and only numbers have an "
-            f"order: {time}:float."
-        )
-    _check_loaded(config, columns)
-
-
-def _check_loaded(config: Mapping[str, Any], columns: list[str]) -> None:
-    given = {"inter": "*"} if config["load_col"] is None else config["load_col"]
-    if not isinstance(given, Mapping):
-        raise ValueError(
-            f"load_col: [{given}] is not a list of columns by kind of file. On the command line it is "
-            f"--load_col=\"{{'inter': ['user_id', 'item_id', '{config['TIME_FIELD']}']}}\""
-        )
-    loaded = given.get("inter") or []
-    loaded = columns if loaded == "*" else loaded
-    left_out = (config["unload_col"] or {}).get("inter") or ()
-    needed = {key: config[key] for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")}
-    for key, column in needed.items():
-        if column not in loaded:
-            raise ValueError(
-                f"load_col: inter {loaded} leaves out the {key} [{column}]. "
-                f"Give load_col: {{inter: [{', '.join(dict.fromkeys([*loaded, *needed.values()]))}]}}"
-            )
-        if column in left_out:
-            raise ValueError(f"unload_col: inter leaves out the {key} [{column}].")
 
 
 def check_command_line(arguments: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import write_atomic
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.quick_start import load_data_and_model
@@ -14,8 +15,10 @@ from test_pipeline import (
     write_histories,
 )
 
+from recbole_tslrec.given_files import validation_fingerprint
 from recbole_tslrec.model.folding import fold_checkpoint
 from recbole_tslrec.quick_start import run_experiment
+from recbole_tslrec.storage import fingerprint
 
 
 def test_a_given_backbone_checkpoint(small_data, settings):
@@ -163,3 +166,18 @@ def test_a_backbone_that_does_not_say_what_chose_its_epoch_is_taken_with_a_warni
     given = settings | {"backbone_checkpoint": str(tmp_path / "earlier.pth")}
     stored(pipeline_of(given, small_data), "categories")
     assert "does not say what it was validated on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("item", ["xyz", "longer"])
+def test_the_only_validated_user_counts_as_a_token_and_not_letter_by_letter(
+    item, tmp_path, settings
+):
+    rows = [(f"u{user}", f"i{user + place}", place) for user in range(19) for place in range(2)]
+    rows += [("abc", token, place) for place, token in enumerate(("i0", "i1", item, "i2"))]
+    write_atomic(tmp_path / "data", "alone", rows)
+    config = Config("TSLRec_SASRec", "alone", config_dict=settings)
+    train_data, valid_data, _ = data_preparation(config, create_dataset(config))
+    assert len(valid_data._dataset) == 1
+    found = validation_fingerprint(train_data._dataset, valid_data)
+    assert found == fingerprint([["abc", item]])
+    run_experiment("TSLRec_SASRec", "alone", config_dict=settings | {"n_categories": 2})

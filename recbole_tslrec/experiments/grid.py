@@ -11,11 +11,11 @@ from recbole.config import Config
 from yaml import YAMLError
 
 from recbole_tslrec.experiments.cells import Cell
-from recbole_tslrec.interactions_file import check_interactions, count_items, path_of
+from recbole_tslrec.interactions_file import check_interactions, count_items
+from recbole_tslrec.interactions_header import check_columns, path_of
 from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.paradigms.paradigm import chain, own_keys, staged_models, variants
 from recbole_tslrec.settings import (
-    check_columns,
     check_metrics,
     check_spelling,
     check_training,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from array import array
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -109,12 +110,12 @@ def _read_log(path: Path, form: str, columns: Columns) -> Interactions:
         lines.append(line)
         times.append(row[at_time])
     user, item = (np.array(numbers, dtype=np.int64) for numbers in (user, item))
-    order = np.lexsort((_instants(times, lines, path), user))  # stable
+    order = np.lexsort((*_instants(times, lines, path), user))  # stable
     return Interactions(users.array(), items.array(), user[order], item[order])
 
 
-def _instants(times: list[str], lines: array, path: Path) -> np.ndarray:
-    """Times as numbers or dates that sort, all of the kind that the first one is."""
+def _instants(times: list[str], lines: array, path: Path) -> list[np.ndarray]:
+    """Times as numbers or dates that sort, all of the kind that the first one is: keys of lexsort."""
     texts = pd.Series(times, dtype=object)
     kind, instants = "number", pd.to_numeric(texts, errors="coerce")
     readable = np.isfinite(instants.to_numpy(dtype=np.float64))
@@ -131,4 +132,17 @@ def _instants(times: list[str], lines: array, path: Path) -> np.ndarray:
             f"no {kind}, as the times before it" if row else "neither a number nor an ISO date"
         )
         raise ValueError(f"{path}, line {lines[row]}: the time [{times[row]}] is {expected}.")
-    return instants.to_numpy()
+    instants = instants.to_numpy()
+    return [_within_equal(texts, instants), instants] if instants.dtype.kind == "f" else [instants]
+
+
+def _within_equal(texts: pd.Series, numbers: np.ndarray) -> np.ndarray:
+    """The order of numbers that float64 takes for equal, and which are not: int64 [n]."""
+    codes, distinct = pd.factorize(texts)
+    values = np.empty(len(distinct))
+    values[codes] = numbers
+    shared = pd.Series(values).duplicated(keep=False).to_numpy()
+    places = np.zeros(len(distinct), dtype=np.int64)
+    exact = np.array([Decimal(text) for text in distinct[shared]], dtype=object)
+    places[shared] = np.unique(exact, return_inverse=True)[1]
+    return places[codes]

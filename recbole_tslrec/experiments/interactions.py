@@ -54,7 +54,7 @@ class Interactions:
         """The rows of RecBole's ``.inter``, under its headers.
 
         The time is the place in the history: RecBole holds times as float32, which tells such small
-        numbers apart exactly, and seconds since 1970 only to a minute.
+        numbers apart exactly, and seconds since 1970 only to two minutes.
         """
         columns = {
             "user_id:token": self.users[self.user],

@@ -23,15 +23,24 @@ UNREADABLE = frozenset(
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines with their ends; ValueError for one that is not UTF-8."""
+    """The lines with their ends; ValueError for one that is not UTF-8, or may be several."""
     with open(path, "rb") as file:
         lines = tqdm(file, desc=f"Read {path.name}", unit=" lines", delay=1)
         for number, line in enumerate(lines, start=1):
             try:
                 # A byte order mark, as spreadsheets write it, is no part of the first column's name.
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise ValueError(f"{path}, line {number}: not UTF-8 ({error}).") from None
+                raise ValueError(
+                    f"{path}, line {number}: not UTF-8 ({error}). Convert the file, as with iconv -f "
+                    f"latin1 -t utf-8, or unpack it if it is compressed."
+                ) from None
+            if "\r" in text.rstrip("\r\n"):  # else the next user would be an item of this one
+                raise ValueError(
+                    f"{path}, line {number}: holds a carriage return (\\r) before its end. End all "
+                    f"lines with \\n, and take others out."
+                )
+            yield text
 
 
 def atomic_header(path: Path) -> list[str] | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from recbole_tslrec.files import warn_of_little_space
 from recbole_tslrec.language_model.reader import check_language_model, open_source_for
-from recbole_tslrec.settings import check_valid_metric
+from recbole_tslrec.recbole_keys import check_valid_metric
 
 
 def check_before_training(config, stages: Sequence[str], n_items: int) -> None:

@@ -30,6 +30,7 @@ from recbole_tslrec.item_tensors import check_numbering
 from recbole_tslrec.model.e4srec import E4SRec
 from recbole_tslrec.model.fmlprec import FMLPRec
 from recbole_tslrec.model.specifications import BACKBONES, MODELS
+from recbole_tslrec.recbole_keys import check_loss, check_recbole_keys
 from recbole_tslrec.trainer import BackboneTrainer, LanguageModelTrainer, TwoStageTrainer
 
 _SEQUENTIAL = "recbole.model.sequential_recommender"
@@ -153,11 +154,10 @@ def _with_checks(original):
             STAGED[self.model].backbone if self.model in STAGED else BACKBONES.get(self.model)
         )
         settings.settle_batching(values, self.model, backbone is not None and backbone.causal)
-        if self.model in _OUR_MODELS:
-            settings.check_training(values)
-            settings.check_loss(values)
         if self.model in _OUR_MODELS or backbone is not None:
-            settings.check_metrics(values)
+            check_recbole_keys(values, self.internal_config_dict)
+        if self.model in _OUR_MODELS:
+            check_loss(values)
         original(self)
         if self.model in _OUR_MODELS:
             settings.check_columns(values)

@@ -9,14 +9,11 @@ neither be forgotten by a stage nor make an unrelated one run again.
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole.evaluator import metric_types
-from recbole.utils import EvaluatorType
 from recbole.utils.argument_list import (
     dataset_arguments,
     evaluation_arguments,
@@ -25,6 +22,7 @@ from recbole.utils.argument_list import (
 )
 
 from recbole_tslrec.interactions_file import path_of
+from recbole_tslrec.values import Values, integer, number, one_of, text
 
 # Stages, in the paper's order. RECOMMENDATION is the fused model: RecBole keeps its checkpoint.
 # PLACE marks keys that say where things lie or come from; no stage's result depends on them (what an
@@ -40,105 +38,63 @@ PLACE = "place"
 
 @dataclass(frozen=True)
 class Setting:
-    """One public key: the stage that depends on it and the test its value must pass."""
+    """One public key: the stage that depends on it and the values that it takes."""
 
     stage: str
-    accepts: Callable[[Any], bool]
-    expected: str
-
-
-def _one_of(stage: str, *values: str) -> Setting:
-    return Setting(stage, lambda value: value in values, f"one of {', '.join(values)}")
-
-
-def _integer(stage: str, low: int) -> Setting:
-    def accepts(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= low
-
-    return Setting(stage, accepts, f"a whole number, {low} or larger")
-
-
-def _number(stage: str, test: Callable[[float], bool], expected: str) -> Setting:
-    def accepts(value: Any) -> bool:
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return is_number and math.isfinite(value) and test(value)
-
-    return Setting(stage, accepts, expected)
-
-
-def _text(stage: str, optional: bool = False) -> Setting:
-    def accepts(value: Any) -> bool:
-        return (optional and value is None) or (isinstance(value, str) and value.strip() != "")
-
-    return Setting(stage, accepts, "a text" + (" or ~" if optional else ""))
+    values: Values
 
 
 def _is_text_or_texts(value: Any) -> bool:
     texts = value if isinstance(value, (list, tuple)) else [value]
-    return len(texts) > 0 and all(isinstance(text, str) and text for text in texts)
+    return len(texts) > 0 and all(isinstance(one, str) and one for one in texts)
 
+
+_YES_OR_NO = Values(lambda value: isinstance(value, bool), "True or False")
+_ABOVE_0 = number(lambda value: value > 0, "a number above 0")
 
 SETTINGS: dict[str, Setting] = {
-    "backbone_checkpoint": _text(PLACE, optional=True),
-    "n_categories": _integer(CATEGORIES, 2),
-    "category_backend": _one_of(CATEGORIES, "auto", "sklearn", "faiss"),
-    "llm": _text(PLACE),
-    "llm_trust_remote_code": Setting(PLACE, lambda value: isinstance(value, bool), "True or False"),
-    "llm_quantization": _one_of(LANGUAGE_MODEL, "none", "int8", "nf4"),
-    "llm_attention": _one_of(PLACE, "sdpa", "eager", "flash_attention_2"),
-    "llm_instruction": _text(LANGUAGE_MODEL),
-    "llm_response": _text(LANGUAGE_MODEL),
-    "llm_max_history": _integer(FINE_TUNING, 1),
-    "llm_gradient_checkpointing": Setting(
-        PLACE, lambda value: isinstance(value, bool), "True or False"
-    ),
-    "llm_pooling": _one_of(LANGUAGE_MODEL, "last", "mean"),
-    "lora_r": _integer(FINE_TUNING, 1),
-    "lora_alpha": _number(FINE_TUNING, lambda value: value > 0, "a number above 0"),
-    "lora_dropout": _number(FINE_TUNING, lambda value: 0 <= value < 1, "a number in [0, 1)"),
+    "backbone_checkpoint": Setting(PLACE, text(optional=True)),
+    "n_categories": Setting(CATEGORIES, integer(2)),
+    "category_backend": Setting(CATEGORIES, one_of("auto", "sklearn", "faiss")),
+    "llm": Setting(PLACE, text()),
+    "llm_trust_remote_code": Setting(PLACE, _YES_OR_NO),
+    "llm_quantization": Setting(LANGUAGE_MODEL, one_of("none", "int8", "nf4")),
+    "llm_attention": Setting(PLACE, one_of("sdpa", "eager", "flash_attention_2")),
+    "llm_instruction": Setting(LANGUAGE_MODEL, text()),
+    "llm_response": Setting(LANGUAGE_MODEL, text()),
+    "llm_max_history": Setting(FINE_TUNING, integer(1)),
+    "llm_gradient_checkpointing": Setting(PLACE, _YES_OR_NO),
+    "llm_pooling": Setting(LANGUAGE_MODEL, one_of("last", "mean")),
+    "lora_r": Setting(FINE_TUNING, integer(1)),
+    "lora_alpha": Setting(FINE_TUNING, _ABOVE_0),
+    "lora_dropout": Setting(FINE_TUNING, number(lambda p: 0 <= p < 1, "a number in [0, 1)")),
     "lora_target_modules": Setting(
-        FINE_TUNING, _is_text_or_texts, "'all-linear', or a module's name, or a list of them"
+        FINE_TUNING,
+        Values(_is_text_or_texts, "'all-linear', or a module's name, or a list of them"),
     ),
-    "sft_epochs": _integer(FINE_TUNING, 1),
-    "sft_learning_rate": _number(FINE_TUNING, lambda value: value > 0, "a number above 0"),
-    "sft_batch_positions": _integer(FINE_TUNING, 1),
-    "sft_optimizer": _one_of(FINE_TUNING, "adamw_torch", "adamw_8bit", "paged_adamw_8bit"),
-    "sft_valid_ratio": _number(FINE_TUNING, lambda value: 0 <= value <= 0.5, "a number in [0, .5]"),
-    "sft_stopping_step": _integer(FINE_TUNING, 1),
-    "enhancement": _one_of(
-        RECOMMENDATION, "tslrec", "preferences", "pretrained", "random", "untuned"
+    "sft_epochs": Setting(FINE_TUNING, integer(1)),
+    "sft_learning_rate": Setting(FINE_TUNING, _ABOVE_0),
+    "sft_batch_positions": Setting(FINE_TUNING, integer(1)),
+    "sft_optimizer": Setting(FINE_TUNING, one_of("adamw_torch", "adamw_8bit", "paged_adamw_8bit")),
+    "sft_valid_ratio": Setting(FINE_TUNING, number(lambda p: 0 <= p <= 0.5, "a number in [0, .5]")),
+    "sft_stopping_step": Setting(FINE_TUNING, integer(1)),
+    "enhancement": Setting(
+        RECOMMENDATION, one_of("tslrec", "preferences", "pretrained", "random", "untuned")
     ),
-    "enhanced_items": _text(PLACE, optional=True),
-    "fusion": _one_of(RECOMMENDATION, "gate", "sum"),
-    "enhanced_dim": _integer(RECOMMENDATION, 1),
-    "enhanced_scale": _number(RECOMMENDATION, lambda value: value > 0, "a number above 0"),
-    "item_norm": _one_of(RECOMMENDATION, "none", "l2"),
-    "max_examples_per_user": _integer(PEER, 1),
-    "examples_per_step": _integer(PEER, 1),
-    "e4srec_instruction": _text(PEER),
-    "e4srec_learning_rate": _number(PEER, lambda value: value > 0, "a number above 0"),
-    "tslrec_dir": _text(PLACE),
+    "enhanced_items": Setting(PLACE, text(optional=True)),
+    "fusion": Setting(RECOMMENDATION, one_of("gate", "sum")),
+    "enhanced_dim": Setting(RECOMMENDATION, integer(1)),
+    "enhanced_scale": Setting(RECOMMENDATION, _ABOVE_0),
+    "item_norm": Setting(RECOMMENDATION, one_of("none", "l2")),
+    "max_examples_per_user": Setting(PEER, integer(1)),
+    "examples_per_step": Setting(PEER, integer(1)),
+    "e4srec_instruction": Setting(PEER, text()),
+    "e4srec_learning_rate": Setting(PEER, _ABOVE_0),
+    "tslrec_dir": Setting(PLACE, text()),
 }
 
 # Keys of properties/overall.yaml, which every sequential model has.
 BATCHING_KEYS = ("train_batching", "train_window_context")
-
-# RecBole's own keys of which a wrong value stops nothing before training.
-_TRAINING = {
-    "epochs": _integer("", 1),
-    "train_batch_size": _integer("", 1),
-    "eval_step": Setting(
-        "",
-        lambda value: isinstance(value, int) and not isinstance(value, bool),  # 0 or less: never
-        "a whole number",
-    ),
-    "stopping_step": Setting(
-        "",
-        lambda value: isinstance(value, (int, float)) and value >= 0,  # inf: never
-        "a number, 0 or larger",
-    ),
-    "learning_rate": _number("", lambda value: value > 0, "a number above 0"),
-}
 
 _RECBOLE_KEYS = frozenset(
     [*general_arguments, *training_arguments, *evaluation_arguments, *dataset_arguments]
@@ -194,8 +150,8 @@ def check_values(config: Mapping[str, Any]) -> None:
     A key that the experiment's model does not have is not there.
     """
     for key, setting in SETTINGS.items():
-        if key in config and not setting.accepts(config[key]):
-            raise ValueError(f"{key}: [{config[key]!r}] is not {setting.expected}.")
+        if key in config:
+            setting.values.check(key, config[key])
     if config["enhanced_items"] is not None and config["enhancement"] != "tslrec":
         raise ValueError(
             f"enhanced_items: [{config['enhanced_items']}] would take the place of the control "
@@ -205,56 +161,6 @@ def check_values(config: Mapping[str, Any]) -> None:
         path = config.get(key)
         if path is not None and not Path(path).is_file():
             raise FileNotFoundError(f"{key}: there is no file [{path}].")
-
-
-def check_training(config: Mapping[str, Any]) -> None:
-    """Raise ValueError for a value of RecBole's with which training would do nothing, or fail late."""
-    for key, setting in _TRAINING.items():
-        if not setting.accepts(config[key]):
-            raise ValueError(f"{key}: [{config[key]!r}] is not {setting.expected}.")
-
-
-def check_metrics(config: Mapping[str, Any]) -> None:
-    """Raise ValueError for a metric that RecBole does not have, or a cutoff that is none.
-
-    Args:
-        config: keys as the user gave them, in part or all: one metric may stand without a list.
-    """
-    chosen_by = str(config.get("valid_metric", "ndcg")).partition("@")[0]
-    for key, names in (("valid_metric", [chosen_by]), ("metrics", listed(config, "metrics"))):
-        for name in names:
-            if str(name).lower() not in metric_types:
-                raise ValueError(
-                    f"{key}: [{name}] is not one of RecBole's metrics, "
-                    f"{', '.join(sorted(metric_types))}. The paper's HR is hit."
-                )
-    for cutoff in listed(config, "topk"):
-        if not _integer("", 1).accepts(cutoff):
-            raise ValueError(f"topk: [{cutoff!r}] is not a whole number, 1 or larger.")
-
-
-def listed(config: Mapping[str, Any], key: str) -> list:
-    """The values of a key of RecBole's that may stand without a list; none if it is not given."""
-    value = config.get(key, [])
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def check_valid_metric(config: Mapping[str, Any]) -> None:
-    """Raise ValueError if the metric that is to choose the epoch is none of those computed.
-
-    Args:
-        config: RecBole's, with its defaults in.
-    """
-    computed = [
-        name if name == "gauc" or metric_types[name] != EvaluatorType.RANKING else f"{name}@{k}"
-        for name in (metric.lower() for metric in config["metrics"])
-        for k in config["topk"]
-    ]
-    if str(config["valid_metric"]).lower() not in computed:
-        raise ValueError(
-            f"valid_metric: [{config['valid_metric']}] is not computed; these are: "
-            f"[{', '.join(dict.fromkeys(computed))}]. Give one of them, or change metrics and topk."
-        )
 
 
 def check_spelling(given_keys: Mapping[str, Any], known_keys: Mapping[str, Any]) -> None:
@@ -278,21 +184,6 @@ def check_spelling(given_keys: Mapping[str, Any], known_keys: Mapping[str, Any])
             raise ValueError(f"There is no key [{key}]. Did you mean [{near[0]}]?")
 
 
-def check_loss(config: Mapping[str, Any]) -> None:
-    """Raise ValueError where the loss and the negative sampling contradict each other.
-
-    RecBole itself refuses CE with negatives; BPR without would fail in the first training step.
-    """
-    negatives = config.get("train_neg_sample_args")
-    if negatives == "None":  # what yaml makes of None, and RecBole takes for ~
-        negatives = None
-    if config.get("loss_type") == "BPR" and not (negatives or {}).get("distribution"):
-        raise ValueError(
-            f"loss_type: [BPR] needs negative items, and train_neg_sample_args is [{negatives}]. "
-            f"Leave the key out, or give {{'distribution': 'uniform', 'sample_num': 1}}."
-        )
-
-
 def settle_batching(config: dict[str, Any], model: str, causal: bool) -> None:
     """Check ``train_batching`` and put in the place of ``auto`` what it is for this backbone.
 
@@ -303,8 +194,9 @@ def settle_batching(config: dict[str, Any], model: str, causal: bool) -> None:
     if batching not in ("prefix", "sequence", "auto"):
         raise ValueError(f"train_batching: [{batching}] is not one of prefix, sequence, auto.")
     context = config["train_window_context"]
-    if not _number("", lambda value: 0 <= value <= 1, "").accepts(context):
-        raise ValueError(f"train_window_context: [{context}] is not a number in [0, 1].")
+    number(lambda share: 0 <= share <= 1, "a number in [0, 1]").check(
+        "train_window_context", context
+    )
     if batching == "sequence" and not causal:
         raise ValueError(
             f"train_batching: [sequence] needs a backbone of ours whose output at a position depends "

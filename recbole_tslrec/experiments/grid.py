@@ -16,14 +16,13 @@ from recbole_tslrec.experiments.variants import MAIN_VARIANTS, OWN_KEYS, VARIANT
 from recbole_tslrec.interactions_file import check_interactions, count_items, path_of
 from recbole_tslrec.language_model.reader import check_language_model
 from recbole_tslrec.model.specifications import BACKBONES
+from recbole_tslrec.recbole_keys import check_metrics
 from recbole_tslrec.settings import (
     CATEGORIES,
     FINE_TUNING,
     LANGUAGE_MODEL,
     check_columns,
-    check_metrics,
     check_spelling,
-    check_training,
     stage_settings,
 )
 from recbole_tslrec.storage import file_hash, fingerprint
@@ -134,7 +133,6 @@ class Grid:
         # For RecBole's own models nobody else looks: Base would run under another setting.
         known = {key: None for config in configs for key in config.internal_config_dict}
         check_spelling(given, known)
-        check_training(configs[0].final_config_dict)
         _check_evaluation(configs[0])
         check_columns(configs[0].final_config_dict)
         check_interactions(configs[0].final_config_dict)

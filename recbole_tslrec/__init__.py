@@ -5,6 +5,9 @@ After ``import recbole_tslrec``, RecBole's own entry points know ``TSLRec_<backb
 loads on today's torch.
 """
 
+from recbole_tslrec import first_imports  # noqa: F401
+
+# isort: split
 from recbole_tslrec import compatibility
 from recbole_tslrec.registration import register
 

@@ -119,7 +119,6 @@ def apply() -> None:
     Trainer._save_checkpoint = _save_checkpoint
     recbole.quick_start.quick_start.run_recboles = run_with_the_plug_in
     _check_before_reading()
-    _switch_anomaly_detection_off()
     Collector.get_data_struct = _collecting_numbers_too(Collector.get_data_struct)
     torch.serialization.add_safe_globals(_SAFE_GLOBALS)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
@@ -167,15 +166,6 @@ def _loading_what_is_sound(original):
         return original(model_file)
 
     return load_data_and_model
-
-
-def _switch_anomaly_detection_off() -> None:
-    # RecBole's SINE switches autograd's anomaly detection on for the whole process as its module is
-    # imported, which RecBole does for every sequential model. It is a tool for debugging that keeps
-    # a stack trace for every operation and checks every gradient. Import first, so that it is over.
-    import recbole.model.sequential_recommender  # noqa: F401
-
-    torch.autograd.set_detect_anomaly(False)
 
 
 def _collecting_numbers_too(original):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recbole_tslrec.settings import check_valid_metric
+from recbole_tslrec.recbole_keys import check_valid_metric
 
 
 def check_validation(config, valid_data) -> None:

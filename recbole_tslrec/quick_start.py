@@ -3,58 +3,62 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import logging
-import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.dataloader import AbstractDataLoader
 from recbole.quick_start import run
 from recbole.trainer import Trainer
 from recbole.utils import get_model, get_trainer, init_logger, init_seed
+from yaml import YAMLError
 
 from recbole_tslrec import settings
+from recbole_tslrec.command_line import HelpWithDefaults, add_debug, command_line
 from recbole_tslrec.early_checks import check_validation
 from recbole_tslrec.storage import StoredResult
 
 
-def stoppable(command: Callable[[], None]) -> Callable[[], None]:
-    """A command that ends on Ctrl-C with a line that says how to go on, and exit code 130."""
-
-    @functools.wraps(command)
-    def run() -> None:
-        try:
-            command()
-        except KeyboardInterrupt as stop:
-            print(f"\nStopped. {stop}".rstrip(), file=sys.stderr, flush=True)
-            logging.shutdown()
-            sys.stdout.flush()
-            # At once: files and locks are given back by now, and unloading torch and ray takes
-            # seconds in which a second Ctrl-C would only make noise.
-            os._exit(130)
-
-    return run
-
-
-class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
-    """Names an option's default where there is one."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, ""):
-            return action.help
-        return super()._get_help_string(action)
-
-
-@stoppable
 def main() -> None:
     """The command line of RecBole's ``run_recbole.py``; ``--any_key=value`` is read by RecBole."""
+    command_line(run_command)()
+
+
+def run_command(prog: str | None = None) -> None:
+    """Run the experiment that ``sys.argv`` describes.
+
+    Args:
+        prog: the program's name in the help, if it is not the script's.
+
+    Raises:
+        ValueError, OSError, ...: what the experiment refuses, or a bug.
+    """
+    args, keys = _run_parser(prog).parse_known_args()
+    settings.check_arguments(keys, vars(args))
+    config_files = given_config_files(args.config_files)
+    if args.nproc != 1 or args.world_size > 0:
+        _check_processes(args, config_files)
+    run(
+        args.model,
+        args.dataset,
+        config_file_list=config_files,
+        nproc=args.nproc,
+        world_size=args.world_size,
+        ip=args.ip,
+        port=args.port,
+        group_offset=args.group_offset,
+    )
+
+
+def _run_parser(prog: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
+        prog=prog,
         description="Train and evaluate a model of RecBole or recbole_tslrec.",
         epilog="Any key of the yaml files can be given as --key=value.",
         allow_abbrev=False,  # a key of RecBole's is not short for an option
@@ -70,21 +74,50 @@ def main() -> None:
     parser.add_argument(
         "--group_offset", type=int, default=0, help="rank of the first process here"
     )
-    args, keys = parser.parse_known_args()
+    add_debug(parser)
+    return parser
+
+
+def given_config_files(names: str) -> list[str]:
+    """The names of yaml files, which are given in one text.
+
+    Raises:
+        FileNotFoundError: one is not there.
+        ValueError: one does not hold keys and values.
+    """
+    for file in names.split():
+        read_config_file(file)
+    return names.split()
+
+
+def read_config_file(file: str) -> dict[str, Any]:
+    """The keys and values of a yaml file, as RecBole reads them.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it does not hold keys and values.
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"config_files: there is no file [{file}].")
+    reader = Config.__new__(Config)
+    reader.yaml_loader = reader._build_yaml_loader()
     try:
-        settings.check_arguments(keys, vars(args))
-    except ValueError as error:
-        parser.error(str(error))
-    run(
-        args.model,
-        args.dataset,
-        config_file_list=args.config_files.split(),
-        nproc=args.nproc,
-        world_size=args.world_size,
-        ip=args.ip,
-        port=args.port,
-        group_offset=args.group_offset,
-    )
+        return reader._load_config_files([file])
+    except (TypeError, ValueError, YAMLError) as error:  # empty; a text; no yaml
+        raise ValueError(f"config_files: [{file}] is not 'key: value' lines: {error}") from None
+
+
+def _check_processes(args: argparse.Namespace, config_files: list[str]) -> None:
+    """Raise what each process would raise after it is started, with a traceback in a traceback."""
+    if args.nproc < 1:
+        raise ValueError(f"nproc: [{args.nproc}] is not a whole number, 1 or larger.")
+    config = Config(args.model, args.dataset, config_files)
+    n_gpus = min(len(config["gpu_id"].split(",")), torch.cuda.device_count())
+    if args.nproc > n_gpus:
+        raise ValueError(
+            f"nproc: [{args.nproc}] takes a GPU each, and gpu_id: [{config['gpu_id']!r}] names "
+            f"{n_gpus} that can be used. Set nproc=1, or gpu_id to several: --gpu_id=0,1."
+        )
 
 
 @dataclass

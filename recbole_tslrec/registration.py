@@ -34,6 +34,7 @@ from recbole_tslrec.model.specifications import BACKBONES, Backbone
 from recbole_tslrec.paradigms.e4srec.paradigm import E4SREC
 from recbole_tslrec.paradigms.paradigm import Paradigm, add, paradigm_of, staged_models
 from recbole_tslrec.paradigms.tslrec.paradigm import TSLREC
+from recbole_tslrec.recbole_keys import check_loss, check_recbole_keys
 from recbole_tslrec.time_order import check_order
 from recbole_tslrec.trainer import BackboneTrainer
 
@@ -183,11 +184,10 @@ def _with_checks(original):
             paradigm.check(values)
             settings.check_files(values)
         settings.settle_batching(values, self.model, backbone is not None and backbone.causal)
-        if ours:
-            settings.check_training(values)
-            settings.check_loss(values)
         if ours or backbone is not None:
-            settings.check_metrics(values)
+            check_recbole_keys(values, self.internal_config_dict)
+        if ours:
+            check_loss(values)
         original(self)
         if ours:
             check_columns(values)

@@ -7,8 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole.evaluator import metric_types
-from recbole.utils import EvaluatorType
 from recbole.utils.argument_list import (
     dataset_arguments,
     evaluation_arguments,
@@ -17,25 +15,10 @@ from recbole.utils.argument_list import (
 )
 
 from recbole_tslrec.config.keys import KEYS, Effect
-from recbole_tslrec.values import ABOVE_0, Values, integer, number
+from recbole_tslrec.values import number
 
 # Keys of properties/overall.yaml, which every sequential model has.
 BATCHING_KEYS = ("train_batching", "train_window_context")
-
-# RecBole's own keys of which a wrong value stops nothing before training.
-_TRAINING = {
-    "epochs": integer(1),
-    "train_batch_size": integer(1),
-    "eval_step": Values(
-        lambda value: isinstance(value, int) and not isinstance(value, bool),  # 0 or less: never
-        "a whole number",
-    ),
-    "stopping_step": Values(
-        lambda value: isinstance(value, (int, float)) and value >= 0,  # inf: never
-        "a number, 0 or larger",
-    ),
-    "learning_rate": ABOVE_0,
-}
 
 _RECBOLE_KEYS = frozenset(
     [*general_arguments, *training_arguments, *evaluation_arguments, *dataset_arguments]
@@ -98,54 +81,6 @@ def check_files(config: Mapping[str, Any]) -> None:
             raise FileNotFoundError(f"{name}: there is no file [{path}].")
 
 
-def check_training(config: Mapping[str, Any]) -> None:
-    """Raise ValueError for a value of RecBole's with which training would do nothing, or fail late."""
-    for key, values in _TRAINING.items():
-        values.check(key, config[key])
-
-
-def check_metrics(config: Mapping[str, Any]) -> None:
-    """Raise ValueError for a metric that RecBole does not have, or a cutoff that is none.
-
-    Args:
-        config: keys as the user gave them, in part or all: one metric may stand without a list.
-    """
-    chosen_by = str(config.get("valid_metric", "ndcg")).partition("@")[0]
-    for key, names in (("valid_metric", [chosen_by]), ("metrics", listed(config, "metrics"))):
-        for name in names:
-            if str(name).lower() not in metric_types:
-                raise ValueError(
-                    f"{key}: [{name}] is not one of RecBole's metrics, "
-                    f"{', '.join(sorted(metric_types))}. The paper's HR is hit."
-                )
-    for cutoff in listed(config, "topk"):
-        integer(1).check("topk", cutoff)
-
-
-def listed(config: Mapping[str, Any], key: str) -> list:
-    """The values of a key of RecBole's that may stand without a list; none if it is not given."""
-    value = config.get(key, [])
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def check_valid_metric(config: Mapping[str, Any]) -> None:
-    """Raise ValueError if the metric that is to choose the epoch is none of those computed.
-
-    Args:
-        config: RecBole's, with its defaults in.
-    """
-    computed = [
-        name if name == "gauc" or metric_types[name] != EvaluatorType.RANKING else f"{name}@{k}"
-        for name in (metric.lower() for metric in config["metrics"])
-        for k in config["topk"]
-    ]
-    if str(config["valid_metric"]).lower() not in computed:
-        raise ValueError(
-            f"valid_metric: [{config['valid_metric']}] is not computed; these are: "
-            f"[{', '.join(dict.fromkeys(computed))}]. Give one of them, or change metrics and topk."
-        )
-
-
 def check_spelling(given_keys: Mapping[str, Any], known_keys: Mapping[str, Any]) -> None:
     """Raise ValueError for a key the user gave that is unknown but looks like one of ours or RecBole's.
 
@@ -165,21 +100,6 @@ def check_spelling(given_keys: Mapping[str, Any], known_keys: Mapping[str, Any])
         near += difflib.get_close_matches(key, _RECBOLE_KEYS, n=1, cutoff=0.9)
         if near:
             raise ValueError(f"There is no key [{key}]. Did you mean [{near[0]}]?")
-
-
-def check_loss(config: Mapping[str, Any]) -> None:
-    """Raise ValueError where the loss and the negative sampling contradict each other.
-
-    RecBole itself refuses CE with negatives; BPR without would fail in the first training step.
-    """
-    negatives = config.get("train_neg_sample_args")
-    if negatives == "None":  # what yaml makes of None, and RecBole takes for ~
-        negatives = None
-    if config.get("loss_type") == "BPR" and not (negatives or {}).get("distribution"):
-        raise ValueError(
-            f"loss_type: [BPR] needs negative items, and train_neg_sample_args is [{negatives}]. "
-            f"Leave the key out, or give {{'distribution': 'uniform', 'sample_num': 1}}."
-        )
 
 
 def settle_batching(config: dict[str, Any], model: str, causal: bool) -> None:

@@ -19,6 +19,7 @@ from recbole_tslrec.files import check_writable
 from recbole_tslrec.given_files import data_notes
 from recbole_tslrec.item_tensors import check_numbering
 from recbole_tslrec.model.specifications import BACKBONES
+from recbole_tslrec.recbole_keys import check_topk
 from recbole_tslrec.stages.pipeline import Pipeline, cost_table
 from recbole_tslrec.whole_sequences.loader import WholeSequenceDataLoader, check_settings
 from recbole_tslrec.whole_sequences.loss import whole_sequence_loss
@@ -32,7 +33,12 @@ class _WatchedTrainer(Trainer):
     first, and so gives metrics that look like any other.
     """
 
+    # What the optimiser and the loop go by; a message about a training that went wrong names them.
+    rate_key = "learning_rate"
+    loop_keys = ("clip_grad_norm", "weight_decay", "enable_amp")
+
     def __init__(self, config, model):
+        check_topk(config, model.n_items - 1)
         super().__init__(config, model)
         self._epoch, self._step = None, 0  # where training stands
         self._resumed = None
@@ -121,14 +127,14 @@ class _WatchedTrainer(Trainer):
     def _diverged(self, what: str) -> ValueError:
         """The error for a training that went wrong: where, what, and what to try."""
         epoch = "" if self._epoch is None else f"epoch {self._epoch}, "
-        keys = ("learning_rate", "clip_grad_norm", "weight_decay", "enable_amp")
+        keys = (self.rate_key, *self.loop_keys)
         values = ", ".join(f"{key}: [{self.config[key]}]" for key in keys)
         kept = "No checkpoint was written before."
         if Path(self.saved_model_file).is_file():
             kept = f"The last checkpoint is [{self.saved_model_file}]."
         return ValueError(
             f"[{self.config['model']}] {epoch}{what}. Training diverged, with {values}. Try a lower "
-            f"learning_rate, clip_grad_norm: {{'max_norm': 1}}, or enable_amp: False. {kept}"
+            f"{self.rate_key}, clip_grad_norm: {{'max_norm': 1}}, or enable_amp: False. {kept}"
         )
 
 
@@ -228,6 +234,9 @@ class LanguageModelTrainer(_StagesFirst, _WatchedTrainer):
     RecBole's keys for training are the backbone's, which is trained before; the keys ``sft_*`` take
     their place in this loop.
     """
+
+    rate_key = "e4srec_learning_rate"
+    loop_keys = ("clip_grad_norm", "enable_amp")
 
     def __init__(self, config, model):
         if not config["single_spec"]:

@@ -13,10 +13,10 @@ from recbole_tslrec import quick_start
 from recbole_tslrec.config.keys import KEYS, Effect, result_values
 from recbole_tslrec.config.write import page, yaml_files
 from recbole_tslrec.paradigms.paradigm import PARADIGMS, chain, variants
+from recbole_tslrec.recbole_keys import check_valid_metric
 from recbole_tslrec.registration import properties_folder
 from recbole_tslrec.settings import (
     check_spelling,
-    check_valid_metric,
     check_values,
     training_settings,
 )
@@ -117,7 +117,7 @@ def test_what_recbole_takes_is_taken(changes, small_data, settings):
         {"metrics": "NDCG", "topk": 10},
         {"metrics": ["GAUC"], "valid_metric": "GAUC"},
         {"metrics": ["MRR", "ItemCoverage"], "valid_metric": "itemcoverage@5"},
-        {"metrics": ["AUC"], "valid_metric": "auc", "eval_args": {"mode": "uni10"}},
+        {"metrics": ["AUC"], "valid_metric": "auc", "eval_args": {"order": "TO", "mode": "uni10"}},
     ],
 )
 def test_what_recbole_computes_may_choose_the_epoch(changes, small_data, settings):
@@ -333,7 +333,7 @@ def test_workers_count_where_they_draw(small_data, settings):
         return training_settings(config.final_config_dict)
 
     whole = {"train_neg_sample_args": None}
-    sampled = whole | {"eval_args": {"mode": {"valid": "uni5", "test": "full"}}}
+    sampled = whole | {"eval_args": {"order": "TO", "mode": {"valid": "uni5", "test": "full"}}}
     for keys, counts in (({"loss_type": "BPR"}, True), (sampled, True), (whole, False)):
         assert (trained(**keys, worker=0) != trained(**keys, worker=1)) is counts, keys
         for workers in (0, 1, 2):  # two share the batches out

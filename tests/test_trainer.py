@@ -18,6 +18,7 @@ from recbole_tslrec.quick_start import run_experiment
 from recbole_tslrec.stages.backbone import BackboneStage
 
 WRONG = [float("nan"), float("inf")]
+FOUR_ITEMS = {"topk": [2], "valid_metric": "NDCG@2", "n_categories": 2}
 # A few negative items a user in place of all.
 SAMPLED = {
     "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user"}
@@ -55,7 +56,7 @@ def spoil_call(trainer, method: str, number: int, value: float) -> None:
 def test_nobody_to_validate_on_is_refused_before_any_stage(length, tmp_path, settings):
     rows = [(f"u{user}", f"i{(user + k) % 4}", k) for user in range(4) for k in range(length)]
     write_atomic(tmp_path / "data", "small", rows)
-    trainer, train_data, valid_data = prepared("TSLRec_GRU4Rec", settings, "small")
+    trainer, train_data, valid_data = prepared("TSLRec_GRU4Rec", settings | FOUR_ITEMS, "small")
     with pytest.raises(ValueError, match=r"dataset: \[small\].* has no user with the four"):
         trainer.fit(train_data, valid_data)
     assert not Path("saved/tslrec").exists()
@@ -81,7 +82,7 @@ def test_without_validation_no_metric_is_missed(model, small_data, settings):
 def test_three_interactions_a_user_do_without_validation(tmp_path, settings):
     rows = [(f"u{user}", f"i{(user + k) % 4}", k) for user in range(4) for k in range(3)]
     write_atomic(tmp_path / "data", "small", rows)
-    changes = {"eval_step": 0, "n_categories": 2}
+    changes = {"eval_step": 0} | FOUR_ITEMS
     trainer, train_data, valid_data = prepared("TSLRec_GRU4Rec", settings | changes, "small")
     trainer.fit(train_data, valid_data)
     assert Path(trainer.saved_model_file).is_file()
@@ -104,6 +105,20 @@ def test_a_loss_that_is_not_finite(value, batching, small_data, settings, monkey
     assert "learning_rate: [0.001]" in message and "clip_grad_norm: {'max_norm': 1}" in message
     kept = Path(re.search(r"checkpoint is \[(.*)\]", message).group(1))
     assert load_checkpoint(kept)["epoch"] == 0
+
+
+def test_a_language_model_that_diverges_names_the_keys_of_its_own_loop(
+    small_data, settings, monkeypatch
+):
+    trainer, train_data, valid_data = prepared("E4SRec", settings, small_data)
+    spoil_call(trainer, "calculate_loss", 1, float("nan"))
+    with pytest.raises(ValueError) as caught:
+        trainer.fit(train_data, valid_data)
+    message = str(caught.value)
+    assert "[E4SRec] epoch 0, step 1: the training loss is [nan]" in message
+    assert "e4srec_learning_rate: [0.0003]" in message
+    assert "Try a lower e4srec_learning_rate" in message
+    assert " learning_rate" not in message and "weight_decay" not in message
 
 
 def test_two_runs_of_the_same_second_keep_two_checkpoints(small_data, settings, monkeypatch):

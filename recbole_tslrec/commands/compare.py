@@ -54,16 +54,13 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def _compare(args: argparse.Namespace) -> int:
     if processes.count() > 1:
-        raise SystemExit(
-            "compare: runs in one process; start it several times on one --results folder to share the "
-            "work. torchrun is for single experiments."
+        raise ValueError(
+            "torchrun: compare runs in one process; start it several times on one --results folder to "
+            "share the work. torchrun is for single experiments."
         )
     try:
         search = declare(args.search, args.search_file, args.search_budget)
         comparison = compare(_grid(args), args.results, search, args.keep_checkpoints)
-    # RecBole refuses some settings with a RuntimeError.
-    except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:
-        raise SystemExit(f"compare: {error}") from error  # of the whole; a cell's own is its line's
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"What is finished is kept in [{args.results}]; the same command goes on from there."

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from recbole_tslrec.clean_up import leftovers, remove
+from recbole_tslrec.quick_start import given_config_files
 from recbole_tslrec.storage import fingerprint
 from recbole_tslrec.stored_stages import explain, size, stored_stages, table, wanted_by
 
@@ -58,9 +59,9 @@ def _wanted(args: argparse.Namespace) -> tuple[Path, dict]:
     if args.model is None:
         return args.tslrec_dir or Path("saved/tslrec"), {}
     if args.dataset is None:
-        raise SystemExit(f"{args.command}: --model needs --dataset.")
+        raise ValueError("--model needs --dataset.")
     given = {"tslrec_dir": str(args.tslrec_dir)} if args.tslrec_dir else {}
-    return wanted_by(args.model, args.dataset, args.config_files.split(), given)
+    return wanted_by(args.model, args.dataset, given_config_files(args.config_files), given)
 
 
 def _nothing_yet(root: Path, args: argparse.Namespace) -> bool:

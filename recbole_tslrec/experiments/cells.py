@@ -22,6 +22,7 @@ from recbole_tslrec.compatibility import load_checkpoint
 from recbole_tslrec.config.keys import KEYS, Effect
 from recbole_tslrec.experiments.protocols import CUTOFFS
 from recbole_tslrec.paradigms.paradigm import variants
+from recbole_tslrec.recbole_keys import listed
 from recbole_tslrec.storage import file_hash, fingerprint
 
 FORMAT = 1
@@ -161,8 +162,8 @@ def _language_model_identity(llm: str, trust_remote_code: bool) -> Any:
 def _measured(given: Mapping[str, Any]) -> dict[str, Any]:
     """RecBole's ``metrics`` and ``topk``: those of the table, and those that the user asks for."""
     valid_metric, _, valid_k = given.get("valid_metric", "MRR@10").partition("@")
-    wanted = ["Hit", "NDCG", *settings.listed(given, "metrics"), valid_metric]
-    cutoffs = {*CUTOFFS, *settings.listed(given, "topk")}
+    wanted = ["Hit", "NDCG", *listed(given, "metrics"), valid_metric]
+    cutoffs = {*CUTOFFS, *listed(given, "topk")}
     if valid_k.isdecimal():  # RecBole says what is wrong with anything else; GAUC has no cutoff
         cutoffs.add(int(valid_k))
     return {

@@ -41,7 +41,8 @@ def compare(
         keep_checkpoints: whether to keep the trained models; Base's always are.
 
     Raises:
-        ValueError, FileNotFoundError, ...: what would fail every cell, before anything is trained.
+        ValueError, FileNotFoundError, ...: what would fail every cell, before anything is trained; a
+            kept line that its ranks contradict.
     """
     results = ResultsFolder(results_folder)
     groups = grid.groups(search.space if search is not None else ())
@@ -142,6 +143,8 @@ def _run(
     """
     before = results.cells.read()
     lines = {cell.id: before[cell.id] for cell in cells if _is_done(before.get(cell.id))}
+    for line in lines.values():
+        results.check_metrics(line)
     lines |= tried or {}
     print(f"compare: {len(cells)} cells, {len(lines)} of them finished before", flush=True)
 

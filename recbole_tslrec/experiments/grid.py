@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from recbole.config import Config
-from yaml import YAMLError
 
 from recbole_tslrec.experiments.cells import Cell
 from recbole_tslrec.interactions_file import check_interactions, count_items
 from recbole_tslrec.interactions_header import check_columns, path_of
 from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.paradigms.paradigm import chain, own_keys, staged_models, variants
+from recbole_tslrec.quick_start import read_config_file
+from recbole_tslrec.recbole_keys import check_metrics
 from recbole_tslrec.settings import (
-    check_metrics,
     check_spelling,
-    check_training,
 )
 from recbole_tslrec.storage import file_hash, fingerprint
 
@@ -81,19 +79,10 @@ class Grid:
             ValueError: one does not hold keys and values.
         """
         # RecBole reads files for one model at a time; here they are read before any is chosen.
-        reader = Config.__new__(Config)
-        reader.yaml_loader = reader._build_yaml_loader()
         given = {}
-        for file in (name.replace("{dataset}", dataset) for name in self.config_files):
-            if not Path(file).is_file():
-                raise FileNotFoundError(f"config_files: there is no file [{file}].")
-            try:
-                given |= reader._load_config_files([file])
-            except (TypeError, ValueError, YAMLError) as error:  # empty; a text; no yaml
-                raise ValueError(
-                    f"config_files: [{file}] is not 'key: value' lines: {error}"
-                ) from None
-        return given | reader._convert_config_dict(dict(self.settings))
+        for file in self.config_files:
+            given |= read_config_file(file.replace("{dataset}", dataset))
+        return given | Config.__new__(Config)._convert_config_dict(dict(self.settings))
 
     def groups(self, searched: Collection[str] = ()) -> list[Cell]:
         """A cell of every data set, backbone and variant, under the first seed; checked.
@@ -131,7 +120,6 @@ class Grid:
         # For RecBole's own models nobody else looks: Base would run under another setting.
         known = {key: None for config in configs for key in config.internal_config_dict}
         check_spelling(given, known)
-        check_training(configs[0].final_config_dict)
         _check_evaluation(configs[0])
         check_columns(configs[0].final_config_dict)
         check_interactions(configs[0].final_config_dict)

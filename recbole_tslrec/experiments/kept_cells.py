@@ -1,7 +1,8 @@
 """The folder in which a comparison keeps what is finished, so that a later start does only the rest.
 
 ``cells.jsonl`` has one line a finished or failed cell, ``searches.jsonl`` one a trial of a search; a
-later line of the same id replaces an earlier one. ``ranks/`` and ``items/`` hold a cell's arrays,
+later line of the same id replaces an earlier one, and half a line that a killed run has left goes to
+``cells.jsonl.dropped``. ``ranks/`` and ``items/`` hold a cell's arrays,
 written before its line, ``checkpoints/`` its trained model. Several processes may share a folder.
 """
 
@@ -9,16 +10,41 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
+import numpy as np
 from filelock import FileLock, Timeout
 
+from recbole_tslrec.experiments.protocols import METRICS, PROTOCOLS, metrics
+
 DONE, FAILED = "done", "failed"
+RANK_COLUMNS = {"ranked": "rank", "masked": "rank_masked"}  # by protocol
+# Two ways to add up the same numbers differ by less; two trained models by more.
+_ROUNDING = 1e-9
+
+
+def read_lines(path: Path) -> tuple[list[bytes], bytes]:
+    """A file's lines, and what stands after the last of them: half a line, or nothing.
+
+    A last JSON object that only lacks its newline, as an editor may leave it, is a line. Takes no lock
+    and writes nothing.
+    """
+    *lines, last = path.read_bytes().split(b"\n")
+    return ([*lines, last], b"") if _is_object(last) else (lines, last)
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -34,18 +60,19 @@ class Lines:
     key: str
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """The objects by their key, the last of each.
+        """The objects by their key, the last of each; writes nothing.
+
+        Half a line at the end is of a run that was killed, or is being written: left out.
 
         Raises:
             ValueError: a line is not such an object; says which.
         """
         if not self.path.is_file():
             return {}
-        with self._locked():
-            self._drop_half_line()
-            text = self.path.read_text(encoding="utf-8")
         lines = {}
-        for number, line in enumerate(text.split("\n")[:-1], start=1):
+        for number, line in enumerate(read_lines(self.path)[0], start=1):
+            if not line.strip():
+                continue
             try:
                 content = json.loads(line)
                 lines[content[self.key]] = content
@@ -60,28 +87,77 @@ class Lines:
         """Add an object and flush it to disk."""
         line = (json.dumps(content, ensure_ascii=False) + "\n").encode()
         with self._locked():
-            self._drop_half_line()
-            with open(self.path, "ab") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
+            _append(self.path, self._closed_end() + line)
 
-    def _drop_half_line(self) -> None:
-        """Cut off a last line without its end. Under the lock it can only be a dead process's."""
+    def _closed_end(self) -> bytes:
+        """What the next line needs before it. Half a line is moved to a file beside this one.
+
+        Under the lock it can only be a dead process's.
+        """
         if not self.path.is_file():
-            return
-        with open(self.path, "rb+") as file:
-            text = file.read()
-            whole = text.rfind(b"\n") + 1
-            if whole < len(text):
-                getLogger().warning(
-                    f"[{self.path}] ends in a half-written line, of a run that was killed: dropped."
-                )
-                file.truncate(whole)
+            return b""
+        lines, half = read_lines(self.path)
+        if not half.strip():
+            return b"\n" if half or (lines and self.path.read_bytes()[-1:] != b"\n") else b""
+        dropped = self.path.with_name(f"{self.path.name}.dropped")
+        _append(dropped, half + b"\n")
+        os.truncate(self.path, self.path.stat().st_size - len(half))
+        getLogger().warning(
+            f"[{self.path}] ended in a half-written line, of a run that was killed: it is in "
+            f"[{dropped}] now."
+        )
+        return b""
 
     def _locked(self) -> FileLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(self.path.with_name(f".{self.path.name}.lock"))
+
+
+def _append(path: Path, content: bytes) -> None:
+    with open(path, "ab") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a cell's file; None if there is none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (BadZipFile, EOFError, ValueError, zlib.error) as error:
+        raise ValueError(
+            f"[{path}] is damaged: {error}. Bring it back, or take its cell's line out of cells.jsonl "
+            f"and run the grid again."
+        ) from error
+
+
+def differing_metrics(
+    test: Mapping[str, Mapping[str, float]], ranks: Mapping[str, np.ndarray]
+) -> list[str]:
+    """Which metrics of a line are not those of its ranks, a clause each.
+
+    Args:
+        test: a line's, by protocol and RecBole's name of the metric.
+        ranks: of every test user, by the names in ``RANK_COLUMNS``.
+    """
+    found = []
+    for protocol, column in RANK_COLUMNS.items():
+        by_ranks = metrics(np.asarray(ranks[column]))
+        for name, key in METRICS.items():
+            given = test[protocol][key]
+            if not abs(given - by_ranks[key]) <= _ROUNDING:  # NaN is not, either
+                found.append(
+                    f"{name} ({PROTOCOLS[protocol]}) is {given:.4f} in cells.jsonl and "
+                    f"{by_ranks[key]:.4f} by the kept ranks"
+                )
+    return found
 
 
 class ResultsFolder:
@@ -102,6 +178,18 @@ class ResultsFolder:
 
     def ranks_file(self, cell: str) -> Path:
         return self.folder / "ranks" / f"{cell}.npz"
+
+    def check_metrics(self, line: Mapping[str, Any]) -> None:
+        """Raise ValueError if a finished cell's line is not what its ranks say, or these are damaged."""
+        path = self.ranks_file(line["cell"])
+        ranks = read_arrays(path)
+        differing = [] if ranks is None else differing_metrics(line["test"], ranks)
+        if differing:
+            raise ValueError(
+                f"[{self.cells.path}], cell [{line['cell']}] ({line['dataset']}, {line['backbone']}, "
+                f"{line['variant']}, seed {line['seed']}): {differing[0]}, in [{path}]. Bring the line "
+                f"back, or take it out: the cell is then run again."
+            )
 
     def items_file(self, cell: str) -> Path:
         return self.folder / "items" / f"{cell}.npz"

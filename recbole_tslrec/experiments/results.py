@@ -8,31 +8,32 @@ an earlier), ``ranks/<cell>.npz`` (the rank of every test user's target) and, fo
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from logging import getLogger
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 
 from recbole_tslrec.experiments.cells import FORMAT
-from recbole_tslrec.experiments.kept_cells import DONE
+from recbole_tslrec.experiments.kept_cells import (
+    DONE,
+    RANK_COLUMNS,
+    differing_metrics,
+    read_arrays,
+    read_lines,
+)
 from recbole_tslrec.experiments.protocols import METRICS, PROTOCOLS
 from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.paradigms.paradigm import variants
 
 CELLS = "cells.jsonl"
-RANK_COLUMNS = {"ranked": "rank", "masked": "rank_masked"}  # by protocol
 # What the text and the pictures go by; all metrics are in tables.
 MAIN_METRIC = "NDCG@10"
 _RANK_ARRAYS = ("user", "item", "rank", "rank_masked", "training_length", "item_count")
-# Two ways to add up the same numbers differ by less; two trained models by more.
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,13 +158,16 @@ class Results:
                 f"results: [{folder}] has no {CELLS}. Give the folder that a grid has written."
             )
         cells: dict[str, KeptCell] = {}
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines, half = read_lines(path)
         for number, line in enumerate(lines, start=1):
-            if number == len(lines) and line and not _is_json(line):
-                getLogger().warning(f"{path}, line {number} is still being written; left out.")
-            elif line.strip():
+            if line.strip():
                 cell = _read_cell(line, f"{path}, line {number}")
                 cells[cell.cell] = cell
+        if half.strip():
+            getLogger().warning(
+                f"{path}, line {len(lines) + 1}, is half a line, of a run that is writing it or was "
+                f"killed; left out."
+            )
         return cls(folder, cells.values())
 
     @property
@@ -194,7 +198,7 @@ class Results:
 
     def items(self, cell: KeptCell) -> dict[str, np.ndarray] | None:
         """The arrays of ``items/<cell>.npz``, if there are any."""
-        return _read_arrays(self.folder / "items" / f"{cell.cell}.npz")
+        return read_arrays(self.folder / "items" / f"{cell.cell}.npz")
 
     def _read_ranks(self, cell: KeptCell) -> pd.DataFrame | None:
         """``ranks/<cell>.npz``, one row a user, by (user, item) in the order of the tokens.
@@ -203,7 +207,7 @@ class Results:
             ValueError: an array is missing, or a user is there twice.
         """
         path = self.folder / "ranks" / f"{cell.cell}.npz"
-        arrays = _read_arrays(path)
+        arrays = read_arrays(path)
         if arrays is None:
             return None
         missing = [name for name in _RANK_ARRAYS if name not in arrays]
@@ -262,15 +266,14 @@ class Results:
             if ranks is None:
                 self._note(f"{cell}: no ranks are kept; the tests over users leave it out.")
                 continue
-            for protocol, column in RANK_COLUMNS.items():
-                means = user_metrics(ranks[column]).mean()
-                for name, key in METRICS.items():
-                    given = cell.test[protocol][key]
-                    if abs(given - means[name]) > _ROUNDING:
-                        self._note(
-                            f"{cell}: {name} ({PROTOCOLS[protocol]}) is {given:.4f} in {CELLS} "
-                            f"and {means[name]:.4f} by the kept ranks."
-                        )
+            differing = differing_metrics(cell.test, ranks)
+            for what in differing:
+                self._note(f"{cell}: {what}.")
+            if differing:
+                getLogger().warning(
+                    f"{cell}: {len(differing)} metrics in {CELLS} are not those of its kept ranks; the "
+                    f"report's last section lists them."
+                )
 
     def _check_circumstances(self) -> None:
         """A mean over seeds is of one program on one machine, or says so."""
@@ -353,7 +356,7 @@ def user_metrics(ranks: pd.Series) -> pd.DataFrame:
     return pd.DataFrame(columns, index=ranks.index)
 
 
-def _read_cell(line: str, where: str) -> KeptCell:
+def _read_cell(line: bytes, where: str) -> KeptCell:
     try:
         content = json.loads(line)
         version = content["format"]
@@ -369,31 +372,12 @@ def _read_cell(line: str, where: str) -> KeptCell:
         cell = KeptCell(**{key: value for key, value in content.items() if key in known})
         if cell.status == DONE:
             for measured in (cell.valid, *(cell.test[protocol] for protocol in PROTOCOLS)):
-                _ = [measured[key] for key in METRICS.values()]
+                for key in METRICS.values():
+                    if not isinstance(measured[key], (int, float)):
+                        raise TypeError(f"{key}: [{measured[key]!r}] is not a number")
     except (TypeError, KeyError) as error:
         raise ValueError(f"{where} lacks a part of a cell: {error}") from error
     return cell
-
-
-def _is_json(line: str) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray] | None:
-    if not path.is_file():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (BadZipFile, EOFError, ValueError, zlib.error) as error:
-        raise ValueError(
-            f"[{path}] is damaged: {error}. Bring it back, or take its cell's line out of {CELLS} and "
-            f"run the grid again."
-        ) from error
 
 
 def _seeds_and_end(cells: Sequence[KeptCell]) -> tuple[int, str]:

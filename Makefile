@@ -17,7 +17,7 @@ lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
 
 keys: $(INSTALLED)
-	$(VENV)/bin/python -m recbole_tslrec.config.write
+	$(VENV)/bin/python -m recbole_tslrec.commands.write_keys
 
 $(INSTALLED): setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -28,17 +28,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 from tabulate import tabulate
 
-from recbole_tslrec.experiments.cell_run import experiment_settings_with_inputs
-from recbole_tslrec.experiments.cells import Cell
-from recbole_tslrec.experiments.grid import Grid
-from recbole_tslrec.experiments.grid_tables import mean_text
-from recbole_tslrec.experiments.item_record import places
-from recbole_tslrec.experiments.kept_cells import ResultsFolder
-from recbole_tslrec.model.specifications import BACKBONES
+from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.experiments.report.grid_tables import mean_text
+from recbole_tslrec.experiments.run.cell_run import experiment_settings_with_inputs
+from recbole_tslrec.experiments.run.cells import Cell
+from recbole_tslrec.experiments.run.grid import Grid
+from recbole_tslrec.experiments.run.item_record import places
+from recbole_tslrec.experiments.run.kept_cells import ResultsFolder
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
 from recbole_tslrec.paradigms.tslrec.augmentation.vectors import vectors_of
+from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import mean_preferences
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
-from recbole_tslrec.reconstruction.preferences import mean_preferences
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.pipeline import Pipeline
 

@@ -28,22 +28,22 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from recbole_tslrec.experiments.comparison import compare
-from recbole_tslrec.experiments.grid import Grid
-from recbole_tslrec.experiments.grid_tables import mean_text
-from recbole_tslrec.experiments.kept_cells import DONE, ResultsFolder
-from recbole_tslrec.model import fusion
-from recbole_tslrec.model.fusion import standardise
-from recbole_tslrec.model.specifications import BACKBONES
+from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.data.histories import Histories
+from recbole_tslrec.experiments.report.grid_tables import mean_text
+from recbole_tslrec.experiments.run.comparison import compare
+from recbole_tslrec.experiments.run.grid import Grid
+from recbole_tslrec.experiments.run.kept_cells import DONE, ResultsFolder
+from recbole_tslrec.paradigms.tslrec.augmentation import fusion
+from recbole_tslrec.paradigms.tslrec.augmentation.fusion import standardise
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
 from recbole_tslrec.paradigms.tslrec.augmentation.vectors import EnhancedEmbedding
+from recbole_tslrec.paradigms.tslrec.reconstruction import fine_tuning
+from recbole_tslrec.paradigms.tslrec.reconstruction.categories import latent_categories
+from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import prior_preferences
+from recbole_tslrec.paradigms.tslrec.reconstruction.reconstruction_model import ReconstructionModel
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
-from recbole_tslrec.reconstruction import fine_tuning
-from recbole_tslrec.reconstruction.categories import latent_categories
-from recbole_tslrec.reconstruction.histories import Histories
-from recbole_tslrec.reconstruction.preferences import prior_preferences
-from recbole_tslrec.reconstruction.reconstruction_model import ReconstructionModel
-from recbole_tslrec.trainer import BackboneTrainer
+from recbole_tslrec.recbole_bridge.trainers import BackboneTrainer
 
 METRIC = "ndcg@10"
 _RECBOLES_RATE = 1e-3  # learning_rate, where none is given

@@ -6,9 +6,9 @@ import argparse
 import functools
 import sys
 
-from recbole_tslrec import quick_start, settings
-from recbole_tslrec.command_line import HelpWithDefaults, add_debug, command_line
-from recbole_tslrec.commands import checkpoints, compare, data, results, stages
+from recbole_tslrec.commands import checkpoints, compare, data, results, run, stages
+from recbole_tslrec.commands.console import HelpWithDefaults, add_debug, command_line
+from recbole_tslrec.config.spelling import check_arguments
 
 _PROGRAM = "recbole_tslrec"
 
@@ -21,7 +21,7 @@ def main() -> None:
     """Read the command; keys of the yaml files follow as ``--key=value``, as RecBole reads them."""
     if sys.argv[1:2] == ["run"]:  # RecBole's own command line follows
         del sys.argv[1]
-        quick_start.run_command(f"{_PROGRAM} run")
+        run.run_command(f"{_PROGRAM} run")
         return
     parser = _parser()
     args, keys = parser.parse_known_args()
@@ -38,7 +38,7 @@ def _check(keys: list[str], args: argparse.Namespace, parser: argparse.ArgumentP
     without_experiment = args.command in ("stages", "clean") and args.model is None
     if keys and (without_experiment or args.command in _WITHOUT_KEYS):
         parser.error(f"{args.command} has no {' '.join(keys)}; see {args.command} --help")
-    settings.check_arguments(keys, vars(args))
+    check_arguments(keys, vars(args))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,9 +12,11 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import recbole_tslrec
-from recbole_tslrec import __main__, command_line, quick_start
-from recbole_tslrec.command_line import is_refusal
-from recbole_tslrec.files import DiskError
+from recbole_tslrec import __main__
+from recbole_tslrec.commands import console as command_line
+from recbole_tslrec.commands.console import is_refusal
+from recbole_tslrec.recbole_bridge import quick_start
+from recbole_tslrec.store.files import DiskError
 
 TOP = Path(recbole_tslrec.__file__).parents[1]
 # A user's screen shows these unless they are asked not to.

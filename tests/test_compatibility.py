@@ -20,7 +20,7 @@ from recbole.trainer import HyperTuning, Trainer
 from recbole.utils import EvaluatorType, InputType, ModelType
 
 from recbole_tslrec import __main__ as command_line
-from recbole_tslrec import compatibility
+from recbole_tslrec.recbole_bridge import patches as compatibility
 
 compatibility.apply()
 
@@ -45,7 +45,7 @@ COLUMNS = {
 LOAD = """
 import sys
 import torch
-import recbole_tslrec.compatibility as compatibility
+import recbole_tslrec.recbole_bridge.patches as compatibility
 
 compatibility.apply()
 from recbole.quick_start import load_data_and_model

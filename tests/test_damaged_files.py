@@ -11,12 +11,12 @@ import pytest
 import torch
 from support.stages import STAGES, item_vectors, pipeline_of, stored
 
-from recbole_tslrec.files import with_checksum
-from recbole_tslrec.model.folding import fold_checkpoint
-from recbole_tslrec.model.specifications import BACKBONES
-from recbole_tslrec.quick_start import run_experiment
+from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.stages.pipeline import Pipeline
-from recbole_tslrec.storage import MANIFEST
+from recbole_tslrec.store.files import with_checksum
+from recbole_tslrec.store.store import MANIFEST
 
 
 def cut_short(content: bytes, other: bytes) -> bytes:

@@ -6,8 +6,8 @@ import stat
 import pytest
 import torch
 
-from recbole_tslrec import files
-from recbole_tslrec.files import (
+from recbole_tslrec.store import files
+from recbole_tslrec.store.files import (
     DiskError,
     broken_seal,
     check_writable,

@@ -5,11 +5,11 @@ import subprocess
 import pytest
 import torch
 
-from recbole_tslrec.compatibility import load_checkpoint, write_checkpoint
-from recbole_tslrec.files import DiskError, write_json
-from recbole_tslrec.item_tensors import ItemTensors
-from recbole_tslrec.quick_start import run_experiment
-from recbole_tslrec.stored_stages import stored_stages
+from recbole_tslrec.recbole_bridge.patches import load_checkpoint, write_checkpoint
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.stages.inventory import stored_stages
+from recbole_tslrec.store.files import DiskError, write_json
+from recbole_tslrec.store.item_tensors import ItemTensors
 
 
 @pytest.fixture

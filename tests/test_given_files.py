@@ -15,10 +15,10 @@ from test_pipeline import (
     write_histories,
 )
 
-from recbole_tslrec.given_files import validation_fingerprint
-from recbole_tslrec.model.folding import fold_checkpoint
-from recbole_tslrec.quick_start import run_experiment
-from recbole_tslrec.storage import fingerprint
+from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.stages.user_inputs import validation_fingerprint
+from recbole_tslrec.store.store import fingerprint
 
 
 def test_a_given_backbone_checkpoint(small_data, settings):

@@ -9,7 +9,7 @@ from conftest import write_atomic
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 
-from recbole_tslrec import interactions_file
+from recbole_tslrec.data import check_interactions as interactions_file
 
 
 def test_a_data_set_without_times_is_refused(tmp_path, settings):

@@ -9,14 +9,14 @@ import torch
 from conftest import write_atomic
 from support.stages import STAGES, categories, item_vectors, pipeline_of, stored
 
-from recbole_tslrec.augmentation.enhanced_embeddings import ENHANCED_EMBEDDING
 from recbole_tslrec.config.keys import KEYS
-from recbole_tslrec.item_tensors import ItemTensors
+from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import ENHANCED_EMBEDDING
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CATEGORY, CategoriesStage
-from recbole_tslrec.quick_start import run_experiment
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.stages import provenance
 from recbole_tslrec.stages.backbone import ITEM_EMBEDDING, BackboneStage
 from recbole_tslrec.stages.pipeline import Pipeline
+from recbole_tslrec.store.item_tensors import ItemTensors
 
 
 def histories(n_users=30, n_items=12, seed=0) -> dict[str, list[str]]:

@@ -11,8 +11,8 @@ from support.stages import pipeline_of, stored
 from test_pipeline import stage_tensors
 from tiny_fine_tuning import CPU, model_and_prompt, settings_of, users_of_one_taste
 
-from recbole_tslrec.augmentation.enhanced_embeddings import read_items
-from recbole_tslrec.reconstruction import fine_tuning
+from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import read_items
+from recbole_tslrec.paradigms.tslrec.reconstruction import fine_tuning
 
 TOKENS = [f"item {number}" for number in range(20)]
 SCRIPT = Path(__file__).parents[1] / "run_recbole_tslrec.py"
@@ -61,9 +61,9 @@ from pathlib import Path
 import torch
 sys.path[:0] = sys.argv[2:]
 from tiny_fine_tuning import CPU, model_and_prompt, settings_of, users_of_one_taste
-from recbole_tslrec import processes
-from recbole_tslrec.augmentation import enhanced_embeddings
-from recbole_tslrec.reconstruction import fine_tuning
+from recbole_tslrec.store import processes
+from recbole_tslrec.paradigms.tslrec.augmentation import enhanced_embeddings
+from recbole_tslrec.paradigms.tslrec.reconstruction import fine_tuning
 TOKENS = [f"item {number}" for number in range(20)]
 model, prompt = model_and_prompt(sys.argv[1])
 read = []
@@ -109,7 +109,7 @@ def test_items_and_users_are_shared_out(tmp_path, language_model_folder, monkeyp
 
 
 def test_without_torchrun_there_is_one_process():
-    from recbole_tslrec import processes
+    from recbole_tslrec.store import processes
 
     assert (processes.count(), processes.number(), processes.is_first()) == (1, 0, True)
     assert processes.agree(True) and not processes.agree(False)

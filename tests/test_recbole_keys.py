@@ -5,7 +5,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer
 
-from recbole_tslrec.recbole_keys import RECBOLE_KEYS, check_loss
+from recbole_tslrec.config.recbole_keys import RECBOLE_KEYS, check_loss
 
 WRONG = [
     ("gpu_id", "cuda:0", "gpu_id: .'cuda:0'. is not numbers of GPUs"),

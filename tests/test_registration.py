@@ -16,9 +16,10 @@ from recbole.trainer import HyperTuning
 from recbole.utils import get_model, get_trainer
 
 import recbole_tslrec
-from recbole_tslrec.model.specifications import BACKBONES, MODELS
-from recbole_tslrec.registration import register
-from recbole_tslrec.trainer import TwoStageTrainer
+from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.paradigms.tslrec.models import MODELS
+from recbole_tslrec.recbole_bridge.register import register
+from recbole_tslrec.recbole_bridge.trainers import TwoStageTrainer
 
 CHECKOUT = Path(recbole_tslrec.__file__).parents[1]
 
@@ -161,7 +162,7 @@ def test_numpys_numbers_are_taken(small_data, settings):
 def test_the_processes_of_run_know_the_plug_in(small_data, tmp_path):
     """They start with nothing of the program that starts them; without GPUs, run refuses them."""
     code = """
-        from recbole_tslrec import quick_start
+        from recbole_tslrec.recbole_bridge import quick_start
 
         quick_start._check_processes = lambda *given: None
         quick_start.run_command()

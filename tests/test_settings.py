@@ -9,17 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recbole.config import Config
 
-from recbole_tslrec import quick_start
+from recbole_tslrec.commands.write_keys import page, yaml_files
+from recbole_tslrec.config.checks import check_values
+from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.config.keys import KEYS, Effect, result_values
-from recbole_tslrec.config.write import page, yaml_files
-from recbole_tslrec.paradigms.paradigm import PARADIGMS, chain, variants
-from recbole_tslrec.recbole_keys import check_valid_metric
-from recbole_tslrec.registration import properties_folder
-from recbole_tslrec.settings import (
-    check_spelling,
-    check_values,
-    training_settings,
-)
+from recbole_tslrec.config.recbole_keys import check_valid_metric
+from recbole_tslrec.config.spelling import check_spelling
+from recbole_tslrec.recbole_bridge import quick_start
+from recbole_tslrec.recbole_bridge.paradigm import PARADIGMS, chain, variants
+from recbole_tslrec.recbole_bridge.register import properties_folder
 
 
 def ours(name: str) -> dict:

@@ -11,9 +11,9 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.interaction import Interaction
 
-from recbole_tslrec import time_order
-from recbole_tslrec.experiments.data_import import import_data
-from recbole_tslrec.time_order import users_out_of_order
+from recbole_tslrec.data import time_order
+from recbole_tslrec.data.import_.data_import import import_data
+from recbole_tslrec.data.time_order import users_out_of_order
 
 NOW = 1_700_000_000
 _TIMES = st.one_of(st.integers(NOW, NOW + 300), st.sampled_from([-5, 0.1, 1e39, 2e39]))

@@ -12,9 +12,9 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
-from recbole_tslrec.compatibility import load_checkpoint
 from recbole_tslrec.paradigms.tslrec.augmentation import stages as augmentation
-from recbole_tslrec.quick_start import run_experiment
+from recbole_tslrec.recbole_bridge.patches import load_checkpoint
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.stages.backbone import BackboneStage
 
 WRONG = [float("nan"), float("inf")]

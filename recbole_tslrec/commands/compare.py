@@ -8,12 +8,12 @@ from pathlib import Path
 
 from recbole.config import Config
 
-from recbole_tslrec import processes
-from recbole_tslrec.experiments.comparison import compare
-from recbole_tslrec.experiments.grid import MAIN_VARIANTS, Grid
-from recbole_tslrec.experiments.search import declare
-from recbole_tslrec.model.specifications import BACKBONES
-from recbole_tslrec.paradigms.paradigm import controls, own_keys, variants
+from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.experiments.run.comparison import compare
+from recbole_tslrec.experiments.run.grid import MAIN_VARIANTS, Grid
+from recbole_tslrec.experiments.run.search import declare
+from recbole_tslrec.recbole_bridge.paradigm import controls, own_keys, variants
+from recbole_tslrec.store import processes
 
 
 def add(commands: argparse._SubParsersAction) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from recbole_tslrec.experiments.report import write_report
-from recbole_tslrec.quick_start import given_config_files
+from recbole_tslrec.experiments.report.report import write_report
+from recbole_tslrec.recbole_bridge.quick_start import given_config_files
 
 
 def add(commands: argparse._SubParsersAction) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from recbole_tslrec.values import Values
+from recbole_tslrec.config.values import Values
 
 
 class Effect(Enum):

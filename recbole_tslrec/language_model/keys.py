@@ -1,7 +1,7 @@
 """The keys of what all paradigms share: the language model, its adapters, its training."""
 
 from recbole_tslrec.config.keys import Effect, Key, declare
-from recbole_tslrec.values import ABOVE_0, YES_OR_NO, integer, number, one_of, text, texts
+from recbole_tslrec.config.values import ABOVE_0, YES_OR_NO, integer, number, one_of, text, texts
 
 _TITLE = "The language model (§4.1, §4.2)"
 

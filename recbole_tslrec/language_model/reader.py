@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
+    from recbole_tslrec.language_model.encoder import ItemPromptModel
     from recbole_tslrec.language_model.prompt import Prompt
     from recbole_tslrec.language_model.source import LanguageModelSource
 
@@ -62,7 +62,7 @@ def make_reader(
     Raises:
         ValueError: ``lora_target_modules`` matches no layer.
     """
-    from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
+    from recbole_tslrec.language_model.encoder import ItemPromptModel
     from recbole_tslrec.language_model.load import (
         add_adapters,
         keep_few_activations,

@@ -16,12 +16,12 @@ from recbole.utils import get_trainer, init_seed
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from recbole_tslrec import settings
-from recbole_tslrec.compatibility import load_checkpoint
-from recbole_tslrec.given_files import POPULARITY, given_backbone
-from recbole_tslrec.item_tensors import ItemTensors
+from recbole_tslrec.config.fingerprints import training_settings
+from recbole_tslrec.recbole_bridge.patches import load_checkpoint
 from recbole_tslrec.stages.keys import GIVEN_BACKBONE
 from recbole_tslrec.stages.stage import Stage
+from recbole_tslrec.stages.user_inputs import POPULARITY, given_backbone
+from recbole_tslrec.store.item_tensors import ItemTensors
 
 ITEM_EMBEDDING = "item_embedding"  # e_v, [n_items, d] float32
 _FILE = "items.safetensors"
@@ -43,7 +43,7 @@ class BackboneStage(Stage):
             return {"backbone": backbone, "items": given.content_hash()}
         return {
             "backbone": backbone,
-            "settings": settings.training_settings(self.config.final_config_dict),
+            "settings": training_settings(self.config.final_config_dict),
             "data": self.pipeline.data_fingerprint,
         }
 

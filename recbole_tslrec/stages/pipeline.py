@@ -20,13 +20,13 @@ import torch
 from recbole.utils import init_seed
 from tabulate import tabulate
 
-from recbole_tslrec import processes
-from recbole_tslrec.files import check_writable, warn_of_little_space
-from recbole_tslrec.given_files import validation_fingerprint
-from recbole_tslrec.reconstruction.histories import Histories, training_histories
-from recbole_tslrec.reconstruction.histories import fingerprint as histories_fingerprint
+from recbole_tslrec.data.histories import Histories, training_histories
+from recbole_tslrec.data.histories import fingerprint as histories_fingerprint
 from recbole_tslrec.stages.stage import Stage
-from recbole_tslrec.storage import Store, StoredResult, fingerprint
+from recbole_tslrec.stages.user_inputs import validation_fingerprint
+from recbole_tslrec.store import processes
+from recbole_tslrec.store.files import check_writable, warn_of_little_space
+from recbole_tslrec.store.store import Store, StoredResult, fingerprint
 
 _S = TypeVar("_S", bound=Stage)
 

@@ -13,8 +13,8 @@ from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recbole_tslrec import processes
-from recbole_tslrec.storage import remedy, write_json
+from recbole_tslrec.store import processes
+from recbole_tslrec.store.store import remedy, write_json
 
 if TYPE_CHECKING:
     from recbole_tslrec.stages.stage import Stage

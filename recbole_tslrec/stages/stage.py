@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from recbole_tslrec.config.keys import result_values
-from recbole_tslrec.item_tensors import ItemTensors
-from recbole_tslrec.storage import StoredResult, fingerprint
+from recbole_tslrec.store.item_tensors import ItemTensors
+from recbole_tslrec.store.store import StoredResult, fingerprint
 
 if TYPE_CHECKING:
     from recbole_tslrec.stages.pipeline import Pipeline

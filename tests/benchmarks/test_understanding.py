@@ -13,14 +13,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_tslrec.experiments.comparison import compare
-from recbole_tslrec.experiments.grid import Grid
-from recbole_tslrec.experiments.kept_cells import ResultsFolder
-from recbole_tslrec.model import fusion
+from recbole_tslrec.data.histories import Histories
+from recbole_tslrec.experiments.run.comparison import compare
+from recbole_tslrec.experiments.run.grid import Grid
+from recbole_tslrec.experiments.run.kept_cells import ResultsFolder
+from recbole_tslrec.paradigms.tslrec.augmentation import fusion
+from recbole_tslrec.paradigms.tslrec.reconstruction import fine_tuning
+from recbole_tslrec.paradigms.tslrec.reconstruction.reconstruction_model import ReconstructionModel
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
-from recbole_tslrec.reconstruction import fine_tuning
-from recbole_tslrec.reconstruction.histories import Histories
-from recbole_tslrec.reconstruction.reconstruction_model import ReconstructionModel
 
 _FILE = Path(__file__).parents[2] / "benchmarks" / "understanding.py"
 _SPEC = importlib.util.spec_from_file_location("understanding", _FILE)

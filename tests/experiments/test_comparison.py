@@ -18,20 +18,20 @@ from conftest import write_atomic
 from recbole.config import Config
 
 from recbole_tslrec.__main__ import main
-from recbole_tslrec.experiments import cells as cells_module
-from recbole_tslrec.experiments import comparison as comparison_module
-from recbole_tslrec.experiments import grid_tables
-from recbole_tslrec.experiments import search as search_module
-from recbole_tslrec.experiments.cells import Cell
-from recbole_tslrec.experiments.comparison import compare
-from recbole_tslrec.experiments.grid import MAIN_VARIANTS, Grid
-from recbole_tslrec.experiments.kept_cells import ResultsFolder
-from recbole_tslrec.experiments.search import best_values, declare
+from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.experiments.report import grid_tables
+from recbole_tslrec.experiments.run import cells as cells_module
+from recbole_tslrec.experiments.run import comparison as comparison_module
+from recbole_tslrec.experiments.run import search as search_module
+from recbole_tslrec.experiments.run.cells import Cell
+from recbole_tslrec.experiments.run.comparison import compare
+from recbole_tslrec.experiments.run.grid import MAIN_VARIANTS, Grid
+from recbole_tslrec.experiments.run.kept_cells import ResultsFolder
+from recbole_tslrec.experiments.run.search import best_values, declare
 from recbole_tslrec.language_model import source
-from recbole_tslrec.model.specifications import BACKBONES
-from recbole_tslrec.paradigms.paradigm import controls
-from recbole_tslrec.paradigms.paradigm import variants as known_variants
-from recbole_tslrec.registration import properties_folder
+from recbole_tslrec.recbole_bridge.paradigm import controls
+from recbole_tslrec.recbole_bridge.paradigm import variants as known_variants
+from recbole_tslrec.recbole_bridge.register import properties_folder
 
 GRU4REC = {"backbones": ("GRU4Rec",), "datasets": ("small",)}
 FAST = ("Base", "CI", "random")
@@ -431,7 +431,7 @@ def test_a_search_is_of_equal_budget_on_validation_alone_and_is_not_repeated(
     def no_training(*args, **kwargs):
         raise AssertionError("a trial is repeated")
 
-    monkeypatch.setattr("recbole_tslrec.experiments.search.run_experiment", no_training)
+    monkeypatch.setattr("recbole_tslrec.experiments.run.search.run_experiment", no_training)
     again = compare(grid, "results", declare(text.removesuffix(" attn=[1]"), None, 2))
     assert again.lines == comparison.lines
 
@@ -442,7 +442,7 @@ def test_a_trial_that_a_finished_cell_is_already_takes_its_validation(
     pytest.importorskip("hyperopt")
     grid = Grid(**GRU4REC, variants=("Base", "CI"), settings=settings)
     plain = compare(grid, "results").lines
-    monkeypatch.setattr("recbole_tslrec.experiments.search.run_experiment", None)
+    monkeypatch.setattr("recbole_tslrec.experiments.run.search.run_experiment", None)
     # RecBole's default, and the value that is given: both hold without the search.
     searched = compare(grid, "results", declare("learning_rate=[0.001] n_categories=[4]", None, 1))
     assert searched.lines == plain

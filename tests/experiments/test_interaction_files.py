@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_tslrec.experiments.interaction_files import (
+from recbole_tslrec.data.import_.interaction_files import (
     Columns,
     read_interactions,
     recognise,
 )
-from recbole_tslrec.experiments.interactions import Interactions
-from recbole_tslrec.experiments.text_files import UNREADABLE
+from recbole_tslrec.data.import_.interactions import Interactions
+from recbole_tslrec.data.import_.text_files import UNREADABLE
 
 HEADER = "user,item,time\n"
 

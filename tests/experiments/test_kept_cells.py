@@ -7,11 +7,11 @@ import pytest
 from conftest import write_atomic
 from synthetic import SyntheticResults
 
-from recbole_tslrec.experiments.comparison import compare
-from recbole_tslrec.experiments.grid import Grid
-from recbole_tslrec.experiments.kept_cells import Lines, ResultsFolder
-from recbole_tslrec.experiments.report import write_report
-from recbole_tslrec.experiments.results import Results
+from recbole_tslrec.experiments.report.report import write_report
+from recbole_tslrec.experiments.report.results import Results
+from recbole_tslrec.experiments.run.comparison import compare
+from recbole_tslrec.experiments.run.grid import Grid
+from recbole_tslrec.experiments.run.kept_cells import Lines, ResultsFolder
 
 WHOLE = '{"cell": "2", "text": "ü"}'
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import CONFIGS
 
-from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
+from recbole_tslrec.language_model.encoder import ItemPromptModel
 from recbole_tslrec.language_model.load import (
     add_adapters,
     keep_few_activations,

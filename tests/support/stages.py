@@ -6,13 +6,13 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from torch import Tensor
 
-from recbole_tslrec.model.specifications import BACKBONES
+from recbole_tslrec.backbones.specification import BACKBONES
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
 from recbole_tslrec.paradigms.tslrec.augmentation.vectors import vectors_of
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage, FineTuningStage
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.pipeline import Pipeline
-from recbole_tslrec.storage import StoredResult
+from recbole_tslrec.store.store import StoredResult
 
 STAGES = {
     stage.name: stage

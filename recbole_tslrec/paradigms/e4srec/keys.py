@@ -1,7 +1,7 @@
 """The keys of E4SRec's own."""
 
 from recbole_tslrec.config.keys import Key, declare
-from recbole_tslrec.values import ABOVE_0, integer, text
+from recbole_tslrec.config.values import ABOVE_0, integer, text
 
 OWN = declare(
     "E4SRec's own",

@@ -1,11 +1,11 @@
 """What E4SRec hands over: its model, keys, and row of a comparison."""
 
 from recbole_tslrec.language_model.keys import ADAPTERS, HISTORY, READING, STOPPING
-from recbole_tslrec.model.e4srec import E4SRec
 from recbole_tslrec.paradigms.e4srec.keys import OWN
-from recbole_tslrec.paradigms.paradigm import Paradigm, Variant
+from recbole_tslrec.paradigms.e4srec.model import E4SRec
+from recbole_tslrec.recbole_bridge.paradigm import Paradigm, Variant
+from recbole_tslrec.recbole_bridge.trainers import LanguageModelTrainer
 from recbole_tslrec.stages.keys import GIVEN_BACKBONE, PLACE
-from recbole_tslrec.trainer import LanguageModelTrainer
 
 _HEADING = """\
 E4SRec (arXiv 2312.02443), a baseline of TSLRec: the language model itself scores the items.

@@ -1,7 +1,7 @@
 """The keys of TSLRec's own, by section of the paper."""
 
 from recbole_tslrec.config.keys import Key, declare
-from recbole_tslrec.values import integer, one_of, text
+from recbole_tslrec.config.values import integer, one_of, text
 
 CATEGORIES = declare(
     "Preliminary latent categories (§4.1)",

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from recbole_tslrec.language_model.keys import ADAPTERS, HISTORY, READING, STOPPING, TRAINING
-from recbole_tslrec.model.specifications import MODELS
-from recbole_tslrec.paradigms.paradigm import Paradigm, Variant
 from recbole_tslrec.paradigms.tslrec.augmentation.keys import FUSION, GIVEN_VECTORS, NORM
 from recbole_tslrec.paradigms.tslrec.augmentation.vectors import VECTORS, EnhancedEmbedding
 from recbole_tslrec.paradigms.tslrec.keys import CATEGORIES, INSTRUCTION
+from recbole_tslrec.paradigms.tslrec.models import MODELS
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
+from recbole_tslrec.recbole_bridge.paradigm import Paradigm, Variant
+from recbole_tslrec.recbole_bridge.trainers import TwoStageTrainer
 from recbole_tslrec.stages.keys import GIVEN_BACKBONE, PLACE
-from recbole_tslrec.trainer import TwoStageTrainer
 
 _HEADING = """\
 The two-stage paradigm TSLRec (arXiv 2406.00333; P2Rec in its later version): every key that the

@@ -1,9 +1,9 @@
 """The keys of the fused item table (paper §4.2)."""
 
 from recbole_tslrec.config.keys import Effect, Key, declare
-from recbole_tslrec.model.fusion import FUSIONS
+from recbole_tslrec.config.values import ABOVE_0, integer, one_of, text
+from recbole_tslrec.paradigms.tslrec.augmentation.fusion import FUSIONS
 from recbole_tslrec.paradigms.tslrec.augmentation.vectors import VECTORS
-from recbole_tslrec.values import ABOVE_0, integer, one_of, text
 
 _TITLE = "The fused item table (§4.2)"
 

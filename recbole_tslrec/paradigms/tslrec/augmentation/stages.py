@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from recbole_tslrec.augmentation.enhanced_embeddings import (
+from recbole_tslrec.config.keys import result_values
+from recbole_tslrec.language_model.keys import READING
+from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import (
     CATEGORY_DISTRIBUTION,
     ENHANCED_EMBEDDING,
     infer_categories,
     read_items,
 )
-from recbole_tslrec.config.keys import result_values
-from recbole_tslrec.language_model.keys import READING
 from recbole_tslrec.paradigms.tslrec.keys import INSTRUCTION
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import (
     CategoriesStage,
@@ -24,7 +24,7 @@ from recbole_tslrec.paradigms.tslrec.reconstruction.stages import (
 )
 from recbole_tslrec.stages import provenance
 from recbole_tslrec.stages.backbone import BackboneStage
-from recbole_tslrec.storage import WORK, read_manifest
+from recbole_tslrec.store.store import WORK, read_manifest
 
 _FILE = "enhanced_items.safetensors"
 

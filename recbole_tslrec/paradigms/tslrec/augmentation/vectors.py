@@ -12,22 +12,22 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from recbole_tslrec.augmentation.enhanced_embeddings import (
+from recbole_tslrec.language_model.reader import open_source_for
+from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import (
     ENHANCED_EMBEDDING,
     enhanced_items_width,
     random_embeddings,
 )
-from recbole_tslrec.given_files import given_enhanced_items
-from recbole_tslrec.language_model.reader import open_source_for
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import (
     AugmentationStage,
     FrozenAugmentationStage,
 )
+from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import mean_preferences
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
-from recbole_tslrec.reconstruction.preferences import mean_preferences
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.pipeline import Pipeline
 from recbole_tslrec.stages.stage import Stage
+from recbole_tslrec.stages.user_inputs import given_enhanced_items
 
 
 class ItemVectors(ABC):

@@ -15,8 +15,6 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.nn import functional as F
 
-from recbole_tslrec import processes
-from recbole_tslrec.early_checks import check_categories
 from recbole_tslrec.language_model.keys import ADAPTERS, HISTORY, READING, STOPPING, TRAINING
 from recbole_tslrec.language_model.reader import (
     check_language_model,
@@ -26,18 +24,21 @@ from recbole_tslrec.language_model.reader import (
     shared_if_possible,
 )
 from recbole_tslrec.paradigms.tslrec.keys import CATEGORIES, INSTRUCTION
-from recbole_tslrec.reconstruction.categories import latent_categories
-from recbole_tslrec.reconstruction.preferences import prior_preferences
+from recbole_tslrec.paradigms.tslrec.reconstruction.categories import latent_categories
+from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import prior_preferences
 from recbole_tslrec.stages import provenance
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.stage import Stage
-from recbole_tslrec.storage import WORK, fingerprint, write_json
+from recbole_tslrec.store import processes
+from recbole_tslrec.store.store import WORK, fingerprint, write_json
 
 if TYPE_CHECKING:
-    from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
+    from recbole_tslrec.language_model.encoder import ItemPromptModel
     from recbole_tslrec.language_model.prompt import Prompt
     from recbole_tslrec.language_model.source import LanguageModelSource
-    from recbole_tslrec.reconstruction.reconstruction_model import ReconstructionModel
+    from recbole_tslrec.paradigms.tslrec.reconstruction.reconstruction_model import (
+        ReconstructionModel,
+    )
 
 CATEGORY = "category"  # [n_items] int64
 _FILE = "items.safetensors"
@@ -76,8 +77,11 @@ class CategoriesStage(Stage):
 
     @classmethod
     def check(cls, config, n_items: int | None) -> None:
-        if n_items is not None:
-            check_categories(config, n_items)
+        if n_items is not None and config["n_categories"] > n_items:
+            raise ValueError(
+                f"n_categories: [{config['n_categories']}] is more than the {n_items} items of the data "
+                f"set [{config['dataset']}]. Give fewer."
+            )
 
     def item_categories(self) -> Tensor:
         """The preliminary latent category of every item, in the order of internal ids.
@@ -159,7 +163,7 @@ class FineTuningStage(ReadsItems):
         }
 
     def make(self, folder: Path) -> dict[str, Any]:
-        from recbole_tslrec.reconstruction.fine_tuning import fine_tune
+        from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import fine_tune
 
         pipeline, log_folder = self.pipeline, self.pipeline.log_folder
         provenance.check_read(self.categories, self.backbone)
@@ -197,7 +201,7 @@ class FineTuningStage(ReadsItems):
         return checkpoints
 
     def _how(self):
-        from recbole_tslrec.reconstruction.fine_tuning import FineTuningSettings
+        from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import FineTuningSettings
 
         config = self.config
         return FineTuningSettings(
@@ -221,7 +225,9 @@ class FineTuningStage(ReadsItems):
 
     def reconstruction_model(self) -> ReconstructionModel:
         """The model of Eq. 1 to 3 as it is before fine-tuning, on the experiment's device."""
-        from recbole_tslrec.reconstruction.reconstruction_model import ReconstructionModel
+        from recbole_tslrec.paradigms.tslrec.reconstruction.reconstruction_model import (
+            ReconstructionModel,
+        )
 
         reader = self.reader(with_adapters=True)
         model = ReconstructionModel(reader, self.source.hidden_size, self.config["n_categories"])

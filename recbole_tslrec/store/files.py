@@ -218,7 +218,15 @@ def _usage(path: Path):
 
 
 def _free_space(path: Path) -> str:
-    return f"{_usage(path).free / 1e9:.2f} GB are free on that disk."
+    return f"{_size(_usage(path).free)} are free on that disk."
+
+
+def _size(n_bytes: int) -> str:
+    """A size for people, in the unit that leaves it a number to read."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:.1f} {unit}"
+    return f"{n_bytes} bytes"
 
 
 def check_writable(key: str, folder: Path) -> None:
@@ -248,6 +256,6 @@ def warn_of_little_space(key: str, folder: Path, needed: int) -> None:
     free = _usage(Path(folder).absolute()).free
     if free < needed:
         getLogger().warning(
-            f"{key}: about {needed / 1e9:.1f} GB will be written into [{folder}], and "
-            f"{free / 1e9:.1f} GB are free on that disk."
+            f"{key}: about {_size(needed)} will be written into [{folder}], and {_size(free)} are "
+            f"free on that disk."
         )

@@ -18,6 +18,7 @@ from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import (
 )
 from recbole_tslrec.paradigms.tslrec.keys import INSTRUCTION
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import (
+    LOADED,
     CategoriesStage,
     FineTuningStage,
     ReadsItems,
@@ -46,19 +47,19 @@ class AugmentationStage(ReadsItems):
     def make(self, folder: Path) -> dict[str, Any] | None:
         model = self.fine_tuning.tuned_model()
         tuned = self.fine_tuning.stored
-        enhanced, cost = self.read(model.reader, folder, read_manifest(tuned.folder)["files"])
+        enhanced, notes = self.read(model.reader, folder, read_manifest(tuned.folder)["files"])
         if enhanced is None:  # this process has done its share; the first one writes
             return None
         distribution = {CATEGORY_DISTRIBUTION: infer_categories(model, enhanced)}
         self.save(folder, enhanced, distribution)
         # The categories that were fine-tuned on, which may not be those of now.
         labels = {CategoriesStage.product: tuned.notes.get(CategoriesStage.product)}
-        return {"cost": cost} | provenance.read_from(self.backbone) | labels
+        return notes | provenance.read_from(self.backbone) | labels
 
     def read(
         self, reader, folder: Path, adapters: dict[str, str] | None
     ) -> tuple[Tensor | None, dict[str, Any]]:
-        """h^v by ``reader``, and what that cost.
+        """h^v by ``reader``, and notes on what that cost and what was loaded.
 
         Args:
             adapters: hashes of the files of what was tuned; None before fine-tuning.
@@ -71,7 +72,7 @@ class AugmentationStage(ReadsItems):
         prompt, pipeline = self.prompt(reader, training=False), self.pipeline
         with metered(reader) as meter:
             enhanced = read_items(reader, prompt, pipeline.tokens, shards, pipeline.show_progress)
-        return enhanced, meter.cost()
+        return enhanced, {"cost": meter.cost(), LOADED: reader.language_model.loaded}
 
     def save(self, folder: Path, enhanced: Tensor, more: dict[str, Tensor]) -> None:
         """Write h^v, and what else there is, with all that it was made from."""
@@ -135,8 +136,8 @@ class FrozenAugmentationStage(AugmentationStage):
 
     def make(self, folder: Path) -> dict[str, Any] | None:
         reader = self.reader(with_adapters=False)
-        enhanced, cost = self.read(reader, folder, adapters=None)
+        enhanced, notes = self.read(reader, folder, adapters=None)
         if enhanced is None:
             return None
         self.save(folder, enhanced, {})
-        return {"cost": cost} | provenance.read_from(self.backbone)
+        return notes | provenance.read_from(self.backbone)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 CATEGORY = "category"  # [n_items] int64
 _FILE = "items.safetensors"
+LOADED = "loaded_language_model"  # in a stage's notes: what transformers read of the weights
 _LANGUAGE_MODEL = "language_model.json"  # the identity of what the adapters beside it belong to
 
 
@@ -169,6 +170,7 @@ class FineTuningStage(ReadsItems):
         provenance.check_read(self.categories, self.backbone)
         preferences = self.categories.preferences()
         model = self.reconstruction_model()
+        loaded = {LOADED: model.reader.language_model.loaded}
         report = fine_tune(
             model,
             self.prompt(model.reader, training=True),
@@ -188,7 +190,7 @@ class FineTuningStage(ReadsItems):
         del model
         gc.collect()
         torch.cuda.empty_cache()
-        return report.as_dict() | provenance.read_from(self.backbone, self.categories)
+        return report.as_dict() | loaded | provenance.read_from(self.backbone, self.categories)
 
     def _checkpoints(self, folder: Path) -> Path:
         """The folder of the checkpoints, with those that are of the very same data and categories."""
@@ -217,9 +219,8 @@ class FineTuningStage(ReadsItems):
     def bytes_on_disk(self) -> int:
         """Of three checkpoints, Adam's two numbers beside each weight, and the result; fp32."""
         width, config = self.source.hidden_size, self.config
-        layers = getattr(self.source.config.get_text_config(), "num_hidden_layers", 12)
         # About seven matrices a layer get adapters, which are [in, r] and [r, out].
-        adapters = layers * 7 * 2 * config["lora_r"] * width
+        adapters = self.source.n_layers * 7 * 2 * config["lora_r"] * width
         d = config["hidden_size"] or config["embedding_size"] or 64
         return 4 * (adapters + width * (d + config["n_categories"])) * (3 * 3 + 1)
 

@@ -45,19 +45,23 @@ def add_debug(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def command_line(command: Callable[[], None]) -> Callable[[], None]:
+def command_line(command: Callable[[], None], name: str | None = None) -> Callable[[], None]:
     """A command that ends with one line where its user is to do something.
 
     On Ctrl-C the line says how to go on, with exit code 130. What :func:`is_refusal` tells from a bug
     is one line with exit code 2; its traceback goes into the log file, and to the screen under
     ``--debug``. Bugs keep theirs.
+
+    Args:
+        command: what runs.
+        name: what the line begins with; the first word of the command line if it is not given.
     """
 
     @functools.wraps(command)
     def run() -> None:
         debug = _DEBUG in sys.argv
         sys.argv = [argument for argument in sys.argv if argument != _DEBUG]
-        name = next((word for word in sys.argv[1:2] if not word.startswith("-")), "run")
+        called = name or next(iter(sys.argv[1:]), "")
         try:
             command()
         except KeyboardInterrupt as stop:
@@ -71,12 +75,12 @@ def command_line(command: Callable[[], None]) -> Callable[[], None]:
             if debug or not is_refusal(error):
                 raise
             _keep_traceback(error)
-            raise refused(name, error) from None
+            raise _refused(called, error) from None
 
     return run
 
 
-def refused(name: str, error: Exception | str) -> Refused:
+def _refused(name: str, error: Exception) -> Refused:
     """Print the one line of an error, and give the exit to be raised."""
     line = f"{name}: {' '.join(str(error).splitlines()) or type(error).__name__}"
     sys.stdout.flush()

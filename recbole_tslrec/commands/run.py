@@ -15,7 +15,7 @@ from recbole_tslrec.recbole_bridge.quick_start import given_config_files
 
 def main() -> None:
     """The command line of RecBole's ``run_recbole.py``; ``--any_key=value`` is read by RecBole."""
-    command_line(run_command)()
+    command_line(run_command, "run")()
 
 
 def run_command(prog: str | None = None) -> None:

@@ -96,9 +96,9 @@ class Lines:
         """
         if not self.path.is_file():
             return b""
-        lines, half = read_lines(self.path)
+        _, half = read_lines(self.path)
         if not half.strip():
-            return b"\n" if half or (lines and self.path.read_bytes()[-1:] != b"\n") else b""
+            return b"" if self.path.read_bytes()[-1:] in (b"", b"\n") else b"\n"
         dropped = self.path.with_name(f"{self.path.name}.dropped")
         _append(dropped, half + b"\n")
         os.truncate(self.path, self.path.stat().st_size - len(half))

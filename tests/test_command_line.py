@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy
 import recbole_tslrec
 from recbole_tslrec import __main__
 from recbole_tslrec.commands import console as command_line
+from recbole_tslrec.commands import run as run_command
 from recbole_tslrec.commands.console import is_refusal
-from recbole_tslrec.recbole_bridge import quick_start
 from recbole_tslrec.store.files import DiskError
 
 TOP = Path(recbole_tslrec.__file__).parents[1]
@@ -88,7 +88,7 @@ def test_a_bug_keeps_its_traceback(screen, monkeypatch):
     def broken(*_, **__):
         raise ValueError("a bug")
 
-    monkeypatch.setattr(quick_start, "run", broken)
+    monkeypatch.setattr(run_command, "run", broken)
     with pytest.raises(ValueError, match="a bug"):
         screen(*RUN)
 
@@ -115,7 +115,7 @@ def test_what_is_a_refusal():
 
 @pytest.mark.parametrize(
     ("main", "program"),
-    [(__main__.main, "recbole_tslrec run"), (quick_start.main, "run_recbole_tslrec.py")],
+    [(__main__.main, "recbole_tslrec run"), (run_command.main, "run_recbole_tslrec.py")],
 )
 def test_the_help_says_the_programs_name(main, program, monkeypatch, capsys):
     words = ["/x/__main__.py", "run"] if main is __main__.main else ["/x/run_recbole_tslrec.py"]

@@ -162,10 +162,10 @@ def test_numpys_numbers_are_taken(small_data, settings):
 def test_the_processes_of_run_know_the_plug_in(small_data, tmp_path):
     """They start with nothing of the program that starts them; without GPUs, run refuses them."""
     code = """
-        from recbole_tslrec.recbole_bridge import quick_start
+        from recbole_tslrec.commands import run
 
-        quick_start._check_processes = lambda *given: None
-        quick_start.run_command()
+        run._check_processes = lambda *given: None
+        run.run_command()
     """
     command = [sys.executable, "-c", textwrap.dedent(code), "--model=TSLRec_SASRec", "--nproc=2"]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "CUDA_VISIBLE_DEVICES": ""}

@@ -6,11 +6,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import (
-    ENHANCED_EMBEDDING,
-    enhanced_width,
+from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import ENHANCED_EMBEDDING
+from recbole_tslrec.paradigms.tslrec.augmentation.given_items import (
+    enhanced_items_width,
+    given_enhanced_items,
 )
-from recbole_tslrec.paradigms.tslrec.augmentation.given_items import given_enhanced_items
 from recbole_tslrec.store import item_tensors
 from recbole_tslrec.store.files import file_hash, with_checksum
 from recbole_tslrec.store.item_tensors import ItemTensors
@@ -172,7 +172,7 @@ def taken(path) -> None:
     """As a user's ``enhanced_items`` is: the width first, then the rows."""
     loaded = ItemTensors.load(path)
     loaded.content_hash()
-    enhanced_width({"enhanced_items": path}, 2)
+    enhanced_items_width(path)
     assert given_enhanced_items({"enhanced_items": path, "dataset": "there"}, ["2", "1"], NO_DATA)
 
 

@@ -8,7 +8,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.quick_start import load_data_and_model
 from recbole.utils import get_model, get_trainer
-from test_pipeline import pipeline_of
+from support.stages import pipeline_of, stored
 
 from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
@@ -131,7 +131,7 @@ def test_a_training_that_goes_on_with_other_data_says_so_ever_after(data, settin
     load_data_and_model(trainer.saved_model_file)  # the data of now
     given = settings | {"backbone_checkpoint": trainer.saved_model_file}
     with pytest.raises(ValueError, match="has more in it than the data it names"):
-        pipeline_of(given, data).categories()
+        stored(pipeline_of(given, data), "categories")
 
 
 def test_a_checkpoint_of_before_is_taken_with_a_warning(data, settings, capsys):

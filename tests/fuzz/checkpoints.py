@@ -19,7 +19,6 @@ from recbole.utils import get_model, get_trainer
 from fuzz.damage import damaged_bytes, pick
 from fuzz.inputs import DATASET, Input, Wrong, opened, small_settings, write_small_data
 from fuzz.pickles import TRACE, Runs, change_archive, change_pickle, evil_data_set
-from recbole_tslrec.compatibility import load_checkpoint, write_checkpoint
 from recbole_tslrec.model.folding import fold_checkpoint
 from recbole_tslrec.model.specifications import BACKBONES
 from recbole_tslrec.pipeline import Pipeline
@@ -37,10 +36,6 @@ _MODELS = {"SASRec": {"train_neg_sample_args": None}, "Norm_SASRec": {}}
 
 def _load(settings: dict) -> Weights:
     return recbole.quick_start.load_data_and_model(str(_FILE))[1].state_dict()
-
-
-def _read(settings: dict) -> Weights:
-    return load_checkpoint(_FILE)["state_dict"]
 
 
 def _as_backbone(settings: dict) -> Weights:
@@ -79,7 +74,6 @@ def _trainer(model: str, settings: dict):
 _USES: dict[str, dict[str, Callable[[dict], Weights]]] = {
     "SASRec": {
         "load": _load,
-        "read": _read,
         "as backbone": _as_backbone,
         "evaluate": partial(_evaluate, "SASRec"),
         "resume": partial(_resume, "SASRec"),
@@ -101,7 +95,7 @@ class Checkpoints:
             # By a name of its own: the file's depends on the time, and stands in the zip.
             self.files[model] = folder / f"{model}.pth"
             content = torch.load(checkpoint, weights_only=True)
-            torch.save(content, self.files[model], pickle_protocol=2)
+            _write(content, self.files[model])
             shutil.copy(self.files[model], _FILE)
             for use, run in _USES[model].items():
                 self.sound[model, use] = run(dict(self.settings))
@@ -112,8 +106,8 @@ class Checkpoints:
         shutil.copy(self.files[model], _FILE)
         what, changed = choose.choice(_CHANGES)(choose)
         expected: dict[str, torch.Tensor | None] = dict(self.sound[model, use])
-        if changed is None or use == "fold" or (use == "read" and changed):
-            expected = {}  # of what is computed from it, or handed on as it is, anything may come out
+        if changed is None or use == "fold":
+            expected = {}  # of what is computed from it, anything may come out
         else:
             expected |= {name: changed[name] for name in expected.keys() & changed.keys()}
         run = partial(_use, _USES[model][use], self.settings, expected)
@@ -136,6 +130,11 @@ def _use(run: Callable[[dict], Weights], settings: dict, expected: dict) -> None
             raise Wrong(f"{name} is not what the file holds")
 
 
+def _write(content: dict[str, Any], file: Path = _FILE) -> None:
+    """In the form that torch reads with its check on."""
+    torch.save(content, file, pickle_protocol=2)
+
+
 # ---- changes: what, and the weights that are others then (None: not what fits); None: who knows -------
 
 
@@ -155,7 +154,7 @@ def _entry(choose: random.Random) -> tuple[str, Weights | None]:
         del content[key]
     else:
         content["more" if how == "one more" else key] = value
-    write_checkpoint(content, _FILE)
+    _write(content)
     changed = None if key == "state_dict" else {}
     return f"{key} is {how}" + f" {value!r:.40}" * (how == "junk"), changed
 
@@ -194,7 +193,7 @@ def _config(choose: random.Random) -> tuple[str, Weights | None]:
     else:
         key = pick(choose, _ATTRIBUTES)
         vars(config)[key] = value
-    write_checkpoint(content, _FILE)
+    _write(content)
     return f"config: {key} is {how}" + f" {value!r:.40}" * (how != "gone"), {}
 
 
@@ -230,7 +229,7 @@ def _weights(choose: random.Random) -> tuple[str, Weights | None]:
         state[name] = new
     elif how == "named otherwise":
         state["module." + name] = tensor
-    write_checkpoint(content, _FILE)
+    _write(content)
     fits = torch.is_tensor(new) and new.shape == tensor.shape and not new.is_meta
     return f"weights: {name} is {how}", {name: new.to_dense() if fits else None}
 
@@ -251,7 +250,7 @@ def _beside(choose: random.Random) -> tuple[str, Weights | None]:
     folder = Path(choose.choice(["saved", "elsewhere"]))
     folder.mkdir()
     values["checkpoint_dir"] = str(folder)
-    write_checkpoint(content, _FILE)
+    _write(content)
     loaders = f"{DATASET}-for-{values['model']}-dataloader.pth"
     name = choose.choice([f"{DATASET}-SequentialDataset.pth", loaders])
     shutil.copy(evil_data_set(), folder / name)

@@ -30,6 +30,10 @@ def _judge_heads(value: Any) -> bool | None:
     return is_number and value in (1, 2, 4, 8, 16)  # hidden_size is 16
 
 
+def _judge_repeatable(value: Any) -> bool | None:
+    return value is True or (None if value else False)  # RecBole asks for what counts as true
+
+
 OURS: dict[str, Key] = {
     "backbone_checkpoint": some([None], wrong=_FILE, model=_LM),
     "n_categories": whole(2, 30, "CI_SASRec", above=False),  # there are 30 items
@@ -114,7 +118,7 @@ _EVALUATION: dict[str, Key] = {
         ["NDCG@10", "ndcg@5", "Hit@10"], ["NDCG@10 "], ["MRR@10", "NDCG@20", "NDCG"]
     ),
     "metric_decimal_place": whole(0, 20),
-    "repeatable": some([True], [1, "x", [1], "true"]),
+    "repeatable": Key("Norm_SASRec", [True, False, 0, "no"], _judge_repeatable),
     "eval_args": some(
         [{"split": _LEAVE_TWO, "order": "TO", "mode": "full"}],
         [

@@ -1,4 +1,4 @@
-"""What an .inter file says, read by splitting lines and comparing float64 times; nothing of pandas."""
+"""What an .inter file says, read by splitting lines and comparing times; nothing of pandas."""
 
 from __future__ import annotations
 
@@ -24,23 +24,36 @@ class Interactions:
 
 
 def plain_readings(
-    content: bytes, encoding: str, separator: str, fields: list[str]
+    content: bytes,
+    encoding: str,
+    separator: str,
+    fields: list[str],
+    as_time: Callable[[str], float] = float,
 ) -> list[Interactions]:
     """The columns of these fields (user, item, time), with quotation marks as they stand or taken off.
 
     None of the two if it is no text, or a column, a value or a time is missing.
+
+    Args:
+        as_time: how exact times are.
     """
     readings = []
     for written_as in (str, _bare):
         try:
-            readings.append(_reading(content.decode(encoding), separator, fields, written_as))
+            readings.append(
+                _reading(content.decode(encoding), separator, fields, written_as, as_time)
+            )
         except (ValueError, LookupError, TypeError):
             continue
     return readings
 
 
 def _reading(
-    text: str, separator: str, fields: list[str], written_as: Callable[[str], str]
+    text: str,
+    separator: str,
+    fields: list[str],
+    written_as: Callable[[str], str],
+    as_time: Callable[[str], float],
 ) -> Interactions:
     lines = [line for line in re.split("\r\n|\r|\n", text) if line.strip()]
     header = [column.split(":")[0] for column in lines[0].split(separator)] if lines else []
@@ -53,7 +66,7 @@ def _reading(
         user, item, time = (written_as(values[place]) for place in places)
         if not user or not item or float(time) != float(time):
             raise ValueError(f"missing: {line!r}")
-        histories.setdefault(user, []).append((float(time), item))
+        histories.setdefault(user, []).append((as_time(time), item))
     in_order = {
         user: [item for _, item in sorted(rows, key=lambda row: row[0])]
         for user, rows in histories.items()

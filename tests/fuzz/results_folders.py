@@ -101,7 +101,7 @@ def another_line(choose: random.Random) -> Change:
     """A line that is no cell."""
     lines = _lines()
     at = choose.randrange(len(lines))
-    how = pick(choose, "cut, other, other, joined, split, a BOM before the first")
+    how = pick(choose, "cut, other, other, joined, split")
     middle = choose.randrange(1, len(lines[at]))
     if how == "cut":
         lines[at] = lines[at][:middle]
@@ -110,10 +110,8 @@ def another_line(choose: random.Random) -> Change:
     elif how == "joined":
         at = choose.randrange(len(lines) - 1)
         lines[at : at + 2] = ["".join(lines[at : at + 2])]
-    elif how == "split":
-        lines[at : at + 1] = [lines[at][:middle], lines[at][middle:]]
     else:
-        lines[0] = "\ufeff" + lines[0]
+        lines[at : at + 1] = [lines[at][:middle], lines[at][middle:]]
     _write(lines)
     return Change(f"line {at + 1}: {how:.40}", may_run=False)
 
@@ -121,7 +119,7 @@ def another_line(choose: random.Random) -> Change:
 def harmless_lines(choose: random.Random) -> Change:
     lines = _lines()
     at, number = choose.randrange(len(lines)), len(lines)
-    how = pick(choose, "twice, gone, blank, CRLF")
+    how = pick(choose, "twice, gone, blank, CRLF, BOM")
     if how == "twice":
         lines.append(lines[at])
     elif how == "gone":
@@ -129,6 +127,8 @@ def harmless_lines(choose: random.Random) -> Change:
         number -= 1
     elif how == "blank":
         lines.insert(at, choose.choice(["", "  ", "\t"]))
+    elif how == "BOM":
+        lines[0] = "\ufeff" + lines[0]
     _write([line + "\r" * (how == "CRLF") for line in lines])
     return Change(f"line {at + 1}: {how}", check=_has_cells(number))
 

@@ -45,7 +45,7 @@ class InteractionFiles:
         settings = small_settings(Path("data"), **draft.keys)
         may_run = bool(_read(content, settings))
         names = [file.name, f"dataset: [{DATASET}]", f"dataset [{DATASET}]", "topk", *draft.keys]
-        train = choose.random() < 0.15 or len(draft.rows) < 99
+        train = choose.random() < 0.3 or len(draft.rows) < 99
         use = partial(_use, settings, content, train)
         return Input("; ".join(said) or "as it was", use, names, may_run)
 

@@ -94,7 +94,7 @@ class Keys:
         value = choose.choice(key.examples if choose.random() < 0.6 else JUNK)
         way, value = _through(choose, name, value)
         judged = key.judge(plain(value))
-        tuned = choose.random() < 0.15 and name.startswith(("lora", "sft", "llm"))
+        tuned = choose.random() < 0.3 and name.startswith(("lora", "sft", "llm"))
         use = partial(_use_value, key.model, self.base, name, value, way, tuned)
         what = f"{name}={value!r:.60} ({way}, {key.model})"
         names = [name, *_RIVALS.get(name, ())]

@@ -30,7 +30,7 @@ from recbole.data import create_dataset, data_preparation
 REFUSED, RAN, RAW, SILENT = VERDICTS = ("refused by name", "ran", "raw", "silent")
 DATASET = "small"
 _REFUSALS = (ValueError, OSError, ModuleNotFoundError, SystemExit)
-_SECONDS = 20  # far more than any input takes that does not hang
+_SECONDS = 20  # of the processor: far more than any input takes that does not hang
 
 
 class Wrong(Exception):
@@ -133,14 +133,14 @@ def _alone(folder: Path, seed: int):
         if name.startswith("recbole_tslrec"):  # what it says once a process it says to every input
             getattr(module, "_SAID", set()).clear()
     logging.disable(logging.CRITICAL)
-    signal.signal(signal.SIGALRM, _too_slow)
-    signal.alarm(_SECONDS)
+    signal.signal(signal.SIGPROF, _too_slow)
+    signal.setitimer(signal.ITIMER_PROF, _SECONDS)
     try:
         with warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
             yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         logging.disable(logging.NOTSET)
         sys.argv = argv
         os.chdir(before)

@@ -15,14 +15,13 @@ from typing import Any
 import recbole.quick_start
 import torch
 from recbole.utils import get_model, get_trainer
+from support.stages import item_embeddings, pipeline_of
 
 from fuzz.damage import damaged_bytes, pick
 from fuzz.inputs import DATASET, Input, Wrong, opened, small_settings, write_small_data
 from fuzz.pickles import TRACE, Runs, change_archive, change_pickle, evil_data_set
-from recbole_tslrec.model.folding import fold_checkpoint
-from recbole_tslrec.model.specifications import BACKBONES
-from recbole_tslrec.pipeline import Pipeline
-from recbole_tslrec.quick_start import run_experiment
+from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
 Weights = dict[str, torch.Tensor]
 _FILE = Path("given.pth")
@@ -39,10 +38,8 @@ def _load(settings: dict) -> Weights:
 
 
 def _as_backbone(settings: dict) -> Weights:
-    settings = settings | {"backbone_checkpoint": str(_FILE)}
-    config, _, (train_data, valid_data, _) = opened("TSLRec_SASRec", settings)
-    pipeline = Pipeline(config, train_data, valid_data, BACKBONES["SASRec"], show_progress=False)
-    return {"item_embedding.weight": pipeline.item_embeddings()}
+    pipeline = pipeline_of(settings | {"backbone_checkpoint": str(_FILE)}, DATASET)
+    return {"item_embedding.weight": item_embeddings(pipeline)}
 
 
 def _fold(settings: dict) -> Weights:

@@ -13,8 +13,8 @@ from fuzz.damage import damaged_bytes
 from fuzz.inputs import DATASET, Input, Wrong, opened, small_rows, small_settings, warnings_of
 from fuzz.interaction_drafts import MUTATIONS, Draft
 from fuzz.plain_reading import Interactions, compare, plain_readings
-from recbole_tslrec.quick_start import run_experiment
-from recbole_tslrec.reconstruction.histories import training_histories
+from recbole_tslrec.data.histories import training_histories
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
 MODEL = "Norm_SASRec"  # needs no stage, and is checked as every model of ours
 

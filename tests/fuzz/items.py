@@ -11,23 +11,21 @@ from pathlib import Path
 import torch
 from recbole.utils import get_model
 from safetensors.torch import load_file, save_file
+from support.stages import item_vectors, pipeline_of
 
 from fuzz.damage import damaged_bytes, pick
 from fuzz.inputs import (
     DATASET,
     Input,
     Wrong,
-    opened,
     small_rows,
     small_settings,
     write_small_data,
 )
-from recbole_tslrec.augmentation.enhanced_embeddings import ENHANCED_EMBEDDING
-from recbole_tslrec.files import file_hash, with_checksum
-from recbole_tslrec.item_tensors import ItemTensors
-from recbole_tslrec.model.specifications import BACKBONES
-from recbole_tslrec.pipeline import Pipeline
-from recbole_tslrec.quick_start import run_experiment
+from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import ENHANCED_EMBEDDING
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.store.files import file_hash, with_checksum
+from recbole_tslrec.store.item_tensors import ItemTensors
 
 _WIDTH = 12
 _JUNK = [None, 1, "x", [], {}, True, -1, 1.5, [1], {"a": [2]}, "é" * 99, 10**30]
@@ -64,13 +62,12 @@ class ItemFiles:
 
 
 def _use(settings: dict, expected: dict[str, torch.Tensor], train: bool) -> None:
-    config, _, (train_data, valid_data, _) = opened("TSLRec_SASRec", settings)
-    pipeline = Pipeline(config, train_data, valid_data, BACKBONES["SASRec"], show_progress=False)
-    found = pipeline.enhanced_items()
+    pipeline = pipeline_of(settings, DATASET)
+    found = item_vectors(pipeline)
     wanted = torch.stack([expected[token] for token in pipeline.tokens])
     if found.shape != wanted.shape or not torch.equal(found.double(), wanted.double()):
         raise Wrong("other vectors than the file has for these items")
-    model = get_model("TSLRec_SASRec")(config, train_data._dataset)
+    model = get_model("TSLRec_SASRec")(pipeline.config, pipeline.dataset)
     model.prepare(pipeline)
     if not model.item_embedding.weight.isfinite().all():
         raise Wrong("the fused table holds NaN or infinity")

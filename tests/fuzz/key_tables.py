@@ -75,6 +75,7 @@ OURS: dict[str, Key] = {
     "tslrec_dir": folder(_LM),
     "train_batching": some(["prefix", "sequence", "auto"]),
     "train_window_context": number(high=1),
+    "allow_new_data": boolean(true=None),
 }
 _TRAINING: dict[str, Key] = {
     "epochs": whole(1),

@@ -24,9 +24,9 @@ from fuzz.inputs import (
 )
 from fuzz.key_tables import KEYS, OURS
 from fuzz.key_values import JUNK, plain
-from recbole_tslrec import quick_start
 from recbole_tslrec.language_model.reader import check_language_model
-from recbole_tslrec.quick_start import run_experiment
+from recbole_tslrec.recbole_bridge import quick_start
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
 # What an error may name in a key's place: a value that cannot be goes by what it collides with.
 _INSTRUCTION = ["the instruction"]

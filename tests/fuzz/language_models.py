@@ -20,14 +20,14 @@ from fuzz.inputs import (
     write_small_data,
 )
 from fuzz.model_folders import CHANGES, FOLDER
-from recbole_tslrec.early_checks import check_before_training
 from recbole_tslrec.language_model.reader import (
+    check_language_model,
     make_prompt_for,
     make_reader,
     open_source_for,
     shared_if_possible,
 )
-from recbole_tslrec.quick_start import run_experiment
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
 _KINDS = ("llama", "bert", "gpt2")
 
@@ -58,7 +58,7 @@ class LanguageModelFolders:
 
 def _use(settings: dict, expected: torch.Tensor | None, must_warn: bool) -> None:
     found, said = warnings_of(lambda: _hidden_states(settings))
-    if must_warn and "llm" not in said:
+    if must_warn and "weights" not in said:
         raise Wrong("a part of the weights was left out, without a word")
     if not found.isfinite().all():  # a stage must stop at them
         run_experiment("TSLRec_SASRec", DATASET, config_dict=settings | {"enhancement": "untuned"})
@@ -70,7 +70,7 @@ def _use(settings: dict, expected: torch.Tensor | None, must_warn: bool) -> None
 def _hidden_states(settings: dict) -> torch.Tensor:
     """Of three prompts, from a reader that is made as an experiment makes it."""
     config = Config("TSLRec_SASRec", DATASET, config_dict=dict(settings))
-    check_before_training(config, ["categories", "augmentation"], 30)
+    check_language_model(config)
     source = open_source_for(config)
     prompt = make_prompt_for(config, source)
     items = torch.randn(31, 8, generator=torch.Generator().manual_seed(0))

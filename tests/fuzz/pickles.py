@@ -81,7 +81,7 @@ _CALLS = [
     _call("fuzz.pickles.leave_trace"),
     _call(_CONFIG, _EVALUATING),
     _call("recbole.config.Config", _EVALUATING),
-    _call("recbole_tslrec.compatibility._StoredConfig"),
+    _call("recbole_tslrec.recbole_bridge.patches._StoredConfig"),
     _call("pickle.loads", _text("cos\nsystem\n(S'touch trace'\ntR.")),
     _call("torch.load", _text("evil.pkl")),
     _call("collections.OrderedDict"),

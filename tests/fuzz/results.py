@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 from fuzz.inputs import Input, Wrong
 from fuzz.results_folders import CHANGES, FOLDER, Check
-from recbole_tslrec.experiments.kept_cells import ResultsFolder
-from recbole_tslrec.experiments.report import make_document, write_report
-from recbole_tslrec.experiments.results import Results
+from recbole_tslrec.experiments.report.report import make_document, write_report
+from recbole_tslrec.experiments.report.results import Results
+from recbole_tslrec.experiments.run.kept_cells import ResultsFolder
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))
 from synthetic import SyntheticResults

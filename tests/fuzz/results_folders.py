@@ -13,7 +13,7 @@ import numpy as np
 
 from fuzz.damage import damaged_bytes, pick
 from fuzz.inputs import Wrong
-from recbole_tslrec.experiments.results import Results
+from recbole_tslrec.experiments.report.results import Results
 
 Check = Callable[[Results, str], None]
 FOLDER = Path("results")

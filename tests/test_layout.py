@@ -25,7 +25,7 @@ def drawn() -> list[str]:
             names += re.findall(r"(\w+)\.py", line)
             continue
         folder = head if head.endswith("/") else folder  # else the line goes on with the last one
-        names += [f"{folder[:-1]}.{word}" for word in re.findall(r"\w+", rest)]
+        names += [f"{folder[:-1].replace('/', '.')}.{word}" for word in re.findall(r"\w+", rest)]
     return [name for name in dict.fromkeys(names) if name in modules()]
 
 

@@ -7,7 +7,7 @@ import transformers
 from conftest import CONFIGS, small_tokenizer
 
 from recbole_tslrec.language_model import source as source_module
-from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel, pool
+from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
 from recbole_tslrec.language_model.load import (
     add_adapters,
     check_attention,
@@ -16,6 +16,7 @@ from recbole_tslrec.language_model.load import (
     save_adapters,
 )
 from recbole_tslrec.language_model.prompt import make_prompt
+from recbole_tslrec.language_model.readout import pool
 from recbole_tslrec.language_model.source import open_source
 from recbole_tslrec.storage import write_json
 

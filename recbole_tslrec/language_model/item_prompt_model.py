@@ -90,22 +90,30 @@ class ItemEncoder(nn.Module):
         """The last hidden states of a batch; the arguments as ``Template.batch`` makes them, or
         ``Template.continued``."""
         embeddings = self.embed(token_ids, item_rows, soft_rows)
+        trunk = trunk_of(self.language_model)
         if prefix_ids is None:
-            read = self.language_model
-            if read.config.is_encoder_decoder:
-                read = read.get_encoder()
-            output = read(inputs_embeds=embeddings, attention_mask=attention_mask)
+            output = trunk(inputs_embeds=embeddings, attention_mask=attention_mask)
             return States(output.last_hidden_state, attention_mask)
         prefix = self.embed(prefix_ids, prefix_item_rows, prefix_soft_rows)
         if prefix_of is None:
-            prefix, hidden = continue_prefix(
-                self.language_model, prefix, embeddings, attention_mask
-            )
+            prefix, hidden = continue_prefix(trunk, prefix, embeddings, attention_mask)
         else:
             prefix, hidden = continue_prefixes(
-                self.language_model, prefix, prefix_mask, prefix_of, embeddings, attention_mask
+                trunk, prefix, prefix_mask, prefix_of, embeddings, attention_mask
             )
         return States(hidden, attention_mask, prefix, prefix_mask, prefix_of)
+
+
+def trunk_of(language_model: nn.Module) -> nn.Module:
+    """The part of a model that reads a prompt and ends in hidden states, with its adapters."""
+    if language_model.config.is_encoder_decoder:
+        return language_model.get_encoder()
+    if language_model.get_output_embeddings() is None:  # loaded without a head
+        return language_model
+    plain = language_model
+    if hasattr(plain, "get_base_model"):  # under adapters
+        plain = plain.get_base_model()
+    return plain.base_model
 
 
 class ItemPromptModel(ItemEncoder):

@@ -10,10 +10,20 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoModel, BitsAndBytesConfig, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+)
 from transformers.utils import is_flash_attn_2_available
 
-from recbole_tslrec.language_model.source import LanguageModelSource
+from recbole_tslrec.language_model.source import (
+    CAUSAL,
+    ENCODER_DECODER,
+    LanguageModelSource,
+)
 
 # It warns in every run that an optional package, which is faster at 4 bits on some CPUs, is not there.
 getLogger("bitsandbytes.backends.cpu.ops").setLevel(ERROR)
@@ -31,11 +41,11 @@ def full_precision_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" and bf16_is_fast(device) else torch.float32
 
 
-def meta_model(source: LanguageModelSource, **options) -> PreTrainedModel:
+def meta_model(source: LanguageModelSource, head: bool = False, **options) -> PreTrainedModel:
     """The model's shape, without its weights."""
     options["trust_remote_code"] = source.trust_remote_code
     with torch.device("meta"):
-        return AutoModel.from_config(copy.deepcopy(source.config), **options)
+        return model_class(source, head).from_config(copy.deepcopy(source.config), **options)
 
 
 def check_quantization(
@@ -97,10 +107,31 @@ def check_attention(attention: str, source: LanguageModelSource, device: torch.d
         ) from error
 
 
+def model_class(source: LanguageModelSource, head: bool) -> type:
+    """transformers' class that makes the model, as a trunk or with its language-model head.
+
+    Raises:
+        ValueError: the model has no head that gives the next token.
+    """
+    if not head:
+        return AutoModel
+    if source.kind not in (CAUSAL, ENCODER_DECODER):
+        raise ValueError(
+            f"llm: [{source.name}] is of the kind {source.kind} and has no head that gives the next "
+            f"token. Give a language model of the kind {CAUSAL} or {ENCODER_DECODER}."
+        )
+    return AutoModelForCausalLM if source.kind == CAUSAL else AutoModelForSeq2SeqLM
+
+
 def load_language_model(
-    source: LanguageModelSource, quantization: str, device: torch.device, attention: str = "sdpa"
+    source: LanguageModelSource,
+    quantization: str,
+    device: torch.device,
+    attention: str = "sdpa",
+    head: bool = False,
+    trainable: bool = False,
 ) -> PreTrainedModel:
-    """The model's trunk, without a language modelling head, all its weights frozen.
+    """The model: its trunk, all its weights frozen, unless asked otherwise.
 
     Args:
         source: an opened source.
@@ -108,10 +139,20 @@ def load_language_model(
         device: where it lives. On a GPU unquantised weights are held in bf16 where that is fast, on
             the CPU in fp32 (autocast makes the products bf16 there).
         attention: transformers' name of an implementation.
+        head: whether with the language-model head.
+        trainable: whether the weights are to be trained themselves; they are held in fp32 then.
+
+    Raises:
+        ValueError: the weights cannot be held, or trained, as asked for.
     """
     check_quantization(quantization, source, device)
+    if trainable and quantization != "none":
+        raise ValueError(
+            f"llm_quantization: [{quantization}] weights cannot be trained themselves. Give "
+            f"llm_quantization: none."
+        )
     options = {
-        "dtype": full_precision_dtype(device),
+        "dtype": torch.float32 if trainable else full_precision_dtype(device),
         "trust_remote_code": source.trust_remote_code,
         "attn_implementation": attention,
     }
@@ -123,11 +164,12 @@ def load_language_model(
     if revision is not None:  # what the fingerprint names, whatever is pushed to the hub meanwhile
         options["revision"] = revision
     # Placed as it is loaded: quantised weights cannot be moved afterwards.
-    model = AutoModel.from_pretrained(source.location, device_map={"": device}, **options)
+    made_by = model_class(source, head)
+    model = made_by.from_pretrained(source.location, device_map={"": device}, **options)
     model.config.use_cache = False
     if device.type == "cpu" and getattr(model, "is_loaded_in_4bit", False):
         keep_4_bit_weights_as_they_are(model)
-    return model.requires_grad_(False).eval()
+    return model.requires_grad_(trainable).eval()
 
 
 def keep_4_bit_weights_as_they_are(model: PreTrainedModel) -> None:

@@ -7,13 +7,20 @@ at a T5's first position. Logits over a whole vocabulary are never taken at all 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+
+from recbole_tslrec.language_model.load import meta_model
+from recbole_tslrec.language_model.source import LanguageModelSource
 
 
 class States(NamedTuple):
@@ -95,24 +102,68 @@ class Head:
         return Head(self.weight[chosen], bias, self.scale)
 
 
-def head_of(model: nn.Module) -> Head:
+def head_of(model: nn.Module) -> Head | None:
     """The head of a loaded model; of a trunk the token embeddings, where they are its head's.
 
-    Raises:
-        ValueError: the model has been loaded without its head, which is another matrix.
+    Returns:
+        the head, which follows the model's training; None if the model was loaded without it.
     """
     config = model.config.get_text_config()
     head = model.get_output_embeddings()
     if head is None and config.tie_word_embeddings:
         head = model.get_input_embeddings()
     if head is None:
-        raise ValueError(
-            f"llm: this model ({config.model_type}) has been loaded without its head. Load it with "
-            f"its head, or read the rows of the head that are wanted."
-        )
+        return None
     scaled = getattr(config, "scale_decoder_outputs", False)
     scale = model.config.hidden_size**-0.5 if scaled else 1.0
     return Head(head.weight, getattr(head, "bias", None), scale)
+
+
+def stored_head(source: LanguageModelSource, token_ids: Sequence[int]) -> Head:
+    """The head of some tokens, read from the model's files; the rest of it is not.
+
+    For a model that was loaded without a head that is a matrix of its own.
+
+    Raises:
+        ValueError: the weights are no safetensors, or hold no head.
+    """
+    whole = meta_model(source, head=True)
+    names = {module: name for name, module in whole.named_modules()}
+    head = whole.get_output_embeddings()
+    weight = _stored_rows(source, f"{names[head]}.weight", token_ids)
+    if getattr(head, "bias", None) is None:
+        return Head(weight)
+    return Head(weight, _stored_rows(source, f"{names[head]}.bias", token_ids))
+
+
+def _stored_rows(source: LanguageModelSource, tensor: str, rows: Sequence[int]) -> Tensor:
+    """Rows of a tensor in the model's safetensors. [k, ...] float32"""
+    revision = getattr(source.config, "_commit_hash", None)
+
+    def file(name: str) -> Path | None:
+        found = cached_file(
+            source.location,
+            name,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+        )
+        return None if found is None else Path(found)
+
+    index = file(SAFE_WEIGHTS_INDEX_NAME)
+    if index is None:
+        weights = file(SAFE_WEIGHTS_NAME)
+    else:
+        shard = json.loads(index.read_text(encoding="utf-8"))["weight_map"].get(tensor)
+        weights = None if shard is None else file(shard)
+    if weights is not None:
+        with safe_open(weights, "pt") as stored:
+            if tensor in stored.keys():
+                part = stored.get_slice(tensor)
+                return torch.stack([part[row] for row in rows]).float()
+    raise ValueError(
+        f"llm: the safetensors of [{source.name}] hold no [{tensor}], whose rows give the logits of "
+        f"the answers. Give a language model with its head, as safetensors."
+    )
 
 
 def first_answer_states(model: nn.Module, states: States) -> Tensor:

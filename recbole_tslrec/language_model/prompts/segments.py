@@ -140,6 +140,10 @@ class Items:
     most: int | None = None
     candidates: bool = False
 
+    def __post_init__(self):
+        if not self.slots and self.texts is None:
+            raise ValueError(f"{self.name}: its items have neither slots nor texts. Give one.")
+
     def read(self, sequences: Sequence[np.ndarray]) -> Ragged:
         """A batch's values for this segment.
 

@@ -119,7 +119,9 @@ def head_of(model: nn.Module) -> Head | None:
     return Head(head.weight, getattr(head, "bias", None), scale)
 
 
-def stored_head(source: LanguageModelSource, token_ids: Sequence[int]) -> Head:
+def stored_head(
+    source: LanguageModelSource, token_ids: Sequence[int], device: torch.device
+) -> Head:
     """The head of some tokens, read from the model's files; the rest of it is not.
 
     For a model that was loaded without a head that is a matrix of its own.
@@ -130,10 +132,10 @@ def stored_head(source: LanguageModelSource, token_ids: Sequence[int]) -> Head:
     whole = meta_model(source, head=True)
     names = {module: name for name, module in whole.named_modules()}
     head = whole.get_output_embeddings()
-    weight = _stored_rows(source, f"{names[head]}.weight", token_ids)
+    weight = _stored_rows(source, f"{names[head]}.weight", token_ids).to(device)
     if getattr(head, "bias", None) is None:
         return Head(weight)
-    return Head(weight, _stored_rows(source, f"{names[head]}.bias", token_ids))
+    return Head(weight, _stored_rows(source, f"{names[head]}.bias", token_ids).to(device))
 
 
 def _stored_rows(source: LanguageModelSource, tensor: str, rows: Sequence[int]) -> Tensor:

@@ -82,12 +82,14 @@ def test_a_trunks_letters_are_the_heads_rows(kind, headed_model_folder):
     assert trunk.get_output_embeddings() is None
     whole = head_of(load_language_model(source, "none", CPU, head=True)).rows(LETTERS)
     tied = source.config.tie_word_embeddings
-    letters = head_of(trunk).rows(LETTERS) if tied else stored_head(source, LETTERS)
+    letters = head_of(trunk).rows(LETTERS) if tied else stored_head(source, LETTERS, CPU)
     assert (head_of(trunk) is not None) == tied
     assert torch.equal(letters.weight, whole.weight) and letters.scale == whole.scale
 
 
-def test_rows_are_read_from_the_shard_that_holds_them_with_their_bias(tmp_path, headed_model_folder):
+def test_rows_are_read_from_the_shard_that_holds_them_with_their_bias(
+    tmp_path, headed_model_folder
+):
     source = open_source(headed_model_folder("llama"))
     whole = load_file(f"{source.location}/model.safetensors")
     source.tokenizer.save_pretrained(tmp_path)
@@ -98,7 +100,7 @@ def test_rows_are_read_from_the_shard_that_holds_them_with_their_bias(tmp_path, 
     index = {name: "a.safetensors" for name in whole} | {name: "b.safetensors" for name in head}
     listing = json.dumps({"metadata": {}, "weight_map": index})
     (tmp_path / "model.safetensors.index.json").write_text(listing)
-    read = stored_head(open_source(str(tmp_path)), LETTERS)
+    read = stored_head(open_source(str(tmp_path)), LETTERS, CPU)
     assert torch.equal(read.weight, head["lm_head.weight"][LETTERS]) and read.bias is None
 
 
@@ -107,20 +109,24 @@ def test_a_bias_belongs_to_the_letters(tmp_path):
     from conftest import small_tokenizer
 
     config = transformers.PhiConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
     )
     model = transformers.PhiForCausalLM(config)
     torch.nn.init.normal_(model.lm_head.bias)
     model.save_pretrained(tmp_path)
     small_tokenizer().save_pretrained(tmp_path)
-    read = stored_head(open_source(str(tmp_path)), LETTERS)
+    read = stored_head(open_source(str(tmp_path)), LETTERS, CPU)
     hidden = torch.randn(2, 32)
     torch.testing.assert_close(read(hidden), model.lm_head(hidden)[:, LETTERS])
 
 
 def test_a_model_that_was_saved_without_its_head_is_refused(language_model_folder):
     with pytest.raises(ValueError, match=r"llm: the safetensors of .* hold no \[lm_head.weight\]"):
-        stored_head(open_source(language_model_folder("llama")), LETTERS)
+        stored_head(open_source(language_model_folder("llama")), LETTERS, CPU)
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])

@@ -175,3 +175,31 @@ def can_share_prefix(model: nn.Module) -> bool:
     effect = (expected[4:] - otherwise[4:]).norm()
     errors = (begun[0] - expected[:4], continued[1] - expected[4:])
     return all(error.norm() < _TOLERANCE * effect for error in errors)
+
+
+@torch.no_grad()
+def can_continue_prefixes(model: nn.Module) -> bool:
+    """Whether going on from prefixes of different lengths gives this model's own hidden states.
+
+    Tried out, as ``can_share_prefix`` is: a model must take positions that begin behind padding.
+    """
+    if not can_share_prefix(model):
+        return False
+    was_training = model.training
+    model.eval()
+    words = model.get_input_embeddings()
+    tokens = torch.arange(1, 13, device=words.weight.device) % words.num_embeddings
+    long, padded, rest = words(tokens).view(3, 4, -1)
+    mask = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]], device=tokens.device)
+    ones, both = torch.ones_like(mask), torch.arange(2, device=tokens.device)
+    alone = []
+    for prefix in (long, padded[2:]):
+        whole = torch.cat([prefix, rest])[None]
+        states = model(inputs_embeds=whole, attention_mask=ones.new_ones(whole.shape[:2]))
+        alone.append(states.last_hidden_state[0, -len(rest) :].float())
+    prefixes = torch.stack([long, padded])
+    _, continued = continue_prefixes(model, prefixes, mask, both, rest.expand(2, 4, -1), ones)
+    model.train(was_training)
+    effect = (alone[0] - alone[1]).norm()
+    errors = (states - expected for states, expected in zip(continued, alone, strict=True))
+    return all(error.norm() < _TOLERANCE * effect for error in errors)

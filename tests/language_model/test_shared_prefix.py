@@ -18,7 +18,7 @@ from recbole_tslrec.language_model.prompts.segments import Items, Soft, TokenTab
 from recbole_tslrec.language_model.prompts.template import make_template
 from recbole_tslrec.language_model.reader import shared_if_possible
 from recbole_tslrec.language_model.readout import pooled
-from recbole_tslrec.language_model.shared_prefix import can_share_prefix
+from recbole_tslrec.language_model.shared_prefix import can_continue_prefixes, can_share_prefix
 from recbole_tslrec.language_model.source import open_source
 
 CPU = torch.device("cpu")
@@ -194,3 +194,25 @@ def test_learned_vectors_stand_in_the_prefix_that_all_share(language_model_folde
         whole, continued = encoder(**template.batch(values)), encoder(**shared)
     for pooling in ("last", "mean"):
         torch.testing.assert_close(pooled(continued, pooling), pooled(whole, pooling))
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_only_causal_models_go_on_from_prefixes_of_their_own(kind, language_model_folder):
+    model = load_language_model(open_source(language_model_folder(kind)), "none", CPU)
+    assert can_continue_prefixes(model) == (kind in CAUSAL)
+
+
+def test_a_model_that_counts_padding_does_not_go_on_from_padded_prefixes(language_model_folder):
+    model = load_language_model(open_source(language_model_folder("gpt2")), "none", CPU)
+    its_own = model.forward
+
+    def forward(inputs_embeds, attention_mask, past_key_values=None, use_cache=False):
+        return its_own(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+        )
+
+    model.forward = forward
+    assert can_share_prefix(model) and not can_continue_prefixes(model)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
+from recbole_tslrec.language_model.batches import PositionBudgetSampler
 from recbole_tslrec.language_model.prompts.segments import Field, Items, Soft, TokenTable, Words
 from recbole_tslrec.language_model.prompts.template import (
     Template,
@@ -224,6 +225,22 @@ def test_a_users_prefix_leaves_room_for_the_longest_candidate(data):
     for number, (user, length) in enumerate(zip(users, longest, strict=True)):
         kept = user["history"][-(whole.context_length - 3 - length) :]
         assert prefix_of(batch, number) == [("word", 1), ("word", 2), *(("slot", r) for r in kept)]
+
+
+@given(st.data())
+def test_lengths_keep_batches_within_a_budget_of_positions(data):
+    template = data.draw(templates())
+    drawn = data.draw(examples(template, most=12))
+    assume(None not in [naive_prompt(template, example) for example in drawn])
+    lengths = template.lengths(values_of(drawn))
+    assume(lengths.min() > 0)
+    sampler = PositionBudgetSampler(lengths, 40, seed=0)
+    computed = 0
+    for numbers in sampler.batches():
+        batch = template.batch(values_of([drawn[number] for number in numbers]))
+        assert batch["token_ids"].numel() <= 40 or len(numbers) == 1
+        computed += batch["token_ids"].numel()
+    assert computed == sampler.positions_an_epoch()
 
 
 def test_more_candidates_than_labels_are_refused():

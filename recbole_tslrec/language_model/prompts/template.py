@@ -177,18 +177,17 @@ class Template:
         if any(isinstance(segment, Soft) for segment in self.segments):
             arrays["soft_rows"] = np.full(mask.shape, -1, dtype=np.int64)
         for segment, values, size in zip(segments, filled, sizes, strict=True):
-            if values is not None:
-                within = _between(position, start, start + size)
-                for name, own in segment.positions(values).items():
-                    arrays[name][within] = own
-            elif len(set(start.tolist())) == 1:  # as the words at the front: no mask is needed
-                for name, own in segment.positions().items():
-                    arrays[name][:, start[0] : start[0] + segment.size] = own
+            written = segment.positions() if values is None else segment.positions(values)
+            end = start + size
+            if values is None and (start == start[0]).all():  # as the words at the front
+                within = np.s_[:, start[0] : end[0]]
             else:
-                within = _between(position, start, start + size)
-                for name, own in segment.positions().items():
-                    arrays[name][within] = np.tile(own, len(total))
-            start = start + size
+                within = _between(position, start, end)
+                if values is None:
+                    written = {name: np.tile(own, len(total)) for name, own in written.items()}
+            for name, own in written.items():
+                arrays[name][within] = own
+            start = end
         return arrays | {"attention_mask": mask.astype(np.int64)}
 
 
@@ -222,7 +221,8 @@ def answers_in_context(
     By themselves they may have others: Llama 2 has ``▁A`` for a text "A", and ``A`` after a new line.
 
     Args:
-        words: the text of the prompt's last segment.
+        words: the text of the prompt's last segment; none for an encoder-decoder, which begins to
+            answer with nothing before it.
         answers: one token each.
 
     Raises:

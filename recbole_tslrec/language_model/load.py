@@ -10,20 +10,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    BitsAndBytesConfig,
-    PreTrainedModel,
-)
+from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
-from recbole_tslrec.language_model.source import (
-    CAUSAL,
-    ENCODER_DECODER,
-    LanguageModelSource,
-)
+from recbole_tslrec.language_model.kinds import model_class
+from recbole_tslrec.language_model.source import LanguageModelSource
 
 # It warns in every run that an optional package, which is faster at 4 bits on some CPUs, is not there.
 getLogger("bitsandbytes.backends.cpu.ops").setLevel(ERROR)
@@ -105,22 +96,6 @@ def check_attention(attention: str, source: LanguageModelSource, device: torch.d
             f"llm_attention: [{attention}] is not there for [{source.name}]. Give llm_attention: eager. "
             f"transformers says: {error}"
         ) from error
-
-
-def model_class(source: LanguageModelSource, head: bool) -> type:
-    """transformers' class that makes the model, as a trunk or with its language-model head.
-
-    Raises:
-        ValueError: the model has no head that gives the next token.
-    """
-    if not head:
-        return AutoModel
-    if source.kind not in (CAUSAL, ENCODER_DECODER):
-        raise ValueError(
-            f"llm: [{source.name}] is of the kind {source.kind} and has no head that gives the next "
-            f"token. Give a language model of the kind {CAUSAL} or {ENCODER_DECODER}."
-        )
-    return AutoModelForCausalLM if source.kind == CAUSAL else AutoModelForSeq2SeqLM
 
 
 def load_language_model(

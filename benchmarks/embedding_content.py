@@ -28,15 +28,19 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 from tabulate import tabulate
 
-from recbole_tslrec.experiments.cell_run import experiment_settings_with_inputs
-from recbole_tslrec.experiments.cells import Cell
-from recbole_tslrec.experiments.grid import Grid
-from recbole_tslrec.experiments.grid_tables import mean_text
-from recbole_tslrec.experiments.item_record import places
-from recbole_tslrec.experiments.kept_cells import ResultsFolder
-from recbole_tslrec.model.specifications import BACKBONES
-from recbole_tslrec.pipeline import Pipeline
-from recbole_tslrec.reconstruction.preferences import mean_preferences
+from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.experiments.report.grid_tables import mean_text
+from recbole_tslrec.experiments.run.cell_run import experiment_settings_with_inputs
+from recbole_tslrec.experiments.run.cells import Cell
+from recbole_tslrec.experiments.run.grid import Grid
+from recbole_tslrec.experiments.run.item_record import places
+from recbole_tslrec.experiments.run.kept_cells import ResultsFolder
+from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
+from recbole_tslrec.paradigms.tslrec.augmentation.vectors import vectors_of
+from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import mean_preferences
+from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
+from recbole_tslrec.stages.backbone import BackboneStage
+from recbole_tslrec.stages.pipeline import Pipeline
 
 NEIGHBOURS = 10
 ROWS = {
@@ -157,17 +161,19 @@ def measure(cells: dict[str, Cell], results: ResultsFolder) -> dict[str, dict[st
     shape = (len(own.tokens) + 1, len(histories))
     counts = csr_matrix((np.ones(len(users)), (histories.items, users)), shape=shape)[1:]
     known = counts.getnnz(axis=1) > 0
-    items, categories = own.item_embeddings().numpy()[known], own.item_categories().numpy()[known]
+    stage = own.stage(CategoriesStage)
+    items = own.stage(BackboneStage).item_embeddings().numpy()[known]
+    categories = stage.item_categories().numpy()[known]
     users_of_items = (counts[known] > 0).astype(float)
     rows = {}
     for name, variant in ROWS.items():
         vectors = items
         if variant is not None:
             pipeline = own if variant == "TSLRec" else pipeline_of(cells[variant], results)
-            vectors = pipeline.enhanced_items().numpy()[known]
+            vectors = vectors_of(pipeline.config).make(pipeline).numpy()[known]
         rows[name] = content(vectors, items, categories, users_of_items)
-    inferred = own.category_distributions().numpy()[known]
-    asked_for = mean_preferences(histories, own.preferences(), len(own.tokens) + 1)[1:][known]
+    inferred = own.stage(AugmentationStage).category_distributions().numpy()[known]
+    asked_for = mean_preferences(histories, stage.preferences(), len(own.tokens) + 1)[1:][known]
     rows[INFERRED] = own_places(inferred, categories)
     rows[ASKED_FOR] = own_places(asked_for, categories)
     return rows

@@ -25,10 +25,10 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 from tabulate import tabulate
 
-from recbole_tslrec.experiments.machine import machine
+from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.backbones.whole_sequences.loader import WholeSequenceDataLoader
+from recbole_tslrec.experiments.run.machine import machine
 from recbole_tslrec.language_model import meter
-from recbole_tslrec.model.specifications import BACKBONES
-from recbole_tslrec.whole_sequences.loader import WholeSequenceDataLoader
 
 LANGUAGE_MODEL_WIDTH = 384  # of the embedded one
 ENHANCED_DIM = 128  # the default: whatever the language model, no more columns are kept

@@ -26,12 +26,12 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_tslrec.experiments.machine import machine
-from recbole_tslrec.item_tensors import ItemTensors
-from recbole_tslrec.model.fusion import GateFusion
-from recbole_tslrec.reconstruction.categories import latent_categories
-from recbole_tslrec.reconstruction.histories import Histories, fingerprint, training_histories
-from recbole_tslrec.reconstruction.preferences import prior_preferences
+from recbole_tslrec.data.histories import Histories, fingerprint, training_histories
+from recbole_tslrec.experiments.run.machine import machine
+from recbole_tslrec.paradigms.tslrec.augmentation.fusion import GateFusion
+from recbole_tslrec.paradigms.tslrec.reconstruction.categories import latent_categories
+from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import prior_preferences
+from recbole_tslrec.store.item_tensors import ItemTensors
 
 INTERACTIONS_A_USER = 8
 LIST_LENGTH = 50  # RecBole's MAX_ITEM_LIST_LENGTH

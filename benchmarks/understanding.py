@@ -28,20 +28,22 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from recbole_tslrec.experiments.comparison import compare
-from recbole_tslrec.experiments.grid import Grid
-from recbole_tslrec.experiments.grid_tables import mean_text
-from recbole_tslrec.experiments.kept_cells import DONE, ResultsFolder
-from recbole_tslrec.model import fusion
-from recbole_tslrec.model.fusion import standardise
-from recbole_tslrec.model.specifications import BACKBONES
-from recbole_tslrec.pipeline import Pipeline
-from recbole_tslrec.reconstruction import fine_tuning
-from recbole_tslrec.reconstruction.categories import latent_categories
-from recbole_tslrec.reconstruction.histories import Histories
-from recbole_tslrec.reconstruction.preferences import prior_preferences
-from recbole_tslrec.reconstruction.reconstruction_model import ReconstructionModel
-from recbole_tslrec.trainer import BackboneTrainer
+from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.data.histories import Histories
+from recbole_tslrec.experiments.report.grid_tables import mean_text
+from recbole_tslrec.experiments.run.comparison import compare
+from recbole_tslrec.experiments.run.grid import Grid
+from recbole_tslrec.experiments.run.kept_cells import DONE, ResultsFolder
+from recbole_tslrec.paradigms.tslrec.augmentation import fusion
+from recbole_tslrec.paradigms.tslrec.augmentation.fusion import standardise
+from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
+from recbole_tslrec.paradigms.tslrec.augmentation.vectors import EnhancedEmbedding
+from recbole_tslrec.paradigms.tslrec.reconstruction import fine_tuning
+from recbole_tslrec.paradigms.tslrec.reconstruction.categories import latent_categories
+from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import prior_preferences
+from recbole_tslrec.paradigms.tslrec.reconstruction.reconstruction_model import ReconstructionModel
+from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
+from recbole_tslrec.recbole_bridge.trainers import BackboneTrainer
 
 METRIC = "ndcg@10"
 _RECBOLES_RATE = 1e-3  # learning_rate, where none is given
@@ -191,7 +193,11 @@ def inferred_distributions() -> Iterator[None]:
 
     It is to `preferences` as prediction to target. [n_items, K], and K is to be `enhanced_dim`.
     """
-    with mock.patch.object(Pipeline, "enhanced_items", Pipeline.category_distributions):
+
+    def make(pipeline):
+        return pipeline.stage(AugmentationStage).category_distributions()
+
+    with mock.patch.object(EnhancedEmbedding, "make", make):
         yield
 
 
@@ -199,17 +205,17 @@ def inferred_distributions() -> Iterator[None]:
 def recommendation_aware() -> Iterator[None]:
     """In place of the PCA, directions of h^v in which the items of a history differ little."""
     graphs = []
-    enhanced_items = Pipeline.enhanced_items
+    make = EnhancedEmbedding.make
 
-    def note_graph(self):
-        graphs.append(occurring_together(self.histories, len(self.tokens)))
-        return enhanced_items(self)
+    def note_graph(pipeline):
+        graphs.append(occurring_together(pipeline.histories, len(pipeline.tokens)))
+        return make(pipeline)
 
     def reduce(vectors, n_columns):
         return neighbourly_directions(vectors, graphs.pop(), n_columns)
 
     with (
-        mock.patch.object(Pipeline, "enhanced_items", note_graph),
+        mock.patch.object(EnhancedEmbedding, "make", note_graph),
         mock.patch.object(fusion, "reduce_columns", reduce),
     ):
         yield
@@ -247,7 +253,7 @@ def remainder() -> Iterator[None]:
 
     def preferences(self):
         labels = np.concatenate([[-1], self.item_categories().numpy()])
-        _, rest = cut(self.histories, self.config["seed"])
+        _, rest = cut(self.pipeline.histories, self.config["seed"])
         return prior_preferences(rest, labels, self.config["n_categories"])
 
     def tune_beginnings(model, prompt, histories, preferences, settings, *others):
@@ -255,7 +261,7 @@ def remainder() -> Iterator[None]:
         return tune(model, prompt, first, preferences, settings, *others)
 
     with (
-        mock.patch.object(Pipeline, "preferences", preferences),
+        mock.patch.object(CategoriesStage, "preferences", preferences),
         mock.patch.object(fine_tuning, "fine_tune", tune_beginnings),
     ):
         yield
@@ -303,7 +309,7 @@ def several_categories() -> Iterator[None]:
     """
 
     def preferences(self):
-        embeddings, one_each = self.item_embeddings().numpy(), []
+        embeddings, one_each = self.backbone.item_embeddings().numpy(), []
         for number in _SEVERAL:
             found = latent_categories(
                 embeddings,
@@ -312,7 +318,7 @@ def several_categories() -> Iterator[None]:
                 seed=self.config["seed"],
             )
             labels = np.concatenate([[-1], found.labels])
-            one_each.append(prior_preferences(self.histories, labels, number))
+            one_each.append(prior_preferences(self.pipeline.histories, labels, number))
         return (sparse.hstack(one_each).tocsr() / len(_SEVERAL)).astype(np.float32)
 
     def distribution(self, hidden):
@@ -320,7 +326,7 @@ def several_categories() -> Iterator[None]:
         return torch.cat([part.softmax(dim=1) for part in logits], dim=1) / len(_SEVERAL)
 
     with (
-        mock.patch.object(Pipeline, "preferences", preferences),
+        mock.patch.object(CategoriesStage, "preferences", preferences),
         mock.patch.object(ReconstructionModel, "distribution", distribution),
     ):
         yield

@@ -5,10 +5,16 @@ After ``import recbole_tslrec``, RecBole's own entry points know ``TSLRec_<backb
 loads on today's torch.
 """
 
-from recbole_tslrec import compatibility
-from recbole_tslrec.registration import register
+from recbole_tslrec.recbole_bridge import first_imports  # noqa: F401
+
+# isort: split
+from recbole_tslrec.paradigms import BUILT_IN
+from recbole_tslrec.recbole_bridge import patches
+from recbole_tslrec.recbole_bridge.register import register, register_paradigm
 
 __version__ = "0.1.0"
 
-compatibility.apply()
+patches.apply()
 register()
+for paradigm in BUILT_IN:
+    register_paradigm(paradigm)

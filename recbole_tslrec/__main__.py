@@ -6,51 +6,43 @@ import argparse
 import functools
 import sys
 
-from recbole_tslrec import quick_start, settings
-from recbole_tslrec.commands import checkpoints, compare, data, results, stages
+from recbole_tslrec.commands import checkpoints, compare, data, results, run, stages
+from recbole_tslrec.commands.console import HelpWithDefaults, add_debug, command_line
+from recbole_tslrec.config.spelling import check_arguments
 
-# Their errors are of what the user gave; those of others come from a training, with a traceback.
-_WITHOUT_TRACEBACK = ("import", "stages", "clean", "convert", "fold", "report")
+_PROGRAM = "recbole_tslrec"
 
 # They run no experiment of RecBole's. Nor do stages and clean, unless one is given.
 _WITHOUT_KEYS = ("import", "report", "fold", "convert")
 
 
-@quick_start.stoppable
+@command_line
 def main() -> None:
     """Read the command; keys of the yaml files follow as ``--key=value``, as RecBole reads them."""
     if sys.argv[1:2] == ["run"]:  # RecBole's own command line follows
         del sys.argv[1]
-        quick_start.main()
+        run.run_command(f"{_PROGRAM} run")
         return
     parser = _parser()
     args, keys = parser.parse_known_args()
     _check(keys, args, parser)
     # RecBole's Config reads sys.argv itself: leave it the keys of the yaml files.
     sys.argv = [sys.argv[0], *keys]
-    try:
-        code = args.run(args)
-    except (OSError, ValueError, ModuleNotFoundError) as error:
-        if args.command not in _WITHOUT_TRACEBACK:
-            raise
-        raise SystemExit(f"{args.command}: {error}") from None
+    code = args.run(args)
     if code:
         sys.exit(code)
 
 
 def _check(keys: list[str], args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """End the program if what the command's options left over is no key that it would read."""
+    """Refuse what the command's options left over if it is no key that it would read."""
     without_experiment = args.command in ("stages", "clean") and args.model is None
     if keys and (without_experiment or args.command in _WITHOUT_KEYS):
         parser.error(f"{args.command} has no {' '.join(keys)}; see {args.command} --help")
-    try:
-        settings.check_arguments(keys, vars(args))
-    except ValueError as error:
-        raise SystemExit(f"{args.command}: {error}") from None
+    check_arguments(keys, vars(args))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="recbole_tslrec", description=__doc__)
+    parser = argparse.ArgumentParser(prog=_PROGRAM, description=__doc__)
     # No abbreviations: RecBole's --seed is not short for --seeds.
     commands = parser.add_subparsers(
         dest="command",
@@ -58,12 +50,14 @@ def _parser() -> argparse.ArgumentParser:
         parser_class=functools.partial(
             argparse.ArgumentParser,
             allow_abbrev=False,
-            formatter_class=quick_start.HelpWithDefaults,
+            formatter_class=HelpWithDefaults,
         ),
     )
     commands.add_parser("run", help="one experiment with RecBole's command line; see run --help")
     for group in (compare, results, data, checkpoints, stages):
         group.add(commands)
+    for command in commands.choices.values():
+        add_debug(command)
     return parser
 
 

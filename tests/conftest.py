@@ -89,6 +89,7 @@ ODD_CONFIGS = {
     "distilbert": lambda: transformers.DistilBertConfig(
         vocab_size=64, dim=32, hidden_dim=48, n_layers=2, n_heads=2, max_position_embeddings=64
     ),  # an encoder without past_key_values
+    "roberta": lambda: transformers.RobertaConfig(**_SIZES),  # positions begin after padding's
     "mpnet": lambda: transformers.MPNetConfig(**_SIZES),  # no sdpa
     "opt": lambda: transformers.OPTConfig(
         vocab_size=64,

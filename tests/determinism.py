@@ -12,9 +12,9 @@ import json
 import sys
 from pathlib import Path
 
-from recbole_tslrec.compatibility import load_checkpoint
-from recbole_tslrec.quick_start import run_experiment
-from recbole_tslrec.storage import file_hash
+from recbole_tslrec.recbole_bridge.patches import load_checkpoint
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.store.store import file_hash
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from recbole.trainer import HyperTuning, Trainer
 from recbole.utils import EvaluatorType, InputType, ModelType
 
 from recbole_tslrec import __main__ as command_line
-from recbole_tslrec import compatibility
+from recbole_tslrec.recbole_bridge import patches as compatibility
 
 compatibility.apply()
 
@@ -44,7 +45,7 @@ COLUMNS = {
 LOAD = """
 import sys
 import torch
-import recbole_tslrec.compatibility as compatibility
+import recbole_tslrec.recbole_bridge.patches as compatibility
 
 compatibility.apply()
 from recbole.quick_start import load_data_and_model
@@ -419,10 +420,19 @@ def test_hyper_tuning_runs_outside_a_ray_session():
     assert tuning.best_params == {"learning_rate": 0.01}
 
 
-def test_anomaly_detection_which_sine_switches_on_for_everybody_is_off():
-    import recbole.model.sequential_recommender.sine  # noqa: F401
-
-    assert not torch.is_anomaly_enabled()
+@pytest.mark.parametrize(("detect", "check_nan"), [(False, True), (True, False), (True, True)])
+def test_anomaly_detection_which_sine_switches_on_is_as_the_user_had_it(detect, check_nan):
+    code = f"""
+        import torch
+        torch.autograd.set_detect_anomaly({detect}, {check_nan})
+        import recbole_tslrec
+        import recbole.model.sequential_recommender.sine
+        print(torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled())
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert done.stdout.split() == [str(detect), str(check_nan)]
+    assert done.stderr == ""  # ray's warning of pkg_resources among others
 
 
 @pytest.mark.parametrize(

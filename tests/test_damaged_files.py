@@ -9,16 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from recbole.config import Config
-from recbole.data import create_dataset, data_preparation
+from support.stages import STAGES, item_vectors, pipeline_of, stored
 
-from recbole_tslrec.files import with_checksum
-from recbole_tslrec.model.folding import fold_checkpoint
-from recbole_tslrec.model.specifications import BACKBONES
-from recbole_tslrec.pipeline import Pipeline
-from recbole_tslrec.quick_start import run_experiment
-from recbole_tslrec.storage import MANIFEST
-from recbole_tslrec.stored_stages import STAGES
+from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.stages.pipeline import Pipeline
+from recbole_tslrec.store.files import with_checksum
+from recbole_tslrec.store.store import MANIFEST
 
 
 def cut_short(content: bytes, other: bytes) -> bytes:
@@ -45,24 +43,21 @@ def of_another_format(content: bytes, other: bytes) -> bytes:
 DAMAGES = [cut_short, one_bit_flipped, swapped, of_another_format]
 
 
-def pipeline_of(settings: dict, dataset: str) -> Pipeline:
-    config = Config("TSLRec_SASRec", dataset, config_dict=settings)
-    train_data, valid_data, _ = data_preparation(config, create_dataset(config))
-    return Pipeline(config, train_data, valid_data, BACKBONES["SASRec"], show_progress=False)
-
-
 @pytest.fixture
 def seeds(small_data, settings):
     """The pipelines of two seeds, whose stages are all stored."""
     pipelines = [pipeline_of(settings | {"seed": seed}, small_data) for seed in (1, 2)]
     for pipeline in pipelines:
-        pipeline.augmentation()
+        stored(pipeline, "augmentation")
     return pipelines
 
 
 def folder(pipeline: Pipeline, stage: str) -> Path:
-    pipeline.stages.clear()
-    return getattr(pipeline, stage)().folder
+    """Of a stage, read anew."""
+    again = Pipeline(
+        pipeline.config, pipeline.train_data, pipeline.valid_data, pipeline.backbone, False
+    )
+    return stored(again, stage).folder
 
 
 def names(of: Path) -> list[str]:
@@ -122,18 +117,18 @@ def test_a_users_file_of_enhanced_items(seeds, settings, small_data, tmp_path):
             path.with_suffix(suffix).write_bytes(content)
         files.append(path)
     given = pipeline_of(settings | {"enhanced_items": str(files[0])}, small_data)
-    expected = given.enhanced_items()
+    expected = item_vectors(given)
     for suffix in (".safetensors", ".json"):
         path = files[0].with_suffix(suffix)
         whole = path.read_bytes()
         for damage, content in damaged_files(path, files[1].with_suffix(suffix)):
             path.write_bytes(content)
             with pytest.raises(ValueError) as refusal:
-                given.enhanced_items()
+                item_vectors(given)
             # The numbers of another seed: the message names the file whose hash it is not.
             assert str(files[0].with_suffix("")) in str(refusal.value), damage
         path.write_bytes(whole)
-    assert torch.equal(given.enhanced_items(), expected)
+    assert torch.equal(item_vectors(given), expected)
 
 
 @pytest.mark.parametrize("use", ["backbone_checkpoint", "fold"])
@@ -146,7 +141,9 @@ def test_a_users_checkpoint(use, small_data, settings, tmp_path):
         if use == "fold":
             fold_checkpoint(path, tmp_path / "folded.pth")
         else:
-            pipeline_of(settings | {"backbone_checkpoint": str(path)}, small_data).backbone()
+            stored(
+                pipeline_of(settings | {"backbone_checkpoint": str(path)}, small_data), "backbone"
+            )
 
     if use == "fold":
         path, other = checkpoint("TSLRec_SASRec", enhancement="random"), checkpoint("SASRec")

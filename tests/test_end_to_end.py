@@ -9,8 +9,9 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
-from recbole_tslrec import trainer as trainer_module
-from recbole_tslrec.model.specifications import BACKBONES, MODELS
+from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.paradigms.tslrec.models import MODELS
+from recbole_tslrec.recbole_bridge import trainers as trainer_module
 
 ML_100K = {
     "user_inter_num_interval": "[0,30]",

@@ -1,13 +1,14 @@
 import errno
 import json
 import os
+import re
 import stat
 
 import pytest
 import torch
 
-from recbole_tslrec import files
-from recbole_tslrec.files import (
+from recbole_tslrec.store import files
+from recbole_tslrec.store.files import (
     DiskError,
     broken_seal,
     check_writable,
@@ -39,7 +40,7 @@ def test_a_disk_that_refuses_is_explained_and_the_old_file_stays(
     write = failing(number) if call == "write" else lambda temporary: temporary.write_text("new")
     if call != "write":
         monkeypatch.setattr(os, call, failing(number))
-    with pytest.raises(DiskError, match=r"file\] could not be written: .* GB are free.*") as caught:
+    with pytest.raises(DiskError, match=r"file\] could not be written: .* are free.*") as caught:
         write_atomically(path, write)
     assert caught.value.errno == number and os.strerror(number) in str(caught.value)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
@@ -168,6 +169,23 @@ def test_little_space_is_said(tmp_path, caplog):
     assert "tslrec_dir: about 1000000000.0 GB will be written" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("needed", "free", "says"),
+    [
+        (2_500_000, 31_400, "about 2.5 MB will be written into .* and 31.4 kB are free"),
+        (1000, 0, "about 1.0 kB will be written into .* and 0 bytes are free"),
+    ],
+)
+def test_little_is_told_in_units_that_leave_a_number(
+    needed, free, says, tmp_path, monkeypatch, caplog
+):
+    usage = files.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage._replace(free=free))
+    with caplog.at_level("WARNING"):
+        warn_of_little_space("tslrec_dir", tmp_path, needed)
+    assert re.search(says, caplog.text)
+
+
 def test_torch_and_safetensors_in_the_systems_words_are_understood(tmp_path, monkeypatch):
     for error in (
         RuntimeError("open file failed with strerror: Read-only file system"),
@@ -178,7 +196,7 @@ def test_torch_and_safetensors_in_the_systems_words_are_understood(tmp_path, mon
     # In the middle of a file torch only says at which byte it is.
     usage = files.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage._replace(free=0))
-    with pytest.raises(DiskError, match="No space left.*0.00 GB are free"):
+    with pytest.raises(DiskError, match="No space left.*0 bytes are free"):
         write_atomically(tmp_path / "a.pth", lambda _: failing_with(RuntimeError("unexpected pos")))
 
 

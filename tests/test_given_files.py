@@ -2,20 +2,23 @@
 
 import pytest
 import torch
+from conftest import write_atomic
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.quick_start import load_data_and_model
 from recbole.utils import get_model, get_trainer
+from support.stages import STAGES, item_embeddings, item_vectors, pipeline_of, stored
 from test_pipeline import (
     POPULARITY,
     VALIDATED_BY_POPULARITY,
     histories,
-    pipeline_of,
     write_histories,
 )
 
-from recbole_tslrec.model.folding import fold_checkpoint
-from recbole_tslrec.quick_start import run_experiment
+from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.stages.user_inputs import validation_fingerprint
+from recbole_tslrec.store.store import fingerprint
 
 
 def test_a_given_backbone_checkpoint(small_data, settings):
@@ -23,9 +26,9 @@ def test_a_given_backbone_checkpoint(small_data, settings):
     base = settings | {"train_neg_sample_args": None}
     checkpoint = run_experiment("SASRec", small_data, config_dict=base).checkpoint
     pipeline = pipeline_of(settings | {"backbone_checkpoint": checkpoint}, small_data)
-    pipeline.augmentation()
+    stored(pipeline, "augmentation")
     trained = torch.load(checkpoint, weights_only=True)["state_dict"]["item_embedding.weight"][1:]
-    assert torch.equal(pipeline.item_embeddings(), trained)
+    assert torch.equal(item_embeddings(pipeline), trained)
 
 
 def test_a_backbone_checkpoint_that_does_not_fit_is_refused(small_data, settings, tmp_path):
@@ -33,42 +36,47 @@ def test_a_backbone_checkpoint_that_does_not_fit_is_refused(small_data, settings
     checkpoint = run_experiment("SASRec", small_data, config_dict=base).checkpoint
     given = settings | {"backbone_checkpoint": checkpoint}
     with pytest.raises(ValueError, match=r"model \[SASRec\], this experiment needs \[GRU4Rec\]"):
-        pipeline_of(given, small_data, "TSLRec_GRU4Rec").categories()
+        stored(pipeline_of(given, small_data, "TSLRec_GRU4Rec"), "categories")
     write_histories(tmp_path, "one", histories())
     with pytest.raises(ValueError, match=r"dataset \[small\], this experiment needs \[one\]"):
-        pipeline_of(given, "one").categories()
+        stored(pipeline_of(given, "one"), "categories")
     for other_data in (
         {"eval_args": {"split": {"RS": [0.5, 0.2, 0.3]}, "order": "TO", "group_by": "user"}},
         {"item_inter_num_interval": "[8,inf)"},
         {"user_inter_num_interval": "[8,inf)"},
     ):
         with pytest.raises(ValueError, match="trained on other.*held out here"):
-            pipeline_of(given | other_data, small_data).categories()
+            stored(pipeline_of(given | other_data, small_data), "categories")
     content = torch.load(checkpoint, weights_only=True)
     del content["config"].final_config_dict["trained_on"]
     torch.save(content, tmp_path / "silent.pth", pickle_protocol=2)
     with pytest.raises(ValueError, match="does not say on which items"):
-        pipeline_of(
-            settings | {"backbone_checkpoint": str(tmp_path / "silent.pth")}, small_data
-        ).categories()
+        stored(
+            pipeline_of(
+                settings | {"backbone_checkpoint": str(tmp_path / "silent.pth")}, small_data
+            ),
+            "categories",
+        )
     file = tmp_path / "data" / "small" / "small.inter"
     header, *lines = file.read_text().splitlines()
     file.write_text("\n".join([header, *reversed(lines)]) + "\n")
     with pytest.raises(ValueError, match="trained on other items.*order of the file"):
-        pipeline_of(given, small_data).categories()
+        stored(pipeline_of(given, small_data), "categories")
     file.write_text("\n".join([header, *lines]) + "\n")
     content = torch.load(checkpoint, weights_only=True)
     content["state_dict"]["item_embedding.weight"][3, 0] = float("nan")
     torch.save(content, tmp_path / "nan.pth", pickle_protocol=2)
     with pytest.raises(ValueError, match="NaN or infinity for 1 items"):
-        pipeline_of(
-            settings | {"backbone_checkpoint": str(tmp_path / "nan.pth")}, small_data
-        ).categories()
+        stored(
+            pipeline_of(settings | {"backbone_checkpoint": str(tmp_path / "nan.pth")}, small_data),
+            "categories",
+        )
     (tmp_path / "cut.pth").write_bytes((tmp_path / "nan.pth").read_bytes()[:-100])
     with pytest.raises(ValueError, match="cut.pth"):
-        pipeline_of(
-            settings | {"backbone_checkpoint": str(tmp_path / "cut.pth")}, small_data
-        ).categories()
+        stored(
+            pipeline_of(settings | {"backbone_checkpoint": str(tmp_path / "cut.pth")}, small_data),
+            "categories",
+        )
 
 
 @pytest.mark.parametrize("model", ["TSLRec_SASRec", "SASRec", "E4SRec"])
@@ -108,7 +116,7 @@ def test_a_folded_model_is_no_backbone(small_data, settings, tmp_path):
     load_data_and_model(str(tmp_path / "folded.pth"))
     given = settings | {"backbone_checkpoint": str(tmp_path / "folded.pth")}
     with pytest.raises(ValueError, match="folded.pth.* or is folded"):
-        pipeline_of(given, small_data).categories()
+        stored(pipeline_of(given, small_data), "categories")
 
 
 def split(*ratios: float) -> dict:
@@ -122,7 +130,7 @@ def test_a_backbone_whose_epoch_was_chosen_by_what_is_tested_here_is_refused(tmp
     checkpoint = run_experiment("SASRec", "one", config_dict=chosen_by_more).checkpoint
     given = settings | split(0.5, 0.25, 0.25) | {"backbone_checkpoint": checkpoint}
     with pytest.raises(ValueError, match="trained on other validation interactions"):
-        pipeline_of(given, "one").categories()
+        stored(pipeline_of(given, "one"), "categories")
 
 
 @pytest.mark.parametrize("changes", [POPULARITY, VALIDATED_BY_POPULARITY])
@@ -132,15 +140,17 @@ def test_a_backbone_for_which_recbole_counted_test_interactions_is_refused(
     given = settings | {"train_neg_sample_args": None} | changes
     checkpoint = run_experiment("SASRec", small_data, config_dict=given).checkpoint
     with pytest.raises(ValueError, match="by popularity, for which RecBole counts the test"):
-        pipeline_of(given | {"backbone_checkpoint": checkpoint}, small_data).categories()
+        stored(pipeline_of(given | {"backbone_checkpoint": checkpoint}, small_data), "categories")
 
 
 def test_enhanced_items_of_such_a_backbone_are_taken_with_a_warning(tmp_path, settings, caplog):
     write_histories(tmp_path, "one", histories())
-    file = pipeline_of(settings | split(0.5, 0.375, 0.125), "one").enhanced_items_file()
+    file = (
+        pipeline_of(settings | split(0.5, 0.375, 0.125), "one").stage(STAGES["augmentation"]).file()
+    )
     given = pipeline_of(settings | split(0.5, 0.25, 0.25) | {"enhanced_items": str(file)}, "one")
     with caplog.at_level("WARNING"):
-        given.enhanced_items()
+        item_vectors(given)
     assert "made from other validation interactions" in caplog.text
 
 
@@ -154,5 +164,20 @@ def test_a_backbone_that_does_not_say_what_chose_its_epoch_is_taken_with_a_warni
     del content["config"].final_config_dict["trained_on"]["validation"]
     torch.save(content, tmp_path / "earlier.pth", pickle_protocol=2)
     given = settings | {"backbone_checkpoint": str(tmp_path / "earlier.pth")}
-    pipeline_of(given, small_data).categories()
+    stored(pipeline_of(given, small_data), "categories")
     assert "does not say what it was validated on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("item", ["xyz", "longer"])
+def test_the_only_validated_user_counts_as_a_token_and_not_letter_by_letter(
+    item, tmp_path, settings
+):
+    rows = [(f"u{user}", f"i{user + place}", place) for user in range(19) for place in range(2)]
+    rows += [("abc", token, place) for place, token in enumerate(("i0", "i1", item, "i2"))]
+    write_atomic(tmp_path / "data", "alone", rows)
+    config = Config("TSLRec_SASRec", "alone", config_dict=settings)
+    train_data, valid_data, _ = data_preparation(config, create_dataset(config))
+    assert len(valid_data._dataset) == 1
+    found = validation_fingerprint(train_data._dataset, valid_data)
+    assert found == fingerprint([["abc", item]])
+    run_experiment("TSLRec_SASRec", "alone", config_dict=settings | {"n_categories": 2})

@@ -6,9 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from recbole_tslrec import item_tensors
-from recbole_tslrec.files import with_checksum
-from recbole_tslrec.item_tensors import ItemTensors
+from recbole_tslrec.store import item_tensors
+from recbole_tslrec.store.files import with_checksum
+from recbole_tslrec.store.item_tensors import ItemTensors
 
 ODD = ["1", "01", "1.0", " 1", "a b", "[PAD]", "ü", "x" * 500, "nan", "\t"]
 

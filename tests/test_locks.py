@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from recbole_tslrec.locks import is_held, lock_files, read_owner
-from recbole_tslrec.storage import Store
+from recbole_tslrec.store.locks import is_held, lock_files, read_owner
+from recbole_tslrec.store.store import Store
 
 
 def _make_slowly(root, seconds):

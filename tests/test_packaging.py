@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 import recbole_tslrec
-from recbole_tslrec.registration import properties_folder
+from recbole_tslrec.recbole_bridge.register import properties_folder
 
 TOP = Path(__file__).parents[1]
 
@@ -29,7 +29,7 @@ def test_the_wheel_holds_every_module_and_yaml(tmp_path):
     modules = {str(path.relative_to(TOP)) for path in (TOP / "recbole_tslrec").rglob("*.py")}
     yaml = {f"recbole_tslrec/{p.relative_to(TOP)}" for p in (TOP / "properties").rglob("*.yaml")}
     assert packed == modules | yaml
-    code = "import recbole_tslrec.registration as r; print(r.properties_folder())"
+    code = "import recbole_tslrec.recbole_bridge.register as r; print(r.properties_folder())"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -5,8 +5,8 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, init_seed
 
-from recbole_tslrec.model.specifications import BACKBONES
-from recbole_tslrec.registration import properties_folder
+from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.recbole_bridge.register import properties_folder
 
 FILE = str(properties_folder() / "paper.yaml")
 

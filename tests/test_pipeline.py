@@ -7,22 +7,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_atomic
-from recbole.config import Config
-from recbole.data import create_dataset, data_preparation
+from support.stages import STAGES, categories, item_vectors, pipeline_of, stored
 
-from recbole_tslrec.augmentation.enhanced_embeddings import ENHANCED_EMBEDDING
-from recbole_tslrec.item_tensors import ItemTensors
-from recbole_tslrec.model.specifications import BACKBONES
-from recbole_tslrec.pipeline import CATEGORY, ITEM_EMBEDDING, Pipeline
-from recbole_tslrec.quick_start import run_experiment
-from recbole_tslrec.settings import SETTINGS
-
-
-def pipeline_of(settings: dict, dataset: str, model: str = "TSLRec_SASRec") -> Pipeline:
-    config = Config(model, dataset, config_dict=settings)
-    train_data, valid_data, _ = data_preparation(config, create_dataset(config))
-    backbone = BACKBONES[model.partition("_")[2]]
-    return Pipeline(config, train_data, valid_data, backbone, show_progress=False)
+from recbole_tslrec.config.keys import KEYS
+from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import ENHANCED_EMBEDDING
+from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CATEGORY, CategoriesStage
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.stages import provenance
+from recbole_tslrec.stages.backbone import ITEM_EMBEDDING, BackboneStage
+from recbole_tslrec.stages.pipeline import Pipeline
+from recbole_tslrec.store.item_tensors import ItemTensors
 
 
 def histories(n_users=30, n_items=12, seed=0) -> dict[str, list[str]]:
@@ -49,20 +43,22 @@ def write_histories(folder, name, users, order=None) -> None:
 
 
 def stage_tensors(pipeline: Pipeline) -> dict[str, torch.Tensor]:
-    enhanced = ItemTensors.load(pipeline.augmentation().folder / "enhanced_items.safetensors")
+    enhanced = ItemTensors.load(
+        stored(pipeline, "augmentation").folder / "enhanced_items.safetensors"
+    )
     by_token = sorted(pipeline.tokens)
     tensors = dict(enhanced.aligned(by_token).tensors)
     tensors[CATEGORY] = (
-        ItemTensors.load(pipeline.categories().folder / "items.safetensors")
+        ItemTensors.load(stored(pipeline, "categories").folder / "items.safetensors")
         .aligned(by_token)
         .tensors[CATEGORY]
     )
     tensors[ITEM_EMBEDDING] = (
-        ItemTensors.load(pipeline.backbone().folder / "items.safetensors")
+        ItemTensors.load(stored(pipeline, "backbone").folder / "items.safetensors")
         .aligned(by_token)
         .tensors[ITEM_EMBEDDING]
     )
-    tensors["preferences"] = torch.from_numpy(pipeline.preferences().toarray())
+    tensors["preferences"] = torch.from_numpy(categories(pipeline).preferences().toarray())
     return tensors
 
 
@@ -112,19 +108,19 @@ def test_enhanced_embeddings_line_up_under_another_order_of_ids(tmp_path, settin
     users = histories()
     write_histories(tmp_path, "one", users)
     one = pipeline_of(settings, "one")
-    file = one.augmentation().folder / "enhanced_items.safetensors"
-    rows = dict(zip(one.tokens, one.enhanced_items(), strict=True))
+    file = stored(one, "augmentation").folder / "enhanced_items.safetensors"
+    rows = dict(zip(one.tokens, item_vectors(one), strict=True))
     given = settings | {"enhanced_items": str(file)}
     write_histories(tmp_path, "one", users, order=list(reversed(users)))
     other = pipeline_of(given, "one", "TSLRec_GRU4Rec")
     assert other.tokens != one.tokens and sorted(other.tokens) == sorted(one.tokens)
-    for token, row in zip(other.tokens, other.enhanced_items(), strict=True):
+    for token, row in zip(other.tokens, item_vectors(other), strict=True):
         assert torch.equal(row, rows[token]), token
     assert "interactions of the same data set" not in caplog.text
     fewer = pipeline_of(given | {"item_inter_num_interval": "[20,inf)"}, "one")
     assert 0 < len(fewer.tokens) < len(one.tokens)
     with caplog.at_level("WARNING"):
-        enhanced = fewer.enhanced_items()
+        enhanced = item_vectors(fewer)
     for token, row in zip(fewer.tokens, enhanced, strict=True):
         assert torch.equal(row, rows[token]), token
     assert "from other training and validation interactions" in caplog.text
@@ -135,48 +131,48 @@ def test_a_stored_stage_is_reused_under_another_order_of_ids(tmp_path, settings)
     users = histories()
     write_histories(tmp_path, "one", users)
     first = pipeline_of(settings, "one")
-    first.augmentation()
+    stored(first, "augmentation")
     write_histories(tmp_path, "one", users, order=list(reversed(users)))
     again = pipeline_of(settings, "one")
     assert again.tokens != first.tokens
-    assert again.augmentation().reused
-    rows = dict(zip(first.tokens, first.enhanced_items(), strict=True))
-    for token, row in zip(again.tokens, again.enhanced_items(), strict=True):
+    assert stored(again, "augmentation").reused
+    rows = dict(zip(first.tokens, item_vectors(first), strict=True))
+    for token, row in zip(again.tokens, item_vectors(again), strict=True):
         assert torch.equal(row, rows[token])
 
 
 def test_an_enhanced_items_file_that_does_not_fit_is_refused(tmp_path, settings, small_data):
     write_histories(tmp_path, "one", histories())
     one = pipeline_of(settings, "one")
-    file = one.augmentation().folder / "enhanced_items.safetensors"
+    file = stored(one, "augmentation").folder / "enhanced_items.safetensors"
     given = settings | {"enhanced_items": str(file)}
     with pytest.raises(
         ValueError, match=r"made for the data set \[one\], and this one is \[small\]"
     ):
-        pipeline_of(given, small_data).enhanced_items()
+        item_vectors(pipeline_of(given, small_data))
     users = histories()
     users["u0"][:2] = ["new", "newer"]
     write_histories(tmp_path, "one", users)
     with pytest.raises(ValueError, match=r"2 of 14 items.*not in the file.*'new"):
-        pipeline_of(given, "one").enhanced_items()
+        item_vectors(pipeline_of(given, "one"))
     with pytest.raises(ValueError, match="enhanced_items.*another stage"):
         run_experiment(
             "TSLRec_SASRec",
             "one",
             config_dict=settings
-            | {"enhanced_items": str(one.backbone().folder / "items.safetensors")},
+            | {"enhanced_items": str(stored(one, "backbone").folder / "items.safetensors")},
         )
     copy = tmp_path / "copy.safetensors"
     copy.write_bytes(file.read_bytes()[:-5])
     copy.with_suffix(".json").write_text(file.with_suffix(".json").read_text())
     with pytest.raises(ValueError, match="truncated or altered"):
-        pipeline_of(settings | {"enhanced_items": str(copy)}, "one").enhanced_items()
+        item_vectors(pipeline_of(settings | {"enhanced_items": str(copy)}, "one"))
 
 
 def test_who_may_read_the_folder_may_read_its_files(small_data, settings, tmp_path):
     (tmp_path / "usual").write_text("")
     usual = (tmp_path / "usual").stat().st_mode
-    pipeline_of(settings, small_data).augmentation()
+    stored(pipeline_of(settings, small_data), "augmentation")
     modes = {p.stat().st_mode for p in Path("saved/tslrec").rglob("*") if p.is_file()}
     assert modes == {usual}
 
@@ -194,80 +190,75 @@ STAGES_AFTER = {
 
 
 def test_only_what_a_change_concerns_is_made_again(small_data, settings):
-    pipeline_of(settings, small_data).augmentation()
+    stored(pipeline_of(settings, small_data), "augmentation")
     for key, (value, expected) in STAGES_AFTER.items():
         pipeline = pipeline_of(settings | {key: value}, small_data)
-        pipeline.augmentation()
-        assert [stage.name for stage in pipeline.stages if not stage.reused] == expected, key
+        stored(pipeline, "augmentation")
+        assert [stage.name for stage in pipeline.used if not stage.reused] == expected, key
 
 
-def test_categories_that_are_numbered_otherwise_are_noticed(small_data, settings):
+def test_categories_that_are_numbered_otherwise_are_noticed(small_data, settings, monkeypatch):
     first = pipeline_of(settings, small_data)
-    first.augmentation()
-    shutil.rmtree(first.categories().folder)
+    stored(first, "augmentation")
+    shutil.rmtree(stored(first, "categories").folder)
     again = pipeline_of(settings, small_data)
-    again.check_stages_agree()  # they came out the same
-    shutil.rmtree(again.categories().folder)
+    again.stage(STAGES["augmentation"]).check_agrees()  # they came out the same
+    shutil.rmtree(stored(again, "categories").folder)
     other = pipeline_of(settings | {"tslrec_dir": "other", "seed": 5}, small_data)
-    labels = (other.item_categories() + 1) % 4
-    again = pipeline_of(settings, small_data)
-    again.item_categories = lambda: labels
+    labels = (categories(other).item_categories() + 1) % 4
+    monkeypatch.setattr(CategoriesStage, "item_categories", lambda _: labels)
     with pytest.raises(ValueError, match="augmentation-.*made of other item categories.*Remove"):
-        again.check_stages_agree()
+        pipeline_of(settings, small_data).stage(STAGES["augmentation"]).check_agrees()
 
 
-def test_a_language_model_is_not_used_with_a_backbone_made_again(small_data, settings):
+def test_a_language_model_is_not_used_with_a_backbone_made_again(small_data, settings, monkeypatch):
     """It was removed, and another machine gave other embeddings under the same settings."""
     first = pipeline_of(settings, small_data)
-    first.fine_tuning()
-    folder = first.backbone().folder
-    shutil.rmtree(folder)
-    again = pipeline_of(settings, small_data)
-    again._train_backbone = lambda _: torch.randn(len(again.tokens), 64)
-    with pytest.raises(ValueError, match=r"fine_tuning-.*made of other item embeddings.*Remove"):
-        again.augmentation()
-    shutil.rmtree(first.fine_tuning().folder)
+    stored(first, "fine_tuning")
+    shutil.rmtree(stored(first, "backbone").folder)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(BackboneStage, "train", lambda *_: torch.randn(len(first.tokens), 64))
+        with pytest.raises(
+            ValueError, match=r"fine_tuning-.*made of other item embeddings.*Remove"
+        ):
+            stored(pipeline_of(settings, small_data), "augmentation")
+    shutil.rmtree(stored(first, "fine_tuning").folder)
     with pytest.raises(ValueError, match=r"categories-.*made of other item embeddings.*Remove"):
-        pipeline_of(settings, small_data).augmentation()
-    shutil.rmtree(first.categories().folder)
-    pipeline_of(settings, small_data).augmentation()
+        stored(pipeline_of(settings, small_data), "augmentation")
+    shutil.rmtree(stored(first, "categories").folder)
+    stored(pipeline_of(settings, small_data), "augmentation")
 
 
-def test_checkpoints_of_other_embeddings_are_not_gone_on_from(
-    small_data, settings, tmp_path, caplog
-):
-    pipeline = pipeline_of(settings, small_data)
+def test_partial_results_of_something_else_are_not_gone_on_from(tmp_path, caplog):
     folder = tmp_path / "work" / "checkpoints"
     folder.mkdir(parents=True)
-    changes = (
-        (pipeline, {"order": 2}),
-        (pipeline_of(settings | {"seed": 5}, small_data), {"order": 2}),
-    )
     (folder / "of a version that left no note").touch()
-    for other, read in ((pipeline, {"order": 1}), *changes):
+    for read in ({"order": 1}, {"order": 2}, {"order": 2, "item_embeddings": "other"}):
         caplog.clear()
-        other._keep_only_own(folder, read)
+        provenance.keep_only_own(folder, read)
         assert not list(folder.iterdir()) and "partial results of other" in caplog.text
         (folder / "checkpoint-3").mkdir()
-        other._keep_only_own(folder, read)
+        provenance.keep_only_own(folder, read)
         assert (folder / "checkpoint-3").is_dir()
     (note,) = (file for file in folder.parent.iterdir() if file.is_file())
     for damage in ("", '{"order": '):
         note.write_text(damage)
-        pipeline._keep_only_own(folder, {"order": 2})
+        provenance.keep_only_own(folder, {"order": 2})
         assert not list(folder.iterdir())
         (folder / "checkpoint-3").mkdir()
 
 
 def test_what_is_missing_of_the_stages(small_data, settings):
-    stages = ["backbone", "categories", "fine_tuning", "augmentation"]
+    def missing(pipeline: Pipeline, *names: str) -> list[str]:
+        return [stage.name for stage in pipeline.missing([STAGES[name] for name in names])]
+
     pipeline = pipeline_of(settings, small_data)
-    assert pipeline.missing(stages) == stages and pipeline.missing([]) == []
-    pipeline.categories()
-    assert pipeline.missing(stages) == stages[2:]
-    pipeline.augmentation()
-    shutil.rmtree(pipeline.backbone().folder)
-    assert pipeline.missing(stages) == []
+    assert missing(pipeline, "augmentation") == list(STAGES) and missing(pipeline) == []
+    stored(pipeline, "categories")
+    assert missing(pipeline, "categories", "augmentation") == list(STAGES)[2:]
+    stored(pipeline, "augmentation")
+    shutil.rmtree(stored(pipeline, "backbone").folder)
+    assert missing(pipeline, "augmentation") == []
 
 
 # For every key of ours a value that is not the default, and the first stage that it changes: those after
@@ -312,11 +303,11 @@ _PEERS = {
 
 
 def test_every_key_changes_the_stages_that_depend_on_it_and_no_other(small_data, settings):
-    assert FIRST_CHANGED.keys() | _ELSEWHERE | _PEERS == SETTINGS.keys() | {"seed"}
-    stages = ["backbone", "categories", "fine_tuning", "augmentation"]
-    before = pipeline_of(settings, small_data).made_from(stages)
+    assert FIRST_CHANGED.keys() | _ELSEWHERE | _PEERS == KEYS.keys() | {"seed"}
+    stages, last = list(STAGES), [STAGES["augmentation"]]
+    before = pipeline_of(settings, small_data).made_from(last)
     for key, (value, first) in FIRST_CHANGED.items():
-        after = pipeline_of(settings | {key: value}, small_data).made_from(stages)
+        after = pipeline_of(settings | {key: value}, small_data).made_from(last)
         expected = stages[stages.index(first) :] if first else []
         assert [stage for stage in stages if after[stage] != before[stage]] == expected, key
 
@@ -377,17 +368,17 @@ def test_a_second_backbone_depends_on_the_order_of_what_is_validated(tmp_path, s
     }
     write_histories(tmp_path, "one", swapped)
     after = pipeline_of(settings | split, "one")
-    assert before._data_fingerprint["training"] == after._data_fingerprint["training"]
-    assert before._data_fingerprint["validation"] != after._data_fingerprint["validation"]
+    assert before.data_fingerprint["training"] == after.data_fingerprint["training"]
+    assert before.data_fingerprint["validation"] != after.data_fingerprint["validation"]
 
 
 def test_several_processes_do_not_make_stages(small_data, settings):
     pipeline = pipeline_of(settings, small_data)
     pipeline.config["single_spec"] = False
     with pytest.raises(ValueError, match="nproc.*augmentation is not there"):
-        pipeline.augmentation()
+        stored(pipeline, "augmentation")
     pipeline.config["single_spec"] = True
-    made = pipeline.augmentation()
+    made = stored(pipeline, "augmentation")
     again = pipeline_of(settings, small_data)
     again.config["single_spec"] = False
-    assert again.augmentation().folder == made.folder
+    assert stored(again, "augmentation").folder == made.folder

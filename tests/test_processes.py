@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 import yaml
-from test_pipeline import pipeline_of, stage_tensors
+from support.stages import pipeline_of, stored
+from test_pipeline import stage_tensors
 from tiny_fine_tuning import CPU, model_and_prompt, settings_of, users_of_one_taste
 
-from recbole_tslrec.augmentation.enhanced_embeddings import read_items
-from recbole_tslrec.reconstruction import fine_tuning
+from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import read_items
+from recbole_tslrec.paradigms.tslrec.reconstruction import fine_tuning
 
 TOKENS = [f"item {number}" for number in range(20)]
 SCRIPT = Path(__file__).parents[1] / "run_recbole_tslrec.py"
@@ -47,7 +48,7 @@ def test_two_processes_make_what_one_makes(small_data, settings, tmp_path):
     )
     assert done.stderr.count("test result") + done.stdout.count("test result") == 1
     pipeline = pipeline_of(settings | {"tslrec_dir": "together"}, small_data)
-    assert pipeline.augmentation().reused and pipeline.fine_tuning().reused
+    assert stored(pipeline, "augmentation").reused and stored(pipeline, "fine_tuning").reused
     together = stage_tensors(pipeline)
     for name, tensor in one.items():
         # bf16, where the CPU has it, rounds the sums of other batches otherwise; see the test below.
@@ -60,9 +61,9 @@ from pathlib import Path
 import torch
 sys.path[:0] = sys.argv[2:]
 from tiny_fine_tuning import CPU, model_and_prompt, settings_of, users_of_one_taste
-from recbole_tslrec import processes
-from recbole_tslrec.augmentation import enhanced_embeddings
-from recbole_tslrec.reconstruction import fine_tuning
+from recbole_tslrec.store import processes
+from recbole_tslrec.paradigms.tslrec.augmentation import enhanced_embeddings
+from recbole_tslrec.paradigms.tslrec.reconstruction import fine_tuning
 TOKENS = [f"item {number}" for number in range(20)]
 model, prompt = model_and_prompt(sys.argv[1])
 read = []
@@ -108,7 +109,7 @@ def test_items_and_users_are_shared_out(tmp_path, language_model_folder, monkeyp
 
 
 def test_without_torchrun_there_is_one_process():
-    from recbole_tslrec import processes
+    from recbole_tslrec.store import processes
 
     assert (processes.count(), processes.number(), processes.is_first()) == (1, 0, True)
     assert processes.agree(True) and not processes.agree(False)

@@ -16,9 +16,10 @@ from recbole.trainer import HyperTuning
 from recbole.utils import get_model, get_trainer
 
 import recbole_tslrec
-from recbole_tslrec.model.specifications import BACKBONES, MODELS
-from recbole_tslrec.registration import register
-from recbole_tslrec.trainer import TwoStageTrainer
+from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.paradigms.tslrec.models import MODELS
+from recbole_tslrec.recbole_bridge.register import register
+from recbole_tslrec.recbole_bridge.trainers import TwoStageTrainer
 
 CHECKOUT = Path(recbole_tslrec.__file__).parents[1]
 
@@ -158,9 +159,15 @@ def test_numpys_numbers_are_taken(small_data, settings):
     assert json.dumps([config["seed"], config["n_categories"]]) == "[7, 5]"
 
 
-def test_the_processes_of_the_module_know_the_plug_in(small_data, tmp_path):
-    """python -m recbole_tslrec run --nproc=2: nothing of the package's main module runs in them."""
-    command = [sys.executable, "-m", "recbole_tslrec", "run", "--model=TSLRec_SASRec", "--nproc=2"]
+def test_the_processes_of_run_know_the_plug_in(small_data, tmp_path):
+    """They start with nothing of the program that starts them; without GPUs, run refuses them."""
+    code = """
+        from recbole_tslrec.commands import run
+
+        run._check_processes = lambda *given: None
+        run.run_command()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), "--model=TSLRec_SASRec", "--nproc=2"]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [*command, f"--dataset={small_data}", "--data_path=data", "--gpu_id=0"],

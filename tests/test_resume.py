@@ -9,10 +9,10 @@ import pytest
 import torch
 from tiny_fine_tuning import CPU, model_and_prompt, settings_of, users_of_one_taste
 
-from recbole_tslrec.augmentation import enhanced_embeddings
-from recbole_tslrec.augmentation.enhanced_embeddings import read_items
-from recbole_tslrec.reconstruction import fine_tuning
-from recbole_tslrec.reconstruction.fine_tuning import fine_tune
+from recbole_tslrec.paradigms.tslrec.augmentation import enhanced_embeddings
+from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import read_items
+from recbole_tslrec.paradigms.tslrec.reconstruction import fine_tuning
+from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import fine_tune
 
 TOKENS = [f"item {number}" for number in range(20)]
 

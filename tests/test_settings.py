@@ -5,31 +5,43 @@ from pathlib import Path
 import pytest
 import recbole
 import yaml
-from conftest import write_atomic
 from hypothesis import given
 from hypothesis import strategies as st
 from recbole.config import Config
 
-from recbole_tslrec import interactions_file, quick_start
-from recbole_tslrec.registration import properties_folder
-from recbole_tslrec.settings import (
-    CATEGORIES,
-    FINE_TUNING,
-    SETTINGS,
-    check_spelling,
-    check_valid_metric,
-    check_values,
-    stage_settings,
-    training_settings,
-)
+from recbole_tslrec.commands.write_keys import page, yaml_files
+from recbole_tslrec.config.checks import check_values
+from recbole_tslrec.config.fingerprints import training_settings
+from recbole_tslrec.config.keys import KEYS, Effect, result_values
+from recbole_tslrec.config.recbole_keys import check_valid_metric
+from recbole_tslrec.config.spelling import check_spelling
+from recbole_tslrec.recbole_bridge import quick_start
+from recbole_tslrec.recbole_bridge.paradigm import PARADIGMS, chain, variants
+from recbole_tslrec.recbole_bridge.register import properties_folder
 
 
 def ours(name: str) -> dict:
     return yaml.safe_load((properties_folder() / f"{name}.yaml").read_text())
 
 
-def test_the_yaml_and_the_table_hold_the_same_keys():
-    assert set(ours("TSLRec")) | set(ours("E4SRec")) == set(SETTINGS)
+def test_the_files_of_keys_are_those_of_the_declarations():
+    """`make keys` writes them."""
+    for path, text in yaml_files().items():
+        assert path.read_text() == text, path
+        paradigm = PARADIGMS[path.stem]
+        reader = Config.__new__(Config)  # yaml by itself reads 1e-3 as a text
+        reader.yaml_loader = reader._build_yaml_loader()
+        assert reader._load_config_files([str(path)]) == paradigm.defaults()
+    assert (properties_folder().parent / "docs" / "keys.md").read_text() == page()
+
+
+def test_a_paradigm_declares_the_keys_that_its_stages_and_rows_read():
+    for paradigm in PARADIGMS.values():
+        declared = set(paradigm.defaults())
+        for row in paradigm.variants:
+            read = {*row.keys, *(name for stage in chain(row.stages) for name in stage.keys)}
+            assert read <= declared, (paradigm.name, row.name)
+    assert set(KEYS) == {name for one in PARADIGMS.values() for name in one.defaults()}
 
 
 def test_every_key_says_type_and_meaning():
@@ -103,7 +115,7 @@ def test_what_recbole_takes_is_taken(changes, small_data, settings):
         {"metrics": "NDCG", "topk": 10},
         {"metrics": ["GAUC"], "valid_metric": "GAUC"},
         {"metrics": ["MRR", "ItemCoverage"], "valid_metric": "itemcoverage@5"},
-        {"metrics": ["AUC"], "valid_metric": "auc", "eval_args": {"mode": "uni10"}},
+        {"metrics": ["AUC"], "valid_metric": "auc", "eval_args": {"order": "TO", "mode": "uni10"}},
     ],
 )
 def test_what_recbole_computes_may_choose_the_epoch(changes, small_data, settings):
@@ -186,7 +198,7 @@ NO_TEXT = st.sampled_from(["", "  ", 1, 0.5, True, False, [], {}, ["a"]])
 
 
 def wrong_values(key: str):
-    expected = SETTINGS[key].expected
+    expected = KEYS[key].values.expected
     if expected == "True or False":
         return st.sampled_from([None, 0, 1, "True", "False", "", [], 0.0])
     if expected.startswith("a whole number"):
@@ -205,16 +217,16 @@ def wrong_values(key: str):
 
 
 def test_every_key_has_its_right_values():
-    assert set(RIGHT) == set(SETTINGS)
+    assert set(RIGHT) == set(KEYS)
 
 
-@pytest.mark.parametrize("key", SETTINGS)
+@pytest.mark.parametrize("key", list(KEYS))
 @given(data=st.data())
 def test_right_values_pass(key, data):
     check_values(right_everywhere() | {key: data.draw(RIGHT[key])})
 
 
-@pytest.mark.parametrize("key", SETTINGS)
+@pytest.mark.parametrize("key", list(KEYS))
 @given(data=st.data())
 def test_no_wrong_value_passes_and_the_message_names_key_and_value(key, data):
     value = data.draw(wrong_values(key))
@@ -223,9 +235,7 @@ def test_no_wrong_value_passes_and_the_message_names_key_and_value(key, data):
 
 
 def right_everywhere() -> dict:
-    # yaml by itself reads 1e-3 as a text; RecBole's reader does not.
-    numbers = {"sft_learning_rate": 1e-3, "e4srec_learning_rate": 3e-4}
-    return ours("TSLRec") | ours("E4SRec") | numbers
+    return {name: key.default for name, key in KEYS.items()}
 
 
 def test_a_file_that_is_not_there_is_refused(small_data, settings):
@@ -299,139 +309,14 @@ def test_bpr_without_negatives_is_refused_and_gets_them_by_default(model, small_
         Config(model, small_data, ["none.yaml"], config_dict=settings | {"loss_type": "BPR"})
 
 
-def test_a_data_set_without_times_is_refused(tmp_path, settings):
-    rows = [("u1", "i1"), ("u1", "i2")]
-    write_atomic(tmp_path / "data", "timeless", rows, "user_id:token\titem_id:token")
-    with pytest.raises(ValueError, match=r"TIME_FIELD: \[timestamp\] is not a column.*timeless"):
-        Config("TSLRec_SASRec", "timeless", config_dict=settings)
-
-
-@pytest.mark.parametrize(
-    ("header", "message"),
-    [
-        (
-            "user_id\titem_id\ttimestamp",
-            r"plain.inter\] line 1: .*name:type and parted by .*import",
-        ),
-        ("user_id:token,item_id:token,timestamp:float", r"plain.inter\] line 1: .*parted by"),
-        ("\ufeffuser_id:token\titem_id:token\ttimestamp:float", r"byte order mark.* utf-8-sig"),
-        ("user:token\titem_id:token\ttimestamp:float", r"USER_ID_FIELD: \[user_id\] is not a col"),
-        ("user_id:token\titem:token\ttimestamp:float", r"ITEM_ID_FIELD: \[item_id\] is not a col"),
-        ("user_id:token\titem_id:token\ttimestamp:token", r"TIME_FIELD: .* type \[token\]"),
-    ],
-)
-def test_a_first_line_that_is_not_recboles_is_refused(header, message, tmp_path, settings):
-    write_atomic(tmp_path / "data", "plain", [("u1", "i1", 1)], header)
-    with pytest.raises(ValueError, match=message):
-        Config("TSLRec_SASRec", "plain", config_dict=settings)
-
-
-def test_a_time_that_is_no_number_is_refused(tmp_path, settings):
-    write_atomic(tmp_path / "data", "dated", [*WELL, ("u", "i", "2024-01-02")])
-    message = r"dated.inter\] line 11: the timestamp \[2024-01-02\] is not a number"
-    with pytest.raises(ValueError, match=message):
-        Config("TSLRec_SASRec", "dated", config_dict=settings)
-
-
-def test_all_columns_may_be_loaded_and_three_not_left_out(small_data, settings):
-    everything = settings | {"load_col": {"inter": "*"}}
-    Config("TSLRec_SASRec", small_data, config_dict=everything)
-    for column in ("user_id", "item_id", "timestamp"):
-        left_out = {"load_col": None, "unload_col": {"inter": [column]}}
-        with pytest.raises(ValueError, match=rf"unload_col.*\[{column}\]"):
-            Config("TSLRec_SASRec", small_data, config_dict=settings | left_out)
-
-
-@pytest.mark.parametrize(
-    "load_col", [{"inter": ["item_id", "timestamp"]}, {"item": ["item_id"]}, {"inter": ["user_id"]}]
-)
-def test_what_load_col_leaves_out_is_named(load_col, small_data, settings):
-    message = r"load_col: inter .* leaves out the .*_FIELD \[.*Give load_col: {inter: \[.*timestamp"
-    with pytest.raises(ValueError, match=message):
-        Config("TSLRec_SASRec", small_data, config_dict=settings | {"load_col": load_col})
-
-
-def test_of_a_data_set_that_recbole_does_not_know_the_times_are_loaded(small_data, settings):
-    given = {key: value for key, value in settings.items() if key != "load_col"}
-    given["train_neg_sample_args"] = None
-    for model in ("SASRec", "TSLRec_SASRec"):
-        config = Config(model, small_data, config_dict=given)
-        assert config["load_col"] == {"inter": ["user_id", "item_id", "timestamp"]}
-    own = Config("TSLRec_SASRec", "ml-100k", config_dict={"gpu_id": ""})["load_col"]
-    assert own["inter"] == ["user_id", "item_id", "rating", "timestamp"]
-    text = given | {"load_col": "{inter: [user_id, item_id, timestamp]}"}
-    with pytest.raises(ValueError, match=r"load_col: \[{inter.*--load_col=\"{'inter': \['user_id'"):
-        Config("TSLRec_SASRec", small_data, config_dict=text)
-
-
-def test_a_time_column_that_is_not_loaded_is_refused(small_data, settings):
-    unloaded = settings | {"load_col": {"inter": ["user_id", "item_id"]}}
-    with pytest.raises(ValueError, match=r"load_col.*\[timestamp\]"):
-        Config("TSLRec_SASRec", small_data, config_dict=unloaded)
-
-
-MISSING = ["nan", "NaN", "NA", "N/A", "None", "null", "", "#N/A", "<NA>"]
-WELL = [("v", f"i{time % 4}", time) for time in range(9)]
-
-
-@pytest.mark.parametrize("token", MISSING)
-@pytest.mark.parametrize("column", ["user_id", "item_id", "timestamp"])
-def test_what_pandas_takes_for_missing_is_named_before_recbole_drops_it(
-    token, column, tmp_path, settings
-):
-    row = {"user_id": "u", "item_id": "i", "timestamp": 3} | {column: token}
-    write_atomic(tmp_path / "data", "odd", [*WELL, tuple(row.values()), *WELL])
-    message = rf"odd\.inter\] line 11: the {column} \[{re.escape(token)}\] counts as missing"
-    with pytest.raises(ValueError, match=message):
-        Config("TSLRec_SASRec", "odd", config_dict=settings)
-
-
-def test_blank_lines_count_when_a_line_is_named(tmp_path, settings):
-    folder = tmp_path / "data" / "odd"
-    folder.mkdir(parents=True)
-    lines = ["user_id:token\titem_id:token\ttimestamp:float", "", "u1\ti1\t1", " ", "", "u1\tNA\t2"]
-    (folder / "odd.inter").write_text("\n".join(lines))
-    with pytest.raises(ValueError, match=r"line 6: the item_id \[NA\] counts as missing"):
-        Config("TSLRec_SASRec", "odd", config_dict=settings)
-
-
-def test_a_missing_token_is_named_in_any_block(tmp_path, settings, monkeypatch):
-    monkeypatch.setattr(interactions_file, "_ROWS_AT_ONCE", 4)
-    write_atomic(tmp_path / "data", "odd", [*WELL, ("u", "None", 3)])
-    with pytest.raises(ValueError, match=r"line 11: the item_id \[None\]"):
-        Config("TSLRec_SASRec", "odd", config_dict=settings)
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        (
-            [("u", '"Hello', 1), ("u", 'World"', 2)],
-            r"line 2: the item_id \[\"?Hello.*\n.*quotation",
-        ),
-        ([("u", '"Hello', 1), ("u", "World", 2)], r"odd.inter\] cannot be read"),
-    ],
-)
-def test_a_quotation_mark_that_swallows_lines_is_refused(rows, message, tmp_path, settings):
-    write_atomic(tmp_path / "data", "odd", rows)
-    with pytest.raises(ValueError, match=f"(?s){message}"):
-        Config("TSLRec_SASRec", "odd", config_dict=settings)
-
-
-def test_tokens_that_only_look_odd_are_taken(tmp_path, settings):
-    odd = ["none", "Nan", "1e3", "True", "[PAD]", " a", "a b", "ü", "x" * 5000, 'in"side', "\u2028"]
-    rows = [("u", token, time) for time, token in enumerate(odd)]
-    write_atomic(tmp_path / "data", "odd", rows)
-    Config("TSLRec_SASRec", "odd", config_dict=settings)
-
-
-@given(st.sampled_from(sorted(SETTINGS)))
-def test_a_key_enters_the_fingerprint_of_its_stage_and_no_other(key):
-    values = dict.fromkeys(SETTINGS, "same")
-    for stage in (CATEGORIES, FINE_TUNING):
-        before = stage_settings(values, stage)
-        after = stage_settings(values | {key: "different"}, stage)
-        assert (before != after) == (SETTINGS[key].stage == stage)
+@given(st.sampled_from(sorted(KEYS)))
+def test_a_key_enters_the_fingerprints_of_its_readers_and_no_other(key):
+    values = dict.fromkeys(KEYS, "same")
+    for stage in {stage for row in variants().values() for stage in chain(row.stages)}:
+        before = result_values(values, stage.keys)
+        after = result_values(values | {key: "different"}, stage.keys)
+        read = key in stage.keys and KEYS[key].effect is Effect.VALUE
+        assert (before != after) == read
     assert training_settings(values) == training_settings(values | {key: "different"})
 
 
@@ -446,7 +331,7 @@ def test_workers_count_where_they_draw(small_data, settings):
         return training_settings(config.final_config_dict)
 
     whole = {"train_neg_sample_args": None}
-    sampled = whole | {"eval_args": {"mode": {"valid": "uni5", "test": "full"}}}
+    sampled = whole | {"eval_args": {"order": "TO", "mode": {"valid": "uni5", "test": "full"}}}
     for keys, counts in (({"loss_type": "BPR"}, True), (sampled, True), (whole, False)):
         assert (trained(**keys, worker=0) != trained(**keys, worker=1)) is counts, keys
         for workers in (0, 1, 2):  # two share the batches out

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from recbole_tslrec.storage import MANIFEST, Store, fingerprint, write_atomically
+from recbole_tslrec.store.store import MANIFEST, Store, fingerprint, write_atomically
 
 
 def write_text(text):

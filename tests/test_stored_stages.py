@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from recbole_tslrec import __main__ as command_line
-from recbole_tslrec.clean_up import leftovers, remove
-from recbole_tslrec.locks import is_held
-from recbole_tslrec.quick_start import run_experiment
-from recbole_tslrec.storage import MANIFEST, Store, fingerprint
-from recbole_tslrec.stored_stages import explain, stage_folders, stored_stages, table
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.stages.inventory import explain, stage_folders, stored_stages, table
+from recbole_tslrec.stages.prune import leftovers, remove
+from recbole_tslrec.store.locks import is_held
+from recbole_tslrec.store.store import MANIFEST, Store, fingerprint
 
 BACKBONE = {"backbone": "SASRec", "settings": {"learning_rate": "0.001", "seed": "1"}}
 DAY = 86400
@@ -163,7 +163,7 @@ def test_a_stage_that_cannot_be_read_now_stays(root, monkeypatch):
     def stale(folder):
         raise OSError("Stale file handle")
 
-    monkeypatch.setattr("recbole_tslrec.stored_stages.read_manifest", stale)
+    monkeypatch.setattr("recbole_tslrec.stages.inventory.read_manifest", stale)
     assert {stage.problem for stage in stored_stages(root)} >= {"Stale file handle"}
     assert clean(root) == clean(root, unused_days=0) == (set(), True)
 
@@ -178,7 +178,7 @@ def test_a_stage_is_listed_though_some_of_it_goes(root, monkeypatch):
             raise FileNotFoundError(path)
         return is_file(path)
 
-    monkeypatch.setattr("recbole_tslrec.stored_stages._damage", lambda *given: None)
+    monkeypatch.setattr("recbole_tslrec.stages.inventory._damage", lambda *given: None)
     monkeypatch.setattr(Path, "is_file", gone)
     assert {stage.folder for stage in stored_stages(root)} == before
 
@@ -186,7 +186,8 @@ def test_a_stage_is_listed_though_some_of_it_goes(root, monkeypatch):
 def test_a_folder_that_goes_while_one_looks(root, monkeypatch):
     folders = stage_folders(root)
     monkeypatch.setattr(
-        "recbole_tslrec.stored_stages.stage_folders", lambda _: [root / "small" / "gone", *folders]
+        "recbole_tslrec.stages.inventory.stage_folders",
+        lambda _: [root / "small" / "gone", *folders],
     )
     assert len(stored_stages(root)) == len(folders)
 

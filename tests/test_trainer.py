@@ -12,11 +12,13 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
-from recbole_tslrec import pipeline
-from recbole_tslrec.compatibility import load_checkpoint
-from recbole_tslrec.quick_start import run_experiment
+from recbole_tslrec.paradigms.tslrec.augmentation import stages as augmentation
+from recbole_tslrec.recbole_bridge.patches import load_checkpoint
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.stages.backbone import BackboneStage
 
 WRONG = [float("nan"), float("inf")]
+FOUR_ITEMS = {"topk": [2], "valid_metric": "NDCG@2", "n_categories": 2}
 # A few negative items a user in place of all.
 SAMPLED = {
     "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user"}
@@ -54,7 +56,7 @@ def spoil_call(trainer, method: str, number: int, value: float) -> None:
 def test_nobody_to_validate_on_is_refused_before_any_stage(length, tmp_path, settings):
     rows = [(f"u{user}", f"i{(user + k) % 4}", k) for user in range(4) for k in range(length)]
     write_atomic(tmp_path / "data", "small", rows)
-    trainer, train_data, valid_data = prepared("TSLRec_GRU4Rec", settings, "small")
+    trainer, train_data, valid_data = prepared("TSLRec_GRU4Rec", settings | FOUR_ITEMS, "small")
     with pytest.raises(ValueError, match=r"dataset: \[small\].* has no user with the four"):
         trainer.fit(train_data, valid_data)
     assert not Path("saved/tslrec").exists()
@@ -80,7 +82,7 @@ def test_without_validation_no_metric_is_missed(model, small_data, settings):
 def test_three_interactions_a_user_do_without_validation(tmp_path, settings):
     rows = [(f"u{user}", f"i{(user + k) % 4}", k) for user in range(4) for k in range(3)]
     write_atomic(tmp_path / "data", "small", rows)
-    changes = {"eval_step": 0, "n_categories": 2}
+    changes = {"eval_step": 0} | FOUR_ITEMS
     trainer, train_data, valid_data = prepared("TSLRec_GRU4Rec", settings | changes, "small")
     trainer.fit(train_data, valid_data)
     assert Path(trainer.saved_model_file).is_file()
@@ -103,6 +105,20 @@ def test_a_loss_that_is_not_finite(value, batching, small_data, settings, monkey
     assert "learning_rate: [0.001]" in message and "clip_grad_norm: {'max_norm': 1}" in message
     kept = Path(re.search(r"checkpoint is \[(.*)\]", message).group(1))
     assert load_checkpoint(kept)["epoch"] == 0
+
+
+def test_a_language_model_that_diverges_names_the_keys_of_its_own_loop(
+    small_data, settings, monkeypatch
+):
+    trainer, train_data, valid_data = prepared("E4SRec", settings, small_data)
+    spoil_call(trainer, "calculate_loss", 1, float("nan"))
+    with pytest.raises(ValueError) as caught:
+        trainer.fit(train_data, valid_data)
+    message = str(caught.value)
+    assert "[E4SRec] epoch 0, step 1: the training loss is [nan]" in message
+    assert "e4srec_learning_rate: [0.0003]" in message
+    assert "Try a lower e4srec_learning_rate" in message
+    assert " learning_rate" not in message and "weight_decay" not in message
 
 
 def test_two_runs_of_the_same_second_keep_two_checkpoints(small_data, settings, monkeypatch):
@@ -167,24 +183,25 @@ def is_finished(path: Path) -> bool:
 
 def test_item_embeddings_that_are_not_finite_are_named(small_data, settings, monkeypatch):
     def diverged(self, folder):
-        table = torch.randn(len(self.tokens), 8)
-        table[self.tokens.index("i7"), 3] = float("nan")
+        tokens = self.pipeline.tokens
+        table = torch.randn(len(tokens), 8)
+        table[tokens.index("i7"), 3] = float("nan")
         return table
 
-    monkeypatch.setattr(pipeline.Pipeline, "_train_backbone", diverged)
+    monkeypatch.setattr(BackboneStage, "train", diverged)
     with pytest.raises(ValueError, match="item_embedding holds NaN .* 1 items.*'i7'"):
         run_experiment("CI_SASRec", small_data, config_dict=settings)
 
 
 def test_enhanced_embeddings_that_are_not_finite_are_named(small_data, settings, monkeypatch):
-    read_items = pipeline.read_items
+    read_items = augmentation.read_items
 
     def overflown(*args):
         enhanced = read_items(*args)
         enhanced[4, 0] = float("inf")
         return enhanced
 
-    monkeypatch.setattr(pipeline, "read_items", overflown)
+    monkeypatch.setattr(augmentation, "read_items", overflown)
     fourth = r"enhanced_embedding holds NaN or infinity for 1 items, among them 'i\d+'"
     with pytest.raises(ValueError, match=fourth):
         run_experiment("TSLRec_SASRec", small_data, config_dict=settings)

@@ -4,13 +4,13 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 
-from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
+from recbole_tslrec.data.histories import Histories
+from recbole_tslrec.language_model.encoder import ItemPromptModel
 from recbole_tslrec.language_model.load import add_adapters, load_language_model
 from recbole_tslrec.language_model.prompt import make_prompt
 from recbole_tslrec.language_model.source import open_source
-from recbole_tslrec.reconstruction.fine_tuning import FineTuningSettings
-from recbole_tslrec.reconstruction.histories import Histories
-from recbole_tslrec.reconstruction.reconstruction_model import ReconstructionModel
+from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import FineTuningSettings
+from recbole_tslrec.paradigms.tslrec.reconstruction.reconstruction_model import ReconstructionModel
 
 CPU = torch.device("cpu")
 N_ITEMS, K = 20, 4

@@ -6,8 +6,8 @@ import argparse
 import logging
 from pathlib import Path
 
-from recbole_tslrec.compatibility import convert_checkpoint
-from recbole_tslrec.model.folding import fold_checkpoint
+from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
+from recbole_tslrec.recbole_bridge.patches import convert_checkpoint
 
 
 def add(commands: argparse._SubParsersAction) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from recbole.config import Config
 
-from recbole_tslrec import processes
-from recbole_tslrec.experiments.comparison import compare
-from recbole_tslrec.experiments.grid import Grid
-from recbole_tslrec.experiments.search import declare
-from recbole_tslrec.experiments.variants import CONTROLS, MAIN_VARIANTS, OWN_KEYS, VARIANTS
-from recbole_tslrec.model.specifications import BACKBONES
+from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.experiments.run.comparison import compare
+from recbole_tslrec.experiments.run.grid import MAIN_VARIANTS, Grid
+from recbole_tslrec.experiments.run.search import declare
+from recbole_tslrec.recbole_bridge.paradigm import controls, own_keys, variants
+from recbole_tslrec.store import processes
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -28,9 +28,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--backbone", default="SASRec", help=", ".join(BACKBONES))
     command.add_argument("--backbones", help="several of them, separated by commas")
     command.add_argument(
-        "--variants", "--variant", default=",".join(MAIN_VARIANTS), help=", ".join(VARIANTS)
+        "--variants", "--variant", default=",".join(MAIN_VARIANTS), help=", ".join(variants())
     )
-    command.add_argument("--controls", action="store_true", help=f"add {', '.join(CONTROLS)}")
+    command.add_argument("--controls", action="store_true", help=f"add {', '.join(controls())}")
     command.add_argument("--seeds", type=int, default=1, help="how many, from 2020 on")
     command.add_argument(
         "--config_files", default="", help="yaml files, separated by spaces; {dataset} is replaced"
@@ -54,16 +54,13 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def _compare(args: argparse.Namespace) -> int:
     if processes.count() > 1:
-        raise SystemExit(
-            "compare: runs in one process; start it several times on one --results folder to share the "
-            "work. torchrun is for single experiments."
+        raise ValueError(
+            "torchrun: compare runs in one process; start it several times on one --results folder to "
+            "share the work. torchrun is for single experiments."
         )
     try:
         search = declare(args.search, args.search_file, args.search_budget)
         comparison = compare(_grid(args), args.results, search, args.keep_checkpoints)
-    # RecBole refuses some settings with a RuntimeError.
-    except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:
-        raise SystemExit(f"compare: {error}") from error  # of the whole; a cell's own is its line's
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"What is finished is kept in [{args.results}]; the same command goes on from there."
@@ -77,7 +74,7 @@ def _compare(args: argparse.Namespace) -> int:
 def _grid(args: argparse.Namespace) -> Grid:
     """The grid that the command line asks for; takes RecBole's keys out of ``sys.argv``."""
     for argument in sys.argv[1:]:
-        if argument.removeprefix("--").split("=")[0] in OWN_KEYS:
+        if argument.removeprefix("--").split("=")[0] in own_keys():
             raise ValueError(
                 f"[{argument}] is set for each cell. Give --seeds=<how many>, --datasets, "
                 f"--backbones, --variants or --results."
@@ -89,11 +86,11 @@ def _grid(args: argparse.Namespace) -> Grid:
     sys.argv = sys.argv[:1]  # every cell is given its settings; a searched key differs among them
     if args.seeds < 1:
         raise ValueError(f"seeds: [{args.seeds}] is not a whole number, 1 or larger.")
-    controls = CONTROLS if args.controls else ()
+    added = controls() if args.controls else ()
     return Grid(
         datasets=(args.datasets or args.dataset).split(","),
         backbones=(args.backbones or args.backbone).split(","),
-        variants=list(dict.fromkeys([*args.variants.split(","), *controls])),
+        variants=list(dict.fromkeys([*args.variants.split(","), *added])),
         seeds=range(2020, 2020 + args.seeds),  # RecBole's default seed, and the next ones
         config_files=args.config_files.split(),
         settings=settings,

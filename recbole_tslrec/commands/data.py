@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from recbole_tslrec.experiments.data_import import import_data
-from recbole_tslrec.experiments.interaction_files import FORMS, Columns
+from recbole_tslrec.data.import_.data_import import import_data
+from recbole_tslrec.data.import_.interaction_files import FORMS, Columns
 
 
 def add(commands: argparse._SubParsersAction) -> None:

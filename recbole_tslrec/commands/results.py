@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from recbole_tslrec.experiments.report import write_report
+from recbole_tslrec.experiments.report.report import write_report
+from recbole_tslrec.recbole_bridge.quick_start import given_config_files
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -52,7 +53,7 @@ def _efficiency(args: argparse.Namespace) -> None:
 
     scale = efficiency.scale_of(
         args.dataset,
-        args.config_files.split(),
+        given_config_files(args.config_files),
         size=args.size,
         quantization=args.quantization,
         batch_positions=args.batch_positions,

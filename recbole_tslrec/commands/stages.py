@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from recbole_tslrec.clean_up import leftovers, remove
-from recbole_tslrec.storage import fingerprint
-from recbole_tslrec.stored_stages import explain, size, stored_stages, table, wanted_by
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+
+from recbole_tslrec.recbole_bridge.paradigm import staged_models
+from recbole_tslrec.recbole_bridge.quick_start import given_config_files
+from recbole_tslrec.stages.inventory import explain, size, stored_stages, table
+from recbole_tslrec.stages.pipeline import Pipeline
+from recbole_tslrec.stages.prune import leftovers, remove
+from recbole_tslrec.store.store import fingerprint
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -58,9 +66,32 @@ def _wanted(args: argparse.Namespace) -> tuple[Path, dict]:
     if args.model is None:
         return args.tslrec_dir or Path("saved/tslrec"), {}
     if args.dataset is None:
-        raise SystemExit(f"{args.command}: --model needs --dataset.")
+        raise ValueError("--model needs --dataset.")
     given = {"tslrec_dir": str(args.tslrec_dir)} if args.tslrec_dir else {}
-    return wanted_by(args.model, args.dataset, args.config_files.split(), given)
+    return wanted_by(args.model, args.dataset, given_config_files(args.config_files), given)
+
+
+def wanted_by(
+    model: str,
+    dataset: str,
+    config_file_list: Sequence[str] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """Where an experiment keeps its stages, and what each of them would be made from, in order.
+
+    Reads the data set, and the language model's config if it needs one; runs no stage.
+
+    Args:
+        model, dataset, config_file_list, config_dict: as RecBole's ``run_recbole`` takes them.
+    """
+    config = Config(model, dataset, config_file_list, dict(config_dict or {}))
+    root = Path(config["tslrec_dir"] or "saved/tslrec")
+    if model not in staged_models():
+        return root, {}
+    kind = staged_models()[model]
+    train_data, valid_data, _ = data_preparation(config, create_dataset(config))
+    pipeline = Pipeline(config, train_data, valid_data, kind.backbone)
+    return root, pipeline.made_from(kind.stages(config))
 
 
 def _nothing_yet(root: Path, args: argparse.Namespace) -> bool:

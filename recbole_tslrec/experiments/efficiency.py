@@ -26,15 +26,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from recbole_tslrec.experiments.machine import machine
+from recbole_tslrec.experiments.run.machine import machine
 from recbole_tslrec.language_model.batches import PositionBudgetSampler
-from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
+from recbole_tslrec.language_model.encoder import ItemPromptModel
 from recbole_tslrec.language_model.load import add_adapters, bf16_is_fast
 from recbole_tslrec.language_model.meter import matrix_rate, operations, peak_memory
 from recbole_tslrec.language_model.prompt import Prompt
 from recbole_tslrec.language_model.random_model import random_language_model
 from recbole_tslrec.language_model.shared_prefix import can_share_prefix
-from recbole_tslrec.storage import write_atomically, write_json
+from recbole_tslrec.store.store import write_atomically, write_json
 
 # Words around the history; their numbers are those of the two papers' instructions in Llama's tokens.
 _BEFORE = {"TSLRec": 20, "E4SRec": 16}
@@ -409,7 +409,7 @@ def scale_of(dataset: str, config_file_list, **changes) -> Scale:
     from recbole.config import Config
     from recbole.data import create_dataset, data_preparation
 
-    from recbole_tslrec.reconstruction.histories import training_histories
+    from recbole_tslrec.data.histories import training_histories
 
     config = Config("E4SRec", dataset, config_file_list)  # the keys of both sides
     train_data, _, test_data = data_preparation(config, create_dataset(config))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from recbole_tslrec.language_model.item_prompt_model import ItemEncoder
+from recbole_tslrec.language_model.encoder import ItemEncoder
 from recbole_tslrec.language_model.prompts.template import Template, Values
 
 

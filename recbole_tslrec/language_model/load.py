@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from logging import ERROR, getLogger
 from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import is_flash_attn_2_available
 
 from recbole_tslrec.language_model.kinds import model_class
 from recbole_tslrec.language_model.source import LanguageModelSource
+from recbole_tslrec.language_model.weights import (
+    check_loaded,
+    loading_in_our_words,
+    tell_left_over,
+    trunk_options,
+)
 
 # It warns in every run that an optional package, which is faster at 4 bits on some CPUs, is not there.
 getLogger("bitsandbytes.backends.cpu.ops").setLevel(ERROR)
+# It warns in every product of every 8-bit layer that it computes in float16, as it always does.
+getLogger("bitsandbytes.autograd._functions").setLevel(ERROR)
 
 
 def bf16_is_fast(device: torch.device) -> bool:
@@ -45,9 +55,8 @@ def check_quantization(
     """Raise ValueError if the weights cannot be held as asked for."""
     if quantization == "none":
         return
-    own = getattr(source.config, "quantization_config", None)
-    if own is not None:
-        method = own.get("quant_method") if isinstance(own, dict) else own.quant_method
+    method = _own_quantization(source)
+    if method is not None:
         raise ValueError(
             f"llm_quantization: [{quantization}] cannot be had of [{source.name}], whose weights are "
             f"quantised already ({method}). Give llm_quantization: none."
@@ -64,6 +73,14 @@ def check_quantization(
             f"llm_quantization: [{quantization}] needs bitsandbytes, which does not load here "
             f"({error}). Give llm_quantization: none, or install bitsandbytes for this machine."
         ) from error
+
+
+def _own_quantization(source: LanguageModelSource) -> str | None:
+    """How a model's weights are quantised as they come; None if they are not."""
+    own = getattr(source.config, "quantization_config", None)
+    if own is None:
+        return None
+    return own.get("quant_method") if isinstance(own, dict) else own.quant_method
 
 
 def quantization_config(quantization: str, device: torch.device) -> BitsAndBytesConfig:
@@ -108,6 +125,8 @@ def load_language_model(
 ) -> PreTrainedModel:
     """The model: its trunk, all its weights frozen, unless asked otherwise.
 
+    Its attribute ``loaded`` says what was loaded, for a stage's manifest.
+
     Args:
         source: an opened source.
         quantization: ``none``, ``int8`` or ``nf4`` (4 bits, double quantisation, bf16 compute).
@@ -118,29 +137,38 @@ def load_language_model(
         trainable: whether the weights are to be trained themselves; they are held in fp32 then.
 
     Raises:
-        ValueError: the weights cannot be held, or trained, as asked for.
+        ValueError: the weights are not this model's, or cannot be held or trained as asked for.
     """
     check_quantization(quantization, source, device)
-    if trainable and quantization != "none":
+    held_in = _own_quantization(source) or quantization
+    if trainable and held_in != "none":
         raise ValueError(
-            f"llm_quantization: [{quantization}] weights cannot be trained themselves. Give "
-            f"llm_quantization: none."
+            f"llm_quantization: the weights of [{source.name}], held as {held_in}, cannot be trained "
+            f"themselves. Give llm_quantization: none, and a language model that is not quantised."
         )
     options = {
         "dtype": torch.float32 if trainable else full_precision_dtype(device),
         "trust_remote_code": source.trust_remote_code,
         "attn_implementation": attention,
+        "ignore_mismatched_sizes": True,  # refused below, by name
     }
     if quantization != "none":
         options["quantization_config"] = quantization_config(quantization, device)
-    if _has_pooling_layer(source):
-        options["add_pooling_layer"] = False
-    revision = getattr(source.config, "_commit_hash", None)
-    if revision is not None:  # what the fingerprint names, whatever is pushed to the hub meanwhile
-        options["revision"] = revision
-    # Placed as it is loaded: quantised weights cannot be moved afterwards.
-    made_by = model_class(source, head)
-    model = made_by.from_pretrained(source.location, device_map={"": device}, **options)
+    options |= trunk_options(source) | source.files_from
+    with loading_in_our_words(source, progress_bars=True):
+        # Placed as it is loaded: quantised weights cannot be moved afterwards.
+        model, outcome = model_class(source, head).from_pretrained(
+            source.location, device_map={"": device}, output_loading_info=True, **options
+        )
+    check_loaded(source, outcome)
+    tell_left_over(source, outcome)
+    model.loaded = {
+        "parameters": model.num_parameters(),
+        "tensors": len(list(model.parameters())),
+        "tensors_not_used": len(outcome["unexpected_keys"]),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "quantization": held_in,
+    }
     model.config.use_cache = False
     if device.type == "cpu" and getattr(model, "is_loaded_in_4bit", False):
         keep_4_bit_weights_as_they_are(model)
@@ -161,14 +189,6 @@ def keep_4_bit_weights_as_they_are(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _has_pooling_layer(source: LanguageModelSource) -> bool:
-    """Whether an encoder ends in a pooling layer that last_hidden_state does not pass through.
-
-    Its weights would get adapters that never learn, which torch refuses with several processes.
-    """
-    return "add_pooling_layer" in inspect.signature(type(meta_model(source)).__init__).parameters
-
-
 def add_adapters(
     model: PreTrainedModel,
     r: int,
@@ -179,7 +199,7 @@ def add_adapters(
     """LoRA adapters on a frozen model; they alone are trainable. At the start they change nothing.
 
     Raises:
-        ValueError: ``target_modules`` matches no layer.
+        ValueError: ``target_modules`` matches no layer, or something that takes no adapters.
     """
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
@@ -189,22 +209,54 @@ def add_adapters(
         target_modules = [target_modules]  # peft would take the text for a pattern of whole paths
     targets = target_modules if isinstance(target_modules, str) else list(target_modules)
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
+    linear = {
+        name for name, layer in model.named_modules() if isinstance(layer, (nn.Linear, Conv1D))
+    }
     try:
-        return get_peft_model(model, config)
+        with _without_warnings_of_others():
+            return get_peft_model(model, config)
     except ValueError as error:
-        raise ValueError(f"lora_target_modules: {error}") from error
+        says, *tree = str(error).splitlines()  # peft prints a module with all that is below it
+        says = f"{says.rstrip('(')} takes no adapters." if tree else says
+        ends = sorted({name.rpartition(".")[2] for name in linear})
+        raise ValueError(
+            f"lora_target_modules: {says} Give all-linear, or some of {', '.join(ends)}."
+        ) from None
+
+
+@contextmanager
+def _without_warnings_of_others() -> Iterator[None]:
+    """Hide what peft and transformers tell each other's programmers."""
+    with warnings.catch_warnings():
+        # peft calls transformers by names that are to go; the upper bounds in setup.cfg hold them.
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
+        yield
 
 
 def keep_few_activations(model: nn.Module) -> None:
     """Have the backward pass compute activations again instead of keeping them."""
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    with _without_warnings_of_others():
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def check_adapters(source: LanguageModelSource, target_modules: str | Sequence[str]) -> None:
-    """Raise ValueError if ``target_modules`` matches no layer; needs no weights."""
+def check_adapters(
+    source: LanguageModelSource, target_modules: str | Sequence[str], r: int
+) -> None:
+    """Raise ValueError if no layer is matched, or none has room for a rank of r; needs no weights."""
     model = meta_model(source)
     with torch.device("meta"):
-        add_adapters(model, r=1, alpha=1, dropout=0, target_modules=target_modules)
+        adapted = add_adapters(model, r=1, alpha=1, dropout=0, target_modules=target_modules)
+    widest = max(
+        min(layer.in_features, layer.out_features)
+        for layer in adapted.modules()
+        if hasattr(layer, "lora_A")
+    )
+    if r > widest:
+        raise ValueError(
+            f"lora_r: [{r}] is more than {widest}, the highest rank that a change of an adapted layer "
+            f"of [{source.name}] can have. Give {widest} or less; 8 to 64 is usual."
+        )
 
 
 def save_adapters(model: nn.Module, folder: Path) -> None:

@@ -73,3 +73,22 @@ def check_memory(source: LanguageModelSource, quantization: str, device: torch.d
         f"{needed[quantization] / _GIB:.1f} GiB, and {free / _GIB:.1f} GiB are free on [{device}]. "
         f"{advice}."
     )
+
+
+def check_batch(source: LanguageModelSource, positions: int, device: torch.device) -> None:
+    """Raise ValueError if a batch could not be trained on in the memory that is free now.
+
+    Counted is one hidden state a layer, which the backward pass needs under gradient checkpointing,
+    too. What it really takes is many times more.
+
+    Args:
+        positions: as the key ``sft_batch_positions``.
+    """
+    a_position = source.n_layers * source.hidden_size * full_precision_dtype(device).itemsize
+    free = free_bytes(device)
+    if positions * a_position > free:
+        raise ValueError(
+            f"sft_batch_positions: [{positions}] positions take {positions * a_position / _GIB:.3g} GiB "
+            f"or more in [{source.name}], and {free / _GIB:.1f} GiB are free on [{device}]. Give far "
+            f"fewer than {free // a_position}, such as 1024."
+        )

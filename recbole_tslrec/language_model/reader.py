@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
+    from recbole_tslrec.language_model.encoder import ItemPromptModel
     from recbole_tslrec.language_model.prompt import Prompt
     from recbole_tslrec.language_model.source import LanguageModelSource
 
 # transformers is slow to import, and the models that use this file are imported with the package.
+
+_WORTH = "which makes it two to five times as fast"
 
 
 def open_source_for(config) -> LanguageModelSource:
@@ -40,12 +42,28 @@ def make_prompt_for(
         config["llm_max_history"],
         source.context_length,
     )
+    _check_words(source, prompt)
     if prompt.max_history < config["llm_max_history"]:
         getLogger().warning(
             f"llm_max_history: [{config['llm_max_history']}] items do not fit the language model's "
             f"context of {source.context_length}; the most recent {prompt.max_history} enter."
         )
     return prompt
+
+
+def _check_words(source: LanguageModelSource, prompt: Prompt) -> None:
+    """Raise ValueError if the tokenizer gives words that the language model does not have.
+
+    Tokens that no prompt holds do not matter: many a tokenizer has some more than its model.
+    """
+    known = source.shape.get_input_embeddings().num_embeddings
+    largest = max(prompt.before + prompt.after, default=0)
+    if largest >= known:
+        raise ValueError(
+            f"llm: the tokenizer of [{source.name}] gives the prompt's words ids up to {largest}, and "
+            f"the language model knows {known} (vocab_size in its config.json): they do not belong "
+            f"together. Give a model with its own tokenizer."
+        )
 
 
 def make_reader(
@@ -62,7 +80,7 @@ def make_reader(
     Raises:
         ValueError: ``lora_target_modules`` matches no layer.
     """
-    from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
+    from recbole_tslrec.language_model.encoder import ItemPromptModel
     from recbole_tslrec.language_model.load import (
         add_adapters,
         keep_few_activations,
@@ -95,21 +113,31 @@ def shared_if_possible(
         training: whether gradients are to be computed; under gradient checkpointing transformers
             keeps no cache, and the words before the history stand in every prompt.
     """
-    from recbole_tslrec.language_model.shared_prefix import can_share_prefix
+    from recbole_tslrec.language_model.shared_prefix import can_share_prefix, looks_back_only
 
     shared = can_share_prefix(reader.language_model)
     if shared and training and config["llm_gradient_checkpointing"]:
-        getLogger().info(
+        getLogger().warning(
             "llm_gradient_checkpointing: saves the memory of the activations, and takes the whole "
             "instruction in every prompt: transformers keeps no cache of it then. Without, the "
-            "instruction is read once a batch; choose that where the memory allows it."
+            f"instruction is read once a batch, {_WORTH}; choose that where the memory allows it."
         )
         shared = False
+    elif not shared and looks_back_only(reader.language_model):
+        getLogger().warning(
+            f"llm: [{config['llm']}] is causal, and yet cannot go on from an instruction that was read "
+            f"once a batch, {_WORTH}: it is read in every prompt. A short llm_instruction helps."
+        )
     return replace(prompt, shared_prefix=shared)
 
 
-def check_language_model(config) -> None:
-    """Raise what would stop the language model later; reads its configuration, no weights.
+def check_language_model(config, instruction: str = "llm_instruction") -> None:
+    """Raise what would stop the language model later; of its weights it reads names and shapes.
+
+    Those of a hub are downloaded here, rather than after the stages before.
+
+    Args:
+        instruction: the key of the words before the history.
 
     Raises:
         ValueError, OSError, ModuleNotFoundError: says which key, its value, and what to do.
@@ -119,16 +147,19 @@ def check_language_model(config) -> None:
         check_attention,
         check_quantization,
     )
-    from recbole_tslrec.language_model.memory import check_memory
+    from recbole_tslrec.language_model.memory import check_batch, check_memory
+    from recbole_tslrec.language_model.weights import check_weights
 
     source, device = open_source_for(config), config["device"]
-    make_prompt_for(config, source)
+    make_prompt_for(config, source, instruction)
     check_quantization(config["llm_quantization"], source, device)
     check_attention(config["llm_attention"], source, device)
     check_memory(source, config["llm_quantization"], device)
-    check_adapters(source, config["lora_target_modules"])
+    check_batch(source, config["sft_batch_positions"], device)
+    check_adapters(source, config["lora_target_modules"], config["lora_r"])
     if config["sft_optimizer"] == "paged_adamw_8bit" and device.type != "cuda":
         raise ValueError(
             f"sft_optimizer: [paged_adamw_8bit] pages between a GPU and its host, and the device is "
             f"[{device}]. Give adamw_torch, or adamw_8bit."
         )
+    check_weights(source)

@@ -7,20 +7,18 @@ at a T5's first position. Logits over a whole vocabulary are never taken at all 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from recbole_tslrec.language_model.load import meta_model
 from recbole_tslrec.language_model.source import LanguageModelSource
+from recbole_tslrec.language_model.weights import weight_files
 
 
 class States(NamedTuple):
@@ -140,25 +138,10 @@ def stored_head(
 
 def _stored_rows(source: LanguageModelSource, tensor: str, rows: Sequence[int]) -> Tensor:
     """Rows of a tensor in the model's safetensors. [k, ...] float32"""
-    revision = getattr(source.config, "_commit_hash", None)
-
-    def file(name: str) -> Path | None:
-        found = cached_file(
-            source.location,
-            name,
-            revision=revision,
-            _raise_exceptions_for_missing_entries=False,
-        )
-        return None if found is None else Path(found)
-
-    index = file(SAFE_WEIGHTS_INDEX_NAME)
-    if index is None:
-        weights = file(SAFE_WEIGHTS_NAME)
-    else:
-        shard = json.loads(index.read_text(encoding="utf-8"))["weight_map"].get(tensor)
-        weights = None if shard is None else file(shard)
-    if weights is not None:
-        with safe_open(weights, "pt") as stored:
+    for file in weight_files(source):
+        if file.suffix != ".safetensors":
+            continue
+        with safe_open(file, "pt") as stored:
             if tensor in stored.keys():
                 part = stored.get_slice(tensor)
                 return torch.stack([part[row] for row in rows]).float()

@@ -21,6 +21,8 @@ from transformers.cache_utils import DynamicLayer
 # How far the states may be off, as a share of what the prefix changes in them: rounding in 8 bits or
 # bf16 stays far below it, and a model that looks ahead or forgets its cache is off by about 1.
 _TOLERANCE = 0.3
+# How far two passes over the same positions may be off. An encoder of random weights is at 0.004.
+_ROUNDING = 1e-3
 
 
 def continue_prefix(
@@ -145,6 +147,29 @@ def with_prefix(attention_mask: Tensor, n_prefix: int) -> Tensor:
 
 
 @torch.no_grad()
+def looks_back_only(model: nn.Module) -> bool:
+    """Whether a position's state depends on no later position: whether the model is causal."""
+    was_training = model.training
+    model.eval()
+    prefix, rest, other_rest = _three_texts(model)
+    mask = torch.ones(2, 8, dtype=torch.int64, device=prefix.device)
+    whole = torch.stack([torch.cat([prefix, last]) for last in (rest, other_rest)])
+    try:
+        states = model(inputs_embeds=whole, attention_mask=mask).last_hidden_state.float()
+    finally:
+        model.train(was_training)
+    first, other = states
+    return bool((first[:4] - other[:4]).norm() < _ROUNDING * (first[4:] - other[4:]).norm())
+
+
+def _three_texts(model: nn.Module) -> Tensor:
+    """Embeddings of three times four tokens, [3, 4, H]."""
+    words = model.get_input_embeddings()
+    tokens = torch.arange(1, 13, device=words.weight.device) % words.num_embeddings
+    return words(tokens).view(3, 4, -1)
+
+
+@torch.no_grad()
 def can_share_prefix(model: nn.Module) -> bool:
     """Whether going on from a cached prefix gives this model's own hidden states.
 
@@ -156,10 +181,8 @@ def can_share_prefix(model: nn.Module) -> bool:
         return False
     was_training = model.training
     model.eval()
-    words = model.get_input_embeddings()
-    tokens = torch.arange(1, 13, device=words.weight.device) % words.num_embeddings
-    prefix, other_prefix, rest = words(tokens).view(3, 4, -1)
-    mask = torch.ones(2, 4, dtype=torch.int64, device=tokens.device)
+    prefix, other_prefix, rest = _three_texts(model)
+    mask = torch.ones(2, 4, dtype=torch.int64, device=prefix.device)
     try:
         whole = torch.stack([torch.cat([first, rest]) for first in (prefix, other_prefix)])
         states = model(inputs_embeds=whole, attention_mask=with_prefix(mask, 4)).last_hidden_state

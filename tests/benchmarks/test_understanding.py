@@ -13,14 +13,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_tslrec.experiments.comparison import compare
-from recbole_tslrec.experiments.grid import Grid
-from recbole_tslrec.experiments.kept_cells import ResultsFolder
-from recbole_tslrec.model import fusion
-from recbole_tslrec.pipeline import Pipeline
-from recbole_tslrec.reconstruction import fine_tuning
-from recbole_tslrec.reconstruction.histories import Histories
-from recbole_tslrec.reconstruction.reconstruction_model import ReconstructionModel
+from recbole_tslrec.data.histories import Histories
+from recbole_tslrec.experiments.run.comparison import compare
+from recbole_tslrec.experiments.run.grid import Grid
+from recbole_tslrec.experiments.run.kept_cells import ResultsFolder
+from recbole_tslrec.paradigms.tslrec.augmentation import fusion
+from recbole_tslrec.paradigms.tslrec.reconstruction import fine_tuning
+from recbole_tslrec.paradigms.tslrec.reconstruction.reconstruction_model import ReconstructionModel
+from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
 
 _FILE = Path(__file__).parents[2] / "benchmarks" / "understanding.py"
 _SPEC = importlib.util.spec_from_file_location("understanding", _FILE)
@@ -110,14 +110,14 @@ def test_items_that_share_histories_are_alike_in_the_first_direction():
 def test_several_numbers_of_categories_share_target_and_prediction(monkeypatch):
     monkeypatch.setattr(benchmark, "_SEVERAL", (2, 3, 5))
     embeddings = torch.randn(9, 4)
-    pipeline = SimpleNamespace(
-        item_embeddings=lambda: embeddings,
-        histories=histories_of([1, 2, 3, 4], [9]),
+    stage = SimpleNamespace(
+        backbone=SimpleNamespace(item_embeddings=lambda: embeddings),
+        pipeline=SimpleNamespace(histories=histories_of([1, 2, 3, 4], [9])),
         config={"category_backend": "sklearn", "seed": 1},
     )
     model = ReconstructionModel(None, 4, 10)
     with benchmark.several_categories():
-        target = torch.from_numpy(Pipeline.preferences(pipeline).toarray())
+        target = torch.from_numpy(CategoriesStage.preferences(stage).toarray())
         predicted = model.distribution(torch.randn(2, 4))
     for of_both in (target, predicted):
         for part in of_both.split((2, 3, 5), dim=1):

@@ -9,8 +9,8 @@ from recbole.data import create_dataset
 from recbole.utils import init_seed
 
 from recbole_tslrec.__main__ import main
-from recbole_tslrec.experiments.data_import import Statistics, import_data
-from recbole_tslrec.experiments.interaction_files import Columns
+from recbole_tslrec.data.import_.data_import import Statistics, import_data
+from recbole_tslrec.data.import_.interaction_files import Columns
 
 # By user, oldest first; quotes, spaces and commas are for logs alone.
 HISTORIES = {

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,13 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_tslrec.experiments.interaction_files import (
+from recbole_tslrec.data.import_.interaction_files import (
     Columns,
     read_interactions,
     recognise,
 )
-from recbole_tslrec.experiments.interactions import Interactions
-from recbole_tslrec.experiments.text_files import UNREADABLE
+from recbole_tslrec.data.import_.interactions import Interactions
+from recbole_tslrec.data.import_.text_files import UNREADABLE
+
+HEADER = "user,item,time\n"
 
 
 def read(path: Path, form: str = "", columns: Columns | None = None) -> dict[str, list[str]]:
@@ -116,19 +119,39 @@ def test_iso_dates_with_a_zone_or_without_and_large_numbers(tmp_path):
     assert read(path) == {"1": ["a", "b"]}
 
 
+@pytest.mark.parametrize(
+    "times",
+    [
+        ["18446744073709551617", "18446744073709551616", "1"],
+        ["1400000000000000002", "1400000000000000001", "1.5"],
+        ["1400000000.1234567892", "1400000000.1234567891", "-1e3"],
+        ["1.0", " 1", "1", "1e0", "0.5"],  # the same; they keep the file's order
+    ],
+)
+def test_numbers_that_a_float_cannot_tell_apart_are_in_order(times, tmp_path):
+    rows = [f"1,{place},{time}\n" for place, time in enumerate(times)]
+    (tmp_path / "log.csv").write_text(HEADER + "".join(rows))
+    expected = sorted(range(len(times)), key=lambda place: Decimal(times[place]))
+    assert read(tmp_path / "log.csv") == {"1": [str(place) for place in expected]}
+
+
 def test_spaces_that_are_no_ascii_belong_to_a_sequences_token(tmp_path):
     (tmp_path / "s").write_text("1  a\u00a0b\t01 \r\n2 1\u2028\n", encoding="utf-8")
     assert read(tmp_path / "s", "sequences") == {"1": ["a\u00a0b", "01"], "2": ["1\u2028"]}
 
 
-HEADER = "user,item,time\n"
 MALFORMED = [
     ("sequences", "1 2 3\n4\n", r"data, line 2: \[4\] is not a user and items"),
     ("sequences", "1 2 3\n\n", "line 2"),
     ("sequences", "1 2\n2 3\n1 4\n", r"line 3: user \[1\] has line 1 already"),
     ("sequences", "", "no interactions"),
+    ("sequences", "1 2 3\r4 5 6\r", r"data, line 1: holds a carriage return .* End all lines with"),
+    ("sequences", "1 2\r\n2 3\r4\r\n", "line 2: holds a carriage return"),
     ("sequences", "1 2\n2 NaN\n", r"line 2: the item \[NaN\] would be a missing value"),
     ("csv", HEADER, "no interactions"),
+    ("csv", HEADER.replace("\n", "\r") + "1,2,3\r", "line 1: holds a carriage return"),
+    ("csv", HEADER + '"1\r",2,3\n', "line 2: holds a carriage return"),
+    ("atomic", "user:token\titem:token\ttime:float\r1\t2\t3\r", "line 1: holds a carriage return"),
     ("csv", "", "none of the columns"),
     ("csv", HEADER + "1,2,3\n1,2\n", "data, line 3: 2 columns, where the header has 3"),
     ("csv", HEADER + "1,2,3,4\n", "line 2: 4 columns"),
@@ -159,7 +182,7 @@ MALFORMED = [
 
 @pytest.mark.parametrize(("form", "text", "message"), MALFORMED)
 def test_malformed_input_is_named(form, text, message, tmp_path):
-    (tmp_path / "data").write_text(text)
+    (tmp_path / "data").write_text(text, newline="")
     with pytest.raises(ValueError, match=message):
         read(tmp_path / "data", form)
 
@@ -169,7 +192,7 @@ def test_a_line_that_is_not_utf8_is_named(form, tmp_path):
     separator = b"," if form == "csv" else b" "
     rows = [b"user item time", b"1 2 3", b"4 \xe9 3"]
     (tmp_path / "data").write_bytes(b"\n".join(rows).replace(b" ", separator))
-    with pytest.raises(ValueError, match="data, line 3: not UTF-8"):
+    with pytest.raises(ValueError, match="data, line 3: not UTF-8 .* iconv"):
         read(tmp_path / "data", form)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_tslrec.experiments.interactions import Interactions
+from recbole_tslrec.data.import_.interactions import Interactions
 
 PAIRS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=60).map(sorted)
 

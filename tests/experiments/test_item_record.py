@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
+from support.stages import STAGES, categories, stored
 
-from recbole_tslrec import pipeline as stages
-from recbole_tslrec.experiments import item_record as module
-from recbole_tslrec.experiments.item_record import item_record, places
-from recbole_tslrec.model.specifications import BACKBONES, MODELS
-from recbole_tslrec.pipeline import Pipeline
+from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.experiments.run import item_record as module
+from recbole_tslrec.experiments.run.item_record import item_record, places
+from recbole_tslrec.paradigms.tslrec.models import MODELS
+from recbole_tslrec.stages.backbone import BackboneStage
+from recbole_tslrec.stages.pipeline import Pipeline
 
 
 def finished_run(name, dataset, settings):
@@ -37,8 +39,8 @@ def test_the_record_of_tslrec(small_data, settings, monkeypatch):
     assert record["training_count"].dtype == np.int32
     assert record["training_count"].sum() == len(pipeline.histories.items)
     assert record["category"].dtype == record["inferred"].dtype == np.int64
-    assert np.array_equal(record["category"], pipeline.item_categories())
-    distribution = pipeline.category_distributions().numpy()
+    assert np.array_equal(record["category"], categories(pipeline).item_categories())
+    distribution = pipeline.stage(STAGES["augmentation"]).category_distributions().numpy()
     assert np.array_equal(record["inferred"], distribution.argmax(axis=1))
     assert np.array_equal(record["place"] == 1, record["inferred"] == record["category"])
     assert record["mean_gate"].shape == (n_items,)
@@ -74,10 +76,10 @@ def test_places_against_counting(distributions, data):
 def test_no_record_is_of_two_backbones(small_data, settings, monkeypatch):
     """The same settings give another backbone on another machine."""
     pipeline, model = finished_run("TSLRec_SASRec", small_data, settings)
-    for stage in (pipeline.backbone(), pipeline.categories()):
+    for stage in (stored(pipeline, "backbone"), stored(pipeline, "categories")):
         shutil.rmtree(stage.folder)
-    train = stages.Pipeline._train_backbone
-    monkeypatch.setattr(stages.Pipeline, "_train_backbone", lambda *given: train(*given) + 0.01)
+    train = BackboneStage.train
+    monkeypatch.setattr(BackboneStage, "train", lambda *given: train(*given) + 0.01)
     again, model = finished_run("TSLRec_SASRec", small_data, settings)
     with pytest.raises(ValueError, match="augmentation: .* was made of other item embeddings"):
         item_record(again, model)

@@ -1,7 +1,7 @@
 import pytest
 
-from recbole_tslrec.experiments.interaction_files import Columns
-from recbole_tslrec.experiments.item_text import read_items
+from recbole_tslrec.data.import_.interaction_files import Columns
+from recbole_tslrec.data.import_.item_text import read_items
 
 
 def test_text_with_and_without_original_id_or_several_texts(tmp_path):

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 
-from recbole_tslrec.experiments.protocols import metrics, rank_test_targets, target_ranks
-from recbole_tslrec.quick_start import run_experiment
+from recbole_tslrec.evaluation.ranks import metrics, rank_test_targets, target_ranks
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
 
 def naive_rank(scores, target: int, seen: set[int]) -> int:

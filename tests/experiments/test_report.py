@@ -13,11 +13,16 @@ import pytest
 from synthetic import VARIANTS, SyntheticResults
 
 from recbole_tslrec.__main__ import main
-from recbole_tslrec.experiments import figures, tables
-from recbole_tslrec.experiments.report import make_document, verdict, write_report
-from recbole_tslrec.experiments.results import Results, user_metrics
-from recbole_tslrec.experiments.significance import Comparison, Outcome
-from recbole_tslrec.experiments.tables import all_comparisons, gains_table, main_table, reuse_tables
+from recbole_tslrec.evaluation.significance import Comparison, Outcome
+from recbole_tslrec.experiments.report import figures, tables
+from recbole_tslrec.experiments.report.report import make_document, verdict, write_report
+from recbole_tslrec.experiments.report.results import Results, user_metrics
+from recbole_tslrec.experiments.report.tables import (
+    all_comparisons,
+    gains_table,
+    main_table,
+    reuse_tables,
+)
 
 SEEDS = (2020, 2021, 2022)
 
@@ -434,8 +439,8 @@ def test_a_folder_that_is_no_result_is_refused(tmp_path):
 
 def test_without_matplotlib_the_error_says_what_to_install(written, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
-    monkeypatch.delitem(sys.modules, "recbole_tslrec.experiments.figures")
-    monkeypatch.delattr("recbole_tslrec.experiments.figures")
+    monkeypatch.delitem(sys.modules, "recbole_tslrec.experiments.report.figures")
+    monkeypatch.delattr("recbole_tslrec.experiments.report.figures")
     command = ["x", "report", f"--results={written.folder}", f"--output={tmp_path / 'out'}"]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit, match=r"report: .*pip install 'recbole_tslrec\[report\]'"):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from recbole_tslrec.experiments.significance import (
+from recbole_tslrec.evaluation.significance import (
     Comparison,
     Outcome,
     bootstrap_interval,

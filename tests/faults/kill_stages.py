@@ -36,12 +36,13 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import CONFIGS, small_tokenizer, write_atomic
 
-import recbole_tslrec.reconstruction.fine_tuning  # noqa: F401
-from recbole_tslrec.quick_start import run_experiment
-from recbole_tslrec.stored_stages import STAGES, stored_stages
+import recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning  # noqa: F401
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.stages.inventory import stored_stages
 
 torch.set_num_threads(1)
 FORK = multiprocessing.get_context("fork")
+STAGES = ("backbone", "categories", "fine_tuning", "augmentation")
 STORE = Path("saved") / "tslrec"
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from conftest import HEADED_CONFIGS
 
+from recbole_tslrec.language_model.encoder import ItemEncoder
 from recbole_tslrec.language_model.generation import generate
-from recbole_tslrec.language_model.item_prompt_model import ItemEncoder
 from recbole_tslrec.language_model.load import add_adapters, load_language_model
 from recbole_tslrec.language_model.prompts.segments import Field, Items, Words
 from recbole_tslrec.language_model.prompts.template import make_template

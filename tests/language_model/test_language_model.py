@@ -1,4 +1,6 @@
 import shutil
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,18 +9,21 @@ import transformers
 from conftest import CONFIGS, small_tokenizer
 
 from recbole_tslrec.language_model import source as source_module
-from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
+from recbole_tslrec.language_model.encoder import ItemPromptModel
 from recbole_tslrec.language_model.load import (
     add_adapters,
+    check_adapters,
     check_attention,
+    keep_few_activations,
     load_adapters,
     load_language_model,
     save_adapters,
 )
 from recbole_tslrec.language_model.prompt import make_prompt
+from recbole_tslrec.language_model.reader import make_prompt_for
 from recbole_tslrec.language_model.readout import pool
 from recbole_tslrec.language_model.source import open_source
-from recbole_tslrec.storage import write_json
+from recbole_tslrec.store.store import write_json
 
 CPU = torch.device("cpu")
 
@@ -54,8 +59,7 @@ def test_a_model_that_is_narrower_at_its_ends(language_model_folder):
 
 
 def test_a_hub_model_is_loaded_in_the_revision_that_was_noted(language_model_folder, monkeypatch):
-    source = open_source(language_model_folder())
-    source.config._commit_hash = "abc"
+    source = replace(open_source(language_model_folder()), revision="abc")
     seen = {}
     original = transformers.AutoModel.from_pretrained
 
@@ -169,6 +173,31 @@ def test_adapters_that_match_no_layer_are_refused(language_model_folder):
         add_adapters(model, 2, 4, 0.0, ["no_such"])
 
 
+def test_what_takes_no_adapters_is_refused_in_a_line(language_model_folder):
+    source = open_source(language_model_folder("llama"))
+    for target, says in (("layers", "ModuleList takes no adapters"), ("norm", "LlamaRMSNorm")):
+        with pytest.raises(ValueError, match=f"lora_target_modules.*{says}.*q_proj") as caught:
+            check_adapters(source, target, 2)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_rank_above_the_layers_width_is_refused(language_model_folder):
+    source = open_source(language_model_folder("llama"))
+    check_adapters(source, "all-linear", 32)
+    with pytest.raises(ValueError, match=r"lora_r: \[33\] is more than 32"):
+        check_adapters(source, "all-linear", 33)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_nothing_is_heard_of_other_packages_changes(kind, language_model_folder, caplog):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reader, prompt = reader_of(language_model_folder(kind), "int8")
+        keep_few_activations(reader.language_model)
+        reader(**prompt.batch([np.array([1, 2, 3])]))
+    assert "bitsandbytes" not in {record.name.split(".")[0] for record in caplog.records}
+
+
 def test_one_module_may_be_named(language_model_folder):
     model = load_language_model(open_source(language_model_folder("llama")), "none", CPU)
     adapted = add_adapters(model, 2, 4, 0.0, "q_proj")
@@ -203,6 +232,46 @@ def test_models_that_cannot_read_items_are_refused(tmp_path):
     small_tokenizer().save_pretrained(tmp_path / "t5")
     with pytest.raises(ValueError, match="encoder-decoder"):
         open_source(str(tmp_path / "t5"))
+    config = transformers.T5Config(d_model=32, num_layers=1, num_heads=2, d_kv=16, d_ff=32)
+    transformers.T5EncoderModel(config).save_pretrained(tmp_path / "encoder")
+    small_tokenizer().save_pretrained(tmp_path / "encoder")
+    with pytest.raises(ValueError, match="or the encoder of one"):
+        open_source(str(tmp_path / "encoder"))
+
+
+def test_an_adapter_is_refused_with_its_base_model_and_without(tmp_path, language_model_folder):
+    base, both = language_model_folder("llama"), tmp_path / "both"
+    model = load_language_model(open_source(base), "none", CPU)
+    save_adapters(add_adapters(model, 2, 4, 0.0, "all-linear"), tmp_path / "adapter")
+    shutil.copytree(base, both)
+    shutil.copy(tmp_path / "adapter" / "adapter_config.json", both)
+    for folder in (tmp_path / "adapter", both):
+        with pytest.raises(ValueError, match="llm: .* holds an adapter .*Give the base model"):
+            open_source(str(folder))
+
+
+def test_words_that_the_model_does_not_know_are_refused(tmp_path):
+    transformers.LlamaConfig(
+        vocab_size=8, hidden_size=32, num_hidden_layers=1, num_attention_heads=2
+    ).save_pretrained(tmp_path)
+    small_tokenizer().save_pretrained(tmp_path)
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    keys = {"llm_instruction": "given the user", "llm_response": "response :"}
+    keys |= {"n_categories": 4, "llm_max_history": 5}
+    with pytest.raises(ValueError, match="ids up to 18, and the language model knows 8"):
+        make_prompt_for(keys, open_source(str(tmp_path)))
+
+
+@pytest.mark.parametrize("kind", ["roberta", "mpnet"])
+def test_the_longest_prompt_fits_where_positions_begin_after_paddings(kind, language_model_folder):
+    source = open_source(language_model_folder(kind))
+    assert (
+        source.context_length == 62
+    )  # of 64 rows, the padding's and the one before it are no words'
+    model = load_language_model(source, "none", CPU, "eager")
+    assert model(inputs_embeds=torch.randn(1, 62, 32)).last_hidden_state.isfinite().all()
+    with pytest.raises((IndexError, RuntimeError)):
+        model(inputs_embeds=torch.randn(1, 63, 32))
 
 
 def test_the_embedded_model_is_found_by_its_hash_and_never_run(monkeypatch, tmp_path):

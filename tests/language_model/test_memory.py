@@ -5,7 +5,7 @@ from conftest import CONFIGS
 
 from recbole_tslrec.language_model import memory
 from recbole_tslrec.language_model.load import check_quantization, load_language_model, meta_model
-from recbole_tslrec.language_model.memory import check_memory, estimated_bytes
+from recbole_tslrec.language_model.memory import check_batch, check_memory, estimated_bytes
 from recbole_tslrec.language_model.source import LanguageModelSource, open_source
 
 CPU = torch.device("cpu")
@@ -52,6 +52,14 @@ def test_a_model_that_is_too_large_is_refused_with_what_would_fit(
     monkeypatch.setattr(memory, "free_bytes", lambda device: 10)
     with pytest.raises(ValueError, match="smaller language model"):
         check_memory(source, "nf4", CPU)
+
+
+def test_a_batch_beyond_the_memory_is_refused(language_model_folder, monkeypatch):
+    source = open_source(language_model_folder("llama"))
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1000 * 2 * 32 * 4)  # 2 layers of 32
+    check_batch(source, 1000, CPU)
+    with pytest.raises(ValueError, match=r"sft_batch_positions: \[1001\].*far fewer than 1000"):
+        check_batch(source, 1001, CPU)
 
 
 def test_quantisation_that_cannot_be_had_is_refused():

@@ -8,7 +8,7 @@ import torch
 import transformers
 from conftest import CONFIGS, small_tokenizer
 
-from recbole_tslrec.language_model.item_prompt_model import ItemEncoder
+from recbole_tslrec.language_model.encoder import ItemEncoder
 from recbole_tslrec.language_model.load import add_adapters, load_language_model
 from recbole_tslrec.language_model.prompts.segments import Items, Soft, TokenTable, Words
 from recbole_tslrec.language_model.prompts.template import make_template

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
+from recbole_tslrec.language_model.encoder import ItemPromptModel
 from recbole_tslrec.language_model.load import add_adapters, load_language_model
 from recbole_tslrec.language_model.random_model import SIZES, random_language_model
 from recbole_tslrec.language_model.source import open_source

@@ -7,7 +7,8 @@ import pytest
 import torch
 from conftest import CONFIGS
 
-from recbole_tslrec.language_model.item_prompt_model import ItemPromptModel
+from recbole_tslrec.language_model import shared_prefix
+from recbole_tslrec.language_model.encoder import ItemPromptModel
 from recbole_tslrec.language_model.load import (
     add_adapters,
     keep_few_activations,
@@ -15,7 +16,7 @@ from recbole_tslrec.language_model.load import (
 )
 from recbole_tslrec.language_model.prompt import make_prompt
 from recbole_tslrec.language_model.reader import shared_if_possible
-from recbole_tslrec.language_model.shared_prefix import can_share_prefix
+from recbole_tslrec.language_model.shared_prefix import can_share_prefix, looks_back_only
 from recbole_tslrec.language_model.source import open_source
 
 CPU = torch.device("cpu")
@@ -112,3 +113,28 @@ def test_the_prompt_follows_from_model_and_settings(language_model_folder):
         reader, prompt = reader_of(language_model_folder(kind), "none")
         config = {"llm_gradient_checkpointing": checkpointing}
         assert shared_if_possible(prompt, reader, config, training).shared_prefix == shared
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
+@pytest.mark.parametrize("kind", [*CONFIGS, "roberta", "distilbert"])
+def test_causal_is_what_looks_back_only(kind, quantization, language_model_folder):
+    source = open_source(language_model_folder(kind))
+    model = load_language_model(source, quantization, CPU)
+    assert looks_back_only(model) == (kind in CAUSAL)
+
+
+def test_a_causal_model_that_cannot_share_says_what_it_costs(
+    language_model_folder, monkeypatch, caplog
+):
+    config = {"llm_gradient_checkpointing": False, "llm": "mine"}
+    monkeypatch.setattr(shared_prefix, "can_share_prefix", lambda model: False)
+    with caplog.at_level("WARNING"):
+        for kind, warns in (("bert", False), ("llama", True)):
+            reader, prompt = reader_of(language_model_folder(kind), "none")
+            assert not shared_if_possible(prompt, reader, config).shared_prefix
+            assert ("[mine] is causal" in caplog.text) == warns
+    assert "two to five times as fast" in caplog.text
+    caplog.clear()
+    monkeypatch.undo()
+    shared_if_possible(prompt, reader, config | {"llm_gradient_checkpointing": True}, training=True)
+    assert "two to five times as fast" in caplog.text

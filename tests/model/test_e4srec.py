@@ -14,9 +14,9 @@ from recbole.data.transform import construct_transform
 from recbole.quick_start import load_data_and_model, run_recbole
 from recbole.utils import get_flops, get_model, get_trainer, init_seed
 
-from recbole_tslrec.model import e4srec
-from recbole_tslrec.model.e4srec import E4SRec, latest_rows
-from recbole_tslrec.quick_start import run_experiment
+from recbole_tslrec.paradigms.e4srec import model as e4srec
+from recbole_tslrec.paradigms.e4srec.model import E4SRec, latest_rows
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
 
 class Experiment:

@@ -12,7 +12,7 @@ from recbole.config import Config
 from recbole.data.interaction import Interaction
 from torch.nn.utils import parametrize
 
-from recbole_tslrec.model.fmlprec import FilterLayer, FMLPRec, roll_padding_to_left
+from recbole_tslrec.backbones.fmlprec import FilterLayer, FMLPRec, roll_padding_to_left
 
 N_ITEMS = 30
 PROPERTIES = Path(__file__).parents[2] / "properties" / "model" / "FMLPRec.yaml"

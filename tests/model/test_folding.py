@@ -3,9 +3,9 @@ import torch
 from recbole.quick_start import load_data_and_model
 from recbole.utils import get_model
 
-from recbole_tslrec.model.folding import fold_checkpoint
-from recbole_tslrec.model.specifications import BACKBONES
-from recbole_tslrec.quick_start import run_experiment
+from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

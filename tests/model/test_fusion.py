@@ -9,8 +9,8 @@ from hypothesis.extra.numpy import arrays
 from torch import nn
 from torch.nn.utils import parametrize
 
-from recbole_tslrec.model import fusion as module
-from recbole_tslrec.model.fusion import (
+from recbole_tslrec.paradigms.tslrec.augmentation import fusion as module
+from recbole_tslrec.paradigms.tslrec.augmentation.fusion import (
     FUSIONS,
     CategoryFusion,
     EqualNorms,

@@ -7,9 +7,9 @@ import torch
 from tiny_fine_tuning import CPU, K, model_and_prompt, settings_of, users_of_one_taste
 from transformers.trainer_utils import get_last_checkpoint
 
-from recbole_tslrec.reconstruction import fine_tuning
-from recbole_tslrec.reconstruction.checkpoints import remove_broken_checkpoints, state_of
-from recbole_tslrec.reconstruction.fine_tuning import fine_tune, split_users
+from recbole_tslrec.language_model.checkpoints import remove_broken_checkpoints, state_of
+from recbole_tslrec.paradigms.tslrec.reconstruction import fine_tuning
+from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import fine_tune, split_users
 
 
 def test_the_loss_is_equation_3(language_model_folder):

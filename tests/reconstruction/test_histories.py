@@ -16,7 +16,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.interaction import Interaction
 
-from recbole_tslrec.reconstruction.histories import Histories, fingerprint, training_histories
+from recbole_tslrec.data.histories import Histories, fingerprint, training_histories
 
 MAX_LENGTH = 3
 # Look-alikes and what separators, numbers and encodings could trip over.

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_tslrec.reconstruction.histories import Histories
-from recbole_tslrec.reconstruction.preferences import (
+from recbole_tslrec.data.histories import Histories
+from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import (
     constant_loss,
     constant_prediction,
     mean_preferences,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 
-from recbole_tslrec.whole_sequences.loss import states_at_all_positions
+from recbole_tslrec.backbones.whole_sequences.loss import states_at_all_positions
 
 
 def assert_causal(model: SequentialRecommender) -> None:

@@ -11,7 +11,7 @@ from recbole.data.interaction import Interaction
 from recbole.data.utils import load_split_dataloaders, save_split_dataloaders
 from tiny import MAX_LENGTH, SHORT, prepare
 
-from recbole_tslrec.whole_sequences.loader import WholeSequenceDataLoader
+from recbole_tslrec.backbones.whole_sequences.loader import WholeSequenceDataLoader
 
 NEGATIVES = {"distribution": "uniform", "sample_num": 1, "dynamic": False}
 BPR = {"loss_type": "BPR", "train_neg_sample_args": NEGATIVES}

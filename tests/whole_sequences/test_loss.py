@@ -11,9 +11,9 @@ from recbole.trainer import Trainer
 from tiny import SHORT, make_model, prepare
 from torch.nn.utils import parametrize
 
-from recbole_tslrec.model.fmlprec import FMLPRec
-from recbole_tslrec.whole_sequences.loader import WholeSequenceDataLoader
-from recbole_tslrec.whole_sequences.loss import (
+from recbole_tslrec.backbones.fmlprec import FMLPRec
+from recbole_tslrec.backbones.whole_sequences.loader import WholeSequenceDataLoader
+from recbole_tslrec.backbones.whole_sequences.loss import (
     softmax_loss,
     states_at_all_positions,
     whole_sequence_loss,
@@ -106,7 +106,7 @@ def test_the_softmax_is_exact_in_chunks_of_any_size(rows, monkeypatch):
     targets = torch.randint(1, 50, (600,))
     expected = torch.nn.functional.cross_entropy(states @ table.T, targets)
     gradients = torch.autograd.grad(3 * expected, (states, table))
-    monkeypatch.setattr("recbole_tslrec.whole_sequences.loss._CHUNK_BYTES", rows * 50 * 8)
+    monkeypatch.setattr("recbole_tslrec.backbones.whole_sequences.loss._CHUNK_BYTES", rows * 50 * 8)
     loss = softmax_loss(states, table, targets)
     torch.testing.assert_close(loss, expected)
     for one, other in zip(torch.autograd.grad(3 * loss, (states, table)), gradients, strict=True):

@@ -7,8 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_tslrec.reconstruction.histories import Histories
-from recbole_tslrec.whole_sequences.windows import count_batches, cut_windows, form_batches
+from recbole_tslrec.backbones.whole_sequences.windows import (
+    count_batches,
+    cut_windows,
+    form_batches,
+)
+from recbole_tslrec.data.histories import Histories
 
 lengths_of_histories = st.lists(st.integers(1, 60), min_size=1, max_size=30)
 shares = st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 1))

@@ -1,1 +1,0 @@
-"""Information augmentation: an enhanced embedding for every item (paper §4.2)."""

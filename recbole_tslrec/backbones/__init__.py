@@ -1,0 +1,1 @@
+"""The table of backbones, and those that RecBole does not have."""

@@ -1,0 +1,50 @@
+"""The table of backbones: recommenders of RecBole or ours with one item table. A new one is a line."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from recbole.model.abstract_recommender import SequentialRecommender
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A sequential recommender with one item table for input and scores.
+
+    Attributes:
+        name: RecBole's name of the model, and of its yaml.
+        module: where its class is.
+        item_table: the attribute that holds the table, an ``nn.Embedding`` [n_items, d].
+        causal: whether the output at a position depends on that position and earlier ones alone,
+            and positions count from the left; then one pass over a history gives every prediction.
+    """
+
+    name: str
+    module: str
+    item_table: str = "item_embedding"
+    causal: bool = False
+
+    @property
+    def model_class(self) -> type[SequentialRecommender]:
+        return getattr(importlib.import_module(self.module), self.name)
+
+    def item_embeddings(self, checkpoint: dict[str, Any]) -> Tensor:
+        """e_v: the item table in a checkpoint of the model, [n_items - 1, d] float32."""
+        table = checkpoint["state_dict"][f"{self.item_table}.weight"]
+        return table[1:].float()  # row 0 is padding, and not zero
+
+
+_RECBOLE = "recbole.model.sequential_recommender"
+
+BACKBONES: dict[str, Backbone] = {
+    backbone.name: backbone
+    for backbone in (
+        Backbone("GRU4Rec", f"{_RECBOLE}.gru4rec", causal=True),
+        Backbone("Caser", f"{_RECBOLE}.caser"),
+        Backbone("SASRec", f"{_RECBOLE}.sasrec", causal=True),
+        Backbone("FMLPRec", "recbole_tslrec.backbones.fmlprec"),
+    )
+}

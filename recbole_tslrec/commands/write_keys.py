@@ -1,0 +1,74 @@
+"""Writes the yaml files and the page of keys from the declarations (``make keys``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tabulate import tabulate
+
+from recbole_tslrec.config.keys import Effect, as_yaml
+from recbole_tslrec.recbole_bridge.paradigm import PARADIGMS, chain
+from recbole_tslrec.recbole_bridge.register import properties_folder
+
+_CHANGES = {
+    Effect.VALUE: "the result",
+    Effect.FILE: "the result, by the file's content",
+    Effect.MODEL: "the result, by the model's files",
+    Effect.NOTHING: "where or how, not the result",
+}
+
+
+def yaml_files() -> dict[Path, str]:
+    """What each paradigm's yaml is to hold."""
+    return {
+        properties_folder() / f"{name}.yaml": as_yaml(paradigm.heading, paradigm.keys)
+        for name, paradigm in PARADIGMS.items()
+    }
+
+
+def page() -> str:
+    """``docs/keys.md``: every key, what it takes, what it can change, and who reads it."""
+    parts = [
+        "# Keys",
+        "",
+        "Every key of ours, by the paradigm whose models have it. Written by `make keys` from the "
+        "declarations in the code. RecBole's own keys are in RecBole's documentation; "
+        "[overall.yaml](../properties/overall.yaml) has those that every sequential model has "
+        "besides.",
+    ]
+    for name, paradigm in PARADIGMS.items():
+        rows = [
+            [
+                f"`{key.name}`",
+                "`~`" if key.default is None else f"`{key.default}`",
+                key.values.expected,
+                _CHANGES[key.effect],
+                ", ".join(_readers(name, key.name)),
+            ]
+            for group in paradigm.keys
+            for key in group.keys
+        ]
+        headers = ["key", "default", "takes", "can change", "read by"]
+        parts += ["", f"## {name}", "", tabulate(rows, headers, tablefmt="github")]
+    return "\n".join(parts) + "\n"
+
+
+def _readers(paradigm: str, key: str) -> list[str]:
+    """The stages of a paradigm that read a key, and its rows of a comparison that do so themselves."""
+    rows = PARADIGMS[paradigm].variants
+    stages = dict.fromkeys(stage for row in rows for stage in chain(row.stages))
+    names = [stage.name for stage in stages if key in stage.keys]
+    names += [row.name for row in rows if key in row.keys]
+    return list(dict.fromkeys(names)) or ["all"]
+
+
+def main() -> None:
+    """Write them."""
+    docs = properties_folder().parent / "docs" / "keys.md"
+    for path, text in {**yaml_files(), docs: page()}.items():
+        path.write_text(text, encoding="utf-8")
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""The checks of our keys, and of how histories become training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from recbole_tslrec.config.keys import KEYS, Effect
+from recbole_tslrec.config.values import number
+
+# Keys of properties/overall.yaml, which every sequential model has.
+BATCHING_KEYS = ("train_batching", "train_window_context")
+
+
+def check_values(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for the first of our keys whose value is not one it takes.
+
+    A key that the experiment's model does not have is not there.
+    """
+    for name, key in KEYS.items():
+        if name in config:
+            key.check(config[name])
+
+
+def check_files(config: Mapping[str, Any]) -> None:
+    """Raise FileNotFoundError for a file of the user's that is not there."""
+    for name, key in KEYS.items():
+        path = config.get(name) if key.effect is Effect.FILE else None
+        if path is not None and not Path(path).is_file():
+            raise FileNotFoundError(f"{name}: there is no file [{path}].")
+
+
+def settle_batching(config: dict[str, Any], model: str, causal: bool) -> None:
+    """Check ``train_batching`` and put in the place of ``auto`` what it is for this backbone.
+
+    Raises:
+        ValueError: the value is unknown, or one that the backbone cannot have.
+    """
+    batching = config["train_batching"]
+    if batching not in ("prefix", "sequence", "auto"):
+        raise ValueError(f"train_batching: [{batching}] is not one of prefix, sequence, auto.")
+    context = config["train_window_context"]
+    number(lambda share: 0 <= share <= 1, "a number in [0, 1]").check(
+        "train_window_context", context
+    )
+    if batching == "sequence" and not causal:
+        raise ValueError(
+            f"train_batching: [sequence] needs a backbone of ours whose output at a position depends "
+            f"on earlier ones alone; [{model}] has none. Set train_batching: prefix, or auto."
+        )
+    if batching == "auto":
+        config["train_batching"] = "sequence" if causal else "prefix"

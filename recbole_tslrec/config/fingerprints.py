@@ -1,0 +1,46 @@
+"""On which of RecBole's keys a trained backbone depends, for the fingerprint of its stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from recbole_tslrec.config.keys import KEYS
+
+# RecBole's keys that cannot change what a trained backbone is. Every other key of the experiment
+# that is not ours enters its fingerprint: an unknown key may belong to a user's own backbone.
+WITHOUT_EFFECT_ON_TRAINING = frozenset(
+    "gpu_id use_gpu worker state data_path checkpoint_dir show_progress config_file config_files "
+    "save_dataset dataset_save_path save_dataloaders dataloaders_save_path log_wandb wandb_project "
+    "loss_decimal_place eval_batch_size device single_spec local_rank verbose model "
+    "nproc world_size ip port offset group_offset enhanced_width enhanced_width_of trained_on "
+    "topk metrics".split()
+)
+
+
+def training_settings(config: Mapping[str, Any]) -> dict[str, str]:
+    """The values of RecBole's keys on which the trained backbone depends, as text.
+
+    Args:
+        config: RecBole's ``final_config_dict``.
+    """
+    without_effect = set(WITHOUT_EFFECT_ON_TRAINING)
+    if config.get("train_batching") == "prefix":
+        without_effect.add("train_window_context")
+    if _draws_in_loaders(config):  # a loader's workers draw other items than it would by itself
+        without_effect.remove("worker")
+        if (config.get("worker") or 0) > 1:  # which of them draws for whom is by the batch
+            without_effect.remove("eval_batch_size")
+    return {
+        key: str(value)
+        for key, value in sorted(config.items())
+        if key not in KEYS and key not in without_effect
+    }
+
+
+def _draws_in_loaders(config: Mapping[str, Any]) -> bool:
+    """Whether loading draws at random: negative items to train on or to rank, or a transformation."""
+    mode = (config.get("eval_args") or {}).get("mode") or "full"
+    modes = mode.values() if isinstance(mode, Mapping) else [mode]
+    sampled = any(one not in ("full", "labeled") for one in modes)
+    return sampled or config.get("loss_type") == "BPR" or config.get("transform") is not None

@@ -1,0 +1,68 @@
+"""The values that a key takes: a test, and the words for what passes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Values:
+    """What a key takes: the test that a value must pass, and what an error calls it."""
+
+    accepts: Callable[[Any], bool]
+    expected: str
+
+    def check(self, key: str, value: Any) -> None:
+        """Raise ValueError for a value that is not one of these."""
+        if not self.accepts(value):
+            raise ValueError(f"{key}: [{value!r}] is not {self.expected}.")
+
+
+def one_of(*values: str) -> Values:
+    """One of these words, as they are written."""
+    return Values(lambda value: value in values, f"one of {', '.join(values)}")
+
+
+def integer(low: int) -> Values:
+    """A whole number from ``low`` on; True is none."""
+
+    def accepts(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+    return Values(accepts, f"a whole number, {low} or larger")
+
+
+def number(test: Callable[[float], bool], expected: str) -> Values:
+    """A finite number that passes the test; True is none."""
+
+    def accepts(value: Any) -> bool:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number and math.isfinite(value) and test(value)
+
+    return Values(accepts, expected)
+
+
+def text(optional: bool = False) -> Values:
+    """A text that is not blank; None, too, if optional."""
+
+    def accepts(value: Any) -> bool:
+        return (optional and value is None) or (isinstance(value, str) and value.strip() != "")
+
+    return Values(accepts, "a text" + (" or ~" if optional else ""))
+
+
+def texts(expected: str) -> Values:
+    """A text, or a list of them."""
+
+    def accepts(value: Any) -> bool:
+        several = value if isinstance(value, (list, tuple)) else [value]
+        return len(several) > 0 and all(isinstance(one, str) and one for one in several)
+
+    return Values(accepts, expected)
+
+
+YES_OR_NO = Values(lambda value: isinstance(value, bool), "True or False")
+ABOVE_0 = number(lambda value: value > 0, "a number above 0")

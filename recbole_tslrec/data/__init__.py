@@ -1,0 +1,1 @@
+"""What is read of the data: histories, and what a file must not hold."""

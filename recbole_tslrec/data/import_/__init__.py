@@ -1,0 +1,1 @@
+"""Making RecBole's files of other people's."""

@@ -1,0 +1,148 @@
+"""Published data sets as RecBole's atomic files, and their row of the paper's Table 1 (§5.1)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from recbole_tslrec.data.import_.interaction_files import Columns, read_interactions, recognise
+from recbole_tslrec.data.import_.interactions import Interactions
+from recbole_tslrec.data.import_.item_text import read_items
+from recbole_tslrec.store.files import write_atomically
+
+# A data set's name is a folder's and a file's, and stands between commas.
+_NAME = re.compile(r"\w([\w .+-]*\w)?")
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """A row of Table 1."""
+
+    users: int
+    items: int
+    interactions: int
+
+    @classmethod
+    def of(cls, interactions: Interactions) -> Statistics:
+        users = np.unique(interactions.user)
+        return cls(len(users), len(interactions.used_items), len(interactions))
+
+    @property
+    def average_length(self) -> float:
+        return self.interactions / self.users
+
+    @property
+    def density(self) -> float:
+        """The share of all (user, item) pairs, in percent."""
+        return 100 * self.interactions / (self.users * self.items)
+
+    def __str__(self) -> str:
+        return (
+            f"users {self.users:,} · items {self.items:,} · interactions {self.interactions:,} · "
+            f"density {self.density:.2f} % · average length {self.average_length:.1f}"
+        )
+
+
+@dataclass(frozen=True)
+class Import:
+    """What an import came to: the row of Table 1, and what the user should know beside it."""
+
+    statistics: Statistics
+    notes: list[str]
+
+    def __str__(self) -> str:
+        return "\n".join([*self.notes, str(self.statistics)])
+
+
+def import_data(
+    source: Path,
+    folder: Path,
+    name: str,
+    *,
+    form: str = "auto",
+    columns: Columns | None = None,
+    item_text: Path | None = None,
+    min_user: int = 1,
+    min_item: int = 1,
+    overwrite: bool = False,
+) -> Import:
+    """Turn a published data set into ``folder/name/name.inter``, and ``name.item`` if there is text.
+
+    Args:
+        source: the interactions, in one of ``interaction_files.FORMS``.
+        folder: RecBole's ``data_path``.
+        name: the name that the data set gets.
+        form: one of ``FORMS``; auto: as recognised by the first line.
+        columns: the names of the columns of a log or an atomic file.
+        item_text: see ``item_text.read_items``. None: an ``.item`` beside an atomic source, if any.
+        min_user, min_item: every user and item keeps at least so many interactions.
+        overwrite: replace files that are there with other content.
+
+    Raises:
+        ValueError: malformed input, with file and line; nothing left; a name that RecBole reserves, or
+            that would lie in another folder.
+        FileExistsError: a file is there with other content.
+    """
+    _check_name(name)
+    columns = columns or Columns()
+    chosen = recognise(source) if form == "auto" else form
+    notes = [f"Read {source} as {chosen}{' (recognised)' if form == 'auto' else ''}."]
+    everything = read_interactions(source, chosen, columns)
+    interactions = everything.k_core(min_user, min_item)
+    if not len(interactions):
+        raise ValueError(
+            f"{source}: nothing is left under min_user {min_user}, min_item {min_item}."
+        )
+    if len(interactions) < len(everything):
+        notes.append(f"Filtered {Statistics.of(everything)}.")
+    target = folder / name / f"{name}.inter"
+    tables = {target: interactions.table()}
+    beside = source.with_suffix(".item")
+    if item_text is None and chosen == "atomic" and beside.is_file():
+        item_text = beside
+    if item_text is not None:
+        items, note = read_items(item_text, interactions.used_items, columns)
+        tables[target.with_suffix(".item")] = items
+        notes.append(note)
+    elif target.with_suffix(".item").is_file():
+        notes.append(
+            f"{target.with_suffix('.item')} was there and stays: where it is loaded, RecBole drops "
+            f"the interactions of items that it lacks."
+        )
+    notes += _write(tables, overwrite)
+    return Import(Statistics.of(interactions), notes)
+
+
+def _check_name(name: str) -> None:
+    if name == "ml-100k":
+        raise ValueError(
+            "RecBole reads its own copy under the name [ml-100k]; choose another name."
+        )
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"dataset: [{name}] is not a name of letters, digits, and . _ + - between them."
+        )
+
+
+def _write(tables: dict[Path, pd.DataFrame], overwrite: bool) -> list[str]:
+    """Write all of the tables or, where one would replace another content unasked, none."""
+    contents = {
+        path: table.to_csv(sep="\t", index=False, lineterminator="\n").encode()
+        for path, table in tables.items()
+    }
+    there = {path for path in contents if path.is_file()}
+    same = {path for path in there if path.read_bytes() == contents[path]}
+    if there - same and not overwrite:
+        files = ", ".join(str(path) for path in sorted(there - same))
+        raise FileExistsError(
+            f"{files} is there with other content. Give --overwrite to replace it, or another --dataset."
+        )
+    for path in contents.keys() - same:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = contents[path]
+        write_atomically(path, lambda temporary, content=content: temporary.write_bytes(content))
+    return [f"{path} {'is there already' if path in same else 'written'}." for path in contents]

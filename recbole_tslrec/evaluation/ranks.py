@@ -1,0 +1,169 @@
+"""Where the test targets rank, under both protocols that are in use, from one pass over the scores.
+
+"Seen items ranked" is RecBole's protocol: all items of the data set are ranked. "Seen items masked"
+takes out what the user's history holds, as many papers do. Published figures of the two differ and
+must not be mixed, so nothing here is called just "the test result".
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
+from scipy.sparse import csr_matrix
+from torch import Tensor
+from torch.nn.utils import parametrize
+
+from recbole_tslrec.data.histories import training_histories
+from recbole_tslrec.store.store import write_atomically
+
+PROTOCOLS = {"ranked": "seen items ranked", "masked": "seen items masked"}
+CUTOFFS = (5, 10)
+# The metrics of the paper, by RecBole's names.
+METRICS = {"HR@5": "hit@5", "HR@10": "hit@10", "NDCG@5": "ndcg@5", "NDCG@10": "ndcg@10"}
+
+
+@dataclass(frozen=True, eq=False)
+class Ranks:
+    """The rank of every test target, one row a test user.
+
+    Attributes:
+        user, item: str ``[n]``, the tokens of the user and of the target.
+        rank: int32 ``[n]``, from 1, among all items of the data set.
+        rank_masked: int32 ``[n]``, from 1, the items of the user's history taken out; the target
+            stays in, also where it is in the history.
+        training_length: int32 ``[n]``, items in the user's training history.
+        item_count: int32 ``[n]``, training interactions of the target.
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    rank: np.ndarray
+    rank_masked: np.ndarray
+    training_length: np.ndarray
+    item_count: np.ndarray
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """HR and NDCG under both protocols, ``["ranked"]["ndcg@10"]`` for one."""
+        return {"ranked": metrics(self.rank), "masked": metrics(self.rank_masked)}
+
+    def save(self, path: Path) -> None:
+        """Write the arrays as one .npz, atomically."""
+        save_arrays(path, asdict(self))
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays of numbers or texts as one .npz, atomically; makes the folder."""
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:  # given a name, NumPy would add .npz to it
+            np.savez_compressed(file, **arrays)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, write)
+
+
+def metrics(ranks: np.ndarray) -> dict[str, float]:
+    """HR@k, the share of ranks up to k; NDCG@k, the mean of 1 / log2(1 + rank) of those, else 0."""
+    gains = 1 / np.log2(1 + ranks)
+    hits = {k: ranks <= k for k in CUTOFFS}
+    return {f"hit@{k}": float(hit.mean()) for k, hit in hits.items()} | {
+        f"ndcg@{k}": float((gains * hit).mean()) for k, hit in hits.items()
+    }
+
+
+def target_ranks(scores: Tensor, targets: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """The targets' ranks: 1 + the number of items before the target.
+
+    Before it are the items with a higher score, and of those with the same score the ones with a
+    lower internal id: RecBole's topk leaves the order of ties open, this one is the same each time
+    and does not favour the target. The padding item 0 never ranks.
+
+    Args:
+        scores: ``[B, n_items]``, with a column for padding.
+        targets: int64 ``[B]``, internal ids.
+        seen: bool ``[B, n_items]``, what the second protocol takes out. The target always stays.
+
+    Returns:
+        int64 ``[B]`` each: among all items, and among those that are not seen.
+
+    Raises:
+        ValueError: a score is NaN or infinite; such a row could rank its target first.
+    """
+    # The maximum is NaN where any score is. A score of -inf, "not to be ranked", favours nothing.
+    if (highest := scores.max()).isnan() or highest.isposinf():
+        raise ValueError(f"The model's highest score is {highest}: its training has diverged.")
+    targets = targets[:, None]
+    target_scores = scores.gather(1, targets)
+    ids = torch.arange(scores.shape[1], device=scores.device)
+    before = (scores > target_scores) | ((scores == target_scores) & (ids < targets))
+    before[:, 0] = False
+    return 1 + before.sum(dim=1), 1 + (before & ~seen).sum(dim=1)
+
+
+@torch.no_grad()
+def rank_test_targets(model, train_data, valid_data, test_data) -> Ranks:
+    """Rank every test target among all items, both protocols in one pass over the test loader.
+
+    A user's history is all that comes before the target: the training interactions and those of
+    validation, in full, and the row's own item list (which ``MAX_ITEM_LIST_LENGTH`` may have cut,
+    but which holds the test rows before this one where a split gives a user several).
+
+    Args:
+        model: a trained sequential RecBole model.
+        train_data, valid_data, test_data: RecBole's loaders of the same experiment.
+
+    Raises:
+        ValueError: the test does not rank all items (``eval_args: mode`` is not full), or a score
+            is NaN or infinite.
+    """
+    if not isinstance(test_data, FullSortEvalDataLoader):
+        raise ValueError(
+            f"eval_args: the mode [{test_data.config['eval_args']['mode']}] ranks sampled items; give "
+            f"mode: full."
+        )
+    dataset = train_data._dataset
+    histories = training_histories(dataset)
+    seen = _seen_items(dataset, histories, valid_data)
+    item_list = getattr(dataset, f"{dataset.iid_field}_list_field")
+    device = next(model.parameters()).device
+    model.eval()
+    parts = []
+    with parametrize.cached():  # a fused item table is made once for the whole pass
+        for interaction, _, _, targets in test_data:
+            users = interaction[dataset.uid_field].numpy()
+            scores = model.full_sort_predict(interaction.to(device)).view(-1, dataset.item_num)
+            mask = torch.zeros(scores.shape, dtype=torch.bool, device=device)
+            rows, items = seen[users].nonzero()
+            mask[torch.from_numpy(rows).to(device), torch.from_numpy(items).to(device)] = True
+            mask.scatter_(1, interaction[item_list].to(device), True)
+            ranks = target_ranks(scores, targets.to(device), mask)
+            parts.append((users, targets.numpy(), *(rank.cpu().numpy() for rank in ranks)))
+    users, targets, rank, rank_masked = map(np.concatenate, zip(*parts, strict=True))
+    lengths = np.zeros(dataset.user_num, dtype=np.int32)
+    lengths[histories.user_ids] = histories.lengths
+    counts = np.bincount(histories.items, minlength=dataset.item_num).astype(np.int32)
+    return Ranks(
+        user=dataset.id2token(dataset.uid_field, users).astype(str),
+        item=dataset.id2token(dataset.iid_field, targets).astype(str),
+        rank=rank.astype(np.int32),
+        rank_masked=rank_masked.astype(np.int32),
+        training_length=lengths[users],
+        item_count=counts[targets],
+    )
+
+
+def _seen_items(dataset, histories, valid_data) -> csr_matrix:
+    """The items of every user's training and validation interactions, sparse [n_users, n_items]."""
+    users = [np.repeat(histories.user_ids, histories.lengths)]
+    items = [histories.items]
+    if valid_data:
+        rows = valid_data._dataset.inter_feat
+        users.append(rows[dataset.uid_field].numpy())
+        items.append(rows[dataset.iid_field].numpy())
+    places = (np.concatenate(users), np.concatenate(items))
+    shape = (dataset.user_num, dataset.item_num)
+    return csr_matrix((np.ones(len(places[0]), dtype=np.int32), places), shape=shape)

@@ -1,0 +1,1 @@
+"""What is written of kept cells: tables, pictures, one page."""

@@ -1,0 +1,100 @@
+"""The tables of a comparison (paper §5), as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from tabulate import tabulate
+
+from recbole_tslrec.evaluation.ranks import METRICS, PROTOCOLS
+from recbole_tslrec.experiments.run.cells import Cell
+from recbole_tslrec.experiments.run.grid import Grid
+from recbole_tslrec.experiments.run.kept_cells import DONE
+
+
+@dataclass
+class FinishedGrid:
+    """What has come of a grid.
+
+    Attributes:
+        grid: what was asked for.
+        cells: its cells.
+        lines: for each its line, done or failed.
+    """
+
+    grid: Grid
+    cells: list[Cell]
+    lines: list[dict[str, Any]]
+
+    @property
+    def failed(self) -> list[tuple[Cell, str]]:
+        """The cells that failed, with their errors."""
+        pairs = zip(self.cells, self.lines, strict=True)
+        return [(cell, line["error"]) for cell, line in pairs if line["status"] != DONE]
+
+    def tables(self) -> str:
+        """The test results under both protocols and the times of each data set, as Markdown.
+
+        Results are mean ± standard deviation over the seeds.
+        """
+        parts = []
+        for dataset in self.grid.datasets:
+            methods = self._methods(dataset)
+            parts += [self._results(dataset, methods, protocol) for protocol in PROTOCOLS]
+            times = [[row, f"{mean(seconds):.0f}"] for row, seconds in _times(methods).items()]
+            parts.append(_markdown([f"{dataset}, where the time went", "seconds a seed"], times))
+        return "\n\n".join(parts)
+
+    def _methods(self, dataset: str) -> dict[str, list[dict[str, Any]]]:
+        """The finished lines of every row of the table."""
+        methods: dict[str, list[dict[str, Any]]] = {}
+        for cell, line in zip(self.cells, self.lines, strict=True):
+            if cell.dataset == dataset:
+                finished = methods.setdefault(cell.method, [])
+                if line["status"] == DONE:
+                    finished.append(line)
+        return methods
+
+    def _results(self, dataset: str, methods: dict[str, list], protocol: str) -> str:
+        seeds = len(self.grid.seeds)
+        rows = []
+        for method, lines in methods.items():
+            name = method if len(lines) == seeds else f"{method} ({len(lines)} of {seeds} seeds)"
+            values = [
+                mean_text([line["test"][protocol][metric] for line in lines])
+                for metric in METRICS.values()
+            ]
+            rows.append([name, *values])
+        count = f"{seeds} seed{'s' if seeds > 1 else ''}"
+        return _markdown([f"{dataset}, test, {count}, {PROTOCOLS[protocol]}", *METRICS], rows)
+
+
+def _times(methods: dict[str, list[dict[str, Any]]]) -> dict[str, list[float]]:
+    """Every training and every stage; a stage's time is that of when it was made."""
+    rows: dict[str, list[float]] = {}
+    for method, lines in methods.items():
+        for line in lines:
+            for stage, seconds in line["seconds"]["stages"].items():
+                # The backbone is a Base that was handed on; its stage only takes the embeddings out.
+                if stage == "backbone" and line.get("backbone_from") is not None:
+                    continue
+                untuned = ", untuned" if line["variant"] == "untuned" else ""
+                rows.setdefault(f"{line['backbone']}: stage {stage}{untuned}", []).append(seconds)
+            seconds = line["seconds"]["training"] + line["seconds"]["evaluation"]
+            rows.setdefault(f"{method}: training and evaluation", []).append(seconds)
+    return rows
+
+
+def mean_text(values: Sequence[float], digits: int = 4) -> str:
+    """Mean ± standard deviation, the latter where there are several values; "failed" for none."""
+    if not values:
+        return "failed"
+    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{spread}"
+
+
+def _markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)

@@ -1,0 +1,1 @@
+"""A grid of cells: what is compared, run and kept."""

@@ -1,0 +1,208 @@
+"""Runs one cell of a comparison, and writes what came of it."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from importlib.metadata import version
+from logging import getLogger
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+
+import recbole_tslrec
+from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.config.fingerprints import training_settings
+from recbole_tslrec.config.keys import KEYS, Effect
+from recbole_tslrec.evaluation.ranks import CUTOFFS, rank_test_targets, save_arrays
+from recbole_tslrec.experiments.run.cells import Cell, description
+from recbole_tslrec.experiments.run.kept_cells import DONE, FAILED, ResultsFolder
+from recbole_tslrec.experiments.run.machine import machine
+from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
+from recbole_tslrec.recbole_bridge.paradigm import variants
+from recbole_tslrec.recbole_bridge.patches import load_checkpoint
+from recbole_tslrec.recbole_bridge.quick_start import Experiment, run_experiment
+from recbole_tslrec.stages.pipeline import Pipeline
+from recbole_tslrec.stages.user_inputs import draws_by_popularity
+
+
+def run_cell(cell: Cell, results: ResultsFolder, keep_checkpoint: bool = False) -> dict[str, Any]:
+    """Train and test one cell; its arrays are on disk when this returns, its line is not.
+
+    Base's trained model is kept for the cells that start from it; the others' are removed.
+
+    Args:
+        cell: what to run.
+        results: where its arrays go, and where the cells are that it builds on.
+        keep_checkpoint: whether to keep the trained model of a variant, too.
+
+    Returns:
+        The cell's line.
+
+    Raises:
+        Whatever the experiment raises.
+    """
+    folder = results.checkpoints(cell.id)
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted
+    given = experiment_settings_with_inputs(cell, results) | {"checkpoint_dir": str(folder)}
+    experiment = run_experiment(cell.model, cell.dataset, config_dict=given, test=False)
+    model = experiment.trainer.model
+    state = load_checkpoint(experiment.checkpoint, experiment.trainer.device)["state_dict"]
+    model.load_state_dict(state)  # the best epoch's
+    start = monotonic()
+    ranks = rank_test_targets(
+        model, experiment.train_data, experiment.valid_data, experiment.test_data
+    )
+    evaluation = monotonic() - start
+    ranks.save(results.ranks_file(cell.id))
+    if cell.variant in ("CI", "TSLRec") and experiment.trainer.config["enhanced_items"] is None:
+        _keep_item_record(cell, experiment, results)
+    if cell.variant != "Base" and not keep_checkpoint:
+        shutil.rmtree(folder)
+    return description(cell) | {
+        "status": DONE,
+        "error": None,
+        "valid": validation(experiment),
+        "test": ranks.metrics(),
+        "effective": effective_settings(cell, experiment.trainer.config),
+        "backbone_from": _base_taken(cell, given),
+        "epochs": len(experiment.trainer.train_loss_dict),
+        "seconds": {
+            "training": round(experiment.seconds, 3),
+            "evaluation": round(evaluation, 3),
+            "stages": _seconds_of_stages(experiment),
+        },
+        "reused_stages": [stage.name for stage in experiment.stages if stage.reused],
+        **circumstances(),
+    }
+
+
+def _keep_item_record(cell: Cell, experiment: Experiment, results: ResultsFolder) -> None:
+    from recbole_tslrec.experiments.run.item_record import item_record
+
+    try:
+        record = item_record(experiment.trainer.pipeline, experiment.trainer.model)
+    except ValueError as error:  # the cell is sound without it; the report's pictures leave it out
+        getLogger().warning(f"{cell.dataset}, {cell.method}: nothing is kept of its items. {error}")
+        return
+    save_arrays(results.items_file(cell.id), record)
+
+
+def experiment_settings_with_inputs(cell: Cell, results: ResultsFolder) -> dict[str, Any]:
+    """The settings with which RecBole runs a cell, with what it takes from other cells.
+
+    Base's trained model is handed on as the backbone where it is there; else the pipeline trains
+    one by itself, under the same seed. That is the same but where negative items are drawn by
+    popularity, for which RecBole, and so Base, counts test interactions as well.
+
+    Raises:
+        RuntimeError: the cell whose enhanced embeddings it takes has failed.
+    """
+    given = cell.experiment_settings()
+    source = cell.embeddings_from
+    if source is not None:
+        if results.cells.read().get(source.id, {}).get("status") != DONE:
+            raise RuntimeError(
+                f"The enhanced embeddings are to come from {source.method} of seed {source.seed}, "
+                f"which has failed. See its own error."
+            )
+        given["enhanced_items"] = str(_enhanced_items_file(source, results))
+    else:
+        checkpoint = _handed_on(cell, results)
+        if checkpoint is not None:
+            given["backbone_checkpoint"] = str(checkpoint)
+    return given
+
+
+def _handed_on(cell: Cell, results: ResultsFolder) -> Path | None:
+    """The trained model of the Base that the cell's stages start from, if it is there to be taken."""
+    if (
+        not variants()[cell.variant].takes_backbone
+        or cell.settings.get("backbone_checkpoint") is not None
+        or cell.embeddings_from is not None
+    ):
+        return None
+    base = cell.base()
+    if results.cells.read().get(base.id, {}).get("status") != DONE:
+        return None  # a checkpoint without a line is of a training that was interrupted
+    config = Config(base.model, base.dataset, config_dict=base.experiment_settings())
+    return None if draws_by_popularity(config) else results.checkpoint(base.id, base.model)
+
+
+def _base_taken(cell: Cell, given: Mapping[str, Any]) -> str | None:
+    """The id of the Base whose trained model the cell was given; not one that is there by now."""
+    taken = given.get("backbone_checkpoint") is not None
+    return cell.base().id if taken and cell.settings.get("backbone_checkpoint") is None else None
+
+
+def _seconds_of_stages(experiment: Experiment) -> dict[str, float]:
+    """Of all stages that the model depends on, also those that the run had no need to look at."""
+    pipeline = getattr(experiment.trainer, "pipeline", None)
+    if pipeline is None:
+        return {}
+    return pipeline.seconds(experiment.trainer.model.stages(experiment.trainer.config))
+
+
+def _enhanced_items_file(cell: Cell, results: ResultsFolder) -> Path:
+    """The file of a finished cell's enhanced embeddings; made again if it was cleaned up."""
+    given = experiment_settings_with_inputs(cell, results)
+    config = Config(cell.model, cell.dataset, config_dict=given)
+    train_data, valid_data, _ = data_preparation(config, create_dataset(config))
+    backbone, show_progress = BACKBONES[cell.backbone], config["show_progress"]
+    pipeline = Pipeline(config, train_data, valid_data, backbone, show_progress)
+    return pipeline.stage(AugmentationStage).file()
+
+
+def failure(cell: Cell, error: Exception) -> dict[str, Any]:
+    """The line of a cell that failed."""
+    return (
+        description(cell)
+        | {"status": FAILED, "error": f"{type(error).__name__}: {error}"}
+        | circumstances()
+    )
+
+
+def validation(experiment: Experiment) -> dict[str, float]:
+    """The best epoch's validation metrics, those of the table."""
+    names = [f"{metric}@{k}" for metric in ("hit", "ndcg") for k in CUTOFFS]
+    return {name: float(experiment.best_valid_result[name]) for name in names}
+
+
+def effective_settings(cell: Cell, config) -> dict[str, str]:
+    """The value, as text, of every key on which the result can depend, whether it was given or not.
+
+    For people to read. The seed and the data set have entries of their own, input files their content
+    in ``Cell.configuration``.
+
+    Args:
+        config: RecBole's config with which the cell runs.
+    """
+    final = config.final_config_dict
+    ours = {
+        key: str(final[key])
+        for key in KEYS
+        if key in final
+        and KEYS[key].effect is not Effect.FILE
+        and variants()[cell.variant].depends_on(key)
+    }
+    values = training_settings(final) | ours
+    return {key: value for key, value in sorted(values.items()) if key not in ("seed", "dataset")}
+
+
+def circumstances() -> dict[str, Any]:
+    """With what, where, when and by what command a line was made."""
+    packages = ("recbole", "torch", "transformers")
+    return {
+        "versions": {"recbole_tslrec": recbole_tslrec.__version__}
+        | {package: version(package) for package in packages},
+        "machine": machine("cuda" if torch.cuda.is_available() else "cpu"),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,190 @@
+"""A cell of a comparison: one variant of one backbone on one data set under one seed.
+
+A cell's id follows from what was given that can change its result, and from nothing else, so that it is
+found again wherever the files lie, and whether a yaml or the command line gave it. (RecBole's default
+given as a key makes another id, though not another result.) ``cell_run.py`` runs one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recbole_tslrec.config.fingerprints import training_settings
+from recbole_tslrec.config.keys import KEYS, Effect
+from recbole_tslrec.config.recbole_keys import listed
+from recbole_tslrec.evaluation.ranks import CUTOFFS
+from recbole_tslrec.recbole_bridge.paradigm import variants
+from recbole_tslrec.recbole_bridge.patches import load_checkpoint
+from recbole_tslrec.store.store import file_hash, fingerprint
+
+FORMAT = 1
+# The first version of ours whose results are those of today. Raised when a change makes a cell result in
+# something else; kept cells are then run again, as they are not for every release.
+_RESULTS_OF = "0.1.0"
+# Keys that are newer than kept results, with the value at which nothing has changed: the ids stay.
+_LATER_KEYS = {"item_norm": "none"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One experiment of a comparison.
+
+    Attributes:
+        dataset, backbone: their names.
+        variant: a name in ``paradigm.variants``.
+        seed: RecBole's ``seed``.
+        settings: what was given for this variant (``Variant.choose``), with what a search chose.
+        data: the hash of the data set's .inter file.
+        embeddings_from: the cell of another backbone whose enhanced embeddings this one takes.
+    """
+
+    dataset: str
+    backbone: str
+    variant: str
+    seed: int
+    settings: Mapping[str, Any] = field(repr=False)
+    data: str = field(repr=False)
+    embeddings_from: Cell | None = None
+
+    @property
+    def model(self) -> str:
+        """RecBole's name of the model."""
+        return variants()[self.variant].model.format(backbone=self.backbone)
+
+    @property
+    def method(self) -> str:
+        """The row of the table to which the cell belongs."""
+        if self.embeddings_from is not None:
+            return f"{self.model}, embeddings of {self.embeddings_from.backbone}"
+        if self.variant == "Base":
+            return f"{self.model} (Base)"
+        control = variants()[self.variant].control
+        return f"{self.model}, {self.variant}" if control else self.model
+
+    @cached_property
+    def id(self) -> str:
+        """16 hexadecimal digits that tell the cell from every one with another result."""
+        return fingerprint(self._identity)[:16]
+
+    @cached_property
+    def configuration(self) -> str:
+        """As ``id``, of all but the seed: cells with equal ones may enter one mean."""
+        giver = self.embeddings_from and self.embeddings_from.configuration
+        return fingerprint(self._identity | {"seed": None, "embeddings_from": giver})[:16]
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """All that can change the result."""
+        variant = variants()[self.variant]
+        ours = {key: value for key, value in self.settings.items() if key in KEYS}
+        defaults = {name: key.default for name, key in KEYS.items()}
+        trust = bool(self.settings.get("llm_trust_remote_code", False))
+        return {
+            "format": FORMAT,
+            "dataset": self.dataset,
+            "data": self.data,
+            "backbone": self.backbone,
+            "variant": self.variant,
+            "embeddings_from": self.embeddings_from and self.embeddings_from.id,
+            "seed": self.seed,
+            "recbole": training_settings(self.settings),
+            "version": _RESULTS_OF,
+            "ours": {
+                key: _content(key, value, trust)
+                for key, value in (defaults | ours).items()
+                if variant.depends_on(key) and (key, value) not in _LATER_KEYS.items()
+            },
+        }
+
+    def base(self) -> Cell:
+        """The cell whose trained model is the backbone that this one's stages start from."""
+        chosen = variants()["Base"].choose(self.settings)
+        return Cell(self.dataset, self.backbone, "Base", self.seed, chosen, self.data)
+
+    def experiment_settings(self) -> dict[str, Any]:
+        """The settings with which RecBole runs this cell, without its input files."""
+        # RecBole evaluates texts as Python: "5" would be a number, and "key" one of its variables.
+        given = {
+            key: repr(value) if isinstance(value, str) else value
+            for key, value in self.settings.items()
+        }
+        given |= variants()[self.variant].settings or {}
+        if self.settings.get("loss_type", "CE") == "CE":
+            given.setdefault("train_neg_sample_args")  # RecBole's own CE models refuse its default
+        return given | _measured(self.settings) | {"seed": self.seed}
+
+
+def _content(key: str, value: Any, trust_remote_code: bool) -> Any:
+    """What stands for a value in a cell's id: of a file its content, not where it lies."""
+    if isinstance(value, str):  # whatever else it is, the cell itself fails of it
+        if key == "backbone_checkpoint" and Path(value).is_file():
+            return _weights_hash(value)
+        if KEYS[key].effect is Effect.FILE and Path(value).is_file():
+            return file_hash(Path(value))
+        if KEYS[key].effect is Effect.MODEL:
+            return _language_model_identity(value, trust_remote_code)
+    return str(value)
+
+
+def _weights_hash(checkpoint: str) -> str:
+    """Of the weights alone: the same model trained twice is one backbone, its two files differ."""
+    try:
+        weights = load_checkpoint(checkpoint)["state_dict"]
+    except (KeyError, ValueError):
+        return file_hash(Path(checkpoint))  # the cell itself fails, and says of what
+    content = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        content.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return content.hexdigest()
+
+
+@cache
+def _language_model_identity(llm: str, trust_remote_code: bool) -> Any:
+    from recbole_tslrec.language_model.source import EMBEDDED, open_source
+
+    if llm == EMBEDDED:  # one and the same, by its hash
+        return llm
+    try:
+        return open_source(llm, trust_remote_code).identity
+    except (OSError, ValueError):
+        return llm  # the cell itself fails, and says of what
+
+
+def _measured(given: Mapping[str, Any]) -> dict[str, Any]:
+    """RecBole's ``metrics`` and ``topk``: those of the table, and those that the user asks for."""
+    valid_metric, _, valid_k = given.get("valid_metric", "MRR@10").partition("@")
+    wanted = ["Hit", "NDCG", *listed(given, "metrics"), valid_metric]
+    cutoffs = {*CUTOFFS, *listed(given, "topk")}
+    if valid_k.isdecimal():  # RecBole says what is wrong with anything else; GAUC has no cutoff
+        cutoffs.add(int(valid_k))
+    return {
+        "metrics": list({metric.lower(): metric for metric in wanted}.values()),
+        "topk": sorted(cutoffs),
+    }
+
+
+def description(cell: Cell) -> dict[str, Any]:
+    """What a line says of its cell, whatever came of it."""
+    source = cell.embeddings_from
+    return {
+        "format": FORMAT,
+        "cell": cell.id,
+        "dataset": cell.dataset,
+        "backbone": cell.backbone,
+        "variant": cell.variant,
+        "embeddings_from": source and source.backbone,
+        "seed": cell.seed,
+        "data": cell.data,
+        "configuration": cell.configuration,
+        # As json would read them back: yaml knows more types than json.
+        "settings": json.loads(json.dumps(dict(cell.settings), default=str)),
+    }

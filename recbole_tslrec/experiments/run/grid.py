@@ -1,0 +1,222 @@
+"""What is compared, and the cells that follow from it; checked before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from recbole.config import Config
+
+from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.config.recbole_keys import check_metrics
+from recbole_tslrec.config.spelling import check_spelling
+from recbole_tslrec.data.check_header import check_columns, path_of
+from recbole_tslrec.data.check_interactions import check_interactions, count_items
+from recbole_tslrec.experiments.run.cells import Cell
+from recbole_tslrec.recbole_bridge.paradigm import chain, own_keys, staged_models, variants
+from recbole_tslrec.recbole_bridge.quick_start import read_config_file
+from recbole_tslrec.store.store import file_hash, fingerprint
+
+MAIN_VARIANTS = ("Base", "CI", "TSLRec")  # what is compared if nothing is said
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is compared: every variant of every backbone on every data set under every seed.
+
+    Attributes:
+        datasets: names as RecBole takes them.
+        backbones: names in ``BACKBONES``.
+        variants: names in ``paradigm.variants``.
+        seeds: RecBole's ``seed``; a search runs under the first.
+        config_files: yaml files, later ones first; ``{dataset}`` in a name is the data set's.
+        settings: RecBole's keys and ours; they go before the files'.
+        reuse: whether TSLRec of each backbone is also trained with the enhanced embeddings that
+            each other backbone's stages made.
+    """
+
+    datasets: Sequence[str] = ("ml-100k",)
+    backbones: Sequence[str] = ("SASRec",)
+    variants: Sequence[str] = MAIN_VARIANTS
+    seeds: Sequence[int] = (2020,)
+    config_files: Sequence[str] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    reuse: bool = False
+
+    def __post_init__(self) -> None:
+        for key, names, known in (
+            ("backbones", self.backbones, BACKBONES),
+            ("variants", self.variants, variants()),
+        ):
+            for name in names:
+                if name not in known:
+                    raise ValueError(f"{key}: [{name}] is not one of {', '.join(known)}.")
+        for key in ("datasets", "backbones", "variants", "seeds"):
+            names = getattr(self, key)
+            if not names or len(set(names)) < len(names):
+                raise ValueError(f"{key}: {list(names)} is empty or names something twice.")
+        for name in self.variants:
+            beside = variants()[name].backbone
+            if beside not in (None, *self.backbones):
+                raise ValueError(
+                    f"variants: {name} stands beside {beside}, which is not among the "
+                    f"backbones {list(self.backbones)}. Add it there, or leave {name} out."
+                )
+        if self.reuse and ("TSLRec" not in self.variants or len(self.backbones) < 2):
+            raise ValueError(
+                "reuse: needs the variant TSLRec and two backbones at least; there are "
+                f"{list(self.variants)} and {list(self.backbones)}."
+            )
+
+    def given(self, dataset: str) -> dict[str, Any]:
+        """What is given for a data set: the config files' content, and over it ``settings``.
+
+        Raises:
+            FileNotFoundError: a config file is not there.
+            ValueError: one does not hold keys and values.
+        """
+        # RecBole reads files for one model at a time; here they are read before any is chosen.
+        given = {}
+        for file in self.config_files:
+            given |= read_config_file(file.replace("{dataset}", dataset))
+        return given | Config.__new__(Config)._convert_config_dict(dict(self.settings))
+
+    def groups(self, searched: Collection[str] = ()) -> list[Cell]:
+        """A cell of every data set, backbone and variant, under the first seed; checked.
+
+        Args:
+            searched: keys of which a search will choose the values.
+
+        Raises:
+            ValueError, FileNotFoundError, ...: what would fail every cell of a data set. What would
+                fail some is their own error when they are run.
+        """
+        return [cell for dataset in self.datasets for cell in self._groups_of(dataset, searched)]
+
+    def _groups_of(self, dataset: str, searched: Collection[str]) -> list[Cell]:
+        given = self.given(dataset)
+        check_metrics(given)
+        groups = [
+            Cell(dataset, backbone, variant, self.seeds[0], variants()[variant].choose(given), "")
+            for backbone in self.backbones
+            for variant in self.variants
+            if variants()[variant].backbone in (None, backbone)
+        ]
+        _tell_unused(dataset, given)
+        configs, errors = [], []
+        checks = _EarlyChecks(searched)
+        for cell in groups:
+            try:
+                config = Config(cell.model, dataset, config_dict=cell.experiment_settings())
+                checks.check(cell, config)
+                configs.append(config)
+            except Exception as error:  # the cell's own, unless all have one
+                errors.append((cell, error))
+        if not configs:
+            raise errors[0][1]
+        # For RecBole's own models nobody else looks: Base would run under another setting.
+        known = {key: None for config in configs for key in config.internal_config_dict}
+        check_spelling(given, known)
+        _check_evaluation(configs[0])
+        check_columns(configs[0].final_config_dict)
+        check_interactions(configs[0].final_config_dict)
+        data = _data_hash(configs[0])
+        for cell, error in errors:
+            print(f"compare: {dataset}, {cell.method}, will fail: {error}", flush=True)
+        return [replace(cell, data=data) for cell in groups]
+
+    def cells(self, groups: Sequence[Cell]) -> list[Cell]:
+        """Every cell of the grid, a seed at a time, in an order in which they can be run.
+
+        Args:
+            groups: as from ``groups``, with the settings that a search chose, if there was one.
+        """
+        cells = []
+        for dataset in self.datasets:
+            of_dataset = [cell for cell in groups if cell.dataset == dataset]
+            for seed in self.seeds:
+                seeded = [replace(cell, seed=seed) for cell in of_dataset]
+                cells += seeded
+                tslrec = [cell for cell in seeded if cell.variant == "TSLRec"]
+                if self.reuse:
+                    cells += [
+                        replace(taker, embeddings_from=giver)
+                        for taker in tslrec
+                        for giver in tslrec
+                        if taker is not giver
+                    ]
+        return cells
+
+
+def _tell_unused(dataset: str, given: Mapping[str, Any]) -> None:
+    """Say which keys of the config files are set for each cell; ``Variant.choose`` leaves them out."""
+    unused = [key for key in sorted(own_keys()) if key in given]
+    if unused:
+        print(
+            f"compare: {dataset}: {', '.join(unused)} of the config files: not used, each cell has its "
+            f"own. See --datasets, --backbones, --variants, --seeds and --results.",
+            flush=True,
+        )
+
+
+class _EarlyChecks:
+    """What would stop a cell's stages after its backbone has been trained, looked at beforehand.
+
+    Args:
+        searched: keys of which a search chooses the value that counts.
+    """
+
+    def __init__(self, searched: Collection[str]):
+        self._searched = set(searched)
+        self._n_items: int | None = None
+        self._sound: set[str] = set()  # what was looked at
+
+    def check(self, cell: Cell, config: Config) -> None:
+        """Raise what would stop the cell."""
+        model = staged_models().get(cell.model)
+        for stage in chain(model.stages(config)) if model else ():
+            values = {key: config[key] for key in stage.keys}
+            looked_at = fingerprint([stage.__qualname__, values])
+            if self._searched.isdisjoint(values) and looked_at not in self._sound:
+                stage.check(config, self._items(config))
+                self._sound.add(looked_at)
+
+    def _items(self, config: Config) -> int | None:
+        if self._n_items is None and path_of(config).is_file():
+            self._n_items = count_items(config.final_config_dict)
+        return self._n_items
+
+
+def _data_hash(config: Config) -> str:
+    """Of the interactions, and of the users' and items' files where RecBole loads those, too."""
+    path = path_of(config)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"dataset: there is no [{path}]. Put the data set [{config['dataset']}] there, give "
+            f"data_path, or make it with: python -m recbole_tslrec import"
+        )
+    loaded = config["load_col"]
+    others = {
+        kind: file_hash(path.with_suffix(f".{kind}"))
+        for kind in ("item", "user")
+        if (loaded is None or kind in loaded) and path.with_suffix(f".{kind}").is_file()
+    }
+    interactions = file_hash(path)
+    return fingerprint({"inter": interactions, **others}) if others else interactions
+
+
+def _check_evaluation(config: Config) -> None:
+    if config["eval_step"] < 1:
+        raise ValueError(
+            f"eval_step: [{config['eval_step']}] never validates, and a comparison tests the epoch that "
+            f"is best on validation. Give 1, or leave it out."
+        )
+    mode, split = config["eval_args"]["mode"], config["eval_args"]["split"]
+    if mode["test"] != "full":
+        raise ValueError(f"eval_args: a comparison ranks all items; the mode [{mode}] is not full.")
+    if split != {"LS": "valid_and_test"}:
+        raise ValueError(
+            f"eval_args: a comparison tests one item a user, the last, and validates on the one before; "
+            f"the split [{split}] does not. Give split: {{'LS': 'valid_and_test'}}, or leave it out."
+        )

@@ -1,0 +1,229 @@
+"""The folder in which a comparison keeps what is finished, so that a later start does only the rest.
+
+``cells.jsonl`` has one line a finished or failed cell, ``searches.jsonl`` one a trial of a search; a
+later line of the same id replaces an earlier one, and half a line that a killed run has left goes to
+``cells.jsonl.dropped``. ``ranks/`` and ``items/`` hold a cell's arrays,
+written before its line, ``checkpoints/`` its trained model. Several processes may share a folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from recbole_tslrec.evaluation.ranks import METRICS, PROTOCOLS, metrics
+
+DONE, FAILED = "done", "failed"
+RANK_COLUMNS = {"ranked": "rank", "masked": "rank_masked"}  # by protocol
+# Two ways to add up the same numbers differ by less; two trained models by more.
+_ROUNDING = 1e-9
+
+
+def read_lines(path: Path) -> tuple[list[bytes], bytes]:
+    """A file's lines, and what stands after the last of them: half a line, or nothing.
+
+    A last JSON object that only lacks its newline, as an editor may leave it, is a line. Takes no lock
+    and writes nothing.
+    """
+    *lines, last = path.read_bytes().split(b"\n")
+    return ([*lines, last], b"") if _is_object(last) else (lines, last)
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A file of one JSON object a line, to which several processes append.
+
+    Attributes:
+        path: the file.
+        key: the entry that tells the objects apart.
+    """
+
+    path: Path
+    key: str
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """The objects by their key, the last of each; writes nothing.
+
+        Half a line at the end is of a run that was killed, or is being written: left out.
+
+        Raises:
+            ValueError: a line is not such an object; says which.
+        """
+        if not self.path.is_file():
+            return {}
+        lines = {}
+        for number, line in enumerate(read_lines(self.path)[0], start=1):
+            if not line.strip():
+                continue
+            try:
+                content = json.loads(line)
+                lines[content[self.key]] = content
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"[{self.path}], line {number}, is not an object with [{self.key}]. Remove the "
+                    f"line; what it stood for is then done again."
+                ) from error
+        return lines
+
+    def append(self, content: dict[str, Any]) -> None:
+        """Add an object and flush it to disk."""
+        line = (json.dumps(content, ensure_ascii=False) + "\n").encode()
+        with self._locked():
+            _append(self.path, self._closed_end() + line)
+
+    def _closed_end(self) -> bytes:
+        """What the next line needs before it. Half a line is moved to a file beside this one.
+
+        Under the lock it can only be a dead process's.
+        """
+        if not self.path.is_file():
+            return b""
+        _, half = read_lines(self.path)
+        if not half.strip():
+            return b"" if self.path.read_bytes()[-1:] in (b"", b"\n") else b"\n"
+        dropped = self.path.with_name(f"{self.path.name}.dropped")
+        _append(dropped, half + b"\n")
+        os.truncate(self.path, self.path.stat().st_size - len(half))
+        getLogger().warning(
+            f"[{self.path}] ended in a half-written line, of a run that was killed: it is in "
+            f"[{dropped}] now."
+        )
+        return b""
+
+    def _locked(self) -> FileLock:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.path.with_name(f".{self.path.name}.lock"))
+
+
+def _append(path: Path, content: bytes) -> None:
+    with open(path, "ab") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a cell's file; None if there is none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (BadZipFile, EOFError, ValueError, zlib.error) as error:
+        raise ValueError(
+            f"[{path}] is damaged: {error}. Bring it back, or take its cell's line out of cells.jsonl "
+            f"and run the grid again."
+        ) from error
+
+
+def differing_metrics(
+    test: Mapping[str, Mapping[str, float]], ranks: Mapping[str, np.ndarray]
+) -> list[str]:
+    """Which metrics of a line are not those of its ranks, a clause each.
+
+    Args:
+        test: a line's, by protocol and RecBole's name of the metric.
+        ranks: of every test user, by the names in ``RANK_COLUMNS``.
+    """
+    found = []
+    for protocol, column in RANK_COLUMNS.items():
+        by_ranks = metrics(np.asarray(ranks[column]))
+        for name, key in METRICS.items():
+            given = test[protocol][key]
+            if not abs(given - by_ranks[key]) <= _ROUNDING:  # NaN is not, either
+                found.append(
+                    f"{name} ({PROTOCOLS[protocol]}) is {given:.4f} in cells.jsonl and "
+                    f"{by_ranks[key]:.4f} by the kept ranks"
+                )
+    return found
+
+
+class ResultsFolder:
+    """A results folder.
+
+    Args:
+        folder: made when first written to.
+
+    Attributes:
+        cells: the lines of the finished and failed cells.
+        trials: the lines of the searches' trials.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self.cells = Lines(self.folder / "cells.jsonl", "cell")
+        self.trials = Lines(self.folder / "searches.jsonl", "trial")
+
+    def ranks_file(self, cell: str) -> Path:
+        return self.folder / "ranks" / f"{cell}.npz"
+
+    def check_metrics(self, line: Mapping[str, Any]) -> None:
+        """Raise ValueError if a finished cell's line is not what its ranks say, or these are damaged."""
+        path = self.ranks_file(line["cell"])
+        ranks = read_arrays(path)
+        differing = [] if ranks is None else differing_metrics(line["test"], ranks)
+        if differing:
+            raise ValueError(
+                f"[{self.cells.path}], cell [{line['cell']}] ({line['dataset']}, {line['backbone']}, "
+                f"{line['variant']}, seed {line['seed']}): {differing[0]}, in [{path}]. Bring the line "
+                f"back, or take it out: the cell is then run again."
+            )
+
+    def items_file(self, cell: str) -> Path:
+        return self.folder / "items" / f"{cell}.npz"
+
+    def checkpoints(self, cell: str) -> Path:
+        """The folder of a cell's trained model, its own: RecBole names files by the second."""
+        return self.folder / "checkpoints" / cell
+
+    def checkpoint(self, cell: str, model: str) -> Path | None:
+        """The trained model of a finished cell, if it was kept.
+
+        Under ``save_dataset`` RecBole writes data into the same folder, named by the data set.
+        """
+        return next(self.checkpoints(cell).glob(f"{model}-*.pth"), None)
+
+    def lock(self, name: str) -> FileLock:
+        """The lock of a work of that name, which a process holds while it does it."""
+        folder = self.folder / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / f"{name}.lock")
+
+    @contextmanager
+    def only_one(self, name: str) -> Iterator[bool]:
+        """Whether this process may do the work of that name; no other one may meanwhile.
+
+        The lock of a process that dies is free.
+        """
+        lock = self.lock(name)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()

@@ -1,0 +1,129 @@
+"""The keys of what all paradigms share: the language model, its adapters, its training."""
+
+from recbole_tslrec.config.keys import Effect, Key, declare
+from recbole_tslrec.config.values import ABOVE_0, YES_OR_NO, integer, number, one_of, text, texts
+
+_TITLE = "The language model (§4.1, §4.2)"
+
+READING = declare(
+    _TITLE,
+    Key(
+        "llm",
+        "embedded",
+        "A hub id, a folder with a transformers model, or 'embedded': all-MiniLM-L6-v2 from the extra "
+        "recbole_tslrec[embedded].",
+        text(),
+        Effect.MODEL,
+    ),
+    Key(
+        "llm_trust_remote_code",
+        False,
+        "Whether to run the Python code that comes with the model; only for a source that you trust.",
+        YES_OR_NO,
+        Effect.NOTHING,
+    ),
+    Key(
+        "llm_quantization",
+        "none",
+        "How the frozen weights are held, in [none, int8, nf4] (bitsandbytes).",
+        one_of("none", "int8", "nf4"),
+    ),
+    Key(
+        "llm_attention",
+        "sdpa",
+        "How attention is computed, in [sdpa, eager, flash_attention_2]; the last needs a GPU and the "
+        "package flash-attn.",
+        one_of("sdpa", "eager", "flash_attention_2"),
+        Effect.NOTHING,
+    ),
+    Key("llm_response", "Response:", "d_res, the words after the history.", text()),
+    Key(
+        "llm_pooling",
+        "last",
+        "Which hidden state is read, in [last, mean]. last: at the last prompt position (Eq. 1). mean: "
+        "the mean over all of them.",
+        one_of("last", "mean"),
+    ),
+)
+
+HISTORY = declare(
+    _TITLE,
+    Key(
+        "llm_max_history",
+        50,
+        "The most recent items of a history that enter the prompt; the target counts the whole history "
+        "all the same.",
+        integer(1),
+    ),
+    Key(
+        "llm_gradient_checkpointing",
+        False,
+        "Fine-tuning keeps few activations and computes them again: less memory, about a third more "
+        "time, and the instruction in every prompt. False: causal models read it once a batch.",
+        YES_OR_NO,
+        Effect.NOTHING,
+    ),
+)
+
+ADAPTERS = declare(
+    "Quantised LoRA; the paper gives no rank",
+    Key("lora_r", 16, "The rank of the adapters.", integer(1)),
+    Key("lora_alpha", 32, "The scale of the adapters: alpha / r.", ABOVE_0),
+    Key(
+        "lora_dropout",
+        0.05,
+        "The dropout on the adapters' input, in [0, 1).",
+        number(lambda share: 0 <= share < 1, "a number in [0, 1)"),
+    ),
+    Key(
+        "lora_target_modules",
+        "all-linear",
+        "The layers that get an adapter: 'all-linear', or names of modules as peft takes them.",
+        texts("'all-linear', or a module's name, or a list of them"),
+        type="str or list",
+    ),
+)
+
+_TRAINING_TITLE = "Fine-tuning (§4.1, Eq. 1 to 3); the paper gives no number of epochs"
+
+STOPPING = declare(
+    _TRAINING_TITLE,
+    Key("sft_epochs", 10, "The most epochs of fine-tuning.", integer(1)),
+    Key(
+        "sft_stopping_step",
+        3,
+        "Epochs without a better held-out loss before fine-tuning stops.",
+        integer(1),
+    ),
+)
+
+TRAINING = declare(
+    _TRAINING_TITLE,
+    Key(
+        "sft_learning_rate",
+        1e-3,
+        "The learning rate of fine-tuning (AdamW, linear decay after a warm-up over the first 5 %).",
+        ABOVE_0,
+    ),
+    Key(
+        "sft_batch_positions",
+        1024,
+        "Positions of a batch: items and llm_response with padding, llm_instruction not counted. Users "
+        "of like history length share a batch.",
+        integer(1),
+    ),
+    Key(
+        "sft_optimizer",
+        "adamw_torch",
+        "In [adamw_torch, adamw_8bit, paged_adamw_8bit]: bitsandbytes' 8-bit states for little memory; "
+        "paged (GPU): moved to the host when memory is short.",
+        one_of("adamw_torch", "adamw_8bit", "paged_adamw_8bit"),
+    ),
+    Key(
+        "sft_valid_ratio",
+        0.05,
+        "The share of users held out to watch fine-tuning and stop it, in [0, 0.5]. 0: none, no early "
+        "stopping.",
+        number(lambda share: 0 <= share <= 0.5, "a number in [0, .5]"),
+    ),
+)

@@ -1,0 +1,9 @@
+"""One folder a paradigm: what a paper adds to a recommender, on the parts that all of them share.
+
+A new one is a folder here, and a line below.
+"""
+
+from recbole_tslrec.paradigms.e4srec.paradigm import E4SREC
+from recbole_tslrec.paradigms.tslrec.paradigm import TSLREC
+
+BUILT_IN = (TSLREC, E4SREC)

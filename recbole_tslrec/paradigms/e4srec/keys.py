@@ -1,0 +1,32 @@
+"""The keys of E4SRec's own."""
+
+from recbole_tslrec.config.keys import Key, declare
+from recbole_tslrec.config.values import ABOVE_0, integer, text
+
+OWN = declare(
+    "E4SRec's own",
+    Key(
+        "max_examples_per_user",
+        50,
+        "One example is one interaction; of a user's longer history the latest so many.",
+        integer(1),
+    ),
+    Key(
+        "e4srec_instruction",
+        "Given the user's purchase history, predict next possible item to be purchased.",
+        "The words before the history.",
+        text(),
+    ),
+    Key(
+        "e4srec_learning_rate",
+        3e-4,
+        "The learning rate of the language model (Adam, constant); that of the authors' script.",
+        ABOVE_0,
+    ),
+    Key(
+        "examples_per_step",
+        32,
+        "Interactions in a step of the language model's training.",
+        integer(1),
+    ),
+)

@@ -1,0 +1,221 @@
+"""E4SRec: the language model itself recommends, one pass a user; the peer that TSLRec is held against.
+
+Reference:
+    Xinhang Li et al. "E4SRec: An Elegant Effective Efficient Extensible Solution of Large Language
+    Models for Sequential Recommendation." arXiv 2312.02443.
+    Reference code: https://github.com/HestiaSky/E4SRec
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from recbole.model.abstract_recommender import SequentialRecommender
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.language_model.reader import (
+    check_language_model,
+    make_prompt_for,
+    make_reader,
+    open_source_for,
+    shared_if_possible,
+)
+from recbole_tslrec.stages.backbone import BackboneStage
+
+if TYPE_CHECKING:
+    from recbole_tslrec.stages.pipeline import Pipeline
+    from recbole_tslrec.stages.stage import Stage
+
+# The most prompt positions, padding included, in one pass of an evaluation. It changes the speed and
+# the memory, not the result, but for int8 (docs/determinism.md).
+_POSITIONS_A_PASS = 16_384
+
+
+class E4SRec(SequentialRecommender):
+    """The history's items in a prompt; the hidden state after them scores all items.
+
+    The slots hold a linear projection of a trained SASRec's item embeddings, which stay frozen. A
+    linear layer without bias turns the last hidden state into one score an item; the loss is the
+    cross entropy with the next item. Trained are the adapters, the projection and the scoring layer.
+
+    A state dict holds what is trained, the item embeddings, and what identifies the language model;
+    the language model's own weights are not in it. They are read when the model is made, and a state
+    dict that belongs to another language model is refused.
+
+    Raises:
+        ValueError, OSError, ModuleNotFoundError: the language model cannot serve; before any training.
+    """
+
+    backbone = BACKBONES["SASRec"]
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        check_language_model(config, "e4srec_instruction")
+        self.source = open_source_for(config)
+        self.max_examples_per_user = config["max_examples_per_user"]
+        table = getattr(self.backbone.model_class(config, dataset), self.backbone.item_table)
+        untrained = torch.ones(self.n_items, table.embedding_dim)  # until prepare, or a checkpoint
+        self.reader = make_reader(config, self.source, untrained, with_adapters=True)
+        prompt = make_prompt_for(config, self.source, "e4srec_instruction")
+        self.prompt = shared_if_possible(prompt, self.reader, config, training=True)
+        # The adapters sit in the layers. peft's wrapper around them passes on the attributes of what is
+        # inside, which RecBole's count of operations takes for its own.
+        self.reader.language_model = self.reader.language_model.get_base_model()
+        # Unlike in the stages of TSLRec it is saved: a checkpoint serves without the backbone's stage.
+        self.reader.register_buffer("item_embeddings", self.reader.item_embeddings, persistent=True)
+        # One score for each internal id, padding's among them, as RecBole's models have it.
+        self.item_scores = nn.Linear(self.source.hidden_size, self.n_items, bias=False)
+        self.register_state_dict_post_hook(_leave_out_the_base_model)
+        self.register_load_state_dict_post_hook(_expect_no_base_model)
+
+    # ---- what the trainer asks ------------------------------------------------------------------
+
+    @staticmethod
+    def stages(config) -> tuple[type[Stage], ...]:
+        """The stages whose results this model takes."""
+        return (BackboneStage,)
+
+    def prepare(self, pipeline: Pipeline) -> None:
+        """Take the trained backbone's item embeddings, to unit size as ``ItemPromptModel`` has them.
+
+        Raises:
+            ValueError: a given ``backbone_checkpoint`` has embeddings of another width.
+        """
+        embeddings = pipeline.stage(BackboneStage).item_embeddings()
+        table = self.reader.item_embeddings
+        if embeddings.shape[1] != table.shape[1]:
+            raise ValueError(
+                f"backbone_checkpoint: its item embeddings have {embeddings.shape[1]} columns, and "
+                f"{self.backbone.name} under this experiment's settings has {table.shape[1]}. Give "
+                f"the settings it was trained with."
+            )
+        table[1:] = (embeddings / embeddings.pow(2).mean().sqrt()).to(table)
+
+    def examples(self, dataset):
+        """The training rows to learn from: the latest ``max_examples_per_user`` of every user.
+
+        Args:
+            dataset: RecBole's augmented training data set, a row an interaction.
+
+        Returns:
+            a copy of it with these rows alone, in their order.
+        """
+        users = dataset.inter_feat[dataset.uid_field].numpy()
+        return dataset.copy(dataset.inter_feat[latest_rows(users, self.max_examples_per_user)])
+
+    # ---- RecBole's interface --------------------------------------------------------------------
+
+    def forward(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
+        """The users' last hidden states.
+
+        Args:
+            item_seq: int64 [B, MAX_ITEM_LIST_LENGTH], padded with 0 on the right.
+            item_seq_len: int64 [B], 1 or more.
+
+        Returns:
+            [B, hidden] float32.
+        """
+        lengths = item_seq_len.tolist()
+        rows = zip(item_seq.cpu().numpy(), lengths, strict=True)
+        histories = [row[:length] for row, length in rows]
+        if torch.is_grad_enabled():
+            return self._read(histories)
+        # Evaluation has thousands of users in a batch: by length, so that little is padding.
+        order = np.argsort(lengths, kind="stable")
+        n_words = len(self.prompt.before) + len(self.prompt.after)
+        size = max(1, _POSITIONS_A_PASS // (n_words + min(max(lengths), self.prompt.max_history)))
+        hidden = torch.cat(
+            [
+                self._read([histories[user] for user in order[start : start + size]])
+                for start in range(0, len(order), size)
+            ]
+        )
+        return hidden[torch.from_numpy(np.argsort(order)).to(hidden.device)]
+
+    def _read(self, histories: list[np.ndarray]) -> Tensor:
+        """One pass of the language model. [B, hidden] float32"""
+        from recbole_tslrec.language_model.load import bf16_is_fast
+
+        device = self.item_scores.weight.device
+        batch = {name: part.to(device) for name, part in self.prompt.batch(histories).items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device)):
+            return self.reader(**batch)
+
+    def calculate_loss(self, interaction) -> Tensor:
+        """The cross entropy with the next item over all items, mean over the batch."""
+        scores = self._scores(interaction)
+        return F.cross_entropy(scores, interaction[self.POS_ITEM_ID])
+
+    def predict(self, interaction) -> Tensor:
+        """The score of each row's own item. [B]"""
+        hidden = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        return (hidden * self.item_scores.weight[interaction[self.ITEM_ID]]).sum(dim=1)
+
+    def full_sort_predict(self, interaction) -> Tensor:
+        """The scores of all items. [B, n_items]"""
+        return self._scores(interaction)
+
+    def _scores(self, interaction) -> Tensor:
+        hidden = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        return self.item_scores(hidden)
+
+    # ---- what is kept, and copies ---------------------------------------------------------------
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What identifies the language model, for the state dict."""
+        return self.source.identity
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Raise ValueError if a state dict belongs to another language model than this one's."""
+        if state != self.source.identity:
+            raise ValueError(
+                f"llm: the language model [{self.source.name}] is not the one that these adapters "
+                f"were trained on: its files or its revision differ. Give that one."
+            )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> E4SRec:
+        """A copy that shares the frozen weights: RecBole copies a model to count its operations."""
+        memo.update(
+            {id(weight): weight for weight in self.parameters() if not weight.requires_grad}
+        )
+        # Of int8 layers bitsandbytes keeps the weights here, and takes them out of the parameter.
+        states = [getattr(module, "state", None) for module in self.modules()]
+        memo.update({id(state): state for state in states if hasattr(state, "CB")})
+        duplicate = type(self).__new__(type(self))
+        memo[id(self)] = duplicate
+        duplicate.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return duplicate
+
+
+def latest_rows(users: np.ndarray, most: int) -> np.ndarray:
+    """The positions of every user's last ``most`` rows, ascending.
+
+    Args:
+        users: int64 [n_rows], the user of each row; a user's rows are in time order.
+        most: 1 or more.
+    """
+    order = np.argsort(users, kind="stable")
+    ends = np.searchsorted(users[order], users[order], side="right")  # of each row's user
+    return np.sort(order[np.arange(len(users)) >= ends - most])
+
+
+def _kept(model: E4SRec) -> set[str]:
+    """The names in a state dict of E4SRec."""
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    return trained | {"reader.item_embeddings", "_extra_state"}
+
+
+def _leave_out_the_base_model(model: E4SRec, state: dict[str, Any], prefix: str, _) -> None:
+    kept = {f"{prefix}{name}" for name in _kept(model)}
+    for name in [name for name in state if name.startswith(prefix) and name not in kept]:
+        del state[name]
+
+
+def _expect_no_base_model(model: E4SRec, incompatible) -> None:
+    kept = _kept(model)
+    incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if name in kept]

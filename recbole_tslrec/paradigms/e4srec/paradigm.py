@@ -1,0 +1,33 @@
+"""What E4SRec hands over: its model, keys, and row of a comparison."""
+
+from recbole_tslrec.language_model.keys import ADAPTERS, HISTORY, READING, STOPPING
+from recbole_tslrec.paradigms.e4srec.keys import OWN
+from recbole_tslrec.paradigms.e4srec.model import E4SRec
+from recbole_tslrec.recbole_bridge.paradigm import Paradigm, Variant
+from recbole_tslrec.recbole_bridge.trainers import LanguageModelTrainer
+from recbole_tslrec.stages.keys import GIVEN_BACKBONE, PLACE
+
+_HEADING = """\
+E4SRec (arXiv 2312.02443), a baseline of TSLRec: the language model itself scores the items.
+RecBole's own keys for training (epochs, learning_rate, train_batch_size, ...) and those of SASRec.yaml
+are the backbone's, as they are for TSLRec: so both share one trained backbone. RecBole's validation
+stops the training. Written by `make keys` from the declarations in the code."""
+
+_READ = (READING, HISTORY, ADAPTERS, STOPPING, OWN)
+
+E4SREC = Paradigm(
+    name="E4SRec",
+    heading=_HEADING,
+    models={"E4SRec": E4SRec},
+    trainer=LanguageModelTrainer,
+    keys=(GIVEN_BACKBONE, *_READ, PLACE),
+    variants=(
+        Variant(
+            "E4SRec",
+            "E4SRec",
+            stages=E4SRec.stages(None),
+            keys=tuple(name for group in _READ for name in group.names),
+            backbone=E4SRec.backbone.name,
+        ),
+    ),
+)

@@ -1,0 +1,126 @@
+"""The mixins that put a fused item table into a RecBole backbone (paper §4.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from recbole_tslrec.paradigms.tslrec.augmentation.fusion import FUSIONS, CategoryFusion, EqualNorms
+from recbole_tslrec.paradigms.tslrec.augmentation.vectors import vectors_of
+from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
+
+if TYPE_CHECKING:
+    from recbole_tslrec.backbones.specification import Backbone
+    from recbole_tslrec.stages.pipeline import Pipeline
+    from recbole_tslrec.stages.stage import Stage
+
+
+class FusedItemTable:
+    """Mixin: the backbone's item table is the fusion's output wherever the backbone reads it.
+
+    torch's parametrization covers every use of ``table.weight`` (lookup, scores, Caser's
+    regularisation) and leaves the table an ``nn.Embedding``.
+    """
+
+    backbone: Backbone
+    normalised = False  # whether the rows have one length whatever ``item_norm`` says
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        id_embeddings = self.item_table.weight
+        fusion = self._make_fusion(config, id_embeddings)
+        parametrize.register_parametrization(self.item_table, "weight", fusion)
+        if self.normalised or config["item_norm"] == "l2":
+            norms = EqualNorms(id_embeddings)
+            parametrize.register_parametrization(self.item_table, "weight", norms)
+
+    def _make_fusion(self, config, id_embeddings: Tensor) -> nn.Module:
+        raise NotImplementedError
+
+    @staticmethod
+    def stages(config) -> tuple[type[Stage], ...]:
+        """The stages whose results this variant takes; they bring about those that they need."""
+        raise NotImplementedError
+
+    def prepare(self, pipeline: Pipeline) -> None:
+        """Run the stages that this variant needs, and take their result."""
+        raise NotImplementedError
+
+    @property
+    def item_table(self) -> nn.Embedding:
+        """The backbone's item table; its ``weight`` is the fused one, [n_items, d]."""
+        return getattr(self, self.backbone.item_table)
+
+    @property
+    def fusion(self) -> nn.Module:
+        return self.item_table.parametrizations.weight[0]
+
+    @property
+    def id_embeddings(self) -> nn.Parameter:
+        """The trained id embeddings under the fusion, [n_items, d]."""
+        return self.item_table.parametrizations.weight.original
+
+
+class EnhancedItemTable(FusedItemTable):
+    """id embedding fused with the language model's enhanced embedding (TSLRec, §4.2)."""
+
+    def _make_fusion(self, config, id_embeddings: Tensor) -> nn.Module:
+        # Kept in the config, and so in the checkpoint: a trained model loads without the language
+        # model or the file that it was made with. With its keys: a config may be changed and used again.
+        keys = ("enhancement", "enhanced_items", "enhanced_dim", "n_categories", "llm")
+        width_of = " ".join(f"{key}={config[key]}" for key in keys)
+        if config["enhanced_width"] is None or config["enhanced_width_of"] not in (None, width_of):
+            width = vectors_of(config).width(config, id_embeddings.shape[1])
+            config["enhanced_width"] = min(width, config["enhanced_dim"])
+            config["enhanced_width_of"] = width_of
+        fusion = FUSIONS[config["fusion"]]
+        return fusion(id_embeddings, config["enhanced_width"], config["enhanced_scale"])
+
+    @staticmethod
+    def stages(config) -> tuple[type[Stage], ...]:
+        return vectors_of(config).stages
+
+    def prepare(self, pipeline: Pipeline) -> None:
+        self.fusion.set_enhanced(vectors_of(pipeline.config).make(pipeline))
+
+    @torch.no_grad()
+    def mean_gate(self) -> Tensor:
+        """Each item's share of the id embedding in the fused one, [n_items]; row 0 is padding.
+
+        Raises:
+            AttributeError: the fusion has no gate.
+        """
+        return self.fusion.mean_gate(self.id_embeddings)
+
+
+class CategoryItemTable(FusedItemTable):
+    """id embedding plus a learnable embedding of the item's latent category (CI)."""
+
+    def _make_fusion(self, config, id_embeddings: Tensor) -> nn.Module:
+        return CategoryFusion(id_embeddings, config["n_categories"])
+
+    @staticmethod
+    def stages(config) -> tuple[type[Stage], ...]:
+        return (CategoriesStage,)
+
+    def prepare(self, pipeline: Pipeline) -> None:
+        self.fusion.set_categories(pipeline.stage(CategoriesStage).item_categories())
+
+
+class NormalisedItemTable(FusedItemTable):
+    """the backbone alone, with rows of one learned length (``item_norm: l2`` for the others)."""
+
+    normalised = True
+
+    def _make_fusion(self, config, id_embeddings: Tensor) -> nn.Module:
+        return nn.Identity()
+
+    @staticmethod
+    def stages(config) -> tuple[type[Stage], ...]:
+        return ()
+
+    def prepare(self, pipeline: Pipeline) -> None:
+        """Nothing is needed."""

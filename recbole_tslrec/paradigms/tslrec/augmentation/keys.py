@@ -1,0 +1,63 @@
+"""The keys of the fused item table (paper §4.2)."""
+
+from recbole_tslrec.config.keys import Effect, Key, declare
+from recbole_tslrec.config.values import ABOVE_0, integer, one_of, text
+from recbole_tslrec.paradigms.tslrec.augmentation.fusion import FUSIONS
+from recbole_tslrec.paradigms.tslrec.augmentation.vectors import VECTORS
+
+_TITLE = "The fused item table (§4.2)"
+
+FUSION = declare(
+    _TITLE,
+    Key(
+        "enhancement",
+        "tslrec",
+        f"What is fused with the id embedding, in [{', '.join(VECTORS)}]. All but the first are "
+        "controls: the mean target of fine-tuning over the item's users, the backbone's own item "
+        "embedding, fixed Gaussian vectors, the language model before fine-tuning.",
+        one_of(*VECTORS),
+    ),
+    Key(
+        "fusion",
+        "gate",
+        f"How the id embedding e and the projected enhanced embedding h' become one, in "
+        f"[{', '.join(FUSIONS)}]. gate: a*e + (1-a)*h' with a learned elementwise gate a. sum: e + h'.",
+        one_of(*FUSIONS),
+    ),
+    Key(
+        "enhanced_dim",
+        128,
+        "The most columns of h^v that are kept: wider ones are reduced once by PCA, and the log says "
+        "how much of the variance stays.",
+        integer(1),
+    ),
+    Key(
+        "enhanced_scale",
+        1.0,
+        "The size of h' at the start of training, in units of the initial id embedding's.",
+        ABOVE_0,
+    ),
+)
+
+GIVEN_VECTORS = declare(
+    _TITLE,
+    Key(
+        "enhanced_items",
+        None,
+        "A file of enhanced embeddings from any earlier run (enhanced_items.safetensors, its .json "
+        "beside it), in place of stages 1 and 2.",
+        text(optional=True),
+        Effect.FILE,
+    ),
+)
+
+NORM = declare(
+    _TITLE,
+    Key(
+        "item_norm",
+        "none",
+        "In [none, l2]. l2: the rows of the (fused) item table, TSLRec's or CI's, have one length, "
+        "which is learned. Norm_<backbone> is the backbone with that alone.",
+        one_of("none", "l2"),
+    ),
+)

@@ -1,0 +1,156 @@
+"""The vectors beside the id embeddings: h^v, and each control that stands in its place (paper §4.2).
+
+A control is one class here. It must be beaten for the tuned language model to have added anything.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from recbole_tslrec.language_model.reader import open_source_for
+from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import (
+    ENHANCED_EMBEDDING,
+    enhanced_items_width,
+    random_embeddings,
+)
+from recbole_tslrec.paradigms.tslrec.augmentation.stages import (
+    AugmentationStage,
+    FrozenAugmentationStage,
+)
+from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import mean_preferences
+from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
+from recbole_tslrec.stages.backbone import BackboneStage
+from recbole_tslrec.stages.pipeline import Pipeline
+from recbole_tslrec.stages.stage import Stage
+from recbole_tslrec.stages.user_inputs import given_enhanced_items
+
+
+class ItemVectors(ABC):
+    """What stands beside the id embeddings; its ``name`` is a value of the key ``enhancement``."""
+
+    name: ClassVar[str]
+    stages: ClassVar[tuple[type[Stage], ...]] = ()
+    keys: ClassVar[tuple[str, ...]] = ()  # that it reads besides those of its stages
+
+    @staticmethod
+    @abstractmethod
+    def width(config, dimension: int) -> int:
+        """How many columns it has, known before anything is computed; ``dimension`` is d."""
+
+    @staticmethod
+    @abstractmethod
+    def make(pipeline: Pipeline) -> Tensor:
+        """The vectors in the order of internal ids, [n_items - 1, width] float32, without padding."""
+
+
+class EnhancedEmbedding(ItemVectors):
+    """h^v of the tuned language model: TSLRec itself."""
+
+    name = "tslrec"
+    stages = (AugmentationStage,)
+
+    @staticmethod
+    def width(config, dimension: int) -> int:
+        return open_source_for(config).hidden_size
+
+    @staticmethod
+    def make(pipeline: Pipeline) -> Tensor:
+        return pipeline.stage(AugmentationStage).enhanced_embeddings()
+
+
+class MeanPreference(ItemVectors):
+    """The mean ḡ of an item's users, to which the tuning target comes down for a single item."""
+
+    name = "preferences"
+    stages = (CategoriesStage,)
+
+    @staticmethod
+    def width(config, dimension: int) -> int:
+        return config["n_categories"]
+
+    @staticmethod
+    def make(pipeline: Pipeline) -> Tensor:
+        preferences = pipeline.stage(CategoriesStage).preferences()
+        means = mean_preferences(pipeline.histories, preferences, len(pipeline.tokens) + 1)
+        return torch.from_numpy(means[1:])
+
+
+class BackboneEmbedding(ItemVectors):
+    """e_v, what the language model was given to read."""
+
+    name = "pretrained"
+    stages = (BackboneStage,)
+
+    @staticmethod
+    def width(config, dimension: int) -> int:
+        return dimension
+
+    @staticmethod
+    def make(pipeline: Pipeline) -> Tensor:
+        return pipeline.stage(BackboneStage).item_embeddings()
+
+
+class RandomVectors(ItemVectors):
+    """Fixed Gaussian vectors, as wide as h^v."""
+
+    name = "random"
+    keys = ("llm",)
+
+    @staticmethod
+    def width(config, dimension: int) -> int:
+        return open_source_for(config).hidden_size
+
+    @staticmethod
+    def make(pipeline: Pipeline) -> Tensor:
+        config = pipeline.config
+        return random_embeddings(
+            len(pipeline.tokens), RandomVectors.width(config, 0), config["seed"]
+        )
+
+
+class FrozenEmbedding(EnhancedEmbedding):
+    """h^v of the language model before fine-tuning, ``linear_proj`` as it starts."""
+
+    name = "untuned"
+    stages = (FrozenAugmentationStage,)
+
+    @staticmethod
+    def make(pipeline: Pipeline) -> Tensor:
+        return pipeline.stage(FrozenAugmentationStage).enhanced_embeddings()
+
+
+class GivenVectors(ItemVectors):
+    """What the user's file ``enhanced_items`` holds; not a value of ``enhancement``."""
+
+    name = "enhanced_items"
+
+    @staticmethod
+    def width(config, dimension: int) -> int:
+        return enhanced_items_width(Path(config["enhanced_items"]))
+
+    @staticmethod
+    def make(pipeline: Pipeline) -> Tensor:
+        items = given_enhanced_items(pipeline.config, pipeline.tokens, pipeline.data_fingerprint)
+        return items.tensors[ENHANCED_EMBEDDING]
+
+
+VECTORS: dict[str, type[ItemVectors]] = {
+    kind.name: kind
+    for kind in (
+        EnhancedEmbedding,
+        MeanPreference,
+        BackboneEmbedding,
+        RandomVectors,
+        FrozenEmbedding,
+    )
+}
+
+
+def vectors_of(config) -> type[ItemVectors]:
+    """What stands beside the id embeddings under these settings."""
+    return GivenVectors if config["enhanced_items"] is not None else VECTORS[config["enhancement"]]

@@ -1,0 +1,75 @@
+"""Folding: a trained ``TSLRec_X``, ``CI_X`` or ``Norm_X`` becomes a plain RecBole ``X``.
+
+After training the fused table is a constant: the plain model with that table gives the same scores,
+at the plain model's speed and size, and the file names no class of ours.
+"""
+
+from __future__ import annotations
+
+import copy
+from logging import getLogger
+from pathlib import Path
+
+import torch
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model
+from torch.nn.utils import parametrize
+
+from recbole_tslrec.config.keys import KEYS
+from recbole_tslrec.paradigms.tslrec.augmentation.item_table import FusedItemTable
+from recbole_tslrec.recbole_bridge.patches import load_checkpoint, write_checkpoint
+from recbole_tslrec.store.item_tensors import check_numbering
+
+
+def fold(model: FusedItemTable) -> FusedItemTable:
+    """Replace the fusion by its result, in place: the item table is a plain parameter afterwards."""
+    parametrize.remove_parametrizations(model.item_table, "weight", leave_parametrized=True)
+    return model
+
+
+def fold_checkpoint(checkpoint: Path, folded: Path) -> None:
+    """Write a plain backbone's checkpoint from a trained fused model's.
+
+    The result has what RecBole's ``load_data_and_model`` reads. Training cannot be resumed from it:
+    the optimiser's state belonged to the fusion.
+
+    Args:
+        checkpoint: RecBole's file of a ``TSLRec_*``, ``CI_*`` or ``Norm_*`` model; its data set must
+            be there.
+        folded: where to write.
+
+    Raises:
+        ValueError: the checkpoint is of a model without a fused item table, or the data set's items
+            are in another order now.
+    """
+    content = load_checkpoint(checkpoint)
+    config = content["config"]
+    config["device"] = torch.device("cpu")  # wherever it was trained
+    dataset = create_dataset(config)
+    check_numbering(config["trained_on"], dataset, checkpoint)
+    train_data, *_ = data_preparation(config, dataset)
+    model = get_model(config["model"])(config, train_data._dataset)
+    if not isinstance(model, FusedItemTable):
+        raise ValueError(
+            f"[{checkpoint}] is of the model [{config['model']}], which has no fused item table."
+        )
+    model.load_state_dict(content["state_dict"])
+    backbone = model.backbone.name
+    plain = copy.copy(config)
+    plain.model = backbone
+    plain.final_config_dict = {
+        key: value
+        for key, value in config.final_config_dict.items()
+        if key not in KEYS and key not in ("enhanced_width", "enhanced_width_of")
+    } | {"model": backbone}
+    if config["trained_on"] is not None:
+        # The items alone: what the enhanced embeddings were made from it does not say, so that no
+        # stage may take the folded model for a backbone of these training interactions.
+        plain.final_config_dict["trained_on"] = {"items": config["trained_on"]["items"]}
+    state = {
+        "config": plain,
+        "state_dict": fold(model).state_dict(),
+        "other_parameter": content["other_parameter"],
+    }
+    write_checkpoint(state, folded)
+    getLogger().info(f"[{checkpoint}] folded into a plain [{backbone}]: [{folded}]")

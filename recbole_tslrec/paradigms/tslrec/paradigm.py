@@ -1,0 +1,72 @@
+"""What TSLRec hands over: its models, keys, and rows of a comparison."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from recbole_tslrec.language_model.keys import ADAPTERS, HISTORY, READING, STOPPING, TRAINING
+from recbole_tslrec.paradigms.tslrec.augmentation.keys import FUSION, GIVEN_VECTORS, NORM
+from recbole_tslrec.paradigms.tslrec.augmentation.vectors import VECTORS, EnhancedEmbedding
+from recbole_tslrec.paradigms.tslrec.keys import CATEGORIES, INSTRUCTION
+from recbole_tslrec.paradigms.tslrec.models import MODELS
+from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
+from recbole_tslrec.recbole_bridge.paradigm import Paradigm, Variant
+from recbole_tslrec.recbole_bridge.trainers import TwoStageTrainer
+from recbole_tslrec.stages.keys import GIVEN_BACKBONE, PLACE
+
+_HEADING = """\
+The two-stage paradigm TSLRec (arXiv 2406.00333; P2Rec in its later version): every key that the
+variants TSLRec_<backbone>, CI_<backbone> and Norm_<backbone> add to RecBole's own. The backbone's keys
+(hidden_size, loss_type, ...) are those of RecBole's <backbone>.yaml. "§" is a section of the paper.
+Written by `make keys` from the declarations in the code."""
+
+_FUSED = (*FUSION.names, *NORM.names)
+
+
+def _fused(kind: type) -> Variant:
+    """The row of what stands beside the id embeddings: h^v, or a control in its place."""
+    tslrec = kind is EnhancedEmbedding
+    return Variant(
+        "TSLRec" if tslrec else kind.name,
+        "TSLRec_{backbone}",
+        {"enhancement": kind.name},
+        kind.stages,
+        (*_FUSED, *kind.keys, *(GIVEN_VECTORS.names if tslrec else ())),
+        control=not tslrec,
+    )
+
+
+def _check(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for a file that would take the place of a control."""
+    if config["enhanced_items"] is not None and config["enhancement"] != EnhancedEmbedding.name:
+        raise ValueError(
+            f"enhanced_items: [{config['enhanced_items']}] would take the place of the control "
+            f"enhancement: [{config['enhancement']}]. Give one of the two."
+        )
+
+
+TSLREC = Paradigm(
+    name="TSLRec",
+    heading=_HEADING,
+    models=MODELS,
+    trainer=TwoStageTrainer,
+    keys=(
+        GIVEN_BACKBONE,
+        CATEGORIES,
+        READING,
+        INSTRUCTION,
+        HISTORY,
+        ADAPTERS,
+        STOPPING,
+        TRAINING,
+        FUSION,
+        GIVEN_VECTORS,
+        NORM,
+        PLACE,
+    ),
+    variants=(
+        Variant("Norm", "Norm_{backbone}"),
+        Variant("CI", "CI_{backbone}", stages=(CategoriesStage,), keys=NORM.names),
+        *(_fused(kind) for kind in VECTORS.values()),
+    ),
+    check=_check,
+)

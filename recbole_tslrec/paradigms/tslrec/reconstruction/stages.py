@@ -1,0 +1,248 @@
+"""The stages of information reconstruction (paper §4.1): categories, and the tuned language model."""
+
+from __future__ import annotations
+
+import gc
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from recbole.utils import init_seed
+from scipy.sparse import csr_matrix
+from torch import Tensor
+from torch.nn import functional as F
+
+from recbole_tslrec.language_model.keys import ADAPTERS, HISTORY, READING, STOPPING, TRAINING
+from recbole_tslrec.language_model.reader import (
+    check_language_model,
+    make_prompt_for,
+    make_reader,
+    open_source_for,
+    shared_if_possible,
+)
+from recbole_tslrec.paradigms.tslrec.keys import CATEGORIES, INSTRUCTION
+from recbole_tslrec.paradigms.tslrec.reconstruction.categories import latent_categories
+from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import prior_preferences
+from recbole_tslrec.stages import provenance
+from recbole_tslrec.stages.backbone import BackboneStage
+from recbole_tslrec.stages.stage import Stage
+from recbole_tslrec.store import processes
+from recbole_tslrec.store.store import WORK, fingerprint, write_json
+
+if TYPE_CHECKING:
+    from recbole_tslrec.language_model.encoder import ItemPromptModel
+    from recbole_tslrec.language_model.prompt import Prompt
+    from recbole_tslrec.language_model.source import LanguageModelSource
+    from recbole_tslrec.paradigms.tslrec.reconstruction.reconstruction_model import (
+        ReconstructionModel,
+    )
+
+CATEGORY = "category"  # [n_items] int64
+_FILE = "items.safetensors"
+LOADED = "loaded_language_model"  # in a stage's notes: what transformers read of the weights
+_LANGUAGE_MODEL = "language_model.json"  # the identity of what the adapters beside it belong to
+
+
+class CategoriesStage(Stage):
+    """k-means on e_v: the items' preliminary latent categories (§4.1)."""
+
+    name = "categories"
+    needs = (BackboneStage,)
+    keys = CATEGORIES.names
+    product = "item_categories"
+
+    @property
+    def backbone(self) -> BackboneStage:
+        return self.pipeline.stage(BackboneStage)
+
+    @cached_property
+    def made_from(self) -> dict[str, Any]:
+        return {
+            "settings": self.settings(),
+            "seed": self.config["seed"],
+            "backbone": self.backbone.fingerprint,
+        }
+
+    def make(self, folder: Path) -> dict[str, Any]:
+        categories = latent_categories(
+            self.backbone.item_embeddings().numpy(),
+            self.config["n_categories"],
+            backend=self.config["category_backend"],
+            seed=self.config["seed"],
+        )
+        self.save_items(folder, _FILE, {CATEGORY: torch.from_numpy(categories.labels)})
+        return {"sizes": categories.sizes.tolist()} | provenance.read_from(self.backbone)
+
+    @classmethod
+    def check(cls, config, n_items: int | None) -> None:
+        if n_items is not None and config["n_categories"] > n_items:
+            raise ValueError(
+                f"n_categories: [{config['n_categories']}] is more than the {n_items} items of the data "
+                f"set [{config['dataset']}]. Give fewer."
+            )
+
+    def item_categories(self) -> Tensor:
+        """The preliminary latent category of every item, in the order of internal ids.
+
+        Returns:
+            [n_items - 1] int64.
+        """
+        return self.read_items(_FILE, CATEGORY)
+
+    def preferences(self) -> csr_matrix:
+        """ḡ of every user with a training history, rows in the order of the pipeline's ``histories``.
+
+        Returns:
+            [n_users, K] float32.
+        """
+        labels = np.concatenate([[-1], self.item_categories().numpy()])
+        return prior_preferences(self.pipeline.histories, labels, self.config["n_categories"])
+
+    def content(self) -> dict[str, Tensor]:
+        return {CATEGORY: self.item_categories()}
+
+
+class ReadsItems(Stage):
+    """A stage in which the language model reads items: what fine-tuning and augmentation share."""
+
+    together = True
+
+    @property
+    def backbone(self) -> BackboneStage:
+        return self.pipeline.stage(BackboneStage)
+
+    @cached_property
+    def source(self) -> LanguageModelSource:
+        """The experiment's language model, its weights not loaded."""
+        return open_source_for(self.config)
+
+    @classmethod
+    def check(cls, config, n_items: int | None) -> None:
+        check_language_model(config)
+
+    def prompt(self, reader: ItemPromptModel, training: bool) -> Prompt:
+        """The words around the items, as ``reader`` takes the fewest positions."""
+        prompt = make_prompt_for(self.config, self.source)
+        return shared_if_possible(prompt, reader, self.config, training)
+
+    def reader(self, with_adapters: bool) -> ItemPromptModel:
+        """The language model with item slots, as it is before fine-tuning."""
+        init_seed(self.config["seed"], self.config["reproducibility"])
+        padded = F.pad(self.backbone.item_embeddings(), (0, 0, 1, 0))
+        return make_reader(self.config, self.source, padded, with_adapters)
+
+
+class FineTuningStage(ReadsItems):
+    """The language model tuned to reconstruct the users' preferences (§4.1, Eq. 1 to 3)."""
+
+    name = "fine_tuning"
+    needs = (CategoriesStage,)
+    keys = (
+        *READING.names,
+        *HISTORY.names,
+        *INSTRUCTION.names,
+        *ADAPTERS.names,
+        *STOPPING.names,
+        *TRAINING.names,
+    )
+
+    @property
+    def categories(self) -> CategoriesStage:
+        return self.pipeline.stage(CategoriesStage)
+
+    @cached_property
+    def made_from(self) -> dict[str, Any]:
+        return {
+            "settings": self.settings(),
+            "seed": self.config["seed"],
+            "language_model": self.source.identity,
+            "categories": self.categories.fingerprint,
+            "training": self.pipeline.data_fingerprint["training"],
+        }
+
+    def make(self, folder: Path) -> dict[str, Any]:
+        from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import fine_tune
+
+        pipeline, log_folder = self.pipeline, self.pipeline.log_folder
+        provenance.check_read(self.categories, self.backbone)
+        preferences = self.categories.preferences()
+        model = self.reconstruction_model()
+        loaded = {LOADED: model.reader.language_model.loaded}
+        report = fine_tune(
+            model,
+            self.prompt(model.reader, training=True),
+            pipeline.histories,
+            preferences,
+            self._how(),
+            self._checkpoints(folder),
+            self.config["device"],
+            pipeline.show_progress,
+            log_folder and os.path.join(log_folder, self.name),
+        )
+        if processes.is_first():
+            model.save(folder)
+            write_json(folder / _LANGUAGE_MODEL, self.source.identity)
+        # Augmentation loads the model again; trainer and model refer to each other, so that without
+        # this both would be in memory until Python happens to look for such circles.
+        del model
+        gc.collect()
+        torch.cuda.empty_cache()
+        return report.as_dict() | loaded | provenance.read_from(self.backbone, self.categories)
+
+    def _checkpoints(self, folder: Path) -> Path:
+        """The folder of the checkpoints, with those that are of the very same data and categories."""
+        dataset, checkpoints = self.pipeline.dataset, folder / WORK / "checkpoints"
+        users = dataset.field2id_token[dataset.uid_field].tolist()
+        # Which users are held out follows from their order in the file.
+        order = {"order": fingerprint([users, self.pipeline.tokens])}
+        read = order | provenance.read_from(self.backbone, self.categories)
+        provenance.keep_only_own(checkpoints, read)
+        return checkpoints
+
+    def _how(self):
+        from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import FineTuningSettings
+
+        config = self.config
+        return FineTuningSettings(
+            epochs=config["sft_epochs"],
+            learning_rate=config["sft_learning_rate"],
+            batch_positions=config["sft_batch_positions"],
+            optimizer=config["sft_optimizer"],
+            valid_ratio=config["sft_valid_ratio"],
+            stopping_step=config["sft_stopping_step"],
+            seed=config["seed"],
+        )
+
+    def bytes_on_disk(self) -> int:
+        """Of three checkpoints, Adam's two numbers beside each weight, and the result; fp32."""
+        width, config = self.source.hidden_size, self.config
+        # About seven matrices a layer get adapters, which are [in, r] and [r, out].
+        adapters = self.source.n_layers * 7 * 2 * config["lora_r"] * width
+        d = config["hidden_size"] or config["embedding_size"] or 64
+        return 4 * (adapters + width * (d + config["n_categories"])) * (3 * 3 + 1)
+
+    def reconstruction_model(self) -> ReconstructionModel:
+        """The model of Eq. 1 to 3 as it is before fine-tuning, on the experiment's device."""
+        from recbole_tslrec.paradigms.tslrec.reconstruction.reconstruction_model import (
+            ReconstructionModel,
+        )
+
+        reader = self.reader(with_adapters=True)
+        model = ReconstructionModel(reader, self.source.hidden_size, self.config["n_categories"])
+        return model.to(self.config["device"])
+
+    def tuned_model(self) -> ReconstructionModel:
+        """The model as fine-tuning left it.
+
+        Raises:
+            ValueError: it was tuned with another language model or other item embeddings.
+        """
+        folder = self.stored.folder
+        self.source.check_is(folder / _LANGUAGE_MODEL)
+        provenance.check_read(self, self.backbone)
+        model = self.reconstruction_model()
+        model.load(folder)
+        return model

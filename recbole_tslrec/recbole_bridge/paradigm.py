@@ -1,0 +1,148 @@
+"""What a paradigm hands over, and the list of those that are known.
+
+Registration, the checks of keys, a comparison's rows, the report and the commands ask this list; none of
+them names a paradigm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from recbole_tslrec.config.keys import KEYS, Effect, KeyGroup, defaults
+from recbole_tslrec.stages.stage import Stage
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of a comparison: one of the methods that stand side by side.
+
+    Attributes:
+        name: as ``--variants`` takes it.
+        model: RecBole's name of the model, ``{backbone}`` in it for a model of each backbone.
+        settings: the keys that make the row what it is.
+        stages: whose results it takes; it depends on their keys and on those of the stages before.
+        keys: of ours on which it depends besides.
+        control: whether it stands in the place of a method, to show what that method adds.
+        backbone: the one beside which it stands; None for all.
+    """
+
+    name: str
+    model: str
+    settings: Mapping[str, Any] | None = None
+    stages: tuple[type[Stage], ...] = ()
+    keys: tuple[str, ...] = ()
+    control: bool = False
+    backbone: str | None = None
+
+    @property
+    def title(self) -> str:
+        """As a table and a picture call it."""
+        return f"control: {self.name}" if self.control else self.name
+
+    @property
+    def takes_backbone(self) -> bool:
+        """Whether its stages start from a trained backbone; Base's serves."""
+        return self.depends_on("backbone_checkpoint")
+
+    def depends_on(self, key: str) -> bool:
+        """Whether the result can depend on a key; on RecBole's own it can in every variant."""
+        if key not in KEYS:
+            return True
+        read = {*self.keys, *(name for stage in chain(self.stages) for name in stage.keys)}
+        return key in read and KEYS[key].effect is not Effect.NOTHING
+
+    def choose(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What this variant is given of all settings."""
+        return {
+            key: value
+            for key, value in given.items()
+            if key not in own_keys() and (self.depends_on(key) or without_effect(key))
+        }
+
+
+def own_keys() -> set[str]:
+    """What a comparison sets for each cell; taken out of what the user gives."""
+    rows = (row.settings or {} for row in variants().values())
+    return {"model", "dataset", "seed", "checkpoint_dir"}.union(*rows)
+
+
+def without_effect(key: str) -> bool:
+    """Whether a key is of ours and can change no result."""
+    return key in KEYS and KEYS[key].effect is Effect.NOTHING
+
+
+def chain(stages: tuple[type[Stage], ...]) -> tuple[type[Stage], ...]:
+    """These stages and all that they need, each once, those before it first."""
+    before = (needed for stage in stages for needed in (*chain(stage.needs), stage))
+    return tuple(dict.fromkeys(before))
+
+
+@dataclass(frozen=True)
+class Paradigm:
+    """What one folder of ``paradigms/`` hands over.
+
+    Attributes:
+        name: of its yaml in ``properties/``.
+        heading: the comment at the top of that yaml.
+        models: its models by RecBole's name. Each has ``backbone``, a line of the table of backbones or
+            None, ``stages(config)`` and ``prepare(pipeline)``.
+        trainer: RecBole's trainer for them.
+        keys: all that its models read of ours, in the order of the yaml.
+        variants: its rows of a comparison, in the order of a table.
+        check: raises ValueError for values of its keys that contradict each other.
+    """
+
+    name: str
+    heading: str
+    models: Mapping[str, type]
+    trainer: type
+    keys: tuple[KeyGroup, ...]
+    variants: tuple[Variant, ...] = ()
+    check: Callable[[Mapping[str, Any]], None] = lambda config: None
+
+    def defaults(self) -> dict[str, Any]:
+        """The values of its keys if none is given."""
+        return defaults(self.keys)
+
+
+# RecBole's own model, untouched, beside which all others stand.
+BASE = Variant("Base", "{backbone}")
+
+PARADIGMS: dict[str, Paradigm] = {}
+
+
+def add(paradigm: Paradigm) -> None:
+    """Make a paradigm known.
+
+    Raises:
+        ValueError: another of its name, or with a model or variant of the same name, is known.
+    """
+    taken = {*PARADIGMS, *staged_models(), *variants()}
+    names = {paradigm.name, *paradigm.models, *(variant.name for variant in paradigm.variants)}
+    # A paradigm may be called as one of its models or variants.
+    if doubled := taken & names:
+        raise ValueError(f"The paradigm [{paradigm.name}] takes names twice: {sorted(doubled)}.")
+    PARADIGMS[paradigm.name] = paradigm
+
+
+def staged_models() -> dict[str, type]:
+    """The models of all paradigms by RecBole's name."""
+    return {name: model for one in PARADIGMS.values() for name, model in one.models.items()}
+
+
+def paradigm_of(model: str) -> Paradigm | None:
+    """The paradigm that has a model of this name."""
+    return next((one for one in PARADIGMS.values() if model in one.models), None)
+
+
+def variants() -> dict[str, Variant]:
+    """The rows of a comparison by name, controls last."""
+    known = [BASE, *(row for one in PARADIGMS.values() for row in one.variants)]
+    return {row.name: row for row in sorted(known, key=lambda row: row.control)}
+
+
+def controls() -> tuple[str, ...]:
+    """The names of the rows that are controls."""
+    return tuple(name for name, row in variants().items() if row.control)

@@ -1,0 +1,129 @@
+"""One experiment step by step, and the yaml files that it is given."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.data.dataloader import AbstractDataLoader
+from recbole.trainer import Trainer
+from recbole.utils import get_model, get_trainer, init_logger, init_seed
+from yaml import YAMLError
+
+from recbole_tslrec.config.recbole_keys import check_validation
+from recbole_tslrec.store.store import StoredResult
+
+
+def given_config_files(names: str) -> list[str]:
+    """The names of yaml files, which are given in one text.
+
+    Raises:
+        FileNotFoundError: one is not there.
+        ValueError: one does not hold keys and values.
+    """
+    for file in names.split():
+        read_config_file(file)
+    return names.split()
+
+
+def read_config_file(file: str) -> dict[str, Any]:
+    """The keys and values of a yaml file, as RecBole reads them.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it does not hold keys and values.
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"config_files: there is no file [{file}].")
+    reader = Config.__new__(Config)
+    reader.yaml_loader = reader._build_yaml_loader()
+    try:
+        return reader._load_config_files([file])
+    except (TypeError, ValueError, YAMLError) as error:  # empty; a text; no yaml
+        raise ValueError(f"config_files: [{file}] is not 'key: value' lines: {error}") from None
+
+
+@dataclass
+class Experiment:
+    """What one experiment came to.
+
+    Attributes:
+        test_result, best_valid_result: RecBole's metrics by lower-case name, ``ndcg@10`` for one;
+            the first is None if there was no test.
+        best_valid_score: the value of ``valid_metric`` that chose the epoch.
+        stages: the stages before the fused model, made or reused; none for RecBole's own models.
+        seconds: the time of RecBole's own loop, the stages not counted.
+        checkpoint: the trained model, RecBole's file.
+        trainer: RecBole's trainer, with its ``config`` and ``model``; the model's weights are the
+            best epoch's after a test, and the last one's without.
+        train_data, valid_data, test_data: RecBole's loaders.
+    """
+
+    test_result: dict[str, float] | None
+    best_valid_result: dict[str, float]
+    best_valid_score: float
+    stages: list[StoredResult]
+    seconds: float
+    checkpoint: str
+    trainer: Trainer
+    train_data: AbstractDataLoader
+    valid_data: AbstractDataLoader
+    test_data: AbstractDataLoader
+
+
+def run_experiment(
+    model: str,
+    dataset: str,
+    config_file_list: Sequence[str] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    test: bool = True,
+) -> Experiment:
+    """RecBole's ``run_recbole``, which keeps what its result dict does not hold.
+
+    Args:
+        model, dataset, config_file_list, config_dict: as ``run_recbole`` takes them.
+        test: whether to test the trained model.
+
+    Raises:
+        ValueError: an epoch is to be chosen on validation, and there is nobody to validate on, or its
+            metric is not computed.
+    """
+    config = Config(model, dataset, config_file_list, dict(config_dict or {}))
+    init_seed(config["seed"], config["reproducibility"])
+    root = logging.getLogger()
+    for handler in root.handlers[:]:  # else this run would go on in the log file of the one before
+        root.removeHandler(handler)
+    init_logger(config)
+    data = create_dataset(config)
+    train_data, valid_data, test_data = data_preparation(config, data)
+    check_validation(config, valid_data)
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    recommender = get_model(config["model"])(config, train_data._dataset).to(config["device"])
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, recommender)
+    start = monotonic()
+    score, best_valid_result = trainer.fit(
+        train_data, valid_data, show_progress=config["show_progress"]
+    )
+    test_result = None
+    if test:
+        test_result = trainer.evaluate(test_data, show_progress=config["show_progress"])
+    stages = getattr(trainer, "stages", [])
+    seconds = monotonic() - start - getattr(trainer, "seconds_of_stages", 0.0)
+    return Experiment(
+        test_result,
+        best_valid_result,
+        float(score),
+        stages,
+        seconds,
+        trainer.saved_model_file,
+        trainer,
+        train_data,
+        valid_data,
+        test_data,
+    )

@@ -1,0 +1,240 @@
+"""Makes RecBole find our models, trainers and yaml; called once, when the package is imported.
+
+RecBole has no registry: it looks for a module named after the model, for an attribute of
+``recbole.trainer`` named after the model, and for a yaml in its own folder. The first two are
+answered here without touching RecBole; for the third, and to check what the user gave, four methods
+of ``Config`` are wrapped, and the one of ``SequentialDataset`` that puts histories in order.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib.machinery
+import os
+import pkgutil
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import recbole.model
+import recbole.quick_start
+import recbole.trainer
+from recbole.config import Config
+from recbole.data.dataset import SequentialDataset
+from recbole.utils import ModelType
+
+from recbole_tslrec.backbones.fmlprec import FMLPRec
+from recbole_tslrec.backbones.specification import BACKBONES, Backbone
+from recbole_tslrec.config.checks import check_files, check_values, settle_batching
+from recbole_tslrec.config.recbole_keys import check_loss, check_recbole_keys
+from recbole_tslrec.config.spelling import check_command_line, check_spelling
+from recbole_tslrec.data.check_header import check_columns
+from recbole_tslrec.data.check_interactions import check_interactions
+from recbole_tslrec.data.time_order import check_order
+from recbole_tslrec.recbole_bridge.paradigm import Paradigm, add, paradigm_of, staged_models
+from recbole_tslrec.recbole_bridge.trainers import BackboneTrainer
+from recbole_tslrec.store import processes
+from recbole_tslrec.store.item_tensors import check_numbering
+
+_SEQUENTIAL = "recbole.model.sequential_recommender"
+
+# Backbones that RecBole does not have.
+_BACKBONES: dict[str, type] = {"FMLPRec": FMLPRec}
+
+
+def our_models() -> dict[str, type]:
+    """All models that RecBole does not have, by name."""
+    return {**_BACKBONES, **staged_models()}
+
+
+def properties_folder() -> Path:
+    """Our yaml: inside the installed package, or at the top of a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "properties"
+    return installed if installed.is_dir() else package.parent / "properties"
+
+
+def register() -> None:
+    """Make RecBole's entry points know everything of ours. A second call changes nothing."""
+    if f"{_SEQUENTIAL}.fmlprec" in sys.modules:
+        return
+    for model in _BACKBONES.values():
+        _register_model(model)
+    for name in BACKBONES:
+        setattr(recbole.trainer, f"{name}Trainer", BackboneTrainer)
+    Config._get_model_and_dataset = _naming_models(Config._get_model_and_dataset)
+    Config._load_internal_config_dict = _with_our_yaml(Config._load_internal_config_dict)
+    Config._set_default_parameters = _with_checks(Config._set_default_parameters)
+    Config._init_device = _with_a_device_each(Config._init_device)
+    SequentialDataset._change_feat_format = _with_a_look_at_the_order(
+        SequentialDataset._change_feat_format
+    )
+    loading = _refusing_other_items(recbole.quick_start.load_data_and_model)
+    recbole.quick_start.load_data_and_model = loading
+    recbole.quick_start.quick_start.load_data_and_model = loading
+
+
+def register_paradigm(paradigm: Paradigm) -> None:
+    """Make RecBole, the comparison and the commands know a paradigm.
+
+    Raises:
+        ValueError: a model, a row or a key of it is known already.
+    """
+    add(paradigm)
+    for name, model in paradigm.models.items():
+        _register_model(model)
+        setattr(recbole.trainer, f"{name}Trainer", paradigm.trainer)
+
+
+def _register_model(model: type) -> None:
+    """``get_model`` imports ``<kind>_recommender.<name in lower case>``; let it find the class."""
+    name = f"{_SEQUENTIAL}.{model.__name__.lower()}"
+    module = types.ModuleType(name, f"Stands for {model.__module__}.{model.__name__}.")
+    module.__spec__ = importlib.machinery.ModuleSpec(name, loader=None)
+    setattr(module, model.__name__, model)
+    sys.modules[name] = module
+
+
+def _naming_models(original):
+    @functools.wraps(original)
+    def get_model_and_dataset(self, model, dataset):
+        try:
+            return original(self, model, dataset)
+        except (ValueError, AttributeError, ModuleNotFoundError) as error:
+            name = str(model or self.external_config_dict.get("model"))
+            # RecBole looks for an unknown model last among those of LightGBM and XGBoost, and fails
+            # there if these are not installed. Who asks for one of them is told of just that.
+            if isinstance(error, ModuleNotFoundError) and error.name == name.lower():
+                raise
+            raise ValueError(_unknown_model(name)) from None
+
+    return get_model_and_dataset
+
+
+def _unknown_model(name: str) -> str:
+    models = {model.lower(): model for model in (*our_models(), *_recbole_models())}
+    near = [models[match] for match in difflib.get_close_matches(name.lower(), models, n=3)]
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return (
+        f"There is no model [{name}].{hint} Models of recbole_tslrec: {', '.join(our_models())}; "
+        f"RecBole's own sequential models work as ever."
+    )
+
+
+def _recbole_models() -> list[str]:
+    """RecBole's sequential models by their class names."""
+    package = sys.modules[_SEQUENTIAL]
+    modules = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    return [name for name in vars(package) if name.lower() in modules and not name.islower()]
+
+
+def _with_our_yaml(original):
+    @functools.wraps(original)
+    def load_internal_config_dict(self, model, model_class, dataset):
+        # RecBole reads the backbone's own yaml under the backbone's name.
+        paradigm, backbone = paradigm_of(model), _backbone_of(model)
+        name = model if backbone is None else backbone.name
+        original(self, name, model_class, dataset)
+        for file in ("overall", f"model/{name}"):
+            path = properties_folder() / f"{file}.yaml"
+            if path.is_file():
+                self._update_internal_config_dict(str(path))
+        if paradigm is not None:
+            self.internal_config_dict.update(paradigm.defaults())
+        columns = (self.internal_config_dict.get("load_col") or {}).get("inter")
+        if model_class.type == ModelType.SEQUENTIAL and columns == ["user_id", "item_id"]:
+            # RecBole's default for a data set that it does not know; a history has an order.
+            self.internal_config_dict["load_col"] = {"inter": [*columns, "timestamp"]}
+        if model in our_models():
+            # RecBole's default samples negatives, which its own CE models refuse; here the default
+            # follows the loss. What the user gives stands, and is checked below.
+            loss_type = (self.internal_config_dict | self.external_config_dict).get("loss_type")
+            if loss_type == "CE":
+                self.internal_config_dict["train_neg_sample_args"] = None
+
+    return load_internal_config_dict
+
+
+def _backbone_of(model: str) -> Backbone | None:
+    """The backbone of a model of ours, or the model's own line in the table of backbones."""
+    staged = staged_models()
+    return staged[model].backbone if model in staged else BACKBONES.get(model)
+
+
+def _with_checks(original):
+    @functools.wraps(original)
+    def set_default_parameters(self):
+        values = self.final_config_dict
+        for key, value in values.items():
+            if isinstance(value, np.generic):  # as a loop over np.arange gives; json knows none
+                values[key] = value.item()
+        paradigm, backbone = paradigm_of(self.model), _backbone_of(self.model)
+        ours = self.model in our_models()
+        if paradigm is not None:
+            check_command_line(sys.argv[1:])
+            check_spelling(self.external_config_dict, self.internal_config_dict)
+            check_values(values)
+            paradigm.check(values)
+            check_files(values)
+        settle_batching(values, self.model, backbone is not None and backbone.causal)
+        if ours or backbone is not None:
+            check_recbole_keys(values, self.internal_config_dict)
+        if ours:
+            check_loss(values)
+        original(self)
+        if ours:
+            check_columns(values)
+            check_interactions(values)
+
+    return set_default_parameters
+
+
+def _with_a_look_at_the_order(original):
+    @functools.wraps(original)
+    def change_feat_format(self):
+        if self.config["benchmark_filename"] is None:  # else its rows come ready-made
+            check_order(self)
+        original(self)
+
+    return change_feat_format
+
+
+def _refusing_other_items(original):
+    @functools.wraps(original)
+    def load_data_and_model(model_file):
+        loaded = original(model_file)
+        config, _, dataset, *_ = loaded
+        check_numbering(config["trained_on"], dataset, model_file)
+        return loaded
+
+    return load_data_and_model
+
+
+def _with_a_device_each(original):
+    """Under torchrun, RecBole would put every process on the same GPU, and have each write the log."""
+
+    @functools.wraps(original)
+    def init_device(self):
+        if processes.count() == 1:
+            original(self)
+            return
+        values = self.final_config_dict
+        if paradigm_of(self.model) is None:
+            raise ValueError(
+                f"torchrun: [{self.model}] has no stages that several processes make together, and each "
+                f"would train it. Start one process; RecBole's own way to several is nproc."
+            )
+        if "gpu_id" not in self.external_config_dict:  # RecBole's default is a single one
+            n_local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+            all_gpus = ",".join(str(gpu) for gpu in range(n_local))
+            values["gpu_id"] = os.environ.get("CUDA_VISIBLE_DEVICES", all_gpus)
+        original(self)
+        if values["device"].type == "cuda":
+            values["device"] = processes.local_device()
+        if not processes.is_first():
+            values["state"] = "CRITICAL"
+            values["show_progress"] = False
+
+    return init_device

@@ -1,0 +1,272 @@
+"""RecBole's trainer: whole sequences for rows if asked, and the stages before its loop."""
+
+from __future__ import annotations
+
+import copy
+import uuid
+from pathlib import Path
+from time import monotonic
+
+import torch
+from recbole.data import get_dataloader
+from recbole.trainer import Trainer
+from torch.nn.utils import parametrize
+
+from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.backbones.whole_sequences.loader import WholeSequenceDataLoader, check_settings
+from recbole_tslrec.backbones.whole_sequences.loss import whole_sequence_loss
+from recbole_tslrec.config.recbole_keys import check_topk, check_validation
+from recbole_tslrec.recbole_bridge.patches import load_checkpoint
+from recbole_tslrec.stages.pipeline import Pipeline, cost_table
+from recbole_tslrec.stages.user_inputs import data_notes
+from recbole_tslrec.store import processes
+from recbole_tslrec.store.files import check_writable
+from recbole_tslrec.store.item_tensors import check_numbering
+
+
+class _WatchedTrainer(Trainer):
+    """RecBole's trainer that stops at the first loss, score or weight that is NaN or infinite.
+
+    A score of -inf passes, with which RecBole takes out what is not to be ranked. The checkpoint of the
+    best epoch before is left. RecBole's trainer stops at a loss of NaN alone: scores of NaN it ranks
+    first, and so gives metrics that look like any other.
+    """
+
+    # What the optimiser and the loop go by; a message about a training that went wrong names them.
+    rate_key = "learning_rate"
+    loop_keys = ("clip_grad_norm", "weight_decay", "enable_amp")
+
+    def __init__(self, config, model):
+        check_topk(config, model.n_items - 1)
+        super().__init__(config, model)
+        self._epoch, self._step = None, 0  # where training stands
+        self._resumed = None
+        if config["single_spec"]:  # else the other processes look for the first one's file
+            # RecBole's name is exact to the second: of two runs that start in the same one, each would
+            # write over the other's model, and test it for its own.
+            path = Path(self.saved_model_file)
+            self.saved_model_file = str(path.with_stem(f"{path.stem}-{uuid.uuid4().hex[:6]}"))
+
+    def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+        self._epoch, self._step = epoch_idx, 0
+
+        def counted_loss(interaction):
+            self._step += 1
+            return (loss_func or self.model.calculate_loss)(interaction)
+
+        return super()._train_epoch(train_data, epoch_idx, counted_loss, show_progress)
+
+    def evaluate(
+        self, eval_data, load_best_model=True, model_file=None, show_progress=False, **more
+    ):
+        """As RecBole's.
+
+        Raises:
+            ValueError: a score is NaN or infinite, or the file's model has the items in another order.
+        """
+        if load_best_model:
+            self._epoch = None  # what is evaluated is not what the last epoch left
+            if model_file is not None:
+                noted = load_checkpoint(model_file)["config"]["trained_on"]
+                check_numbering(noted, eval_data._dataset, model_file)
+        return super().evaluate(eval_data, load_best_model, model_file, show_progress, **more)
+
+    def resume_checkpoint(self, resume_file):
+        """As RecBole's; ``fit`` refuses to go on if the items are in another order now."""
+        super().resume_checkpoint(resume_file)
+        self._resumed = resume_file, load_checkpoint(resume_file)["config"]["trained_on"]
+
+    def fit(self, train_data, valid_data=None, *args, **kwargs):
+        """As RecBole's; notes in the checkpoint on what the model was trained."""
+        if self._resumed is not None:
+            file, noted = self._resumed
+            check_numbering(noted, train_data._dataset, file)
+        self._note_data(train_data._dataset, valid_data)
+        return super().fit(train_data, valid_data, *args, **kwargs)
+
+    def _note_data(self, dataset, valid_data) -> None:
+        """Note in the config, and so in the checkpoint, on what the model was trained.
+
+        That lets a later TSLRec run take it as its backbone, and refuses it where items are in
+        another order.
+        """
+        try:
+            self.config["trained_on"] = data_notes(dataset, valid_data)
+        except ValueError as error:  # ready-made sequences, for one: no backbone for our stages
+            self.logger.debug(f"This model cannot serve as a backbone_checkpoint: {error}")
+
+    def _check_nan(self, loss):
+        """RecBole's hook before each step backward: refuses infinity as well, and says more."""
+        if not loss.isfinite():
+            raise self._diverged(f"step {self._step}: the training loss is [{loss.item()}]")
+
+    def _full_sort_batch_eval(self, batched_data):
+        return self._with_sound_scores(super()._full_sort_batch_eval(batched_data))
+
+    def _neg_sample_batch_eval(self, batched_data):
+        return self._with_sound_scores(super()._neg_sample_batch_eval(batched_data))
+
+    def _with_sound_scores(self, batch):
+        # The maximum is NaN where any score is; -inf, which RecBole gives to what is not to be
+        # ranked, it is only if nothing else is left.
+        highest = batch[1].max()
+        if not highest.isfinite():
+            raise self._diverged(f"evaluation: the highest score is [{highest.item()}]")
+        return batch
+
+    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
+        # The last step of an epoch may break the weights after a loss that was sound, and without
+        # validation data nothing else would notice.
+        for name, weight in self.model.named_parameters():
+            extremes = torch.stack(weight.aminmax()) if weight.requires_grad else None
+            if extremes is not None and not extremes.isfinite().all():  # NaN is carried over
+                raise self._diverged(f"end of the epoch: [{name}] holds NaN or infinity")
+        super()._save_checkpoint(epoch, verbose, **kwargs)
+
+    def _diverged(self, what: str) -> ValueError:
+        """The error for a training that went wrong: where, what, and what to try."""
+        epoch = "" if self._epoch is None else f"epoch {self._epoch}, "
+        keys = (self.rate_key, *self.loop_keys)
+        values = ", ".join(f"{key}: [{self.config[key]}]" for key in keys)
+        kept = "No checkpoint was written before."
+        if Path(self.saved_model_file).is_file():
+            kept = f"The last checkpoint is [{self.saved_model_file}]."
+        return ValueError(
+            f"[{self.config['model']}] {epoch}{what}. Training diverged, with {values}. Try a lower "
+            f"{self.rate_key}, clip_grad_norm: {{'max_norm': 1}}, or enable_amp: False. {kept}"
+        )
+
+
+class BackboneTrainer(_WatchedTrainer):
+    """Trains the backbones of our table: RecBole's trainer but for ``train_batching: sequence``."""
+
+    def __init__(self, config, model):
+        if config["train_batching"] == "sequence":
+            check_settings(config)
+        super().__init__(config, model)
+
+    def fit(self, train_data, valid_data=None, *args, **kwargs):
+        """As RecBole's; its loader gives way to one of whole sequences if the settings say so."""
+        if self.config["train_batching"] == "sequence":
+            train_data = WholeSequenceDataLoader(
+                self.config, train_data._dataset, train_data._sampler, train_data.shuffle
+            )
+        return super().fit(train_data, valid_data, *args, **kwargs)
+
+    def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+        def loss_with_one_fusion(interaction):
+            # A backbone reads its item table several times in a step; a fused one is fused once.
+            with parametrize.cached():
+                return (loss_func or self._loss)(interaction)
+
+        return super()._train_epoch(train_data, epoch_idx, loss_with_one_fusion, show_progress)
+
+    def _loss(self, interaction):
+        if self.config["train_batching"] == "sequence":
+            backbone = getattr(self.model, "backbone", None) or BACKBONES[self.config["model"]]
+            return whole_sequence_loss(self.model, interaction, backbone.item_table)
+        return self.model.calculate_loss(interaction)
+
+    def evaluate(self, *args, **kwargs):
+        """As RecBole's, with one fusion for the whole evaluation."""
+        with parametrize.cached():
+            return super().evaluate(*args, **kwargs)
+
+
+class _StagesFirst:
+    """Mixin for a trainer: runs the stages that the model needs, then RecBole's own loop.
+
+    Attributes:
+        pipeline: the pipeline that ``fit`` ran; None before, and when a checkpoint is resumed.
+        seconds_of_stages: how long ``fit`` took to check, make or read them, or to wait for them.
+        stages: the stages that ``fit`` made or reused, in order.
+    """
+
+    def __init__(self, config, model):
+        check_writable("checkpoint_dir", Path(config["checkpoint_dir"]))  # where RecBole makes it
+        super().__init__(config, model)
+        self.pipeline: Pipeline | None = None
+        self.stages = []
+        self.seconds_of_stages = 0.0
+
+    def fit(
+        self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, **more
+    ):
+        """As RecBole's; the stages come first, except when a checkpoint is resumed."""
+        try:
+            return self._fit(train_data, valid_data, verbose, saved, show_progress, **more)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"Finished stages are kept in [{self.config['tslrec_dir']}]; the same command goes "
+                f"on from there."
+            ) from None
+
+    def _fit(self, train_data, valid_data, verbose, saved, show_progress, **more):
+        # A resumed model has from the checkpoint what the stages gave it.
+        if self.start_epoch == 0:
+            start = monotonic()
+            check_validation(self.config, valid_data)
+            self.pipeline = Pipeline(
+                self.config,
+                train_data,
+                valid_data,
+                self.model.backbone,
+                show_progress,
+                self.tensorboard.log_dir,
+            )
+            self.pipeline.check(self.model.stages(self.config))
+            self.model.prepare(self.pipeline)
+            self.seconds_of_stages = monotonic() - start
+            self.stages = self.pipeline.used
+            self.logger.info(cost_table(self.stages))
+        processes.part()  # RecBole's loop goes on in the first process
+        return super().fit(train_data, valid_data, verbose, saved, show_progress, **more)
+
+
+class TwoStageTrainer(_StagesFirst, BackboneTrainer):
+    """Trains ``TSLRec_*``, ``CI_*`` and ``Norm_*`` models: the fused backbone in RecBole's own loop."""
+
+
+class LanguageModelTrainer(_StagesFirst, _WatchedTrainer):
+    """Trains a language model that recommends by itself (E4SRec) in RecBole's own loop.
+
+    RecBole's keys for training are the backbone's, which is trained before; the keys ``sft_*`` take
+    their place in this loop.
+    """
+
+    rate_key = "e4srec_learning_rate"
+    loop_keys = ("clip_grad_norm", "enable_amp")
+
+    def __init__(self, config, model):
+        if not config["single_spec"]:
+            raise ValueError("nproc: the language model is trained in one process. Set nproc=1.")
+        super().__init__(config, model)
+        self.epochs = config["sft_epochs"]
+        self.eval_step = min(config["eval_step"], self.epochs)
+        self.stopping_step = config["sft_stopping_step"]
+
+    def _build_optimizer(self):
+        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
+        return super()._build_optimizer(
+            params=trained,
+            learner="adam",
+            learning_rate=self.config["e4srec_learning_rate"],
+            weight_decay=0.0,
+        )
+
+    def fit(self, train_data, *args, **kwargs):
+        """As RecBole's, on the examples that the model chooses from the training rows."""
+        config = copy.copy(self.config)
+        config.final_config_dict = self.config.final_config_dict | {
+            "train_batch_size": self.config["examples_per_step"],
+            "train_neg_sample_args": {"distribution": "none", "sample_num": "none"},
+        }
+        examples = self.model.examples(train_data._dataset)
+        self._examples = get_dataloader(config, "train")(
+            config, examples, None, shuffle=train_data.shuffle
+        )
+        return super().fit(train_data, *args, **kwargs)
+
+    def _train_epoch(self, train_data, *args, **kwargs):
+        # Here and not in fit: stages and popularity metrics count all training rows.
+        return super()._train_epoch(self._examples, *args, **kwargs)

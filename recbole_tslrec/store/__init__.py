@@ -1,0 +1,1 @@
+"""Files, locks, finished stages, tensors tied to items, checkpoints; knows nothing of any paradigm."""

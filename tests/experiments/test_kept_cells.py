@@ -1,0 +1,118 @@
+"""The files of what is finished: what is cut short, left without its end, or edited."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import write_atomic
+from synthetic import SyntheticResults
+
+from recbole_tslrec.experiments.report.report import write_report
+from recbole_tslrec.experiments.report.results import Results
+from recbole_tslrec.experiments.run.comparison import compare
+from recbole_tslrec.experiments.run.grid import Grid
+from recbole_tslrec.experiments.run.kept_cells import Lines, ResultsFolder
+
+WHOLE = '{"cell": "2", "text": "ü"}'
+
+
+@pytest.fixture
+def kept(tmp_path) -> Lines:
+    lines = Lines(tmp_path / "kept.jsonl", "cell")
+    lines.append({"cell": "1"})
+    return lines
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_broken_line_is_named(kept):
+    kept.append({"cell": "1", "value": 1})
+    kept.append({"cell": "1", "value": 2})
+    assert kept.read() == {"1": {"cell": "1", "value": 2}}
+    kept.path.write_text(kept.path.read_text() + "{}\n")
+    with pytest.raises(ValueError, match=r"kept.jsonl\], line 4"):
+        kept.read()
+
+
+def test_a_whole_last_line_without_its_newline_is_kept(kept, tmp_path):
+    kept.path.write_text(kept.path.read_text() + WHOLE)
+    assert set(kept.read()) == {"1", "2"}
+    kept.append({"cell": "3"})
+    assert set(kept.read()) == {"1", "2", "3"}
+    assert WHOLE + "\n" in kept.path.read_text()
+    assert not list(tmp_path.glob("*.dropped"))
+
+
+@pytest.mark.parametrize("length", [1, 9, len(WHOLE.encode()) - 3])  # the last is within a letter
+def test_half_a_line_is_left_out_and_moved_beside_the_file(length, kept, caplog):
+    half = WHOLE.encode()[:length]
+    kept.path.write_bytes(kept.path.read_bytes() + half)
+    before = kept.path.read_bytes()
+    assert set(kept.read()) == {"1"} and kept.path.read_bytes() == before
+    kept.append({"cell": "3"})
+    assert set(kept.read()) == {"1", "3"}
+    dropped = kept.path.with_name("kept.jsonl.dropped")
+    assert dropped.read_bytes() == half + b"\n"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"[{kept.path}] ended in a half-written line, of a run that was killed: it "
+        f"is in [{dropped}] now."
+    ]
+
+
+def test_blank_lines_are_no_cells(kept):
+    kept.path.write_text(kept.path.read_text() + "\n  ")
+    kept.append({"cell": "3"})
+    assert set(kept.read()) == {"1", "3"}
+
+
+@pytest.mark.parametrize("end", ["", "half"])
+def test_who_reads_writes_nothing(end, tmp_path, monkeypatch):
+    folder = tmp_path / "results"
+    writer = SyntheticResults(folder, n_users=40, n_items=30)
+    for variant in ("Base", "TSLRec"):
+        cell = writer.write("tiny", "SASRec", variant, 1)
+    file = folder / "cells.jsonl"
+    file.write_text(file.read_text().rstrip("\n") + ("\n" + '{"cell": "' if end else ""))
+    before = files(folder)
+    assert cell in ResultsFolder(folder).cells.read()
+    assert len(Results.load(folder).cells) == 2
+    write_report(folder, tmp_path / "report")
+    assert files(folder) == before
+
+
+def test_metrics_that_were_edited_are_refused_by_cell(tmp_path, settings):
+    rows = [(f"u{user}", f"i{(user + k) % 12}", k) for user in range(12) for k in range(6)]
+    write_atomic(tmp_path / "data", "small", rows)
+    grid = Grid(("small",), ("GRU4Rec",), ("Base",), (2020,), settings=settings)
+    first = compare(grid, "results").tables()
+    assert compare(grid, "results").tables() == first
+    file = Path("results/cells.jsonl")
+    line = json.loads(file.read_text())
+    line["test"]["masked"]["ndcg@10"] = 0.9
+    file.write_text(json.dumps(line) + "\n")
+    message = (
+        rf"cells.jsonl\], cell \[{line['cell']}\] \(small, GRU4Rec, Base, seed 2020\): NDCG@10 \(seen "
+        r"items masked\) is 0.9000 in cells.jsonl and 0\.\d{4} by the kept ranks.* run again"
+    )
+    with pytest.raises(ValueError, match=message):
+        compare(grid, "results")
+    file.write_text("")  # as the message says
+    assert compare(grid, "results").lines[0]["test"] != line["test"]
+
+
+def test_the_report_says_on_the_screen_that_metrics_were_edited(tmp_path, caplog):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    edited = dict.fromkeys(("hit@5", "hit@10", "ndcg@5", "ndcg@10"), 0.9)
+    writer.write("tiny", "SASRec", "Base", 1, test={"ranked": edited, "masked": edited})
+    Results.load(tmp_path)
+    assert "tiny, SASRec, Base, seed 1: 8 metrics in cells.jsonl are not" in caplog.text
+
+
+def test_a_metric_that_is_no_number_is_named(tmp_path):
+    writer = SyntheticResults(tmp_path)
+    no_number = dict.fromkeys(("hit@5", "hit@10", "ndcg@5", "ndcg@10"), "0.9")
+    writer.write("tiny", "SASRec", "Base", 1, test={"ranked": no_number, "masked": no_number})
+    with pytest.raises(ValueError, match=r"line 1 lacks a part of a cell: hit@5: .* not a number"):
+        Results.load(tmp_path)

@@ -64,3 +64,9 @@ def test_a_quantised_t5_learns_by_adapters(quantization, headed_model_folder):
     grads = [p.grad for name, p in model.named_parameters() if "lora_B" in name]
     assert grads and all(grad.isfinite().all() for grad in grads)
     assert sum(grad.abs().sum() for grad in grads) > 0
+
+
+def test_a_head_that_is_not_among_the_weights_is_not_made_up(language_model_folder):
+    source = open_source(language_model_folder("llama"))  # saved as a trunk
+    with pytest.raises(ValueError, match=r"llm: the weights .* lack 1 tensors \(lm_head.weight\)"):
+        load_language_model(source, "none", CPU, head=True)

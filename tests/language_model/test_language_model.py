@@ -235,7 +235,7 @@ def test_models_that_cannot_read_items_are_refused(tmp_path):
     config = transformers.T5Config(d_model=32, num_layers=1, num_heads=2, d_kv=16, d_ff=32)
     transformers.T5EncoderModel(config).save_pretrained(tmp_path / "encoder")
     small_tokenizer().save_pretrained(tmp_path / "encoder")
-    with pytest.raises(ValueError, match="or the encoder of one"):
+    with pytest.raises(ValueError, match="is the encoder of an encoder-decoder"):
         open_source(str(tmp_path / "encoder"))
 
 

@@ -138,6 +138,8 @@ def _with_our_yaml(original):
                 self._update_internal_config_dict(str(path))
         if paradigm is not None:
             self.internal_config_dict.update(paradigm.defaults())
+            if backbone is None:  # no yaml of RecBole's says it: training rows without negatives
+                self.internal_config_dict.setdefault("loss_type", "CE")
         columns = (self.internal_config_dict.get("load_col") or {}).get("inter")
         if model_class.type == ModelType.SEQUENTIAL and columns == ["user_id", "item_id"]:
             # RecBole's default for a data set that it does not know; a history has an order.

@@ -190,6 +190,10 @@ class TwoStageTrainer(_StagesFirst, BackboneTrainer):
     """Trains ``TSLRec_*``, ``CI_*`` and ``Norm_*`` models: the fused backbone in RecBole's own loop."""
 
 
+class StagedTrainer(_StagesFirst, _WatchedTrainer):
+    """Trains a model of any paradigm in RecBole's own loop, after its stages."""
+
+
 class LanguageModelTrainer(_StagesFirst, _WatchedTrainer):
     """Trains a language model that recommends by itself (E4SRec) in RecBole's own loop.
 

@@ -109,11 +109,9 @@ class Stage(ABC):
 
     def provenance(self) -> dict[str, Any]:
         """What a file of the stage says of where it is from."""
-        return {
-            "stage": self.name,
-            "dataset": self.config["dataset"],
-            "backbone": self.pipeline.backbone.name,
-        }
+        backbone = self.pipeline.backbone
+        own = {"stage": self.name, "dataset": self.config["dataset"]}
+        return own if backbone is None else own | {"backbone": backbone.name}
 
     def save_items(self, folder: Path, file: str, tensors: dict[str, Tensor], **more: Any) -> None:
         """Write tensors with a row an item, in the order of internal ids, tied to tokens."""

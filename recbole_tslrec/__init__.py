@@ -11,9 +11,11 @@ from recbole_tslrec.recbole_bridge import first_imports  # noqa: F401
 from recbole_tslrec.paradigms import BUILT_IN
 from recbole_tslrec.recbole_bridge import patches
 from recbole_tslrec.recbole_bridge.register import register, register_paradigm
+from recbole_tslrec.stages import trained_on
 
 __version__ = "0.1.0"
 
+trained_on.note_and_compare()
 patches.apply()
 register()
 for paradigm in BUILT_IN:

@@ -12,8 +12,8 @@ import json
 import sys
 from pathlib import Path
 
-from recbole_tslrec.recbole_bridge.patches import load_checkpoint
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.store.checkpoints import load_checkpoint
 from recbole_tslrec.store.store import file_hash
 
 

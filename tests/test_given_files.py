@@ -17,7 +17,7 @@ from test_pipeline import (
 
 from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
-from recbole_tslrec.stages.user_inputs import validation_fingerprint
+from recbole_tslrec.stages.trained_on import validation_fingerprint
 from recbole_tslrec.store.store import fingerprint
 
 
@@ -115,7 +115,7 @@ def test_a_folded_model_is_no_backbone(small_data, settings, tmp_path):
     fold_checkpoint(experiment.checkpoint, tmp_path / "folded.pth")
     load_data_and_model(str(tmp_path / "folded.pth"))
     given = settings | {"backbone_checkpoint": str(tmp_path / "folded.pth")}
-    with pytest.raises(ValueError, match="folded.pth.* or is folded"):
+    with pytest.raises(ValueError, match="folded.pth.* it is folded"):
         stored(pipeline_of(given, small_data), "categories")
 
 

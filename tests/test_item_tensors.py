@@ -6,8 +6,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import ENHANCED_EMBEDDING
+from recbole_tslrec.paradigms.tslrec.augmentation.given_items import (
+    enhanced_items_width,
+    given_enhanced_items,
+)
 from recbole_tslrec.store import item_tensors
-from recbole_tslrec.store.files import with_checksum
+from recbole_tslrec.store.files import file_hash, with_checksum
 from recbole_tslrec.store.item_tensors import ItemTensors
 
 ODD = ["1", "01", "1.0", " 1", "a b", "[PAD]", "ü", "x" * 500, "nan", "\t"]
@@ -123,3 +128,94 @@ def test_one_number_of_many_is_enough(wrong, dtype):
 def test_nan_is_named_by_its_items():
     with pytest.raises(ValueError, match="vectors holds NaN or infinity for 1 items.*'b'"):
         ItemTensors(["a", "b"], {"vectors": torch.tensor([[0.0], [float("inf")]])})
+
+
+OTHERS = [
+    *(
+        None,
+        True,
+        0,
+        -1,
+        2.5,
+        "x",
+        [],
+        {},
+        [1],
+        [[]],
+        {"a": 1},
+        ["1", "1"],
+        [["1"]],
+        {"vectors": 3},
+    ),
+    *({"vectors": []}, {"vectors": [2, "x"]}, {"vectors": {}}, {"others": [2, 2]}, {"": [2]}),
+]
+TENSORS = [
+    *(torch.ones(2), torch.ones(()), torch.ones(2, 0), torch.zeros(0, 2), torch.ones(3, 2)),
+    *(torch.ones(2, 2, dtype=torch.int32), torch.ones(2, 2).to(torch.float8_e5m2)),
+    *(torch.ones(2, 2, dtype=torch.complex64), torch.tensor([1.0, float("nan")])),
+    torch.ones(2, 2, dtype=torch.bool),
+]
+
+
+def forged(path, changes: dict, tensors: dict | None = None) -> None:
+    """A file whose hashes are right and whose content need not be."""
+    items(["1", "2"]).save(path)
+    if tensors is not None:
+        save_file(tensors, path)
+    header = json.loads(path.with_suffix(".json").read_text())
+    del header["checksum"]
+    header |= {"sha256": file_hash(path)} | changes
+    path.with_suffix(".json").write_text(json.dumps(with_checksum(header)))
+
+
+def taken(path) -> None:
+    """As a user's ``enhanced_items`` is: the width first, then the rows."""
+    loaded = ItemTensors.load(path)
+    loaded.content_hash()
+    enhanced_items_width(path)
+    assert given_enhanced_items({"enhanced_items": path, "dataset": "there"}, ["2", "1"], NO_DATA)
+
+
+NO_DATA = {"training": "", "validation": ""}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(
+    st.dictionaries(st.sampled_from(sorted(item_tensors._KEYS)), st.sampled_from(OTHERS)),
+    st.none() | st.sampled_from(TENSORS),
+    st.sampled_from(["vectors", ENHANCED_EMBEDDING]),
+    st.booleans(),
+)
+def test_a_forged_file_is_taken_or_refused_by_name(tmp_path, changes, tensor, name, shapes):
+    path = tmp_path / "forged.safetensors"
+    tensors = None if tensor is None else {name: tensor}
+    if shapes and tensors is not None:
+        changes["tensors"] = {name: list(tensor.shape)}
+    forged(path, changes, tensors)
+    try:
+        taken(path)
+    except (ValueError, OSError) as error:
+        assert "forged." in str(error) and "\n" not in str(error)
+
+
+def test_the_file_that_was_forged_is_taken_when_it_is_not(tmp_path):
+    path = tmp_path / "sound.safetensors"
+    tensors = {ENHANCED_EMBEDDING: torch.eye(2)}
+    forged(path, {"tensors": {ENHANCED_EMBEDDING: [2, 2]}}, tensors)
+    taken(path)
+
+
+@pytest.mark.parametrize("depth", [500, 100_000])
+def test_json_that_is_nested_too_deeply_is_refused(tmp_path, depth):
+    path = tmp_path / "deep.safetensors"
+    items().save(path)
+    text = path.with_suffix(".json").read_text()
+    deep = text.replace('"there"', "[" * depth + "]" * depth)
+    path.with_suffix(".json").write_text(deep)
+    with pytest.raises(ValueError, match=r"deep\.json"):
+        ItemTensors.load(path)
+
+
+def test_one_number_of_a_single_column_is_named():
+    with pytest.raises(ValueError, match="for 1 items.*'b'"):
+        ItemTensors(["a", "b"], {"vectors": torch.tensor([1.0, float("nan")])})

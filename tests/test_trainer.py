@@ -13,9 +13,9 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
 from recbole_tslrec.paradigms.tslrec.augmentation import stages as augmentation
-from recbole_tslrec.recbole_bridge.patches import load_checkpoint
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.stages.backbone import BackboneStage
+from recbole_tslrec.store.checkpoints import load_checkpoint
 
 WRONG = [float("nan"), float("inf")]
 FOUR_ITEMS = {"topk": [2], "valid_metric": "NDCG@2", "n_categories": 2}

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
-from recbole_tslrec.recbole_bridge.patches import convert_checkpoint
+from recbole_tslrec.store.checkpoints import convert_checkpoint
 
 
 def add(commands: argparse._SubParsersAction) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from recbole_tslrec.config.keys import KEYS, Effect
-from recbole_tslrec.config.values import number
+from recbole_tslrec.config.values import YES_OR_NO, number
 
 # Keys of properties/overall.yaml, which every sequential model has.
-BATCHING_KEYS = ("train_batching", "train_window_context")
+BATCHING_KEYS = ("train_batching", "train_window_context", "allow_new_data")
 
 
 def check_values(config: Mapping[str, Any]) -> None:
@@ -29,6 +29,14 @@ def check_files(config: Mapping[str, Any]) -> None:
         path = config.get(name) if key.effect is Effect.FILE else None
         if path is not None and not Path(path).is_file():
             raise FileNotFoundError(f"{name}: there is no file [{path}].")
+
+
+def check_new_data(config: Mapping[str, Any]) -> None:
+    """Raise ValueError unless ``allow_new_data`` is True or False."""
+    if not YES_OR_NO.accepts(config.get("allow_new_data", False)):
+        raise ValueError(
+            f"allow_new_data: [{config['allow_new_data']}] is neither True nor False. Set one."
+        )
 
 
 def settle_batching(config: dict[str, Any], model: str, causal: bool) -> None:

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import recbole.model
-import recbole.quick_start
 import recbole.trainer
 from recbole.config import Config
 from recbole.data.dataset import SequentialDataset
@@ -27,7 +26,7 @@ from recbole.utils import ModelType
 
 from recbole_tslrec.backbones.fmlprec import FMLPRec
 from recbole_tslrec.backbones.specification import BACKBONES, Backbone
-from recbole_tslrec.config.checks import check_files, check_values, settle_batching
+from recbole_tslrec.config.checks import check_files, check_new_data, check_values, settle_batching
 from recbole_tslrec.config.recbole_keys import check_loss, check_recbole_keys
 from recbole_tslrec.config.spelling import check_command_line, check_spelling
 from recbole_tslrec.data.check_header import check_columns
@@ -36,7 +35,6 @@ from recbole_tslrec.data.time_order import check_order
 from recbole_tslrec.recbole_bridge.paradigm import Paradigm, add, paradigm_of, staged_models
 from recbole_tslrec.recbole_bridge.trainers import BackboneTrainer
 from recbole_tslrec.store import processes
-from recbole_tslrec.store.item_tensors import check_numbering
 
 _SEQUENTIAL = "recbole.model.sequential_recommender"
 
@@ -71,9 +69,6 @@ def register() -> None:
     SequentialDataset._change_feat_format = _with_a_look_at_the_order(
         SequentialDataset._change_feat_format
     )
-    loading = _refusing_other_items(recbole.quick_start.load_data_and_model)
-    recbole.quick_start.load_data_and_model = loading
-    recbole.quick_start.quick_start.load_data_and_model = loading
 
 
 def register_paradigm(paradigm: Paradigm) -> None:
@@ -178,6 +173,7 @@ def _with_checks(original):
             check_values(values)
             paradigm.check(values)
             check_files(values)
+        check_new_data(values)
         settle_batching(values, self.model, backbone is not None and backbone.causal)
         if ours or backbone is not None:
             check_recbole_keys(values, self.internal_config_dict)
@@ -199,17 +195,6 @@ def _with_a_look_at_the_order(original):
         original(self)
 
     return change_feat_format
-
-
-def _refusing_other_items(original):
-    @functools.wraps(original)
-    def load_data_and_model(model_file):
-        loaded = original(model_file)
-        config, _, dataset, *_ = loaded
-        check_numbering(config["trained_on"], dataset, model_file)
-        return loaded
-
-    return load_data_and_model
 
 
 def _with_a_device_each(original):

@@ -16,12 +16,9 @@ from recbole_tslrec.backbones.specification import BACKBONES
 from recbole_tslrec.backbones.whole_sequences.loader import WholeSequenceDataLoader, check_settings
 from recbole_tslrec.backbones.whole_sequences.loss import whole_sequence_loss
 from recbole_tslrec.config.recbole_keys import check_topk, check_validation
-from recbole_tslrec.recbole_bridge.patches import load_checkpoint
 from recbole_tslrec.stages.pipeline import Pipeline, cost_table
-from recbole_tslrec.stages.user_inputs import data_notes
 from recbole_tslrec.store import processes
 from recbole_tslrec.store.files import check_writable
-from recbole_tslrec.store.item_tensors import check_numbering
 
 
 class _WatchedTrainer(Trainer):
@@ -40,7 +37,6 @@ class _WatchedTrainer(Trainer):
         check_topk(config, model.n_items - 1)
         super().__init__(config, model)
         self._epoch, self._step = None, 0  # where training stands
-        self._resumed = None
         if config["single_spec"]:  # else the other processes look for the first one's file
             # RecBole's name is exact to the second: of two runs that start in the same one, each would
             # write over the other's model, and test it for its own.
@@ -56,44 +52,11 @@ class _WatchedTrainer(Trainer):
 
         return super()._train_epoch(train_data, epoch_idx, counted_loss, show_progress)
 
-    def evaluate(
-        self, eval_data, load_best_model=True, model_file=None, show_progress=False, **more
-    ):
-        """As RecBole's.
-
-        Raises:
-            ValueError: a score is NaN or infinite, or the file's model has the items in another order.
-        """
+    def evaluate(self, eval_data, load_best_model=True, *args, **kwargs):
+        """As RecBole's; raises ValueError if a score is NaN or infinite."""
         if load_best_model:
             self._epoch = None  # what is evaluated is not what the last epoch left
-            if model_file is not None:
-                noted = load_checkpoint(model_file)["config"]["trained_on"]
-                check_numbering(noted, eval_data._dataset, model_file)
-        return super().evaluate(eval_data, load_best_model, model_file, show_progress, **more)
-
-    def resume_checkpoint(self, resume_file):
-        """As RecBole's; ``fit`` refuses to go on if the items are in another order now."""
-        super().resume_checkpoint(resume_file)
-        self._resumed = resume_file, load_checkpoint(resume_file)["config"]["trained_on"]
-
-    def fit(self, train_data, valid_data=None, *args, **kwargs):
-        """As RecBole's; notes in the checkpoint on what the model was trained."""
-        if self._resumed is not None:
-            file, noted = self._resumed
-            check_numbering(noted, train_data._dataset, file)
-        self._note_data(train_data._dataset, valid_data)
-        return super().fit(train_data, valid_data, *args, **kwargs)
-
-    def _note_data(self, dataset, valid_data) -> None:
-        """Note in the config, and so in the checkpoint, on what the model was trained.
-
-        That lets a later TSLRec run take it as its backbone, and refuses it where items are in
-        another order.
-        """
-        try:
-            self.config["trained_on"] = data_notes(dataset, valid_data)
-        except ValueError as error:  # ready-made sequences, for one: no backbone for our stages
-            self.logger.debug(f"This model cannot serve as a backbone_checkpoint: {error}")
+        return super().evaluate(eval_data, load_best_model, *args, **kwargs)
 
     def _check_nan(self, loss):
         """RecBole's hook before each step backward: refuses infinity as well, and says more."""

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from recbole_tslrec.config.fingerprints import training_settings
-from recbole_tslrec.recbole_bridge.patches import load_checkpoint
 from recbole_tslrec.stages.keys import GIVEN_BACKBONE
 from recbole_tslrec.stages.stage import Stage
 from recbole_tslrec.stages.user_inputs import POPULARITY, given_backbone
+from recbole_tslrec.store.checkpoints import load_checkpoint
 from recbole_tslrec.store.item_tensors import ItemTensors
 
 ITEM_EMBEDDING = "item_embedding"  # e_v, [n_items, d] float32

@@ -23,7 +23,7 @@ from tabulate import tabulate
 from recbole_tslrec.data.histories import Histories, training_histories
 from recbole_tslrec.data.histories import fingerprint as histories_fingerprint
 from recbole_tslrec.stages.stage import Stage
-from recbole_tslrec.stages.user_inputs import validation_fingerprint
+from recbole_tslrec.stages.trained_on import validation_fingerprint
 from recbole_tslrec.store import processes
 from recbole_tslrec.store.files import check_writable, warn_of_little_space
 from recbole_tslrec.store.store import Store, StoredResult, fingerprint

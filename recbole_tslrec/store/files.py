@@ -128,7 +128,7 @@ def read_checked_json(path: Path, keys: set[str]) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"[{path}] is cut short or altered: {error}") from error
     if not isinstance(content, dict) or not keys <= set(content):
         raise ValueError(
@@ -137,7 +137,11 @@ def read_checked_json(path: Path, keys: set[str]) -> dict[str, Any]:
     rest = {key: value for key, value in content.items() if key != "checksum"}
     if "checksum" not in content and set(content) == keys:
         return content
-    if content.get("checksum") != json_hash(rest):
+    try:
+        matches = content.get("checksum") == json_hash(rest)
+    except RecursionError as error:
+        raise ValueError(f"[{path}] is altered: it is nested too deeply.") from error
+    if not matches:
         raise ValueError(f"[{path}] is altered: it does not match its checksum.")
     return rest
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,13 +28,29 @@ from recbole_tslrec.store.files import (
     write_atomically,
     write_json,
 )
-from recbole_tslrec.store.store import fingerprint
 
 FORMAT = "recbole_tslrec item tensors"
 FORMAT_VERSION = 1
 _KEYS = {"format", "version", "sha256", "tensors", "provenance", "tokens"}
 
 _ROWS_AT_ONCE = 4096
+
+_DTYPES = frozenset(
+    {
+        *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+    }
+)
+
+# What safetensors, and torch with what it has read, raise for a header that is not in order.
+_SIGNS_OF_FORGERY = (
+    SafetensorError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass
@@ -116,9 +131,23 @@ class ItemTensors:
             )
         try:
             tensors = load_file(path)
-        except SafetensorError as error:
+        except _SIGNS_OF_FORGERY as error:
             raise ValueError(f"[{path}] is not a safetensors file: {error}") from error
-        return cls(header["tokens"], tensors, header["provenance"])
+        shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+        if shapes != header["tensors"]:
+            raise ValueError(
+                f"[{path}] holds tensors of the shapes {shapes}, and its json says "
+                f"{header['tensors']}. Make it again."
+            )
+        odd = [name for name, tensor in tensors.items() if tensor.dtype not in _DTYPES]
+        if odd:
+            raise ValueError(
+                f"[{path}] holds {odd[0]} as {tensors[odd[0]].dtype}. Give real numbers, as float32."
+            )
+        try:
+            return cls(header["tokens"], tensors, header["provenance"])
+        except ValueError as error:
+            raise ValueError(f"[{path}]: {error} Make it again.") from error
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -135,15 +164,38 @@ def read_header(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"[{header_path}] does not describe item tensors: {error}") from error
     form, version = header["format"], header["version"]
-    shapes, tokens = header["tensors"], header["tokens"]
-    if form != FORMAT or version != FORMAT_VERSION:
+    if form != FORMAT or type(version) is not int or version != FORMAT_VERSION:
         raise ValueError(
             f"[{header_path}] is [{form}] version [{version}]; this program reads "
             f"[{FORMAT}] version [{FORMAT_VERSION}]. Make it again."
         )
-    if len(set(tokens)) != len(tokens) or any(shape[0] != len(tokens) for shape in shapes.values()):
-        raise ValueError(f"[{header_path}]: its tokens do not match its tensors {shapes}.")
+    if fault := _fault_of_header(header):
+        raise ValueError(f"[{header_path}]: {fault}. Make it again.")
     return header
+
+
+def _fault_of_header(header: dict[str, Any]) -> str | None:
+    """What is wrong with the types in a header, or between its parts, in words; None if nothing is."""
+    shapes, tokens = header["tensors"], header["tokens"]
+    for name, wanted in (
+        ("sha256", str),
+        ("tensors", dict),
+        ("provenance", dict),
+        ("tokens", list),
+    ):
+        if type(header[name]) is not wanted:
+            return f"its {name} is no {wanted.__name__}"
+    if not tokens or any(type(token) is not str for token in tokens):
+        return "its tokens are no texts, or there are none"
+    if not shapes or not all(_is_shape(shape) for shape in shapes.values()):
+        return "its tensors have no shapes, or there are none"
+    if len(set(tokens)) != len(tokens) or any(shape[0] != len(tokens) for shape in shapes.values()):
+        return f"its tokens do not match its tensors {shapes}, or some are there twice"
+    return None
+
+
+def _is_shape(shape: Any) -> bool:
+    return type(shape) is list and bool(shape) and all(type(size) is int for size in shape)
 
 
 def check_finite(tensor: Tensor, name: str, tokens: Sequence[str]) -> None:
@@ -153,32 +205,9 @@ def check_finite(tensor: Tensor, name: str, tokens: Sequence[str]) -> None:
     # Minimum and maximum are NaN where any number is, and take no memory beside the tensor's.
     if torch.stack(tensor.aminmax()).isfinite().all():
         return
-    wrong = (~tensor.isfinite()).flatten(1).any(dim=1).nonzero().flatten().tolist()
+    wrong = (~tensor.isfinite()).view(len(tensor), -1).any(dim=1).nonzero().flatten().tolist()
     if wrong:
         named = ", ".join(repr(tokens[row]) for row in wrong[:5])
         raise ValueError(
             f"{name} holds NaN or infinity for {len(wrong)} items, among them {named}."
         )
-
-
-def check_numbering(noted: dict[str, str] | None, dataset, path: str | os.PathLike) -> None:
-    """Raise ValueError if a checkpoint's rows would be taken for other items' than they are.
-
-    RecBole numbers items in the order of the file's lines, and a checkpoint has no tokens.
-
-    Args:
-        noted: the checkpoint's ``trained_on``; None if it has none, as of models that are not ours.
-        dataset: RecBole's data set.
-        path: the checkpoint.
-    """
-    if noted is not None and noted["items"] != numbering(dataset):
-        raise ValueError(
-            f"[{path}] was trained on the items in another order, or on others, than the data set "
-            f"[{dataset.dataset_name}] has now: its rows would be other items'. Give the file that it "
-            f"was trained on (the order of the lines counts), and the same filters."
-        )
-
-
-def numbering(dataset) -> str:
-    """A hash of a data set's items in the order of their internal ids."""
-    return fingerprint(dataset.field2id_token[dataset.iid_field].tolist())

@@ -27,10 +27,10 @@ from recbole_tslrec.experiments.run.kept_cells import DONE, FAILED, ResultsFolde
 from recbole_tslrec.experiments.run.machine import machine
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
 from recbole_tslrec.recbole_bridge.paradigm import variants
-from recbole_tslrec.recbole_bridge.patches import load_checkpoint
 from recbole_tslrec.recbole_bridge.quick_start import Experiment, run_experiment
 from recbole_tslrec.stages.pipeline import Pipeline
 from recbole_tslrec.stages.user_inputs import draws_by_popularity
+from recbole_tslrec.store.checkpoints import load_checkpoint
 
 
 def run_cell(cell: Cell, results: ResultsFolder, keep_checkpoint: bool = False) -> dict[str, Any]:

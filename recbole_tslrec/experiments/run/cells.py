@@ -22,7 +22,7 @@ from recbole_tslrec.config.keys import KEYS, Effect
 from recbole_tslrec.config.recbole_keys import listed
 from recbole_tslrec.evaluation.ranks import CUTOFFS
 from recbole_tslrec.recbole_bridge.paradigm import variants
-from recbole_tslrec.recbole_bridge.patches import load_checkpoint
+from recbole_tslrec.store.checkpoints import load_checkpoint
 from recbole_tslrec.store.store import file_hash, fingerprint
 
 FORMAT = 1

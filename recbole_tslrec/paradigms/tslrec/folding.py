@@ -17,8 +17,8 @@ from torch.nn.utils import parametrize
 
 from recbole_tslrec.config.keys import KEYS
 from recbole_tslrec.paradigms.tslrec.augmentation.item_table import FusedItemTable
-from recbole_tslrec.recbole_bridge.patches import load_checkpoint, write_checkpoint
-from recbole_tslrec.store.item_tensors import check_numbering
+from recbole_tslrec.stages.trained_on import MORE, check_numbering
+from recbole_tslrec.store.checkpoints import load_checkpoint, saying_which, write_checkpoint
 
 
 def fold(model: FusedItemTable) -> FusedItemTable:
@@ -45,15 +45,16 @@ def fold_checkpoint(checkpoint: Path, folded: Path) -> None:
     content = load_checkpoint(checkpoint)
     config = content["config"]
     config["device"] = torch.device("cpu")  # wherever it was trained
-    dataset = create_dataset(config)
-    check_numbering(config["trained_on"], dataset, checkpoint)
-    train_data, *_ = data_preparation(config, dataset)
-    model = get_model(config["model"])(config, train_data._dataset)
-    if not isinstance(model, FusedItemTable):
-        raise ValueError(
-            f"[{checkpoint}] is of the model [{config['model']}], which has no fused item table."
-        )
-    model.load_state_dict(content["state_dict"])
+    with saying_which(checkpoint):
+        dataset = create_dataset(config)
+        check_numbering(config["trained_on"], dataset, checkpoint)
+        train_data, *_ = data_preparation(config, dataset)
+        model = get_model(config["model"])(config, train_data._dataset)
+        if not isinstance(model, FusedItemTable):
+            raise ValueError(
+                f"[{checkpoint}] is of the model [{config['model']}], which has no fused item table."
+            )
+        model.load_state_dict(content["state_dict"])
     backbone = model.backbone.name
     plain = copy.copy(config)
     plain.model = backbone
@@ -63,13 +64,15 @@ def fold_checkpoint(checkpoint: Path, folded: Path) -> None:
         if key not in KEYS and key not in ("enhanced_width", "enhanced_width_of")
     } | {"model": backbone}
     if config["trained_on"] is not None:
-        # The items alone: what the enhanced embeddings were made from it does not say, so that no
-        # stage may take the folded model for a backbone of these training interactions.
-        plain.final_config_dict["trained_on"] = {"items": config["trained_on"]["items"]}
+        # What the enhanced embeddings were made from it does not say: no stage may take the folded
+        # model for a backbone of these training interactions.
+        plain.final_config_dict["trained_on"] = config["trained_on"] | {
+            MORE: "it is folded, and holds enhanced embeddings"
+        }
     state = {
         "config": plain,
         "state_dict": fold(model).state_dict(),
-        "other_parameter": content["other_parameter"],
+        "other_parameter": content.get("other_parameter"),
     }
     write_checkpoint(state, folded)
     getLogger().info(f"[{checkpoint}] folded into a plain [{backbone}]: [{folded}]")

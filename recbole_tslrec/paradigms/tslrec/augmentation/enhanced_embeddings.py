@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recbole_tslrec.store import processes
-from recbole_tslrec.store.item_tensors import ItemTensors, read_header
+from recbole_tslrec.store.item_tensors import ItemTensors
 
 if TYPE_CHECKING:
     from recbole_tslrec.language_model.encoder import ItemPromptModel
@@ -145,18 +145,3 @@ def infer_categories(model: ReconstructionModel, enhanced: Tensor) -> Tensor:
 def random_embeddings(n_items: int, width: int, seed: int) -> Tensor:
     """The control ``random``: fixed Gaussian vectors in place of h^v, [n_items, width] float32."""
     return torch.randn(n_items, width, generator=torch.Generator().manual_seed(seed))
-
-
-def enhanced_items_width(path: Path) -> int:
-    """How many columns the enhanced embeddings of a user's file have.
-
-    Raises:
-        ValueError: the file holds none.
-    """
-    tensors = read_header(path)["tensors"]
-    if ENHANCED_EMBEDDING not in tensors:
-        raise ValueError(
-            f"enhanced_items: [{path}] holds {sorted(tensors)}, and no {ENHANCED_EMBEDDING}; it comes "
-            f"from another stage."
-        )
-    return tensors[ENHANCED_EMBEDDING][1]

@@ -15,8 +15,11 @@ from torch import Tensor
 from recbole_tslrec.language_model.reader import open_source_for
 from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import (
     ENHANCED_EMBEDDING,
-    enhanced_items_width,
     random_embeddings,
+)
+from recbole_tslrec.paradigms.tslrec.augmentation.given_items import (
+    enhanced_items_width,
+    given_enhanced_items,
 )
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import (
     AugmentationStage,
@@ -27,7 +30,6 @@ from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStag
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.pipeline import Pipeline
 from recbole_tslrec.stages.stage import Stage
-from recbole_tslrec.stages.user_inputs import given_enhanced_items
 
 
 class ItemVectors(ABC):

@@ -1,0 +1,249 @@
+"""On what a model was trained: noted in its checkpoint, compared wherever the checkpoint is read.
+
+A checkpoint has no tokens. Its rows are other items' where the items come in another order, and its
+metrics mean nothing where it was trained on what is tested now. So hashes of the items, of the
+training histories and of the rows held out go into the config, under ``trained_on``, and no rows.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from logging import getLogger
+from operator import itemgetter
+from typing import Any
+
+import recbole.quick_start
+import recbole.quick_start.quick_start
+from recbole.data.dataset import SequentialDataset
+from recbole.trainer import Trainer
+
+from recbole_tslrec.data.histories import fingerprint as histories_fingerprint
+from recbole_tslrec.data.histories import training_histories
+from recbole_tslrec.store.checkpoints import config_of
+from recbole_tslrec.store.store import fingerprint
+
+# In a checkpoint's ``trained_on``, as an error calls them.
+NOTED = {
+    "items": "items",
+    "training": "training interactions",
+    "validation": "validation interactions",
+    "test": "test interactions",
+}
+
+# In ``trained_on`` of a model into which there went more than the noted data: what it was.
+MORE = "more"
+
+
+@functools.cache
+def note_and_compare() -> None:
+    """Have RecBole note in every sequential model's checkpoint on what it was trained, and compare.
+
+    Called before :func:`compatibility.apply`, whose checks come first where a file is read.
+    """
+    SequentialDataset.build = _hashing_test_rows(SequentialDataset.build)
+    Trainer.resume_checkpoint = _remembering_its_data(Trainer.resume_checkpoint)
+    Trainer.fit = _noting_its_data(Trainer.fit)
+    Trainer.evaluate = _comparing_what_is_evaluated(Trainer.evaluate)
+    loading = _comparing_what_is_loaded(recbole.quick_start.load_data_and_model)
+    recbole.quick_start.load_data_and_model = loading
+    recbole.quick_start.quick_start.load_data_and_model = loading
+
+
+# ---- the notes --------------------------------------------------------------------------------------
+
+
+def data_notes(dataset, valid_data) -> dict[str, str]:
+    """What a model was trained on, for its checkpoint.
+
+    Args:
+        dataset: RecBole's data set of the training rows.
+        valid_data: RecBole's loader that chose the epoch; None for none.
+
+    Returns:
+        Hashes by the keys of ``NOTED``: of the items by internal id, of the training histories, and
+        of the validation and test rows; all but the first are the same whatever the internal ids.
+        The histories' is left out where rows do not make any (ready-made sequences), and the test
+        rows' where RecBole has not split this data set.
+    """
+    users = dataset.field2id_token[dataset.uid_field]
+    items = dataset.field2id_token[dataset.iid_field]
+    notes = {"items": numbering(dataset)}
+    try:
+        notes["training"] = histories_fingerprint(training_histories(dataset), users, items)
+    except ValueError as error:
+        getLogger().debug(f"This model cannot serve as a backbone_checkpoint: {error}")
+    notes["validation"] = validation_fingerprint(dataset, valid_data)
+    return notes | _test_note(dataset)
+
+
+def numbering(dataset) -> str:
+    """A hash of a data set's items in the order of their internal ids."""
+    return fingerprint(dataset.field2id_token[dataset.iid_field].tolist())
+
+
+def validation_fingerprint(dataset, valid_data) -> str:
+    """A hash of the validation rows by token, in time order within a user.
+
+    With a ratio split, a later row has the one before in its history, so their order counts.
+    """
+    return _rows_fingerprint(valid_data._dataset if valid_data else None, dataset)
+
+
+def _rows_fingerprint(held_out, dataset) -> str:
+    rows = []
+    if held_out is not None:
+        user_field, item_field = dataset.uid_field, dataset.iid_field
+        features = held_out.inter_feat
+        # As arrays: indexed with a tensor of one element, an array gives that token, not a row of it.
+        users = dataset.field2id_token[user_field][features[user_field].numpy()]
+        items = dataset.field2id_token[item_field][features[item_field].numpy()]
+        # Sorting is stable: a user's rows stay in their order.
+        rows = sorted(
+            ([user, item] for user, item in zip(users, items, strict=True)), key=itemgetter(0)
+        )
+    return fingerprint(rows)
+
+
+def _test_note(dataset) -> dict[str, str]:
+    hashed = getattr(dataset, "hash_of_test_rows", None)
+    return {} if hashed is None else {"test": hashed}
+
+
+def _hashing_test_rows(original):
+    # Where the data is split: a trainer never sees the test rows, and is to see no more than a hash.
+    @functools.wraps(original)
+    def build(self):
+        parts = original(self)
+        for part in parts:
+            part.hash_of_test_rows = _rows_fingerprint(parts[-1], self)
+        return parts
+
+    return build
+
+
+# ---- the comparison ---------------------------------------------------------------------------------
+
+
+def check_numbering(noted: Mapping[str, str] | None, dataset, path: str | os.PathLike) -> None:
+    """Raise ValueError if a checkpoint's rows would be taken for other items' than they are.
+
+    RecBole numbers items in the order of the file's lines, and a checkpoint has no tokens.
+
+    Args:
+        noted: the checkpoint's ``trained_on``; None if it has none.
+        dataset: RecBole's data set.
+        path: the checkpoint.
+    """
+    if noted is not None and noted["items"] != numbering(dataset):
+        raise ValueError(
+            f"[{path}] was trained on the items in another order, or on others, than the data set "
+            f"[{dataset.dataset_name}] has now: its rows would be other items'. Give the file that it "
+            f"was trained on (the order of the lines counts), and the same filters."
+        )
+
+
+def check_data(
+    noted: Mapping[str, str] | None,
+    now: Mapping[str, str],
+    path: str | os.PathLike,
+    allow_new_data: Any,
+) -> bool:
+    """Whether a checkpoint was trained on the data of now, as far as it says; refuses other data.
+
+    Args:
+        noted: the checkpoint's ``trained_on``; None if it has none.
+        now: what there is to be compared, by the same keys.
+        path: the checkpoint.
+        allow_new_data: True to be warned and not refused.
+
+    Raises:
+        ValueError: the data differ, and new data were not allowed.
+    """
+    if noted is None:
+        getLogger().info(f"[{path}] does not say on which data it was trained: none was compared.")
+        return True
+    if "test" in now and "test" not in noted:
+        getLogger().warning(
+            f"[{path}] is of an earlier version and does not say what was held out for the test. If "
+            f"the data file was changed since, it may have been trained on what is tested now."
+        )
+    changed = [NOTED[key] for key in NOTED if key in now and noted.get(key, now[key]) != now[key]]
+    if not changed:
+        return True
+    what = f"[{path}] was trained with other {' and '.join(changed)} than the data set has now"
+    if allow_new_data is not True:
+        raise ValueError(
+            f"{what}: it may have been trained on what is held out now, and metrics would be far too "
+            f"good. Give the data file and the split that it was trained with or, to score new data: "
+            f"allow_new_data: True, and load_data_and_model(file, allow_new_data=True)."
+        )
+    getLogger().warning(
+        f"{what}, and allow_new_data is True. Metrics say something only of held-out interactions that "
+        f"are newer than all that it was trained on; those that it was trained on it has seen, and "
+        f"nothing tells which. Compare them with no other model's."
+    )
+    return False
+
+
+def _comparing_what_is_loaded(original):
+    @functools.wraps(original)
+    def load_data_and_model(model_file, allow_new_data=False):
+        loaded = original(model_file)
+        config, _, dataset, train_data, valid_data, _ = loaded
+        if isinstance(dataset, SequentialDataset):
+            noted = config["trained_on"]
+            check_numbering(noted, dataset, model_file)
+            now = data_notes(train_data._dataset, valid_data) if noted else {}
+            check_data(noted, now, model_file, allow_new_data)
+        return loaded
+
+    return load_data_and_model
+
+
+def _comparing_what_is_evaluated(original):
+    @functools.wraps(original)
+    def evaluate(
+        self, eval_data, load_best_model=True, model_file=None, show_progress=False, **more
+    ):
+        dataset = getattr(eval_data, "_dataset", None)
+        if load_best_model and isinstance(dataset, SequentialDataset):
+            file = model_file or self.saved_model_file
+            noted = config_of(file)["trained_on"]
+            check_numbering(noted, dataset, file)
+            check_data(noted, _test_note(dataset), file, self.config["allow_new_data"])
+        return original(self, eval_data, load_best_model, model_file, show_progress, **more)
+
+    return evaluate
+
+
+def _remembering_its_data(original):
+    @functools.wraps(original)
+    def resume_checkpoint(self, resume_file):
+        original(self, resume_file)
+        self._resumed = resume_file, config_of(resume_file)["trained_on"]
+
+    return resume_checkpoint
+
+
+def _noting_its_data(original):
+    """``fit`` that notes on what the model is trained, and goes on with no other data unasked."""
+
+    @functools.wraps(original)
+    def fit(self, train_data, valid_data=None, *args, **kwargs):
+        dataset = train_data._dataset
+        if isinstance(dataset, SequentialDataset):
+            notes = data_notes(dataset, valid_data)
+            if (resumed := vars(self).get("_resumed")) is not None:
+                path, noted = resumed
+                check_numbering(noted, dataset, path)
+                same = check_data(noted, notes, path, self.config["allow_new_data"])
+                if noted is None or not same:
+                    notes[MORE] = f"data of [{path}], from which training went on"
+                elif MORE in noted:
+                    notes[MORE] = noted[MORE]
+            self.config["trained_on"] = notes
+        return original(self, train_data, valid_data, *args, **kwargs)
+
+    return fit

@@ -1,0 +1,188 @@
+"""The keys that are tried: all of ours, and those of RecBole's that our backbones read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fuzz.key_values import Key, anything, boolean, folder, number, some, text, whole
+
+_LM = "TSLRec_SASRec"
+_FILE = ["no.pth", "data", "no.safetensors"]
+_LEAVE_TWO = {"LS": "valid_and_test"}
+_COLUMNS = {"inter": ["user_id", "item_id", "timestamp"]}
+_INTERVALS = ["5", "[a,b]", "[1000,inf)", "]5,6[", "[10,5]", "[", 5]
+
+
+def _judge_topk(value: Any) -> bool | None:
+    cutoffs = [value] if isinstance(value, int) else value
+    if not isinstance(cutoffs, (list, tuple)) or not cutoffs:
+        return False
+    for k in cutoffs:
+        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= 30:  # there are 30 items
+            return False
+    return True if 10 in cutoffs else None  # which valid_metric is of
+
+
+def _judge_heads(value: Any) -> bool | None:
+    if isinstance(value, float) and value in (1, 2, 4, 8, 16):
+        return None
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return is_number and value in (1, 2, 4, 8, 16)  # hidden_size is 16
+
+
+def _judge_repeatable(value: Any) -> bool | None:
+    return value is True or (None if value else False)  # RecBole asks for what counts as true
+
+
+OURS: dict[str, Key] = {
+    "backbone_checkpoint": some([None], wrong=_FILE, model=_LM),
+    "n_categories": whole(2, 30, "CI_SASRec", above=False),  # there are 30 items
+    "category_backend": some(["auto", "sklearn"], ["faiss"], model="CI_SASRec"),
+    "llm": some([], ["embedded"], ["no/such/folder", "data", "/", ".", "../llm/"], _LM),
+    "llm_trust_remote_code": boolean(_LM, true=None),
+    "llm_quantization": some(["none"], ["int8", "nf4"], model=_LM),
+    "llm_attention": some(["sdpa", "eager"], ["flash_attention_2"], model=_LM),
+    "llm_instruction": text(),
+    "llm_response": text(),
+    "llm_max_history": whole(1, model=_LM),
+    "llm_gradient_checkpointing": boolean(_LM),
+    "llm_pooling": some(["last", "mean"], model=_LM),
+    "lora_r": whole(1, 32, _LM, above=False),  # the narrowest layer's width
+    "lora_alpha": number(beside=[0], model=_LM),
+    "lora_dropout": number(high=1, beside=[1], model=_LM),
+    "lora_target_modules": some(
+        ["all-linear", "q_proj", ["q_proj", "v_proj"], ("k_proj",)],
+        [["q_proj", "no_such"]],
+        ["no_such", ["q_proj", 1], "layers"],
+        _LM,
+    ),
+    "sft_epochs": whole(1, model=_LM),
+    "sft_learning_rate": number(beside=[0], model=_LM),
+    "sft_batch_positions": whole(1, 10**5, model=_LM),
+    "sft_optimizer": some(["adamw_torch"], ["adamw_8bit", "paged_adamw_8bit"], model=_LM),
+    "sft_valid_ratio": number(high=0.5, model=_LM),
+    "sft_stopping_step": whole(1, model=_LM),
+    "enhancement": some(["tslrec", "random"], ["preferences", "pretrained", "untuned"], model=_LM),
+    "enhanced_items": some([None], wrong=_FILE, model=_LM),
+    "fusion": some(["gate", "sum"], model=_LM),
+    "enhanced_dim": whole(1, model=_LM),
+    "enhanced_scale": number(beside=[0], model=_LM),
+    "item_norm": some(["none", "l2"], model="CI_SASRec"),
+    "max_examples_per_user": whole(1, model="E4SRec"),
+    "examples_per_step": whole(1, model="E4SRec"),
+    "e4srec_instruction": text("E4SRec"),
+    "e4srec_learning_rate": number(beside=[0], model="E4SRec"),
+    "tslrec_dir": folder(_LM),
+    "train_batching": some(["prefix", "sequence", "auto"]),
+    "train_window_context": number(high=1),
+    "allow_new_data": boolean(true=None),
+}
+_TRAINING: dict[str, Key] = {
+    "epochs": whole(1),
+    "train_batch_size": whole(1),
+    "eval_batch_size": whole(1),
+    "eval_step": whole(-(10**12)),  # 0 or less: never
+    "stopping_step": whole(0),
+    "learning_rate": number(beside=[0]),
+    "learner": some(["adam", "sgd", "adagrad", "rmsprop"], ["sparse_adam", "Adam", "ADAM"]),
+    "weight_decay": number(),
+    "clip_grad_norm": some(
+        [None], [{"max_norm": 1}], [{"max": 1}, {"max_norm": "a"}, {"max_norm": -1}, 5]
+    ),
+    "loss_type": some(["CE", "BPR"]),
+    "train_neg_sample_args": some(
+        [None], ["None"], [{"distribution": "uniform", "sample_num": 1}, "uniform"]
+    ),
+    "seed": whole(0, 2**32 - 1, above=False),
+    "reproducibility": boolean(),
+    "shuffle": boolean(),
+    "use_gpu": boolean(),
+    "enable_amp": boolean(true=None),
+    "gpu_id": anything("", "0", "7", 0, "abc", "0,1"),
+    "state": anything("INFO", "DEBUG", "info", "x"),
+    "loss_decimal_place": anything(4, 1, -1, 10**12),
+    "show_progress": boolean(seen=True),
+    "checkpoint_dir": folder(),
+}
+_EVALUATION: dict[str, Key] = {
+    "metrics": some(
+        ["NDCG", ["NDCG", "Hit"], ["MRR", "ndcg"]],
+        [["GAUC"]],
+        [["hits"], "HR", ["NDCG", "AUC"], ["Recall"]],
+    ),
+    "topk": Key(
+        "Norm_SASRec",
+        [10, [5, 10], [10, 10], [0], -1, [10, 31], [10, 10**6], "10", [10.0], (5, 10)],
+        _judge_topk,
+    ),
+    "valid_metric": some(
+        ["NDCG@10", "ndcg@5", "Hit@10"], ["NDCG@10 "], ["MRR@10", "NDCG@20", "NDCG"]
+    ),
+    "metric_decimal_place": whole(0, 20),
+    "repeatable": Key("Norm_SASRec", [True, False, 0, "no"], _judge_repeatable),
+    "eval_args": some(
+        [{"split": _LEAVE_TWO, "order": "TO", "mode": "full"}],
+        [
+            {},
+            {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "group_by": "user"},
+            {"split": {"LS": "valid_only"}, "order": "TO"},
+            {"split": {"LS": "test_only"}, "order": "TO", "group_by": "user"},
+        ],
+        [
+            {"split": _LEAVE_TWO, "order": "RO"},
+            {"split": _LEAVE_TWO, "order": "XX"},
+            {"split": {"RS": [8, 1]}},
+            {"split": {"XX": 1}, "order": "TO"},
+            {"split": {"LS": "all"}, "order": "TO"},
+            {"split": {"RS": [0, 0, 0]}, "order": "TO"},
+            {"split": {"RS": [-1, 1, 1]}, "order": "TO"},
+            {"split": _LEAVE_TWO, "order": "TO", "mode": "fulll"},
+        ],
+    ),
+}
+_DATA: dict[str, Key] = {
+    "data_path": some([], wrong=["no", "data/small", "data/small/small.inter"]),
+    "MAX_ITEM_LIST_LENGTH": whole(1, 200),
+    "load_col": some(
+        [None, _COLUMNS, {"inter": "*"}],
+        wrong=[{"inter": ["user_id", "item_id"]}, {"inter": None}, ["user_id"], "*", {"item": "*"}],
+    ),
+    "unload_col": some(
+        [None], [{}], [{"inter": ["timestamp"]}, {"inter": ["user_id"]}, ["timestamp"], "timestamp"]
+    ),
+    "USER_ID_FIELD": some(["user_id"], ["item_id", "timestamp"]),
+    "ITEM_ID_FIELD": some(["item_id"], ["user_id", "timestamp"]),
+    "TIME_FIELD": some(["timestamp"]),
+    "field_separator": some(["\t"], ["\\t"]),
+    "encoding": some(
+        ["utf-8", "latin-1", "ascii", None], ["", False, 0, [], {}, (), 0.0], ["utf-16", "no-such"]
+    ),
+    "user_inter_num_interval": some(
+        [None, "[0,inf)"], ["[0,inf) ", "[5,10]", "(2,inf)", "[0,3);(5,inf)"], _INTERVALS
+    ),
+    "item_inter_num_interval": some(
+        [None, "[0,inf)"], ["[0,inf) ", "[5,10]", "(2,inf)"], _INTERVALS
+    ),
+    "val_interval": some(
+        [None], [{}, {"timestamp": "[0,inf)"}], [{"x": "[0,1]"}, {"timestamp": "x"}, "[0,1]", 1]
+    ),
+    "rm_dup_inter": some(["first", "last", None], ["None"]),
+}
+_OF_BACKBONES: dict[str, Key] = {
+    "hidden_size": some([16, 32], [1e12, 2], [0, -2, 17, 10**12, 1.5]),
+    "inner_size": whole(1, 10**4, above=False),
+    "n_layers": whole(1, 10, above=False),
+    "n_heads": Key("Norm_SASRec", [1, 2, 3, 5, 16, 17, 0, -2], _judge_heads),
+    "hidden_dropout_prob": number(high=1),
+    "attn_dropout_prob": number(high=1),
+    "hidden_act": some(["gelu", "relu", "swish", "tanh", "sigmoid"]),
+    "layer_norm_eps": number(),
+    "initializer_range": number(),
+    "num_layers": whole(1, 10, "Norm_GRU4Rec", above=False),
+    "embedding_size": whole(1, 10**4, "Norm_GRU4Rec", above=False),
+    "dropout_prob": number(high=1, model="Norm_GRU4Rec"),
+    "nv": whole(1, 1000, "Norm_Caser"),
+    "nh": whole(1, 1000, "Norm_Caser"),
+    "reg_weight": number(model="Norm_Caser"),
+}
+KEYS = OURS | _TRAINING | _EVALUATION | _DATA | _OF_BACKBONES

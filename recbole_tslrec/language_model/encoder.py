@@ -66,7 +66,7 @@ class ItemEncoder(nn.Module):
     ) -> Tensor:
         """What stands at each position, as ``Template.batch`` says it. [..., T] -> [..., T, H]"""
         embeddings = self.language_model.get_input_embeddings()(token_ids)
-        if item_rows is not None and hasattr(self, "linear_proj"):
+        if item_rows is not None:
             slots = self.linear_proj(self.item_embeddings[item_rows.clamp(min=0)])
             is_slot = (item_rows >= 0).unsqueeze(-1)
             embeddings = torch.where(is_slot, slots.to(embeddings.dtype), embeddings)
@@ -78,8 +78,8 @@ class ItemEncoder(nn.Module):
     def forward(
         self,
         token_ids: Tensor,
-        item_rows: Tensor,
         attention_mask: Tensor,
+        item_rows: Tensor | None = None,
         soft_rows: Tensor | None = None,
         prefix_ids: Tensor | None = None,
         prefix_item_rows: Tensor | None = None,

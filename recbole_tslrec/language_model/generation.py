@@ -70,7 +70,7 @@ def _written(encoder: ItemEncoder, model: nn.Module, batch: dict[str, Tensor]) -
     device = model.get_input_embeddings().weight.device
     batch = {name: part.to(device) for name, part in batch.items()}
     mask = batch["attention_mask"]
-    embeddings = encoder.embed(batch["token_ids"], batch["item_rows"], batch.get("soft_rows"))
+    embeddings = encoder.embed(batch["token_ids"], batch.get("item_rows"), batch.get("soft_rows"))
     if model.config.is_encoder_decoder:
         written = model.generate(inputs_embeds=embeddings, attention_mask=mask)[:, 1:]
     else:  # what is written must follow the last position

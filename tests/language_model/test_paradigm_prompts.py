@@ -34,7 +34,7 @@ def read(tokenizer, batch: dict[str, torch.Tensor], row: int = 0) -> str:
     found = []
     for position in range(int(batch["attention_mask"][row].sum())):
         parts = {name: int(part[row, position]) for name, part in batch.items()}
-        if parts["item_rows"] >= 0:
+        if parts.get("item_rows", -1) >= 0:
             found.append(f"<{parts['item_rows']}>")
         elif parts.get("soft_rows", -1) >= 0:
             found.append(f"{{{parts['soft_rows']}}}")

@@ -143,7 +143,7 @@ def positions_of(batch: dict[str, torch.Tensor], row: int, pad: str = "right") -
     mask = batch["attention_mask"][row].tolist()
     assert mask == sorted(mask, reverse=pad == "right")
     for position, real in enumerate(mask):
-        slot = int(batch["item_rows"][row, position])
+        slot = int(batch["item_rows"][row, position]) if "item_rows" in batch else -1
         soft = int(batch["soft_rows"][row, position]) if "soft_rows" in batch else -1
         token = int(batch["token_ids"][row, position])
         assert slot < 0 or soft < 0

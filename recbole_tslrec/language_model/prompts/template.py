@@ -58,6 +58,13 @@ class Template:
         """The positions of ``leading``."""
         return sum(segment.size for segment in self.leading)
 
+    @cached_property
+    def _rows(self) -> list[str]:
+        """The arrays of rows that a batch has beside its token ids."""
+        has_slots = any(isinstance(part, Items) and part.slots for part in self.segments)
+        has_soft = any(isinstance(part, Soft) for part in self.segments)
+        return ["item_rows"] * has_slots + ["soft_rows"] * has_soft
+
     def lengths(self, values: Values) -> np.ndarray:
         """The positions of the prompts themselves, a shared prefix not counted. [B]
 
@@ -76,10 +83,10 @@ class Template:
                 table, oldest first; of a field its token ids.
 
         Returns:
-            ``token_ids`` [B, T] int64, 0 where the position is no word; ``item_rows`` and, if the
-            template has any, ``soft_rows`` [B, T] int64, -1 where it is no slot or no learned vector;
-            ``attention_mask`` [B, T] int64, 0 at padding. With a shared prefix, T counts what follows
-            it; ``prefix_ids`` [P] and ``prefix_soft_rows`` [P] int64 hold it.
+            ``token_ids`` [B, T] int64, 0 where the position is no word; ``attention_mask`` [B, T]
+            int64, 0 at padding; if the template has slots, ``item_rows`` [B, T] int64, -1 where the
+            position is none; if it has learned vectors, ``soft_rows`` likewise. With a shared prefix,
+            T counts what follows it; ``prefix_ids`` [P] and ``prefix_soft_rows`` [P] int64 hold it.
 
         Raises:
             ValueError: a prompt does not fit the context with all cut that may be cut.
@@ -90,8 +97,8 @@ class Template:
         n_shared = len(self.leading)
         batch = self._laid_out(self.segments[n_shared:], filled[n_shared:], sizes[n_shared:])
         prefix = self._laid_out(self.leading, filled[:n_shared], sizes[:n_shared, :1])
-        del prefix["item_rows"], prefix["attention_mask"]
-        return _tensors(batch | _as_prefix({name: part[0] for name, part in prefix.items()}))
+        own = {"token_ids", "soft_rows"} & prefix.keys()  # there are no slots, and no padding
+        return _tensors(batch | _as_prefix({name: prefix[name][0] for name in own}))
 
     def continued(self, values: Values, by: str) -> dict[str, Tensor]:
         """One prefix an example, and a prompt that goes on from it for each of its candidates.
@@ -170,12 +177,8 @@ class Template:
         position = np.arange(width)[None, :]
         start = width - total if pad == "left" else np.zeros_like(total)
         mask = _between(position, start, start + total)
-        arrays = {
-            "token_ids": np.zeros(mask.shape, dtype=np.int64),
-            "item_rows": np.full(mask.shape, -1, dtype=np.int64),
-        }
-        if any(isinstance(segment, Soft) for segment in self.segments):
-            arrays["soft_rows"] = np.full(mask.shape, -1, dtype=np.int64)
+        arrays = {"token_ids": np.zeros(mask.shape, dtype=np.int64)}
+        arrays |= {name: np.full(mask.shape, -1, dtype=np.int64) for name in self._rows}
         for segment, values, size in zip(segments, filled, sizes, strict=True):
             written = segment.positions() if values is None else segment.positions(values)
             end = start + size

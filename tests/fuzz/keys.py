@@ -24,8 +24,8 @@ from fuzz.inputs import (
 )
 from fuzz.key_tables import KEYS, OURS
 from fuzz.key_values import JUNK, plain
+from recbole_tslrec.commands import run as run_command
 from recbole_tslrec.language_model.reader import check_language_model
-from recbole_tslrec.recbole_bridge import quick_start
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
 # What an error may name in a key's place: a value that cannot be goes by what it collides with.
@@ -120,8 +120,8 @@ class Keys:
             file.mkdir()
         elif kind != "missing":
             file.write_bytes(content)
-        settings = {key: value for key, value in self.base.items() if key != "epochs"}
-        use = partial(Config, "Norm_SASRec", DATASET, [str(file)], settings)
+        base = {key: value for key, value in self.base.items() if key != "epochs"}
+        use = partial(_use_command_line, base, ["--config_files=base.yaml given.yaml"], {})
         what = f"yaml file: {kind if kind in ('missing', 'folder') else content[:40]}"
         return Input(what, use, [file.name, "epochs"], may_run=kind == "sound")
 
@@ -191,11 +191,11 @@ def _use_command_line(base: dict, arguments: list[str], expected: Mapping | None
     names = {argument.partition("=")[0] for argument in arguments}
     rest = [argument for argument in start if argument.partition("=")[0] not in names]
     sys.argv = ["fuzz", *rest, *arguments]
-    real, quick_start.run = quick_start.run, run
+    real, run_command.run = run_command.run, run
     try:
-        quick_start.main()
+        run_command.main()
     finally:
-        quick_start.run = real
+        run_command.run = real
     for key, value in (expected or {}).items():
         if given["config"][key] != value:
             raise Wrong(f"{key} is {given['config'][key]!r}, not {value!r}")

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from recbole.config import Config
 from recbole.quick_start import load_data_and_model
 from test_pipeline import histories, write_histories
 from toy.paradigm import PARADIGM as TOY
+from toy.paradigm import __file__ as TOY_MODULE
 
 from recbole_tslrec.__main__ import main
 from recbole_tslrec.recbole_bridge.paradigm import PARADIGMS, paradigm_of, staged_models, variants
@@ -119,6 +121,11 @@ def test_nothing_that_is_tested_enters_training(model, tmp_path, settings):
         for items in users.values():
             items[-1] = f"i{generator.integers(0, 12)}"
     assert_same(*states)
+
+
+def test_the_toy_is_small():
+    folder = Path(TOY_MODULE).parent
+    assert sum(len(file.read_text().splitlines()) for file in folder.glob("*.py")) <= 80
 
 
 def test_every_stage_of_a_paradigm_is_a_class_with_a_name():

@@ -6,10 +6,10 @@ from toy.model import Toy
 from toy.stage import TOY, CountsStage
 
 PARADIGM = Paradigm(
-    name="Toy",
-    heading="A paradigm of a few lines.",
-    models={"Toy": Toy},
-    trainer=StagedTrainer,
-    keys=(READING, TOY, PLACE),
-    variants=(Variant("Toy", "Toy", None, (CountsStage,), READING.names, backbone="SASRec"),),
+    "Toy",
+    "A paradigm of a few lines.",
+    {"Toy": Toy},
+    StagedTrainer,
+    (READING, TOY, PLACE),
+    (Variant("Toy", "Toy", None, (CountsStage,), READING.names, backbone="SASRec"),),
 )

@@ -9,13 +9,16 @@ from time import monotonic
 
 import torch
 from recbole.data import get_dataloader
+from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.trainer import Trainer
 from torch.nn.utils import parametrize
 
-from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.backbones.specification import backbone_of
 from recbole_tslrec.backbones.whole_sequences.loader import WholeSequenceDataLoader, check_settings
 from recbole_tslrec.backbones.whole_sequences.loss import whole_sequence_loss
 from recbole_tslrec.config.recbole_keys import check_topk, check_validation
+from recbole_tslrec.evaluation.blocks import BlockDataLoader
+from recbole_tslrec.evaluation.collector import TopkCollector
 from recbole_tslrec.stages.pipeline import Pipeline, cost_table
 from recbole_tslrec.store import processes
 from recbole_tslrec.store.files import check_writable
@@ -36,6 +39,7 @@ class _WatchedTrainer(Trainer):
     def __init__(self, config, model):
         check_topk(config, model.n_items - 1)
         super().__init__(config, model)
+        self.eval_collector = TopkCollector(config)
         self._epoch, self._step = None, 0  # where training stands
         if config["single_spec"]:  # else the other processes look for the first one's file
             # RecBole's name is exact to the second: of two runs that start in the same one, each would
@@ -53,9 +57,15 @@ class _WatchedTrainer(Trainer):
         return super()._train_epoch(train_data, epoch_idx, counted_loss, show_progress)
 
     def evaluate(self, eval_data, load_best_model=True, *args, **kwargs):
-        """As RecBole's; raises ValueError if a score is NaN or infinite."""
+        """As RecBole's, a full ranking in small blocks of users.
+
+        Raises:
+            ValueError: a score is NaN or infinite.
+        """
         if load_best_model:
             self._epoch = None  # what is evaluated is not what the last epoch left
+        if eval_data and isinstance(eval_data, FullSortEvalDataLoader):
+            eval_data = BlockDataLoader.of(eval_data, self.model)
         return super().evaluate(eval_data, load_best_model, *args, **kwargs)
 
     def _check_nan(self, loss):
@@ -126,8 +136,7 @@ class BackboneTrainer(_WatchedTrainer):
 
     def _loss(self, interaction):
         if self.config["train_batching"] == "sequence":
-            backbone = getattr(self.model, "backbone", None) or BACKBONES[self.config["model"]]
-            return whole_sequence_loss(self.model, interaction, backbone.item_table)
+            return whole_sequence_loss(self.model, interaction, backbone_of(self.model).item_table)
         return self.model.calculate_loss(interaction)
 
     def evaluate(self, *args, **kwargs):

@@ -71,7 +71,7 @@ class Meter:
 
 @contextmanager
 def metered(reader: nn.Module) -> Iterator[Meter]:
-    """Count all that ``reader`` (an ``ItemPromptModel``) reads within.
+    """Count all that ``reader`` (an ``ItemPromptModel``, or what takes the same batches) reads within.
 
     Memory is the peak of what torch took on a GPU within; on a CPU the peak of the process so far,
     which the system does not count anew.

@@ -34,6 +34,7 @@ from recbole_tslrec.data.check_interactions import check_interactions
 from recbole_tslrec.data.time_order import check_order
 from recbole_tslrec.recbole_bridge.paradigm import Paradigm, add, paradigm_of, staged_models
 from recbole_tslrec.recbole_bridge.trainers import BackboneTrainer
+from recbole_tslrec.stages.stage import MODEL_NAMES
 from recbole_tslrec.store import processes
 
 _SEQUENTIAL = "recbole.model.sequential_recommender"
@@ -79,6 +80,7 @@ def register_paradigm(paradigm: Paradigm) -> None:
     """
     add(paradigm)
     for name, model in paradigm.models.items():
+        MODEL_NAMES.add(name.lower())
         _register_model(model)
         setattr(recbole.trainer, f"{name}Trainer", paradigm.trainer)
 

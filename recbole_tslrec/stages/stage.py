@@ -17,9 +17,13 @@ if TYPE_CHECKING:
     from recbole_tslrec.stages.pipeline import Pipeline
 
 
+# Models whose own training is kept as a stage, by their names in lower case.
+MODEL_NAMES: set[str] = set()
+
+
 def stage_names() -> list[str]:
     """The names of all stages that are known, those of a paradigm once it is imported."""
-    found, kinds = set(), [Stage]
+    found, kinds = set(MODEL_NAMES), [Stage]
     while kinds:
         kind = kinds.pop()
         kinds += kind.__subclasses__()

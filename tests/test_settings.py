@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recbole.config import Config
 
+from recbole_tslrec.commands import run as run_command
 from recbole_tslrec.commands.write_keys import page, yaml_files
 from recbole_tslrec.config.checks import check_values
 from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.config.keys import KEYS, Effect, result_values
 from recbole_tslrec.config.recbole_keys import check_valid_metric
 from recbole_tslrec.config.spelling import check_spelling
-from recbole_tslrec.recbole_bridge import quick_start
 from recbole_tslrec.recbole_bridge.paradigm import PARADIGMS, chain, variants
 from recbole_tslrec.recbole_bridge.register import properties_folder
 
@@ -259,7 +259,7 @@ def test_a_second_equals_sign_on_the_command_line_is_refused(small_data, setting
 def test_run_refuses_what_recbole_would_leave_unread(wrong, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["run_recbole_tslrec.py", "--model=SASRec", *wrong])
     with pytest.raises(SystemExit):
-        quick_start.main()
+        run_command.main()
     assert wrong[0].split("=")[0] in capsys.readouterr().err
 
 

@@ -76,9 +76,9 @@ def _beginnings(texts: list[str], tokenizer: PreTrainedTokenizerBase, most: int)
     cut = list(texts)
     # A character may be several tokens, as most are of byte-level tokenizers outside English: cut to
     # its end it takes all of them, and there are too many again.
-    for fewer in range(most):
+    for covered in range(most, 0, -1):
         for row in long:
-            cut[row] = texts[row][: ends[row][most - fewer - 1][1]].rstrip()
+            cut[row] = texts[row][: ends[row][covered - 1][1]].rstrip()
         again = [cut[row] for row in long]
         tokens = tokenizer(again, add_special_tokens=False)["input_ids"] if long else []
         long = [row for row, ids in zip(long, tokens, strict=True) if len(ids) > most]

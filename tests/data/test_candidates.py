@@ -115,10 +115,8 @@ def test_a_target_that_is_no_candidate_keeps_its_rank(drawn, data):
     scores, k = drawn
     found = top_items(scores, k)
     new = data.draw(st.lists(st.lists(NUMBERS, min_size=k, max_size=k), min_size=2, max_size=2))
-    merged, seen = (
-        merged_scores(scores, found, torch.tensor(new)),
-        torch.zeros(scores.shape, dtype=torch.bool),
-    )
+    merged = merged_scores(scores, found, torch.tensor(new))
+    seen = torch.zeros(scores.shape, dtype=torch.bool)
     for target in range(1, scores.shape[1]):
         targets = torch.tensor([target] * 2)
         ranks = [target_ranks(each, targets, seen)[0] for each in (scores, merged)]

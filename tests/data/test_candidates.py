@@ -98,16 +98,20 @@ def test_merged_scores_beside_a_naive_loop(drawn, unseen, data):
         assert torch.equal(merged[row][others], scores[row][others])
 
 
+def ranks_of(target: int, scores: torch.Tensor) -> torch.Tensor:
+    """Of one target in every row, among all items."""
+    nothing_seen = torch.zeros(0, dtype=torch.int64)
+    targets = torch.full((len(scores),), target)
+    return target_ranks(scores.clone(), targets, (nothing_seen, nothing_seen))[0]
+
+
 @given(scored())
 def test_with_the_retrievers_own_scores_its_ranking_stays(drawn):
     scores, k = drawn
     found = top_items(scores, k)
     merged = merged_scores(scores, found, scores.gather(1, found))
     for target in range(1, scores.shape[1]):
-        targets, seen = torch.tensor([target] * 2), torch.zeros(scores.shape, dtype=torch.bool)
-        assert torch.equal(
-            target_ranks(merged, targets, seen)[0], target_ranks(scores, targets, seen)[0]
-        )
+        assert torch.equal(*(ranks_of(target, each) for each in (merged, scores)))
 
 
 @given(scored(), st.data())
@@ -116,10 +120,8 @@ def test_a_target_that_is_no_candidate_keeps_its_rank(drawn, data):
     found = top_items(scores, k)
     new = data.draw(st.lists(st.lists(NUMBERS, min_size=k, max_size=k), min_size=2, max_size=2))
     merged = merged_scores(scores, found, torch.tensor(new))
-    seen = torch.zeros(scores.shape, dtype=torch.bool)
     for target in range(1, scores.shape[1]):
-        targets = torch.tensor([target] * 2)
-        ranks = [target_ranks(each, targets, seen)[0] for each in (scores, merged)]
+        ranks = [ranks_of(target, each) for each in (scores, merged)]
         outside = ~(found == target).any(dim=1)
         assert torch.equal(ranks[0][outside], ranks[1][outside])
 

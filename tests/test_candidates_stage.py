@@ -15,8 +15,8 @@ from test_pipeline import (
 )
 
 from recbole_tslrec.config.keys import KEYS
-from recbole_tslrec.data.candidates import scores, top_items
 from recbole_tslrec.data.keys import CANDIDATES
+from recbole_tslrec.evaluation.candidates import scores, top_items
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.candidates import CandidatesStage

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recbole_tslrec.data.candidates import items_before, row_candidates
 from recbole_tslrec.data.keys import CANDIDATES
+from recbole_tslrec.evaluation.candidates import items_before, row_candidates
 from recbole_tslrec.stages import provenance
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.stage import Stage

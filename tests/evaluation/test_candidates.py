@@ -7,15 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.stages import pipeline_of
 
-from recbole_tslrec.data import candidates as module
-from recbole_tslrec.data.candidates import (
+from recbole_tslrec.data.histories import training_histories
+from recbole_tslrec.data.keys import CANDIDATES, ITEM_TEXT
+from recbole_tslrec.evaluation import candidates as module
+from recbole_tslrec.evaluation.candidates import (
     items_before,
     merged_scores,
     row_candidates,
     top_items,
 )
-from recbole_tslrec.data.histories import training_histories
-from recbole_tslrec.data.keys import CANDIDATES, ITEM_TEXT
 from recbole_tslrec.evaluation.ranks import target_ranks
 
 

@@ -17,7 +17,7 @@ YELLOW, BLUE, RED, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 GREY = "#BBBBBB"
 _ROW_COLOURS = (GREY, ORANGE, BLUE, BLACK, RED, GREEN, PURPLE, SKY)
 _ROW_MARKERS = "PsoDp^vX"
-_PNG_COLOURS = 128  # enough for smooth edges; the file is a third of the size
+_PNG_COLOURS = 64  # enough for smooth edges; the file is a third of the size
 
 
 def row_style(variant: str) -> tuple[str, str]:

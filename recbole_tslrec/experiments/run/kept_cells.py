@@ -131,12 +131,17 @@ def read_arrays(path: Path, of: str = "") -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             names = {name.removeprefix(f"{of}/"): name for name in file.files}
-            return {short: file[name] for short, name in names.items() if "/" not in short}
+            arrays = {short: file[name] for short, name in names.items() if "/" not in short}
     except (BadZipFile, EOFError, ValueError, zlib.error) as error:
         raise ValueError(
             f"[{path}] is damaged: {error}. Bring it back, or take its cell's line out of cells.jsonl "
             f"and run the grid again."
         ) from error
+    # Packed in small types, in which NumPy would go on to compute.
+    return {
+        name: array.astype(np.int32) if array.dtype.kind == "u" else array
+        for name, array in arrays.items()
+    }
 
 
 def differing_metrics(

@@ -66,6 +66,10 @@ class FineTuningSettings:
     stopping_step: int
     seed: int
 
+    def split(self, n_examples: int) -> tuple[np.ndarray, np.ndarray]:
+        """The examples to learn from and those to watch by."""
+        return split_users(n_examples, self.valid_ratio, self.seed)
+
 
 @dataclass
 class EpochReport:
@@ -271,7 +275,7 @@ def fine_tune(
         ValueError: the loss became NaN or infinite.
         RuntimeError: a batch does not fit the device's memory.
     """
-    train_users, valid_users = split_users(len(histories), settings.valid_ratio, settings.seed)
+    train_users, valid_users = settings.split(len(histories))
     valid_users = valid_users[np.argsort(histories.lengths[valid_users], kind="stable")]
     watched = len(valid_users) > 0
     mean = constant_prediction(preferences[train_users])

@@ -3,26 +3,28 @@
     python benchmarks/understanding.py --dataset=ml-100k --seeds=3 \\
         --config_files=properties/compare_ml-100k.yaml
 
-A change is some keys, or a piece put in the place of one of ours for as long as a run lasts: what is
-only tried is tried here, and the plug-in has no options for it. Runs are cells of a comparison, kept as
-such: those without a change in the folder of ``compare``, from which they are taken if it has them, the
-others in a folder of their own. All runs of a seed start from the same trained backbone. ``report`` is
-not for that folder: to it each change is the same method under other settings.
+A change is some keys, or a piece (a fusion, vectors after a stage of its own, a trainer) that
+stands in the register in place of ours for as long as a run lasts: what is only tried is tried
+here, and the plug-in has no options for it. Runs are cells of a comparison, kept as such: those
+without a change in the folder of ``compare``, from which they are taken if it has them, the others
+in a folder of their own. All runs of a seed start from the same trained backbone. ``report`` is not
+for that folder: to it each change is the same method under other settings.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-from unittest import mock
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from recbole import trainer
 from scipy import sparse
 from tabulate import tabulate
 from torch import Tensor, nn
@@ -37,13 +39,23 @@ from recbole_tslrec.experiments.run.kept_cells import DONE, ResultsFolder
 from recbole_tslrec.paradigms.tslrec.augmentation import fusion
 from recbole_tslrec.paradigms.tslrec.augmentation.fusion import standardise
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
-from recbole_tslrec.paradigms.tslrec.augmentation.vectors import EnhancedEmbedding
-from recbole_tslrec.paradigms.tslrec.reconstruction import fine_tuning
+from recbole_tslrec.paradigms.tslrec.augmentation.vectors import (
+    VECTORS,
+    EnhancedEmbedding,
+    ItemVectors,
+    MeanPreference,
+)
 from recbole_tslrec.paradigms.tslrec.reconstruction.categories import latent_categories
-from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import prior_preferences
+from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import FineTuningSettings
+from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import (
+    mean_preferences,
+    prior_preferences,
+)
 from recbole_tslrec.paradigms.tslrec.reconstruction.reconstruction_model import ReconstructionModel
-from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
-from recbole_tslrec.recbole_bridge.trainers import BackboneTrainer
+from recbole_tslrec.paradigms.tslrec.reconstruction.stages import FineTuningStage
+from recbole_tslrec.recbole_bridge.trainers import BackboneTrainer, TwoStageTrainer
+from recbole_tslrec.stages.backbone import BackboneStage
+from recbole_tslrec.stages.pipeline import Pipeline
 
 METRIC = "ndcg@10"
 _RECBOLES_RATE = 1e-3  # learning_rate, where none is given
@@ -143,11 +155,10 @@ class OneScaleForAllRows(torch.optim.Adam):
         return loss
 
 
-@contextmanager
-def one_step_size() -> Iterator[None]:
-    """The backbone's item table, fused or not, is trained by ``OneScaleForAllRows``."""
+class _OneStepSize:
+    """Mixin for a trainer: the item table, fused or not, is trained by ``OneScaleForAllRows``."""
 
-    def build(self):
+    def _build_optimizer(self):
         backbone = BACKBONES[self.config["model"].split("_")[-1]]
         items = self.model.get_submodule(backbone.item_table)
         fused = parametrize.is_parametrized(items, "weight")
@@ -155,8 +166,13 @@ def one_step_size() -> Iterator[None]:
         settings = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
         return OneScaleForAllRows(self.model.parameters(), table, **settings)
 
-    with mock.patch.object(BackboneTrainer, "_build_optimizer", build):
-        yield
+
+class OneStepSizeBackboneTrainer(_OneStepSize, BackboneTrainer):
+    """The trainer of Base."""
+
+
+class OneStepSizeTrainer(_OneStepSize, TwoStageTrainer):
+    """The trainer of TSLRec."""
 
 
 def neighbourly_directions(vectors: Tensor, together: sparse.csr_matrix, n_columns: int) -> Tensor:
@@ -187,38 +203,41 @@ def occurring_together(histories: Histories, n_items: int) -> sparse.csr_matrix:
     return together - sparse.diags(together.diagonal(), format="csr")
 
 
-@contextmanager
-def inferred_distributions() -> Iterator[None]:
+class AsGiven(fusion.GateFusion):
+    """The vectors enter as they are, their columns neither standardised nor reduced."""
+
+    def set_enhanced(self, embeddings: Tensor) -> None:
+        self.enhanced[1:] = embeddings
+
+
+class Whitened(fusion.GateFusion):
+    """The vectors enter whitened, as many of their principal directions as there are columns."""
+
+    def set_enhanced(self, embeddings: Tensor) -> None:
+        # The plug-in's PCA would choose among directions of equal variance.
+        self.enhanced[1:] = whitened(embeddings)[:, : self.enhanced.shape[1]]
+
+
+class InferredDistribution(EnhancedEmbedding):
     """ĝ^v, what the tuned language model predicts for an item, in the place of h^v.
 
     It is to `preferences` as prediction to target. [n_items, K], and K is to be `enhanced_dim`.
     """
 
-    def make(pipeline):
+    @staticmethod
+    def make(pipeline: Pipeline) -> Tensor:
         return pipeline.stage(AugmentationStage).category_distributions()
 
-    with mock.patch.object(EnhancedEmbedding, "make", make):
-        yield
 
-
-@contextmanager
-def recommendation_aware() -> Iterator[None]:
+class NeighbourlyDirections(EnhancedEmbedding):
     """In place of the PCA, directions of h^v in which the items of a history differ little."""
-    graphs = []
-    make = EnhancedEmbedding.make
 
-    def note_graph(pipeline):
-        graphs.append(occurring_together(pipeline.histories, len(pipeline.tokens)))
-        return make(pipeline)
-
-    def reduce(vectors, n_columns):
-        return neighbourly_directions(vectors, graphs.pop(), n_columns)
-
-    with (
-        mock.patch.object(EnhancedEmbedding, "make", note_graph),
-        mock.patch.object(fusion, "reduce_columns", reduce),
-    ):
-        yield
+    @staticmethod
+    def make(pipeline: Pipeline) -> Tensor:
+        together = occurring_together(pipeline.histories, len(pipeline.tokens))
+        vectors = fusion.standardise(EnhancedEmbedding.make(pipeline))
+        n_columns = min(vectors.shape[1], pipeline.config["enhanced_dim"])
+        return neighbourly_directions(vectors, together, n_columns)
 
 
 # ---- fine-tuning ----------------------------------------------------------------------------------
@@ -246,105 +265,156 @@ def _chosen(histories: Histories, chosen: np.ndarray) -> Histories:
     return Histories(histories.user_ids, offsets, histories.items[chosen])
 
 
-@contextmanager
-def remainder() -> Iterator[None]:
+class _TunedOtherwise(FineTuningStage):
+    """Fine-tuning with one thing done otherwise, and kept apart from the plug-in's own."""
+
+    change: ClassVar[str]
+
+    @cached_property
+    def made_from(self) -> dict[str, Any]:
+        return super().made_from | {"change": self.change}
+
+
+class Remainder(_TunedOtherwise):
     """A prompt holds the beginning of a history; the target is the distribution of its remainder."""
-    tune = fine_tuning.fine_tune
 
-    def preferences(self):
-        labels = np.concatenate([[-1], self.item_categories().numpy()])
-        _, rest = cut(self.pipeline.histories, self.config["seed"])
-        return prior_preferences(rest, labels, self.config["n_categories"])
+    change = "target: the remainder"
 
-    def tune_beginnings(model, prompt, histories, preferences, settings, *others):
-        first, _ = cut(histories, settings.seed)
-        return tune(model, prompt, first, preferences, settings, *others)
-
-    with (
-        mock.patch.object(CategoriesStage, "preferences", preferences),
-        mock.patch.object(fine_tuning, "fine_tune", tune_beginnings),
-    ):
-        yield
+    def examples(self) -> tuple[Histories, sparse.csr_matrix]:
+        first, rest = cut(self.pipeline.histories, self.config["seed"])
+        labels = np.concatenate([[-1], self.categories.item_categories().numpy()])
+        return first, prior_preferences(rest, labels, self.config["n_categories"])
 
 
-@contextmanager
-def short_prompts() -> Iterator[None]:
+class ShortPrompts(_TunedOtherwise):
     """Besides the history, one of its items alone, drawn at random, has the user's distribution."""
-    tune, split = fine_tuning.fine_tune, fine_tuning.split_users
 
-    def split_once(n_rows, valid_ratio, seed):
-        # By user: one who is watched is not learned from, under either of the two prompts.
-        train, valid = split(n_rows // 2, valid_ratio, seed)
-        return np.concatenate([train, train + n_rows // 2]), valid
+    change = "one item alone as a second prompt"
 
-    def tune_both(model, prompt, histories, preferences, settings, *others):
-        draw = np.random.default_rng(settings.seed).random(len(histories))
-        single = histories.items[histories.offsets[:-1] + (draw * histories.lengths).astype(int)]
-        both = Histories(
-            np.tile(histories.user_ids, 2),
-            np.concatenate(
-                [histories.offsets, histories.offsets[-1] + 1 + np.arange(len(histories))]
-            ),
-            np.concatenate([histories.items, single]),
-        )
-        return tune(
-            model, prompt, both, sparse.vstack([preferences] * 2).tocsr(), settings, *others
-        )
+    def examples(self) -> tuple[Histories, sparse.csr_matrix]:
+        histories, preferences = super().examples()
+        return with_single_items(histories, preferences, self.config["seed"])
 
-    with (
-        mock.patch.object(fine_tuning, "fine_tune", tune_both),
-        mock.patch.object(fine_tuning, "split_users", split_once),
-    ):
-        yield
+    def how(self) -> FineTuningSettings:
+        return SplitByUser(**asdict(super().how()))
+
+
+@dataclass(frozen=True)
+class SplitByUser(FineTuningSettings):
+    """Of examples that are all users twice, a user who is watched is learned from under neither."""
+
+    def split(self, n_examples: int) -> tuple[np.ndarray, np.ndarray]:
+        train, valid = super().split(n_examples // 2)
+        return np.concatenate([train, train + n_examples // 2]), valid
+
+
+def with_single_items(
+    histories: Histories, preferences: sparse.csr_matrix, seed: int
+) -> tuple[Histories, sparse.csr_matrix]:
+    """All histories, and after them one item of each at random, with the same preferences."""
+    draw = np.random.default_rng(seed).random(len(histories))
+    single = histories.items[histories.offsets[:-1] + (draw * histories.lengths).astype(int)]
+    ends = histories.offsets[-1] + 1 + np.arange(len(histories))
+    both = Histories(
+        np.tile(histories.user_ids, 2),
+        np.concatenate([histories.offsets, ends]),
+        np.concatenate([histories.items, single]),
+    )
+    return both, sparse.vstack([preferences] * 2).tocsr()
 
 
 _SEVERAL = (20, 50, 200)
 
 
-@contextmanager
-def several_categories() -> Iterator[None]:
-    """The target is the user's distributions over 20, 50 and 200 categories, one beside the other.
+def several_preferences(pipeline: Pipeline) -> sparse.csr_matrix:
+    """The users' distributions over 20, 50 and 200 categories, one beside the other.
 
-    Each is a softmax of its own and counts a third, so that both sides still sum to 1.
+    Each counts a third, so that a row still sums to 1.
     """
+    embeddings, one_each = pipeline.stage(BackboneStage).item_embeddings().numpy(), []
+    backend, seed = pipeline.config["category_backend"], pipeline.config["seed"]
+    for number in _SEVERAL:
+        found = latent_categories(embeddings, number, backend=backend, seed=seed)
+        labels = np.concatenate([[-1], found.labels])
+        one_each.append(prior_preferences(pipeline.histories, labels, number))
+    return (sparse.hstack(one_each).tocsr() / len(_SEVERAL)).astype(np.float32)
 
-    def preferences(self):
-        embeddings, one_each = self.backbone.item_embeddings().numpy(), []
-        for number in _SEVERAL:
-            found = latent_categories(
-                embeddings,
-                number,
-                backend=self.config["category_backend"],
-                seed=self.config["seed"],
-            )
-            labels = np.concatenate([[-1], found.labels])
-            one_each.append(prior_preferences(self.pipeline.histories, labels, number))
-        return (sparse.hstack(one_each).tocsr() / len(_SEVERAL)).astype(np.float32)
 
-    def distribution(self, hidden):
+class SeveralSoftmaxes(ReconstructionModel):
+    """A softmax for each number of categories, that counts a third."""
+
+    def distribution(self, hidden: Tensor) -> Tensor:
         logits = self.preference_head(hidden).float().split(_SEVERAL, dim=1)
         return torch.cat([part.softmax(dim=1) for part in logits], dim=1) / len(_SEVERAL)
 
-    with (
-        mock.patch.object(CategoriesStage, "preferences", preferences),
-        mock.patch.object(ReconstructionModel, "distribution", distribution),
-    ):
-        yield
+
+class SeveralCategories(_TunedOtherwise):
+    """The target is the user's distributions over several numbers of categories at once."""
+
+    change = "K = 20 and 50 and 200 at once"
+
+    def examples(self) -> tuple[Histories, sparse.csr_matrix]:
+        return self.pipeline.histories, several_preferences(self.pipeline)
+
+    def reconstruction_model(self) -> ReconstructionModel:
+        return of_class(SeveralSoftmaxes, super().reconstruction_model())
 
 
-@contextmanager
-def cross_entropy() -> Iterator[None]:
+class SeveralMeanPreferences(MeanPreference):
+    """The control beside ``SeveralCategories``."""
+
+    @staticmethod
+    def make(pipeline: Pipeline) -> Tensor:
+        preferences = several_preferences(pipeline)
+        means = mean_preferences(pipeline.histories, preferences, len(pipeline.tokens) + 1)
+        return torch.from_numpy(means[1:])
+
+
+class WithCrossEntropy(ReconstructionModel):
     """Cross entropy on the same target in place of Eq. 3, for training and early stopping alike."""
-    forward = ReconstructionModel.forward
 
-    def with_cross_entropy(self, preference, **prompts):
-        outputs = forward(self, preference, **prompts)
+    def forward(self, preference: Tensor, **prompts: Tensor) -> dict[str, Tensor]:
+        outputs = super().forward(preference, **prompts)
         predicted = self.distribution(self.reader(**prompts))
         error = -(preference * predicted.clamp(min=1e-9).log()).sum(dim=1)
         return outputs | {"loss": error.mean(), "error": error}
 
-    with mock.patch.object(ReconstructionModel, "forward", with_cross_entropy):
-        yield
+
+class CrossEntropy(_TunedOtherwise):
+    """Fine-tuning by cross entropy."""
+
+    change = "cross entropy"
+
+    def reconstruction_model(self) -> ReconstructionModel:
+        return of_class(WithCrossEntropy, super().reconstruction_model())
+
+
+def of_class(kind: type[ReconstructionModel], model: ReconstructionModel) -> ReconstructionModel:
+    """The same modules, weights and all, under another class."""
+    model.__class__ = (
+        kind  # a new object would draw its weights, and so shift all draws that follow
+    )
+    return model
+
+
+def vectors_after(tuning: type[FineTuningStage]) -> type[EnhancedEmbedding]:
+    """h^v of a language model that was tuned by another stage than the plug-in's."""
+
+    class Augmentation(AugmentationStage):
+        needs = (tuning,)
+
+        @property
+        def fine_tuning(self) -> FineTuningStage:
+            return self.pipeline.stage(tuning)
+
+    class Vectors(EnhancedEmbedding):
+        stages = (Augmentation,)
+
+        @staticmethod
+        def make(pipeline: Pipeline) -> Tensor:
+            return pipeline.stage(Augmentation).enhanced_embeddings()
+
+    return Vectors
 
 
 # ---- the study ------------------------------------------------------------------------------------
@@ -358,8 +428,8 @@ class Change:
         variants: in which of them; Base and CI have no h^v, and controls no fine-tuning.
         keys: settings.
         rate: times the comparison's learning rate.
-        piece: what stands in the place of one of ours.
-        own_stages: the piece changes what a stage makes, unknown to the stage's fingerprint.
+        fusion, vectors, trainers: what is registered for the time of the run: a fusion as "gate",
+            vectors by the value of ``enhancement``, trainers by the prefix of a model's name.
         version: raised when the piece does something else than before: its kept lines and stages do not
             count then.
     """
@@ -367,31 +437,37 @@ class Change:
     variants: tuple[str, ...]
     keys: dict[str, Any] = field(default_factory=dict)
     rate: float | None = None
-    piece: Callable[[], Any] | None = None
-    own_stages: bool = False
+    fusion: type[fusion.EnhancedFusion] | None = None
+    vectors: dict[str, type[ItemVectors]] = field(default_factory=dict)
+    trainers: dict[str, type[BackboneTrainer]] = field(default_factory=dict)
     version: int = 1
+
+    @contextmanager
+    def registered(self) -> Iterator[None]:
+        """The pieces stand in the registers in which the plug-in looks its own up."""
+        trainers = {
+            f"{prefix}{backbone}Trainer": kind
+            for prefix, kind in self.trainers.items()
+            for backbone in BACKBONES
+        }
+        gate = {} if self.fusion is None else {"gate": self.fusion}
+        pieces = [(fusion.FUSIONS, gate), (VECTORS, self.vectors), (vars(trainer), trainers)]
+        before = [{name: register[name] for name in added} for register, added in pieces]
+        for register, added in pieces:
+            register.update(added)
+        try:
+            yield
+        finally:
+            for (register, _), own in zip(pieces, before, strict=True):
+                register.update(own)
 
 
 def _gate(piece: type[fusion.EnhancedFusion]) -> Change:
-    return Change(
-        _FUSED,
-        {"fusion": "gate"},
-        piece=lambda: mock.patch.dict(fusion.FUSIONS, {"gate": piece}),
-    )
+    return Change(_FUSED, {"fusion": "gate"}, fusion=piece)
 
 
-@contextmanager
-def _whitened() -> Iterator[None]:
-    def first(
-        vectors, n_columns
-    ):  # the plug-in's PCA would choose among directions of equal variance
-        return vectors[:, :n_columns]
-
-    with (
-        mock.patch.object(fusion, "standardise", whitened),
-        mock.patch.object(fusion, "reduce_columns", first),
-    ):
-        yield
+def _tuned(stage: type[FineTuningStage]) -> Change:
+    return Change(("TSLRec",), vectors={"tslrec": vectors_after(stage)})
 
 
 _FUSED = ("random", "pretrained", "preferences", "TSLRec")
@@ -406,17 +482,25 @@ CHANGES: dict[str, Change] = {
     "h' at 3 times the ids' scale": Change(_FUSED, {"enhanced_scale": 3.0}),
     "h' learns at the ids' rate": _gate(ProjectionAtIdsRate),
     "h' stays as it starts": _gate(FixedProjection),
-    "one step size for all items": Change(("Base", "random", "TSLRec"), piece=one_step_size),
+    "one step size for all items": Change(
+        ("Base", "random", "TSLRec"),
+        trainers={"": OneStepSizeBackboneTrainer, "TSLRec_": OneStepSizeTrainer},
+    ),
     "h' without the ids": _gate(NoIds),
     "one gate an item": _gate(OneGateAnItem),
     "gate starts at 0.9 for the ids": _gate(GateAtIds),
-    "whitened": Change(_FUSED, piece=_whitened),
+    "whitened": Change(_FUSED, fusion=Whitened),
     "128 columns by PCA": Change(("TSLRec",), {"enhanced_dim": 128}),
     # As many as `pretrained` has: Adam moves h' the further the more columns there are.
     "64 columns by PCA": Change(("random", "TSLRec"), {"enhanced_dim": 64}),
-    "ĝ^v in place of h^v": Change(("TSLRec",), {"enhanced_dim": 50}, piece=inferred_distributions),
+    "ĝ^v in place of h^v": Change(
+        ("TSLRec",), {"enhanced_dim": 50}, vectors={"tslrec": InferredDistribution}
+    ),
     "128 columns by recommendation-aware PCA": Change(
-        ("TSLRec",), {"enhanced_dim": 128}, piece=recommendation_aware
+        ("TSLRec",),
+        {"enhanced_dim": 128},
+        fusion=AsGiven,
+        vectors={"tslrec": NeighbourlyDirections},
     ),
     "K = 20": Change(("CI", "preferences", "TSLRec"), {"n_categories": 20}),
     "K = 200": Change(("CI", "preferences", "TSLRec"), {"n_categories": 200}),
@@ -424,14 +508,16 @@ CHANGES: dict[str, Change] = {
     "K = 20 and 50 and 200 at once": Change(
         ("preferences", "TSLRec"),
         {"n_categories": sum(_SEVERAL)},
-        piece=several_categories,
-        own_stages=True,
+        vectors={
+            "tslrec": vectors_after(SeveralCategories),
+            "preferences": SeveralMeanPreferences,
+        },
     ),
     "mean of the hidden states": Change(("TSLRec",), {"llm_pooling": "mean"}),
     "1 epoch of fine-tuning": Change(("TSLRec",), {"sft_epochs": 1}),
-    "target: the remainder": Change(("TSLRec",), piece=remainder, own_stages=True),
-    "one item alone as a second prompt": Change(("TSLRec",), piece=short_prompts, own_stages=True),
-    "cross entropy": Change(("TSLRec",), piece=cross_entropy, own_stages=True),
+    "target: the remainder": _tuned(Remainder),
+    "one item alone as a second prompt": _tuned(ShortPrompts),
+    "cross entropy": _tuned(CrossEntropy),
 }
 
 
@@ -450,11 +536,7 @@ def run(name: str, seed: int, backbone: Path, args: argparse.Namespace) -> list[
     if change.rate is not None:
         given = grid(change.variants, seed, args).given(args.dataset)
         settings["learning_rate"] = change.rate * given.get("learning_rate", _RECBOLES_RATE)
-    if change.own_stages:
-        settings["tslrec_dir"] = str(args.work / "stages" / version.replace(" ", "-"))
-    with ExitStack() as stack:
-        if change.piece is not None:
-            stack.enter_context(change.piece())
+    with change.registered():
         return compare(grid(wanted(change.variants, args), seed, args, settings), args.work).lines
 
 

@@ -1,4 +1,4 @@
-"""The wheel and the editable install carry the yaml."""
+"""The wheel and the editable install carry the yaml and the templates."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ from recbole_tslrec.recbole_bridge.register import properties_folder
 TOP = Path(__file__).parents[1]
 
 
-def test_the_wheel_holds_every_module_and_yaml(tmp_path):
+def test_the_wheel_holds_every_module_yaml_and_template(tmp_path):
     # From a copy: setuptools leaves a build folder, whose old files would enter the next wheel.
     source = tmp_path / "source"
     for folder in ("recbole_tslrec", "properties"):
@@ -29,7 +29,8 @@ def test_the_wheel_holds_every_module_and_yaml(tmp_path):
         archive.extractall(tmp_path / "site")
     modules = {str(path.relative_to(TOP)) for path in (TOP / "recbole_tslrec").rglob("*.py")}
     yaml = {f"recbole_tslrec/{p.relative_to(TOP)}" for p in (TOP / "properties").rglob("*.yaml")}
-    assert packed == modules | yaml | {"recbole_tslrec/py.typed"}
+    templates = {str(path.relative_to(TOP)) for path in TOP.glob("recbole_tslrec/**/templates/*")}
+    assert packed == modules | yaml | templates | {"recbole_tslrec/py.typed"} and templates
     code = "import recbole_tslrec.recbole_bridge.register as r; print(r.properties_folder())"
     done = subprocess.run(
         [sys.executable, "-c", code],

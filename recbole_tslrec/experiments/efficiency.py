@@ -27,80 +27,22 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from recbole_tslrec.experiments.run.machine import machine
-from recbole_tslrec.language_model.batches import PositionBudgetSampler
+from recbole_tslrec.experiments.ways import (
+    WAYS,
+    Scale,
+    Way,
+    batches_of,
+    computed_positions,
+    prompts_of,
+)
 from recbole_tslrec.language_model.encoder import ItemPromptModel
 from recbole_tslrec.language_model.load import add_adapters, bf16_is_fast
 from recbole_tslrec.language_model.meter import matrix_rate, operations, peak_memory
-from recbole_tslrec.language_model.prompt import Prompt
 from recbole_tslrec.language_model.random_model import random_language_model
 from recbole_tslrec.language_model.shared_prefix import can_share_prefix
 from recbole_tslrec.store.store import write_atomically, write_json
 
-# Words around the history; their numbers are those of the two papers' instructions in Llama's tokens.
-_BEFORE = {"TSLRec": 20, "E4SRec": 16}
-_AFTER = 3
 _ITEM_DIMENSION = 64
-_INFERENCE_POSITIONS = 8192  # of a batch, both sides
-
-
-@dataclass(frozen=True)
-class Scale:
-    """What the experiment is to measure.
-
-    Attributes:
-        train_lengths: items in every user's training history, [n_users] int.
-        test_lengths: items that are known of every test user, [n_test_users] int.
-        n_items: items of the data set, without padding.
-        size: the language model, a name in ``random_model.SIZES`` or a folder with its config.
-        quantization: as the key ``llm_quantization``.
-        batch_positions: as the key ``sft_batch_positions``, for both sides.
-        max_history: the most items in a prompt.
-        most_examples: the most examples of a user of E4SRec.
-        device: where to run.
-        seed: of the batches and of the weights.
-    """
-
-    train_lengths: np.ndarray
-    test_lengths: np.ndarray
-    n_items: int
-    size: str
-    quantization: str = "none"
-    batch_positions: int = 1024
-    max_history: int = 50
-    most_examples: int = 50
-    device: str = "cpu"
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Way:
-    """One bar: a side, a part of it, and how its prompts are computed."""
-
-    side: str  # TSLRec or E4SRec
-    part: str  # training or inference
-    means: str  # one of MEANS
-
-    @property
-    def name(self) -> str:
-        return f"{self.side} {self.part}, {self.means}"
-
-
-PADDED_TO_MOST, PADDED_BY_BATCH, BY_LENGTH, SHARED = (
-    "whole prompts, padded to the longest of all",
-    "whole prompts, padded by batch",
-    "whole prompts, by length",
-    "shared prefix, by length",
-)
-WAYS = (
-    Way("TSLRec", "training", SHARED),
-    Way("TSLRec", "inference", SHARED),
-    Way("E4SRec", "training", SHARED),
-    Way("E4SRec", "inference", SHARED),
-    Way("TSLRec", "training", BY_LENGTH),
-    Way("TSLRec", "training", PADDED_BY_BATCH),
-    Way("TSLRec", "training", PADDED_TO_MOST),
-    Way("TSLRec", "inference", BY_LENGTH),
-)
 
 
 @dataclass
@@ -124,81 +66,6 @@ class Measured:
     seconds: float
     peak_memory: int
     share_of_matrix_rate: float | None
-
-
-# ---- the batches of a way -----------------------------------------------------------------------
-
-
-def interaction_lengths(train_lengths: np.ndarray, most: int) -> np.ndarray:
-    """The items before each target that E4SRec trains on: the latest ``most`` of every user.
-
-    Args:
-        train_lengths: [n_users] int; a history of n items has n - 1 targets.
-
-    Returns:
-        [n_examples] int, 1 or more each.
-    """
-    n_examples = np.minimum(train_lengths - 1, most)
-    first_of_user = np.repeat(np.cumsum(n_examples) - n_examples, n_examples)
-    age = np.arange(n_examples.sum()) - first_of_user  # 0 for the latest
-    return np.repeat(train_lengths - 1, n_examples) - age
-
-
-def history_lengths(way: Way, scale: Scale) -> np.ndarray:
-    """The items in each of a way's prompts, before ``max_history`` cuts them."""
-    if way.side == "TSLRec":
-        training, inference = scale.train_lengths, np.ones(scale.n_items, dtype=np.int64)
-    else:
-        training = interaction_lengths(scale.train_lengths, scale.most_examples)
-        inference = scale.test_lengths
-    return training if way.part == "training" else inference
-
-
-def batches_of(way: Way, scale: Scale) -> list[np.ndarray]:
-    """A way's batches, as positions in ``history_lengths``."""
-    lengths = np.minimum(history_lengths(way, scale), scale.max_history)
-    if way.part == "inference":  # as many positions as memory allows, whatever they are of
-        computed = prompt_of(way, scale).lengths(lengths)
-        return PositionBudgetSampler(computed, _INFERENCE_POSITIONS, scale.seed).batches()
-    sampler = PositionBudgetSampler(lengths + _AFTER, scale.batch_positions, scale.seed)
-    if way.means in (SHARED, BY_LENGTH):
-        return sampler.batches()
-    # As many prompts in a batch on average, in any order.
-    shuffled = np.random.default_rng(scale.seed).permutation(len(lengths))
-    return np.array_split(shuffled, len(sampler))
-
-
-def prompt_of(way: Way, scale: Scale) -> Prompt:
-    """A prompt of as many words as the side's instruction has; which words does not matter."""
-    before = tuple(range(1, 1 + _BEFORE[way.side]))
-    return Prompt(before, (1,) * _AFTER, scale.max_history, shared_prefix=way.means == SHARED)
-
-
-def computed_positions(way: Way, scale: Scale, batches: list[np.ndarray]) -> tuple[int, int]:
-    """Positions that a way's batches compute, and those of them that are no padding."""
-    prompt = prompt_of(way, scale)
-    lengths = prompt.lengths(history_lengths(way, scale))
-    once = len(prompt.before) if prompt.shared_prefix else 0
-    longest = int(prompt.lengths(np.array([scale.max_history]))[0])
-    padded = filled = 0
-    for batch in batches:
-        width = longest if way.means == PADDED_TO_MOST else int(lengths[batch].max())
-        padded += len(batch) * width + once
-        filled += int(lengths[batch].sum()) + once
-    return padded, filled
-
-
-def _prompts(way: Way, scale: Scale, batch: np.ndarray, rng: np.random.Generator) -> dict:
-    lengths = history_lengths(way, scale)[batch]
-    items = [rng.integers(1, scale.n_items + 1, size=length) for length in lengths]
-    prompt = prompt_of(way, scale)
-    tensors = prompt.batch(items)
-    if way.means == PADDED_TO_MOST:
-        longest = int(prompt.lengths(np.array([scale.max_history]))[0])
-        missing = longest - tensors["token_ids"].shape[1]
-        fill = {"token_ids": 0, "item_rows": -1, "attention_mask": 0}
-        tensors = {name: F.pad(tensors[name], (0, missing), value=fill[name]) for name in fill}
-    return {name: tensor.to(scale.device) for name, tensor in tensors.items()}
 
 
 # ---- running them -------------------------------------------------------------------------------
@@ -236,19 +103,19 @@ def _runner(sides: _Sides, way: Way, scale: Scale) -> Callable[[dict[str, Tensor
     trained = [parameter for parameter in sides.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
 
-    def train(prompts: dict[str, Tensor]) -> None:
+    def train(batch: dict[str, Tensor]) -> None:
         sides.train()
         with autocast:
-            loss = sides.loss(way, prompts)
+            loss = sides.loss(way, batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
     @torch.no_grad()
-    def infer(prompts: dict[str, Tensor]) -> None:
+    def infer(batch: dict[str, Tensor]) -> None:
         sides.eval()
         with autocast:
-            hidden = sides.reader(**prompts)
+            hidden = sides.reader(**batch)
         if way.side == "E4SRec":
             sides.item_scores(hidden)
 
@@ -262,10 +129,10 @@ def _turns(sides: _Sides, way: Way, scale: Scale, batches: list[np.ndarray]) -> 
     device = torch.device(scale.device)
     while True:
         batch = batches[rng.integers(len(batches))]
-        prompts = _prompts(way, scale, batch, rng)
+        given = prompts_of(way, scale, batch, rng)
         positions, _ = computed_positions(way, scale, [batch])
         start = perf_counter()
-        run(prompts)
+        run(given)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         yield positions, perf_counter() - start
@@ -290,7 +157,7 @@ def _peak_memory_here(way: Way, scale: Scale, steps: int) -> int:
     )
     run, rng = _runner(sides, way, scale), np.random.default_rng(scale.seed)
     for batch in largest[:steps]:
-        run(_prompts(way, scale, batch, rng))
+        run(prompts_of(way, scale, batch, rng))
     return peak_memory(device)
 
 
@@ -378,30 +245,22 @@ def efficiency_table(results: list[Measured]) -> str:
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
 
 
-def draw(results: list[Measured], title: str, path: Path) -> None:
+def draw(results: list[Measured], title: str) -> bytes:
     """Figure 3: seconds of training and inference, TSLRec beside E4SRec."""
-    import matplotlib
+    from recbole_tslrec.experiments.report import drawing  # with matplotlib
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(8, 3.6), layout="constrained")
-    for axis, part in zip(axes, ("training", "inference"), strict=True):
-        bars = [result for result in results[:4] if result.way.part == part]
-        drawn = axis.bar(
-            [result.way.side for result in bars],
-            [result.seconds for result in bars],
-            color=["#0072B2", "#E69F00"],
-            width=0.55,
-        )
-        axis.bar_label(drawn, [f"{result.seconds:,.1f} s" for result in bars], padding=2)
+    figure = drawing.new_figure(8, 3.6)
+    for axis, part in zip(figure.subplots(1, 2), ("training", "inference"), strict=True):
+        bars = {one.way.side: one.seconds for one in results[:4] if one.way.part == part}
+        colours = [drawing.BLUE, drawing.ORANGE]
+        drawn = axis.bar(bars.keys(), bars.values(), color=colours, width=0.55)
+        axis.bar_label(drawn, [f"{seconds:,.1f} s" for seconds in bars.values()], padding=2)
         axis.margins(x=0.2, y=0.12)
         axis.set_ylabel("seconds")
         axis.set_title("training, one epoch" if part == "training" else "inference, all of it")
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=150, format="png")  # a temporary name does not say so
-    pyplot.close(figure)
+    return drawing.png(figure)
 
 
 def scale_of(dataset: str, config_file_list, **changes) -> Scale:
@@ -454,8 +313,7 @@ def run(scale: Scale, dataset: str, turns: int, output: Path) -> str:
     }
     content = {"dataset": dataset, "settings": settings, "ways": kept, "command": command}
     write_json(output / "efficiency.json", content)
-    write_atomically(output / "efficiency.png", lambda temporary: draw(results, title, temporary))
-    write_atomically(
-        output / "efficiency.md", lambda temporary: temporary.write_text(text, encoding="utf-8")
-    )
+    for name, content in (("png", draw(results, title)), ("md", text.encode())):
+        path = output / f"efficiency.{name}"
+        write_atomically(path, lambda temporary, content=content: temporary.write_bytes(content))
     return text

@@ -18,9 +18,7 @@ from recbole_tslrec.experiments.run.comparison import compare
 from recbole_tslrec.experiments.run.grid import Grid
 from recbole_tslrec.experiments.run.kept_cells import ResultsFolder
 from recbole_tslrec.paradigms.tslrec.augmentation import fusion
-from recbole_tslrec.paradigms.tslrec.reconstruction import fine_tuning
 from recbole_tslrec.paradigms.tslrec.reconstruction.reconstruction_model import ReconstructionModel
-from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
 
 _FILE = Path(__file__).parents[2] / "benchmarks" / "understanding.py"
 _SPEC = importlib.util.spec_from_file_location("understanding", _FILE)
@@ -110,41 +108,33 @@ def test_items_that_share_histories_are_alike_in_the_first_direction():
 def test_several_numbers_of_categories_share_target_and_prediction(monkeypatch):
     monkeypatch.setattr(benchmark, "_SEVERAL", (2, 3, 5))
     embeddings = torch.randn(9, 4)
-    stage = SimpleNamespace(
-        backbone=SimpleNamespace(item_embeddings=lambda: embeddings),
-        pipeline=SimpleNamespace(histories=histories_of([1, 2, 3, 4], [9])),
+    backbone = SimpleNamespace(item_embeddings=lambda: embeddings)
+    pipeline = SimpleNamespace(
+        stage=lambda kind: backbone,
+        histories=histories_of([1, 2, 3, 4], [9]),
         config={"category_backend": "sklearn", "seed": 1},
     )
-    model = ReconstructionModel(None, 4, 10)
-    with benchmark.several_categories():
-        target = torch.from_numpy(CategoriesStage.preferences(stage).toarray())
-        predicted = model.distribution(torch.randn(2, 4))
+    target = torch.from_numpy(benchmark.several_preferences(pipeline).toarray())
+    model = benchmark.of_class(benchmark.SeveralSoftmaxes, ReconstructionModel(None, 4, 10))
+    predicted = model.distribution(torch.randn(2, 4))
     for of_both in (target, predicted):
         for part in of_both.split((2, 3, 5), dim=1):
             torch.testing.assert_close(part.sum(dim=1), torch.full((2,), 1 / 3))
     assert target[1].max() == pytest.approx(1 / 3)  # one item, one category of each number
 
 
-def test_single_items_join_the_histories_with_their_users_distribution(monkeypatch):
-    seen = {}
-
-    def look(*given):
-        seen.update(given=given, split=fine_tuning.split_users(len(given[2]), 0.4, 5))
-
-    monkeypatch.setattr(fine_tuning, "fine_tune", look)
+def test_single_items_join_the_histories_with_their_users_distribution():
     histories = histories_of([3, 4], [5], [6, 7, 8])
     preferences = benchmark.sparse.csr_matrix(np.eye(3))
-    settings = fine_tuning.FineTuningSettings(1, 0.1, 8, "adamw_torch", 0, 1, seed=5)
-    with benchmark.short_prompts():
-        fine_tuning.fine_tune(None, None, histories, preferences, settings)
-    _, _, both, targets, _ = seen["given"]
+    both, targets = benchmark.with_single_items(histories, preferences, 5)
+    settings = benchmark.SplitByUser(1, 0.1, 8, "adamw_torch", 0.4, 1, seed=5)
     assert [both[number].tolist() for number in range(3)] == [[3, 4], [5], [6, 7, 8]]
     for number in range(3):
         (item,) = both[3 + number]
         assert item in histories[number]
     assert np.array_equal(targets.toarray(), np.tile(np.eye(3), (2, 1)))
     # Who is watched is learned from under neither prompt, and watched by the history alone.
-    train, valid = seen["split"]
+    train, valid = settings.split(len(both))
     assert valid.max() < 3 and sorted([*train, *valid, *(3 + valid)]) == list(range(6))
 
 
@@ -159,7 +149,7 @@ def test_single_items_join_the_histories_with_their_users_distribution(monkeypat
 )
 def test_a_piece_stands_in_only_while_it_lasts(name):
     table, before = torch.randn(6, 4), fusion.FUSIONS["gate"]
-    with benchmark.CHANGES[name].piece():
+    with benchmark.CHANGES[name].registered():
         gate = fusion.FUSIONS["gate"](table, 4, 1.0)
         assert type(gate) is not before
         assert gate(table).shape == table.shape
@@ -217,16 +207,15 @@ def test_what_fine_tuning_is_given_can_be_changed(name, small_data, settings, mo
     monkeypatch.setattr(benchmark, "_SEVERAL", (2, 3))
     settings = settings | {"n_categories": 5}  # those of several at once
     plain = compare(grid_of(settings, "TSLRec"), "plain")
-    with benchmark.CHANGES[name].piece():
-        own = {"tslrec_dir": "own"}
-        changed = compare(grid_of(settings | own, "TSLRec"), "changed")
+    with benchmark.CHANGES[name].registered():
+        changed = compare(grid_of(settings, "TSLRec"), "changed")
     assert not changed.failed and not plain.failed
     assert changed.lines[0]["valid"] != plain.lines[0]["valid"]
 
 
 def test_what_is_inferred_can_stand_for_h(small_data, settings):
     change = benchmark.CHANGES["ĝ^v in place of h^v"]
-    with change.piece():
+    with change.registered():
         widths = {"n_categories": 4, "enhanced_dim": 4}
         assert not compare(grid_of(settings | widths, "TSLRec"), "results").failed
 
@@ -241,7 +230,7 @@ def test_one_step_size_is_of_the_item_table(variant, small_data, settings, monke
         original(self, params, table, **others)
 
     monkeypatch.setattr(benchmark.OneScaleForAllRows, "__init__", note)
-    with benchmark.CHANGES["one step size for all items"].piece():
+    with benchmark.CHANGES["one step size for all items"].registered():
         assert not compare(grid_of(settings, variant), "results").failed
     assert tables and set(tables) == {(31, 64)}  # 30 items and padding; wider layers are not taken
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_tslrec.experiments import efficiency
-from recbole_tslrec.experiments.efficiency import (
+from recbole_tslrec.experiments.ways import (
     BY_LENGTH,
     PADDED_TO_MOST,
     SHARED,
@@ -15,6 +15,7 @@ from recbole_tslrec.experiments.efficiency import (
     computed_positions,
     history_lengths,
     interaction_lengths,
+    prompts_of,
 )
 
 
@@ -40,7 +41,7 @@ def test_positions_are_those_of_the_prompts(way):
     assert sorted(np.concatenate(batches)) == list(range(len(history_lengths(way, scale))))
     padded = filled = 0
     for batch in batches:
-        prompts = efficiency._prompts(way, scale, batch, np.random.default_rng(0))
+        prompts = prompts_of(way, scale, batch, np.random.default_rng(0))
         once = len(prompts["prefix_ids"]) if "prefix_ids" in prompts else 0
         padded += prompts["token_ids"].numel() + once
         filled += int(prompts["attention_mask"].sum()) + once

@@ -77,7 +77,7 @@ def test_who_reads_writes_nothing(end, tmp_path, monkeypatch):
     file.write_text(file.read_text().rstrip("\n") + ("\n" + '{"cell": "' if end else ""))
     before = files(folder)
     assert cell in ResultsFolder(folder).cells.read()
-    assert len(Results.load(folder).cells) == 2
+    assert len(Results(folder).cells) == 2
     write_report(folder, tmp_path / "report")
     assert files(folder) == before
 
@@ -106,7 +106,7 @@ def test_the_report_says_on_the_screen_that_metrics_were_edited(tmp_path, caplog
     writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
     edited = dict.fromkeys(("hit@5", "hit@10", "ndcg@5", "ndcg@10"), 0.9)
     writer.write("tiny", "SASRec", "Base", 1, test={"ranked": edited, "masked": edited})
-    Results.load(tmp_path)
+    Results(tmp_path)
     assert "tiny, SASRec, Base, seed 1: 8 metrics in cells.jsonl are not" in caplog.text
 
 
@@ -114,5 +114,7 @@ def test_a_metric_that_is_no_number_is_named(tmp_path):
     writer = SyntheticResults(tmp_path)
     no_number = dict.fromkeys(("hit@5", "hit@10", "ndcg@5", "ndcg@10"), "0.9")
     writer.write("tiny", "SASRec", "Base", 1, test={"ranked": no_number, "masked": no_number})
-    with pytest.raises(ValueError, match=r"line 1 lacks a part of a cell: hit@5: .* not a number"):
-        Results.load(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"cell \[\w+\] lacks a part of a cell: hit@5: .* not a number"
+    ):
+        Results(tmp_path)

@@ -14,14 +14,17 @@ from synthetic import VARIANTS, SyntheticResults
 
 from recbole_tslrec.__main__ import main
 from recbole_tslrec.evaluation.significance import Comparison, Outcome
-from recbole_tslrec.experiments.report import figures, tables
-from recbole_tslrec.experiments.report.report import make_document, verdict, write_report
+from recbole_tslrec.experiments.report import drawing, figures, report
+from recbole_tslrec.experiments.report.report import make_report, write_report
 from recbole_tslrec.experiments.report.results import Results, user_metrics
 from recbole_tslrec.experiments.report.tables import (
     all_comparisons,
+    comparison_table,
     gains_table,
     main_table,
     reuse_tables,
+    seeds_and_gaps,
+    verdict,
 )
 
 SEEDS = (2020, 2021, 2022)
@@ -43,6 +46,10 @@ def written(tmp_path):
         writer.write("beauty", "GRU4Rec", "TSLRec", seed, embeddings_from="SASRec")
     writer.write("beauty", "Caser", "TSLRec", 2020, status="failed")
     return writer
+
+
+def text_of(results: Results) -> str:
+    return make_report(results, "command")[0]
 
 
 class Page(HTMLParser):
@@ -94,6 +101,8 @@ def test_the_command_writes_the_whole_report(written, tmp_path, monkeypatch):
         assert "python -m recbole_tslrec report --results results --output out" in text.replace(
             "\\_", "_"
         )
+    assert page.tables == len(re.findall(r"^\|-", markdown, re.MULTILINE)) > 5
+    assert "odd_* name" in html, "shown as it is"
     linked = re.findall(r"!\[.*\]\((\S*)\)", markdown)  # with a space it would be no link
     assert sorted(unquote(link) for link in linked) == pictures
     for name in re.findall(r"Numbers: (\S+\.csv)<", markdown):
@@ -102,10 +111,11 @@ def test_the_command_writes_the_whole_report(written, tmp_path, monkeypatch):
 
 
 def test_the_main_table_against_its_definition(written):
-    results = Results.load(written.folder)
-    table = main_table(results, "masked", all_comparisons(results, "masked"), "command")
-    assert table.groups == [("", 2), ("beauty", 4), ("odd_* name", 4)]
-    column = table.columns.index(("beauty", "NDCG@10"))
+    results = Results(written.folder)
+    table = main_table(results, "masked", all_comparisons(results, "masked")).table
+    metrics = ("HR@5", "HR@10", "NDCG@5", "NDCG@10")
+    columns = [f"{name}<br>{metric}" for name in ("beauty", r"odd\_\* name") for metric in metrics]
+    assert list(table) == ["backbone", "method", *columns]
     lines = (written.folder / "cells.jsonl").read_text().splitlines()
     expected = {}
     for line in map(json.loads, lines):
@@ -113,20 +123,23 @@ def test_the_main_table_against_its_definition(written):
             if (line["dataset"], line["backbone"]) == ("beauty", "SASRec"):
                 value = line["test"]["masked"]["ndcg@10"]
                 expected.setdefault(line["variant"], []).append(value)
-    rows = [row for row in table.rows]
-    start = next(number for number, row in enumerate(rows) if row[0].text == "SASRec")
-    shown = {row[1].text.removeprefix("control: "): row[column] for row in rows[start:]}
+    start = table["backbone"].tolist().index("SASRec")
+    names = table["method"].str.removeprefix("control: ")[start:]
+    shown = dict(zip(names, table["beauty<br>NDCG@10"][start:], strict=True))
+    assert shown.keys() == expected.keys()
     for variant, values in expected.items():
         text = f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}"
-        assert shown[variant].text.startswith(text)
+        assert re.sub(r"<ins>|\*\*", "", shown[variant]).startswith(text)
     best, second = sorted(expected, key=lambda variant: -np.mean(expected[variant]))[:2]
-    marks = {variant: entry.mark for variant, entry in shown.items() if entry.mark}
-    assert marks == {best: "best", second: "second"}
-    assert shown["Base"].below == "paper 0.0424" and shown["CI"].below == ""
-    assert "whether items seen before were ranked there is not known" in table.caption
-    assert "3 seeds" in table.caption and "seen items masked" in table.caption
+    assert [name for name in shown if shown[name].startswith("**")] == [best]
+    assert [name for name in shown if shown[name].startswith("<ins>")] == [second]
+    assert [name for name in shown if "paper" in shown[name]] == ["Base"]
+    assert shown["Base"].endswith("<br><sub>paper 0.0424</sub>")
+    text = " ".join(text_of(results).split())
+    assert "whether items seen before were ranked there is not known" in text
+    assert "deviation over 3 seeds." in text
     # 3 pairs of data set and backbone: 6 variants against Base, TSLRec against CI and 4 controls.
-    assert "33 tests over the users and 33 over the seeds" in table.caption
+    assert "33 tests over the users and 33 over the seeds" in text
 
 
 def test_gains_are_of_the_seeds_that_both_have(tmp_path):
@@ -137,21 +150,20 @@ def test_gains_are_of_the_seeds_that_both_have(tmp_path):
     values = {}
     for line in map(json.loads, (tmp_path / "cells.jsonl").read_text().splitlines()):
         values[line["variant"], line["seed"]] = line["test"]["masked"]["ndcg@10"]
-    results = Results.load(tmp_path)
-    of_tslrec = [
-        one
-        for one in all_comparisons(results, "masked")
-        if one.ours == "TSLRec" and one.metric == "NDCG@10"
-    ]
-    table = gains_table(results, of_tslrec, "masked", "command")
-    ((*_, ours, base, ci, preferences, _, random, _),) = table.rows
-    assert ours.below == "3 seeds" and base.text == preferences.text == "–"
-    for variant, seeds, entry in (("CI", SEEDS, ci), ("random", SEEDS[:2], random)):
+    results = Results(tmp_path)
+    tested = all_comparisons(results, "masked")
+    of_tslrec = tested[(tested["method"] == "TSLRec") & (tested["metric"] == "NDCG@10")]
+    (row,) = gains_table(results, of_tslrec, "masked").table.to_dict("records")
+    assert row["TSLRec"].endswith("<br><sub>3 seeds</sub>")
+    assert row["gain over<br>Base"] == row["gain over<br>control: preferences"] == "–"
+    for variant, seeds in (("CI", SEEDS), ("control: random", SEEDS[:2])):
+        entry = row[f"gain over<br>{variant}"]
+        variant = variant.removeprefix("control: ")
         theirs = np.mean([values[variant, seed] for seed in seeds])
         gain = np.mean([values["TSLRec", seed] for seed in seeds]) - theirs
-        assert entry.text.startswith(f"{100 * gain / theirs:+.1f} %")
+        assert entry.startswith(f"{100 * gain / theirs:+.1f} %")
         fewer = "" if seeds == SEEDS else ", seeds of both: 2"
-        assert entry.below == f"{gain:+.4f}{fewer}"
+        assert entry.endswith(f"<br><sub>{gain:+.4f}{fewer}</sub>")
 
 
 def test_metrics_of_ranks():
@@ -161,15 +173,15 @@ def test_metrics_of_ranks():
 
 
 def test_reuse(written):
-    (table,) = reuse_tables(Results.load(written.folder), "ranked", "command")
-    texts = [[entry.text for entry in row] for row in table.rows]
-    assert [column for _, column in table.columns] == ["made with", "GRU4Rec", "SASRec"]
-    assert [row[0] for row in texts] == ["GRU4Rec", "SASRec", "Base, without"]
-    assert texts[0][2] == "–", "SASRec has not used GRU4Rec's"
-    assert all(row[1] != "–" for row in texts) and table.rows[1][1].below.endswith("%")
-    assert len(table.numbers) == 3
+    (block,) = reuse_tables(Results(written.folder), "ranked").values()
+    table, numbers = block.table.set_index("made with"), block.numbers
+    assert list(table) == ["used by<br>GRU4Rec", "used by<br>SASRec"]
+    assert list(table.index) == ["GRU4Rec", "SASRec", "Base, without"]
+    assert table.loc["GRU4Rec", "used by<br>SASRec"] == "–", "SASRec has not used GRU4Rec's"
+    assert (table["used by<br>GRU4Rec"] != "–").all() and len(numbers) == 3
+    assert table.loc["SASRec", "used by<br>GRU4Rec"].endswith("%</sub>")
     # Holm's correction is for what this table alone has; the diagonal's stand in Table 2.
-    by_method = table.numbers.set_index(["method", "backbone"])
+    by_method = numbers.set_index(["method", "backbone"])
     (reused,) = (key for key in by_method.index if key[0] != "TSLRec")
     assert by_method.loc[reused, "p_users_holm"] == by_method.loc[reused, "p_users"]
     assert by_method.drop(reused)["p_users_holm"].isna().all()
@@ -190,14 +202,15 @@ def test_reuse(written):
 def test_the_rules_of_the_text(difference, users, seeds, said):
     outcomes = [Outcome(3, p, corrected=p) for p in (users, seeds)]
     comparison = Comparison("d", "b", "TSLRec", "Base", "NDCG@10", difference, 0.1, *outcomes)
-    assert verdict(comparison) == said
+    (one,) = comparison_table([comparison]).to_dict("records")
+    assert verdict(one) == said
 
 
 def test_what_is_missing_is_said(tmp_path):
     writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
     cells = [writer.write("tiny", "SASRec", variant, 2020) for variant in ("Base", "TSLRec")]
     (tmp_path / "items" / f"{cells[1]}.npz").unlink()
-    text = make_document(Results.load(tmp_path), figures, "command").markdown()
+    text = text_of(Results(tmp_path))
     gains = next(line for line in text.splitlines() if line.startswith("| tiny "))
     assert gains.count("| – ") == 5, "all but Base"
     assert "1 common seed: there is no test." in text and "± 0" not in text
@@ -205,7 +218,7 @@ def test_what_is_missing_is_said(tmp_path):
     assert "Map of the items: no TSLRec" in text and "E4SRec has no finished cell" in text
     assert "No finished cell uses embeddings of another backbone" in text
     (tmp_path / "ranks" / f"{cells[1]}.npz").unlink()
-    text = make_document(Results.load(tmp_path), figures, "command").markdown()
+    text = text_of(Results(tmp_path))
     assert "no ranks are kept; the tests over users leave it out" in text
     assert "TSLRec is better than: none." in text
     assert "It cannot be told from: Base (1); in brackets in how many places." in text
@@ -216,8 +229,9 @@ def test_rows_of_one_length_are_a_rival_where_they_ran(tmp_path):
     for variant in ("Base", "Norm", "TSLRec", "NewPeer"):  # the last of a later version
         for seed in SEEDS:
             writer.write("beauty", "SASRec", variant, seed)
-    results = Results.load(writer.folder)
-    pairs = {(c.ours, c.theirs) for c in all_comparisons(results, "ranked")}
+    results = Results(writer.folder)
+    tested = all_comparisons(results, "ranked")
+    pairs = set(zip(tested["method"], tested["against"], strict=True))
     assert pairs == {
         ("Norm", "Base"),
         ("TSLRec", "Base"),
@@ -225,15 +239,15 @@ def test_rows_of_one_length_are_a_rival_where_they_ran(tmp_path):
         ("TSLRec", "Norm"),
         ("TSLRec", "NewPeer"),
     }
-    text = make_document(results, figures, "command").markdown()
+    text = text_of(results)
     assert "gain over<br>NewPeer" in text and re.search(r"(from|than): .*Norm \(", text)
 
 
 def test_without_tslrec_the_report_claims_nothing(tmp_path):
     writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
     writer.write("tiny", "SASRec", "Base", 2020)
-    text = make_document(Results.load(tmp_path), figures, "command").markdown()
-    assert "say nothing about TSLRec" in text
+    text = text_of(Results(tmp_path))
+    assert "say nothing about TSLRec" in " ".join(text.split())
 
 
 def test_a_picture_says_when_not_all_methods_have_all_seeds(tmp_path, monkeypatch):
@@ -241,11 +255,9 @@ def test_a_picture_says_when_not_all_methods_have_all_seeds(tmp_path, monkeypatc
     for variant, seed in (("Base", 2020), ("Base", 2021), ("TSLRec", 2020)):
         writer.write("tiny", "SASRec", variant, seed)
     headings = []
-    draw = figures._gain_panels
-    monkeypatch.setattr(
-        figures, "_gain_panels", lambda *given: headings.append(given[-1]) or draw(*given)
-    )
-    figures.activity_figure(Results.load(tmp_path), "ranked", "command")
+    draw = drawing.panels
+    monkeypatch.setattr(drawing, "panels", lambda *given: headings.append(given[2]) or draw(*given))
+    figures.activity_figure(Results(tmp_path), "ranked")
     assert headings[0].endswith("mean over 1 to 2 seeds")
 
 
@@ -253,7 +265,7 @@ def test_figures_that_do_not_fit_the_ranks_are_said(tmp_path):
     writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
     metrics = {"hit@5": 0.9, "hit@10": 0.9, "ndcg@5": 0.9, "ndcg@10": 0.9}
     writer.write("tiny", "SASRec", "Base", 1, test={"ranked": metrics, "masked": metrics})
-    notes = Results.load(tmp_path).notes
+    notes = Results(tmp_path).notes
     assert len(notes) == 8 and "is 0.9000 in cells.jsonl" in notes[0]
 
 
@@ -264,7 +276,7 @@ def test_damaged_ranks_are_named(tmp_path):
     for damaged in (b"", whole[: len(whole) // 2], whole[:200] + b"x" * 50 + whole[250:]):
         ranks.write_bytes(damaged)
         with pytest.raises(ValueError, match=rf"{cell}.npz\] is damaged"):
-            Results.load(tmp_path)
+            Results(tmp_path)
 
 
 def test_seeds_under_different_versions_are_said(tmp_path):
@@ -272,7 +284,7 @@ def test_seeds_under_different_versions_are_said(tmp_path):
     for seed, torch in ((1, "2.6.0"), (2, "2.13.0"), (3, "2.13.0")):
         for variant, version in (("Base", "2.13.0"), ("CI", torch)):
             writer.write("tiny", "SASRec", variant, seed, versions={"torch": version})
-    (note,) = Results.load(tmp_path).notes
+    (note,) = Results(tmp_path).notes
     assert note == (
         "tiny, SASRec, CI: the seeds ran under different versions of torch: 2.6.0 (1); 2.13.0 (2, 3)."
     )
@@ -282,7 +294,7 @@ def test_seeds_on_different_machines_are_said(tmp_path):
     writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
     for seed, machine in ((1, "a GPU"), (2, "2 cores")):
         writer.write("tiny", "SASRec", "Base", seed, machine=machine)
-    (note,) = Results.load(tmp_path).notes
+    (note,) = Results(tmp_path).notes
     assert note == (
         "tiny, SASRec, Base: the seeds ran on different machines: a GPU (1); 2 cores (2)."
     )
@@ -301,10 +313,10 @@ def test_later_lines_and_later_cells_replace(tmp_path):
     writer.write("tiny", "SASRec", "Base", 1)
     later = {"finished_at": "2027-01-01T00:00:00+00:00", "settings": {"epochs": 9}}
     writer.write("tiny", "SASRec", "Base", 1, **later)
-    results = Results.load(tmp_path)
-    assert not results.failed
-    assert [cell.settings for cell in results.cells] == [{"epochs": 9}]
-    assert [cell.settings["epochs"] for cell in results.replaced] == [300]
+    results = Results(tmp_path)
+    assert results.failed.empty
+    assert results.cells["settings"].tolist() == [{"epochs": 9}]
+    assert [settings["epochs"] for settings in results.replaced["settings"]] == [300]
 
 
 def test_a_mean_is_never_of_cells_under_different_settings(tmp_path):
@@ -315,14 +327,14 @@ def test_a_mean_is_never_of_cells_under_different_settings(tmp_path):
     other = {"configuration": "other", "effective": {"learning_rate": "0.0003"}} | later
     for seed in SEEDS[:2]:
         writer.write("tiny", "SASRec", "Base", seed, **other)
-    results = Results.load(tmp_path)
+    results = Results(tmp_path)
     (method,) = results.methods.values()
-    assert method.seeds == SEEDS
-    assert {cell.effective["learning_rate"] for cell in results.cells} == {"0.001"}
-    assert [cell.seed for cell in results.replaced] == list(SEEDS[:2])
+    assert tuple(method.index) == SEEDS
+    assert {values["learning_rate"] for values in results.cells["effective"]} == {"0.001"}
+    assert results.replaced["seed"].tolist() == list(SEEDS[:2])
     writer.write("tiny", "SASRec", "Base", SEEDS[2], **other)  # as many: the later ones
-    results = Results.load(tmp_path)
-    assert {cell.effective["learning_rate"] for cell in results.cells} == {"0.0003"}
+    results = Results(tmp_path)
+    assert {values["learning_rate"] for values in results.cells["effective"]} == {"0.0003"}
     assert len(results.replaced) == 3
 
 
@@ -331,12 +343,12 @@ def test_a_table_says_what_was_given_and_what_differs(tmp_path):
     writer.write("tiny", "SASRec", "Base", 1)
     other = {"effective": {"epochs": "9", "learning_rate": "0.01", "n_categories": "20"}}
     writer.write("tiny", "SASRec", "CI", 1, **other)
-    results = Results.load(tmp_path)
-    table = main_table(results, "ranked", all_comparisons(results, "ranked"), "report it")
-    (text,) = (line for line in table.made if line.startswith("Settings"))
+    results = Results(tmp_path)
+    made = main_table(results, "ranked", all_comparisons(results, "ranked")).made()
+    (text,) = (line for line in made if line.startswith("Settings"))
     assert "given: hidden_size: 64. Differing: epochs: 300 (1 cells), 9 (1 cells)." in text
-    assert "Made by: python -m recbole_tslrec compare --seeds=3" in table.made
-    assert "Report: report it" in table.made
+    assert "Made by: python -m recbole_tslrec compare --seeds=3" in made
+    assert "* Report: command" in text_of(results)
 
 
 def test_the_time_of_a_method_holds_the_training_of_the_base_it_took(tmp_path):
@@ -348,7 +360,7 @@ def test_the_time_of_a_method_holds_the_training_of_the_base_it_took(tmp_path):
     trained = {"seconds": seconds | {"stages": {"backbone": 20.0}}}  # another one, by itself
     writer.write("tiny", "SASRec", "pretrained", 1, **trained)
     writer.write("tiny", "SASRec", "random", 1, seconds=seconds | {"stages": {}})
-    numbers = figures.time_figure(Results.load(tmp_path), "command").numbers
+    numbers = figures.time_figure(Results(tmp_path)).numbers
     totals = numbers.groupby("method")["seconds"].sum()
     assert totals.to_dict() == {"Base": 101, "CI": 202, "pretrained": 121, "random": 101}
 
@@ -361,9 +373,9 @@ def test_the_time_holds_a_base_of_other_settings_too(tmp_path):
     for seed in (1, 2):  # reported in place of the first
         changes = {"settings": {"epochs": 9}, "configuration": "other", "seconds": seconds}
         writer.write("tiny", "SASRec", "Base", seed, **changes)
-    results = Results.load(tmp_path)
-    assert [cell.cell for cell in results.replaced] == [base]
-    numbers = figures.time_figure(results, "command").numbers
+    results = Results(tmp_path)
+    assert results.replaced["cell"].tolist() == [base]
+    numbers = figures.time_figure(results).numbers
     totals = numbers.groupby("method")["seconds"].sum()
     assert totals.to_dict() == {"Base": 101, "CI": 201}
 
@@ -373,7 +385,7 @@ def test_methods_of_other_data_are_said_not_to_compare(tmp_path):
     for variant, data in (("Base", "a1"), ("CI", "a1"), ("TSLRec", "b2")):
         writer.write("tiny", "SASRec", variant, 1, data=data)
         writer.write("tiny2", "SASRec", variant, 1, data="c3")
-    (note,) = Results.load(tmp_path).mismatches
+    (note,) = Results(tmp_path).mismatches
     assert "tiny: " in note and "do NOT compare" in note
     assert "a1 (SASRec Base, SASRec CI); b2 (SASRec TSLRec)" in note
 
@@ -389,14 +401,14 @@ def test_the_table_says_who_has_fewer_seeds(tmp_path):
         for variant, count in counts.items():
             for seed in range(count):
                 writer.write("tiny", backbone, variant, seed)
-    text = tables._seeds_and_gaps(Results.load(tmp_path))
-    assert text == "2 seeds (tiny Caser has 1, tiny GRU4Rec CI has 1)"
+    text = seeds_and_gaps(Results(tmp_path))
+    assert text == "2 seeds (tiny GRU4Rec CI has 1, tiny Caser has 1)"
 
 
 def test_groups_of_equal_values_are_one():
     values = pd.Series([7, 7, 7], index=["a", "b", "c"])
-    assert figures._quantile_groups(values, 4).tolist() == [0, 0, 0]
-    assert figures._quantile_groups(pd.Series([1, 2, 3, 4]), 2).tolist() == [0, 0, 1, 1]
+    assert figures.quantile_groups(values, 4).tolist() == [0, 0, 0]
+    assert figures.quantile_groups(pd.Series([1, 2, 3, 4]), 2).tolist() == [0, 0, 1, 1]
 
 
 def test_methods_under_different_settings_are_named(tmp_path):
@@ -405,7 +417,7 @@ def test_methods_under_different_settings_are_named(tmp_path):
         rate = "0.0003" if variant == "TSLRec" else "0.001"
         effective = {"learning_rate": rate, "own": variant}
         writer.write("tiny", "SASRec", variant, 1, embeddings_from=giver, effective=effective)
-    results = Results.load(tmp_path)
+    results = Results(tmp_path)
     (note,) = (note for note in results.mismatches if "learning_rate" in note)
     assert "learning_rate: 0.001 (Base, CI); 0.0003 (TSLRec, TSLRec from Caser)" in note
 
@@ -415,9 +427,9 @@ def test_a_picture_shows_the_control_that_is_best_on_validation(tmp_path):
     for variant, score in (("random", 0.3), ("untuned", 0.1)):  # "untuned" is better on test
         valid = dict.fromkeys(("hit@5", "hit@10", "ndcg@5", "ndcg@10"), score)
         writer.write("tiny", "SASRec", variant, 1, valid=valid)
-    results = Results.load(tmp_path)
-    assert figures._strongest_control(results, "tiny", "SASRec") == ["random"]
-    assert figures._strongest_control(results, "tiny", "GRU4Rec") == []
+    results = Results(tmp_path)
+    assert figures.strongest_control(results, "tiny", "SASRec") == ["random"]
+    assert figures.strongest_control(results, "tiny", "GRU4Rec") == []
 
 
 def test_a_folder_that_is_no_result_is_refused(tmp_path):
@@ -425,23 +437,33 @@ def test_a_folder_that_is_no_result_is_refused(tmp_path):
         write_report(tmp_path, tmp_path / "out")
     file = tmp_path / "cells.jsonl"
     for line, message in (
-        ("{}\n", "line 1 is not a cell"),
-        ('{"format": 2}\n', r"format \[2\]; this program reads \[1\]"),
-        ('{"format": 1, "cell": "a"}\n', "lacks a part.*'configuration'"),
+        ("{}\n", r"line 1, is not an object with \[cell\]"),
+        ('{"format": 2, "cell": "a"}\n', r"format \[2\]; this program reads \[1\]"),
+        ('{"format": 1, "cell": "a"}\n', "lacks a part.*, configuration"),
     ):
         file.write_text(line)
         with pytest.raises(ValueError, match=message):
-            Results.load(tmp_path)
+            Results(tmp_path)
     file.write_text('{"format": 1, "ce')  # an interrupted or unfinished line
     with pytest.raises(ValueError, match="no finished cell"):
         write_report(tmp_path, tmp_path / "out")
 
 
 def test_without_matplotlib_the_error_says_what_to_install(written, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
-    monkeypatch.delitem(sys.modules, "recbole_tslrec.experiments.report.figures")
-    monkeypatch.delattr("recbole_tslrec.experiments.report.figures")
+    monkeypatch.setattr(report, "find_spec", lambda name: None)
     command = ["x", "report", f"--results={written.folder}", f"--output={tmp_path / 'out'}"]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit, match=r"report: .*pip install 'recbole_tslrec\[report\]'"):
+        main()
+
+
+def test_without_the_page_s_library_the_error_says_what_to_install(written, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "markdown_it", None)
+    for module in ("report", "tables", "document"):
+        monkeypatch.delitem(sys.modules, f"recbole_tslrec.experiments.report.{module}")
+    command = ["x", "report", f"--results={written.folder}", f"--output={tmp_path / 'out'}"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(
+        SystemExit, match=r"needs markdown_it: pip install 'recbole_tslrec\[report\]'"
+    ):
         main()

@@ -50,7 +50,8 @@ def item_record(pipeline: Pipeline, model: FusedItemTable) -> dict[str, np.ndarr
     if isinstance(model, CategoryItemTable):
         return record | {"category": categories.item_categories().numpy()}
     _check_own_embeddings(pipeline.config)
-    augmentation = pipeline.stage(AugmentationStage)
+    stages = model.stages(pipeline.config)
+    augmentation = pipeline.stage(next(one for one in stages if issubclass(one, AugmentationStage)))
     augmentation.check_agrees()
     category = categories.item_categories().numpy()
     inferred, place = places(augmentation.category_distributions().numpy(), category)

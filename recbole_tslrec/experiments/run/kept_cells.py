@@ -4,6 +4,7 @@
 later line of the same id replaces an earlier one, and half a line that a killed run has left goes to
 ``cells.jsonl.dropped``. ``ranks/`` and ``items/`` hold a cell's arrays,
 written before its line, ``checkpoints/`` its trained model. Several processes may share a folder.
+The arrays of a cell are in a file of its own, or in one of the data set (``packing``).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from recbole_tslrec.evaluation.ranks import METRICS, PROTOCOLS, metrics
 
 DONE, FAILED = "done", "failed"
 RANK_COLUMNS = {"ranked": "rank", "masked": "rank_masked"}  # by protocol
+OWN_ARRAYS = {"ranks": "rank", "items": "place"}  # that no two cells share
 # Two ways to add up the same numbers differ by less; two trained models by more.
 _ROUNDING = 1e-9
 
@@ -120,22 +122,26 @@ def _append(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of a cell's file; None if there is none.
+def read_arrays(path: Path, of: str = "") -> dict[str, np.ndarray]:
+    """The arrays of a file by name, of those that are a cell's own only that cell's.
 
     Raises:
         ValueError: the file is damaged.
     """
-    if not path.is_file():
-        return None
     try:
         with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+            names = {name.removeprefix(f"{of}/"): name for name in file.files}
+            arrays = {short: file[name] for short, name in names.items() if "/" not in short}
     except (BadZipFile, EOFError, ValueError, zlib.error) as error:
         raise ValueError(
             f"[{path}] is damaged: {error}. Bring it back, or take its cell's line out of cells.jsonl "
             f"and run the grid again."
         ) from error
+    # Packed in small types, in which NumPy would go on to compute.
+    return {
+        name: array.astype(np.int32) if array.dtype.kind == "u" else array
+        for name, array in arrays.items()
+    }
 
 
 def differing_metrics(
@@ -179,16 +185,32 @@ class ResultsFolder:
     def ranks_file(self, cell: str) -> Path:
         return self.folder / "ranks" / f"{cell}.npz"
 
+    def packed_file(self, kind: str, dataset: str) -> Path:
+        return self.folder / kind / f"{dataset.replace('/', '_')}.npz"
+
+    def arrays(self, kind: str, line: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+        """A cell's ``ranks`` or ``items``, from its own file or the data set's; None if not kept.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        own = self.folder / kind / f"{line['cell']}.npz"
+        if own.is_file():
+            return read_arrays(own)
+        packed = self.packed_file(kind, line["dataset"])
+        arrays = read_arrays(packed, of=line["cell"]) if packed.is_file() else {}
+        # What all cells share is there for each; it alone is of none.
+        return arrays if OWN_ARRAYS[kind] in arrays else None
+
     def check_metrics(self, line: Mapping[str, Any]) -> None:
         """Raise ValueError if a finished cell's line is not what its ranks say, or these are damaged."""
-        path = self.ranks_file(line["cell"])
-        ranks = read_arrays(path)
+        ranks = self.arrays("ranks", line)
         differing = [] if ranks is None else differing_metrics(line["test"], ranks)
         if differing:
             raise ValueError(
                 f"[{self.cells.path}], cell [{line['cell']}] ({line['dataset']}, {line['backbone']}, "
-                f"{line['variant']}, seed {line['seed']}): {differing[0]}, in [{path}]. Bring the line "
-                f"back, or take it out: the cell is then run again."
+                f"{line['variant']}, seed {line['seed']}): {differing[0]}. Bring the line back, or take "
+                f"it out: the cell is then run again."
             )
 
     def items_file(self, cell: str) -> Path:

@@ -34,6 +34,10 @@ class FineTuningSettings:
     stopping_step: int
     seed: int
 
+    def split(self, n_examples: int) -> tuple[np.ndarray, np.ndarray]:
+        """The examples to learn from and those to watch by."""
+        return split_users(n_examples, self.valid_ratio, self.seed)
+
 
 @dataclass
 class EpochReport:
@@ -96,7 +100,7 @@ def fine_tune(
         preferences: ḡ, [n, K], rows in the order of ``histories``.
         checkpoints, device, log_folder, and what is raised: as for ``training.train``.
     """
-    learned, watched = split_users(len(histories), settings.valid_ratio, settings.seed)
+    learned, watched = settings.split(len(histories))
     mean = constant_prediction(preferences[learned])
     constant = constant_loss(preferences[watched], mean) if len(watched) else None
     task = reconstruction_task(

@@ -40,9 +40,11 @@ from recbole_tslrec.store import processes
 from recbole_tslrec.store.store import WORK, fingerprint, write_json
 
 if TYPE_CHECKING:
+    from recbole_tslrec.data.histories import Histories
     from recbole_tslrec.language_model.encoder import ItemPromptModel
     from recbole_tslrec.language_model.prompt import Prompt
     from recbole_tslrec.language_model.source import LanguageModelSource
+    from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import FineTuningSettings
     from recbole_tslrec.paradigms.tslrec.reconstruction.reconstruction_model import (
         ReconstructionModel,
     )
@@ -176,15 +178,15 @@ class FineTuningStage(ReadsItems):
 
         pipeline, log_folder = self.pipeline, self.pipeline.log_folder
         provenance.check_read(self.categories, self.backbone)
-        preferences = self.categories.preferences()
+        histories, preferences = self.examples()
         model = self.reconstruction_model()
         loaded = {LOADED: model.reader.language_model.loaded}
         report = fine_tune(
             model,
             self.prompt(model.reader, training=True),
-            pipeline.histories,
+            histories,
             preferences,
-            self._how(),
+            self.how(),
             self._checkpoints(folder),
             self.config["device"],
             pipeline.show_progress,
@@ -210,7 +212,12 @@ class FineTuningStage(ReadsItems):
         provenance.keep_only_own(checkpoints, read)
         return checkpoints
 
-    def _how(self):
+    def examples(self) -> tuple[Histories, csr_matrix]:
+        """What is learned from: the users' histories, and ḡ in the same order."""
+        return self.pipeline.histories, self.categories.preferences()
+
+    def how(self) -> FineTuningSettings:
+        """The settings of the training."""
         from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import FineTuningSettings
 
         config = self.config

@@ -1,0 +1,114 @@
+"""Makes a results folder small enough to keep beside code; what reads one reads both forms.
+
+A packed folder has one compressed .npz a data set in place of one a cell: an array that is the same for
+all cells once, under its name, the others under ``<cell>/<name>``. It is NumPy's format, which needs no
+package more; a parquet would need pyarrow, larger than all else that the report draws with.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from recbole_tslrec.config.keys import KEYS
+from recbole_tslrec.evaluation.ranks import CUTOFFS, save_arrays
+from recbole_tslrec.experiments.run.kept_cells import (
+    DONE,
+    OWN_ARRAYS,
+    RANK_COLUMNS,
+    Lines,
+    ResultsFolder,
+)
+from recbole_tslrec.store.store import write_atomically
+
+_MAP = ("category", "map_before", "map_after")
+_READ = {
+    "ranks": ("user", "item", "rank", "rank_masked", "training_length", "item_count"),
+    "items": ("item", "training_count", "place", "mean_gate", *_MAP),
+}
+
+
+def pack(folder: Path) -> int:
+    """Pack the arrays of a results folder's finished cells, those of cells packed before as well.
+
+    No run may be writing to it. Left out is what no table or picture shows: of ``effective`` RecBole's
+    own keys that nobody gave and that are the same for all cells; ranks past the largest cutoff, which
+    no metric tells apart, become the one after it; of items only TSLRec's stay, and the map of a
+    method's first seed.
+
+    Returns:
+        Bytes of the packed files and the lines.
+
+    Raises:
+        FileNotFoundError: it is no results folder.
+        ValueError: a file is damaged.
+    """
+    results = ResultsFolder(folder)
+    if not results.cells.path.is_file():
+        raise FileNotFoundError(f"results: [{folder}] has no {results.cells.path.name}.")
+    written = [results.cells.path]
+    _shorten(results.cells)
+    lines = [line for line in results.cells.read().values() if line["status"] == DONE]
+    mapped = {}
+    for line in sorted(lines, key=lambda line: line["seed"]):
+        mapped.setdefault(line["configuration"], line["cell"])
+    for dataset in {line["dataset"] for line in lines}:
+        cells = [line for line in lines if line["dataset"] == dataset]
+        for kind, names in _READ.items():
+            found = {cell["cell"]: results.arrays(kind, cell) for cell in cells}
+            chosen = {
+                cell: {
+                    name: _smallest(name, arrays[name])
+                    for name in names
+                    if name in arrays and (name not in _MAP or cell in mapped.values())
+                }
+                for cell, arrays in found.items()
+                if arrays is not None and (kind == "ranks" or "place" in arrays)
+            }
+            if chosen:
+                written.append(results.packed_file(kind, dataset))
+                save_arrays(written[-1], _joined(chosen))
+            for cell in found:
+                (results.folder / kind / f"{cell}.npz").unlink(missing_ok=True)
+    return sum(path.stat().st_size for path in written)
+
+
+def _shorten(cells: Lines) -> None:
+    lines = list(cells.read().values())
+    values: dict[str, set[str]] = {}
+    for line in lines:
+        for key, value in line.get("effective", {}).items():
+            values.setdefault(key, set()).add(value)
+    given = {key for line in lines for key in line["settings"]}
+    told = {key for key in values if key in KEYS or key in given or len(values[key]) > 1}
+    for line in lines:
+        if "effective" in line:
+            line["effective"] = {k: v for k, v in line["effective"].items() if k in told}
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    write_atomically(cells.path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _smallest(name: str, array: np.ndarray) -> np.ndarray:
+    """The same numbers, as far as they matter, in the smallest type of whole numbers."""
+    if name in RANK_COLUMNS.values():
+        array = np.minimum(array, max(CUTOFFS) + 1)
+    if array.dtype.kind != "i":
+        return array
+    return array.astype(np.min_scalar_type(max(array.max(initial=0), 0)))
+
+
+def _joined(cells: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays of several cells under one name each."""
+    first = next(iter(cells.values()))
+    shared = {
+        name
+        for name, array in first.items()
+        if name not in OWN_ARRAYS.values()
+        and all(np.array_equal(array, other.get(name)) for other in cells.values())
+    }
+    joined = {name: first[name] for name in shared}
+    for cell, arrays in cells.items():
+        joined |= {f"{cell}/{name}": arrays[name] for name in arrays if name not in shared}
+    return joined

@@ -1,0 +1,99 @@
+"""A packed results folder says the same as before, in one file a data set."""
+
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic import SyntheticResults
+
+from recbole_tslrec.__main__ import main
+from recbole_tslrec.experiments.report.report import write_report
+from recbole_tslrec.experiments.run.kept_cells import ResultsFolder
+from recbole_tslrec.experiments.run.packing import pack
+
+
+@pytest.fixture
+def writer(tmp_path):
+    writer = SyntheticResults(tmp_path / "results", n_users=60, n_items=40)
+    for dataset in ("tiny", "other/set"):
+        for variant in ("Base", "CI", "TSLRec"):
+            for seed in (1, 2):
+                writer.write(dataset, "SASRec", variant, seed)
+    writer.write("tiny", "Caser", "Base", 1, status="failed")
+    return writer
+
+
+def files(folder, pattern="*.npz"):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob(pattern))
+
+
+def numbers(folder):
+    return {name: pd.read_csv(folder / name) for name in files(folder, "*.csv")}
+
+
+def test_the_report_of_a_packed_folder_has_the_same_numbers(writer, tmp_path, monkeypatch):
+    write_report(writer.folder, tmp_path / "before")
+    argv = ["x", "pack", f"--results={writer.folder}"]
+    monkeypatch.setattr(sys, "argv", argv)
+    main()
+    packed = ["items/other_set.npz", "items/tiny.npz", "ranks/other_set.npz", "ranks/tiny.npz"]
+    assert files(writer.folder) == packed
+    write_report(writer.folder, tmp_path / "after")
+    before, after = numbers(tmp_path / "before"), numbers(tmp_path / "after")
+    assert before.keys() == after.keys() and len(before) > 10
+    for name, frame in before.items():
+        shown = frame.drop(columns="effective", errors="ignore")
+        pd.testing.assert_frame_equal(after[name][list(shown)], shown)
+
+
+def test_packed_again_nothing_changes_and_what_came_since_is_taken_in(writer):
+    pack(writer.folder)
+    once = {name: (writer.folder / name).read_bytes() for name in files(writer.folder)}
+    size = pack(writer.folder)
+    assert {name: (writer.folder / name).read_bytes() for name in files(writer.folder)} == once
+    cell = writer.write("tiny", "SASRec", "random", 1)
+    results = ResultsFolder(writer.folder)
+    before = results.arrays("ranks", {"cell": cell, "dataset": "tiny"})
+    assert pack(writer.folder) > size and len(files(writer.folder)) == 4
+    after = results.arrays("ranks", {"cell": cell, "dataset": "tiny"})
+    for column in ("rank", "rank_masked"):
+        assert np.array_equal(np.minimum(before[column], 11), after[column])
+        assert after[column].dtype == np.int32
+    for line in results.cells.read().values():
+        if line["status"] == "done":
+            results.check_metrics(line)
+
+
+def test_a_cell_that_is_not_in_the_packed_file_has_no_arrays(writer):
+    pack(writer.folder)
+    results = ResultsFolder(writer.folder)
+    assert results.arrays("ranks", {"cell": "0" * 16, "dataset": "tiny"}) is None
+    assert results.arrays("items", {"cell": "0" * 16, "dataset": "new"}) is None
+
+
+def test_settings_that_tell_cells_apart_or_were_given_stay(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    effective = {"epochs": "300", "learner": "adam", "n_layers": "2", "n_categories": "50"}
+    for variant, layers in (("Base", "2"), ("CI", "3")):
+        writer.write("tiny", "SASRec", variant, 1, effective=effective | {"n_layers": layers})
+    pack(tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "cells.jsonl").read_text().splitlines()]
+    # epochs was given, n_layers differs, n_categories is ours.
+    assert [set(line["effective"]) for line in lines] == 2 * [
+        {"epochs", "n_layers", "n_categories"}
+    ]
+
+
+def test_a_damaged_packed_file_is_named(writer):
+    pack(writer.folder)
+    path = writer.folder / "ranks" / "tiny.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"tiny.npz\] is damaged"):
+        pack(writer.folder)
+
+
+def test_a_folder_without_cells_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="has no cells.jsonl"):
+        pack(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import sys
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import recbole
 import yaml
 from recbole.config import Config
 
@@ -24,8 +26,8 @@ from fuzz.inputs import (
 )
 from fuzz.key_tables import KEYS, OURS
 from fuzz.key_values import JUNK, plain
+from recbole_tslrec.commands import run as run_command
 from recbole_tslrec.language_model.reader import check_language_model
-from recbole_tslrec.recbole_bridge import quick_start
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
 # What an error may name in a key's place: a value that cannot be goes by what it collides with.
@@ -110,7 +112,9 @@ class Keys:
         settings = self.base | {wrong: KEYS[name].examples[0]}
         model = "TSLRec_SASRec" if name in OURS else KEYS[name].model
         use = partial(opened, model, settings)
-        return Input(f"misspelt: [{wrong}]", use, [f"[{wrong}]"], may_run=wrong in KEYS)
+        # One letter off a key is another model's key at times, and a yaml may serve several.
+        known = wrong in KEYS or wrong in _recboles_keys()
+        return Input(f"misspelt: [{wrong}]", use, [f"[{wrong}]"], may_run=known)
 
     def _yaml_file(self, choose: random.Random) -> Input:
         kind = pick(choose, "sound, broken, broken, missing, folder")
@@ -123,7 +127,7 @@ class Keys:
         settings = {key: value for key, value in self.base.items() if key != "epochs"}
         use = partial(Config, "Norm_SASRec", DATASET, [str(file)], settings)
         what = f"yaml file: {kind if kind in ('missing', 'folder') else content[:40]}"
-        return Input(what, use, [file.name, "epochs"], may_run=kind == "sound")
+        return Input(what, use, [file.name, "epochs", "key [1]"], may_run=kind == "sound")
 
     def _command_line(self, choose: random.Random) -> Input:
         line, expected = choose.choice(_ARGUMENTS)
@@ -132,6 +136,14 @@ class Keys:
         names = [name.strip("—"), line.partition("=")[2] or name]
         valid = expected is not None
         return Input(f"command line: {line}", use, names, may_run=valid, may_refuse=not valid)
+
+
+@functools.cache
+def _recboles_keys() -> frozenset[str]:
+    files = (Path(recbole.__file__).parent / "properties").rglob("*.yaml")
+    return frozenset(
+        key for file in files for key in yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    )
 
 
 def _through(choose: random.Random, name: str, value: Any) -> tuple[str, Any]:
@@ -191,11 +203,11 @@ def _use_command_line(base: dict, arguments: list[str], expected: Mapping | None
     names = {argument.partition("=")[0] for argument in arguments}
     rest = [argument for argument in start if argument.partition("=")[0] not in names]
     sys.argv = ["fuzz", *rest, *arguments]
-    real, quick_start.run = quick_start.run, run
+    real, run_command.run = run_command.run, run
     try:
-        quick_start.main()
+        run_command.main()
     finally:
-        quick_start.run = real
+        run_command.run = real
     for key, value in (expected or {}).items():
         if given["config"][key] != value:
             raise Wrong(f"{key} is {given['config'][key]!r}, not {value!r}")

@@ -41,6 +41,8 @@ WRONG = [
     ("loss_decimal_place", "four", "loss_decimal_place"),
     ("metric_decimal_place", None, "metric_decimal_place"),
     ("enable_amp", "on", "enable_amp"),
+    ("enable_amp", 0, "enable_amp: .0. is not True or False"),
+    ("loss_decimal_place", 10**12, "loss_decimal_place: .* 100 or smaller"),
     ("transform", "mask", "transform: .'mask'. is not one of mask_itemseq"),
     ("loss_type", "CEE", "loss_type: .'CEE'. is not one of CE, BPR"),
     ("metrics", [], "metrics"),
@@ -70,6 +72,14 @@ WRONG = [
     ("eval_args", {"order": "TO", "splt": {"LS": "test_only"}}, "eval_args: .splt. is not one of"),
     ("field_separator", "", "field_separator"),
     ("field_separator", None, "field_separator"),
+    ("encoding", "no-such", "encoding: .'no-such'. is not an encoding that Python knows"),
+    ("encoding", (), "encoding"),
+    ("encoding", 8, "encoding"),
+    ("TIME_FIELD", ["timestamp"], "TIME_FIELD: ..'timestamp'.. is not the name of a column"),
+    ("unload_col", "timestamp", "unload_col: .'timestamp'. is not lists of columns"),
+    ("unload_col", {"inter": "rating"}, "unload_col"),
+    ("val_interval", 10**12, "val_interval: .* is not intervals or lists by column"),
+    ("val_interval", {"timestamp": "x"}, "val_interval"),
     ("MAX_ITEM_LIST_LENGTH", 0, "MAX_ITEM_LIST_LENGTH: .0. is not a whole number"),
     ("MAX_ITEM_LIST_LENGTH", 50.5, "MAX_ITEM_LIST_LENGTH"),
     ("LIST_SUFFIX", "", "LIST_SUFFIX"),
@@ -80,6 +90,8 @@ WRONG = [
     ("hidden_size", 64.0, "hidden_size"),
     ("inner_size", "large", "inner_size"),
     ("n_layers", 0, "n_layers: .0. is not a whole number, 1 or larger"),
+    ("n_layers", 10**12, "n_layers: .* 10000 or smaller"),
+    ("inner_size", 10**18, "inner_size"),
     ("n_heads", 3, "n_heads: .3. does not divide hidden_size: .64."),
     ("hidden_dropout_prob", 1.5, r"hidden_dropout_prob: .1.5. is not a number in \[0, 1\]"),
     ("attn_dropout_prob", "half", "attn_dropout_prob"),
@@ -134,6 +146,9 @@ TAKEN = [
     {"loss_type": "BPR", "train_neg_sample_args": {"sample_num": 2}},
     {"rm_dup_inter": "last", "user_inter_num_interval": "[2,inf);(0,1]"},
     {"user_inter_num_interval": "[2,30]", "item_inter_num_interval": None},  # read as a list
+    {"item_inter_num_interval": [2, 30], "val_interval": {"timestamp": [0, 10**10]}},
+    {"val_interval": {}, "unload_col": {}, "encoding": "UTF-8"},
+    {"load_col": None, "unload_col": {"inter": []}, "enable_amp": False},
     {"n_heads": 1, "n_layers": 1, "hidden_dropout_prob": 0, "hidden_act": "swish"},
     {"num_layers": 0, "nh": "no key of SASRec's"},
     {"loss_decimal_place": "2", "metric_decimal_place": 6},
@@ -177,3 +192,17 @@ def test_a_ranking_longer_than_the_catalogue_is_refused_before_training(
     recommender = get_model(model)(config, train_data._dataset)
     with pytest.raises(ValueError, match=r"topk: \[31\] is more than the 30 items .*\[small\]"):
         get_trainer(config["MODEL_TYPE"], model)(config, recommender)
+
+
+def test_a_list_filters_as_the_text_of_it_does(small_data, settings):
+    sizes = []
+    for interval in ("[0,inf)", "[2,12]", [2, 12]):
+        keys = settings | {"item_inter_num_interval": interval}
+        sizes.append(len(create_dataset(Config("Norm_SASRec", small_data, config_dict=keys))))
+    assert sizes[0] > sizes[1] == sizes[2]
+
+
+def test_filters_that_leave_nothing_are_named(small_data, settings):
+    keys = settings | {"user_inter_num_interval": [1, 2]}
+    with pytest.raises(ValueError, match=r"\[small\].* user_inter_num_interval: \[1, 2\]\.$"):
+        create_dataset(Config("Norm_SASRec", small_data, config_dict=keys))

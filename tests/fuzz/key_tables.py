@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 from typing import Any
 
 from fuzz.key_values import Key, anything, boolean, folder, number, some, text, whole
@@ -37,6 +38,13 @@ def _judge_eval_step(value: Any) -> bool | None:
     if isinstance(value, float) and value.is_integer():
         return None
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _judge_patience(value: Any) -> bool | None:
+    """RecBole compares with it: infinity is never, and one epoch and a half is two."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        return False
+    return True if isinstance(value, int) else None
 
 
 def _judge_encoding(value: Any) -> bool | None:
@@ -114,12 +122,12 @@ _TRAINING: dict[str, Key] = {
     "train_batch_size": whole(1),
     "eval_batch_size": whole(1),
     "eval_step": Key("Norm_SASRec", [-1, 0, 1, 3, 1.0, "1", -(10**12)], _judge_eval_step),
-    "stopping_step": whole(0),
+    "stopping_step": Key("Norm_SASRec", [0, 1, 0.5, math.inf, -1, True, "1"], _judge_patience),
     "learning_rate": number(beside=[0]),
     "learner": some(["adam", "sgd", "adagrad", "rmsprop"], ["sparse_adam", "Adam", "ADAM"]),
     "weight_decay": number(),
     "clip_grad_norm": some(
-        [None], [{"max_norm": 1}], [{"max": 1}, {"max_norm": "a"}, {"max_norm": -1}, 5]
+        [None], [{"max_norm": 1}, False, {}], [{"max": 1}, {"max_norm": "a"}, {"max_norm": -1}, 5]
     ),
     "loss_type": some(["CE", "BPR"]),
     "train_neg_sample_args": some(
@@ -138,7 +146,7 @@ _TRAINING: dict[str, Key] = {
 }
 _EVALUATION: dict[str, Key] = {
     "metrics": some(
-        ["NDCG", ["NDCG", "Hit"], ["MRR", "ndcg"]],
+        ["NDCG", ["NDCG"], ["NDCG", "Hit"], ["MRR", "ndcg"]],
         [["GAUC"]],
         [["hits"], "HR", ["NDCG", "AUC"], ["Recall"]],
     ),

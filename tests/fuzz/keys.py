@@ -50,6 +50,8 @@ _RIVALS = {
     "encoding": _FILE,
     "field_separator": _FILE,
     "TIME_FIELD": _FILE,
+    # Numbers that no check can call wrong, and with which nothing is learned.
+    **dict.fromkeys(["initializer_range", "layer_norm_eps", "reg_weight"], ["Training diverged"]),
 }
 # RecBole keeps these in another form than it was given them in.
 _REWRITTEN = "data_path eval_args gpu_id train_neg_sample_args train_batching metrics topk".split()
@@ -150,9 +152,9 @@ def _through(choose: random.Random, name: str, value: Any) -> tuple[str, Any]:
     """By which of the three ways a value comes, and what it then is for RecBole."""
     way = pick(choose, "dict, yaml, command line")
     if way == "yaml":
+        loader = Config._build_yaml_loader(None)  # RecBole's, for which 1e-3 is a number
         try:
-            if yaml.safe_load(yaml.safe_dump({name: plain(value)})) == {name: value}:
-                return way, value
+            return way, yaml.load(yaml.safe_dump({name: plain(value)}), Loader=loader)[name]
         except yaml.YAMLError:
             pass
         way = "dict"

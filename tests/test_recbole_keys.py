@@ -33,12 +33,14 @@ WRONG = [
     ("weight_decay", "a", "weight_decay: .'a'. is not a number, 0 or larger"),
     ("weight_decay", -1, "weight_decay"),
     ("eval_step", "never", "eval_step"),
+    ("stopping_step", True, "stopping_step"),
     ("stopping_step", -1, "stopping_step"),
     ("clip_grad_norm", 5, "clip_grad_norm: .5. does not say which of max_norm"),
     ("clip_grad_norm", {"norm_type": 2}, "clip_grad_norm: .* has no max_norm"),
     ("clip_grad_norm", {"max_norm": "a"}, "clip_grad_norm: max_norm: .'a'. is not"),
     ("clip_grad_norm", {"maxnorm": 1}, "clip_grad_norm: .maxnorm. is not one of max_norm"),
     ("loss_decimal_place", "four", "loss_decimal_place"),
+    ("metric_decimal_place", 10**18, "metric_decimal_place"),
     ("metric_decimal_place", None, "metric_decimal_place"),
     ("enable_amp", "on", "enable_amp"),
     ("enable_amp", 0, "enable_amp: .0. is not True or False"),
@@ -59,6 +61,7 @@ WRONG = [
     ("train_neg_sample_args", {"number": 1}, "train_neg_sample_args: .number. is not one of"),
     ("train_neg_sample_args", {"dynamic": True}, "train_neg_sample_args: dynamic needs"),
     ("eval_args", "full", "eval_args: .* does not say which of split"),
+    ("eval_args", None, "eval_args: .None. does not say which of split"),
     ("eval_args", {"mode": "full"}, "eval_args: order: .'RO'. is not TO .* leaves it out"),
     ("eval_args", {"order": "time"}, "eval_args: order"),
     ("eval_args", {"order": "TO", "group_by": "item"}, "eval_args: group_by: .'item'."),
@@ -135,6 +138,7 @@ TAKEN = [
     {"learner": "AdamW", "weight_decay": 0},
     {"clip_grad_norm": {"max_norm": "5", "norm_type": "inf"}},
     {"clip_grad_norm": {}},
+    {"clip_grad_norm": False},
     {"use_gpu": 0, "reproducibility": "false"},
     {"seed": "2021", "hidden_size": "32"},  # RecBole makes numbers of a command line's texts
     {"topk": 5, "metrics": "NDCG", "valid_metric": "NDCG@5"},
@@ -206,3 +210,12 @@ def test_filters_that_leave_nothing_are_named(small_data, settings):
     keys = settings | {"user_inter_num_interval": [1, 2]}
     with pytest.raises(ValueError, match=r"\[small\].* user_inter_num_interval: \[1, 2\]\.$"):
         create_dataset(Config("Norm_SASRec", small_data, config_dict=keys))
+
+
+def test_more_categories_than_items_are_refused_before_their_table_is_made(small_data, settings):
+    config = Config("CI_SASRec", small_data, config_dict=settings | {"n_categories": 10**18})
+    train_data, *_ = data_preparation(config, create_dataset(config))
+    with pytest.raises(
+        ValueError, match=r"n_categories: \[1000000000000000000\] is more than the 30"
+    ):
+        get_model("CI_SASRec")(config, train_data._dataset)

@@ -30,7 +30,10 @@ def check_recbole_keys(config: Mapping[str, Any], model_keys: Collection[str]) -
     ENCODING.check("encoding", config.get("encoding"))
     _check_entries(config, "clip_grad_norm", required=("max_norm",))
     _check_entries(config, "train_neg_sample_args")
-    _check_entries({"eval_args": _with_recboles_order(config["eval_args"])}, "eval_args")
+    eval_args = config["eval_args"]
+    if isinstance(eval_args, Mapping):
+        eval_args = {"order": "RO", **eval_args}  # as RecBole has it where it is left out
+    _check_entries({"eval_args": eval_args}, "eval_args", optional=False)
     _check_kinds(config)
     if "n_heads" in model_keys and config["hidden_size"] % config["n_heads"]:
         raise ValueError(
@@ -39,9 +42,12 @@ def check_recbole_keys(config: Mapping[str, Any], model_keys: Collection[str]) -
         )
 
 
-def _check_entries(config: Mapping[str, Any], key: str, required: Collection[str] = ()) -> None:
+def _check_entries(
+    config: Mapping[str, Any], key: str, required: Collection[str] = (), optional: bool = True
+) -> None:
     given, entries = config[key], ENTRIES[key]
-    if given is None or given is False or given == "None" or (required and given == {}):
+    none = given is None or given is False or given == "None" or (required and given == {})
+    if optional and none:
         return
     if not isinstance(given, Mapping):
         raise ValueError(f"{key}: [{given!r}] does not say which of {', '.join(entries)} is what.")
@@ -54,11 +60,6 @@ def _check_entries(config: Mapping[str, Any], key: str, required: Collection[str
             raise ValueError(f"{key}: [{given}] has no {entry}. Give {{'{entry}': 1}}.")
     if given.get("dynamic") and not given.get("candidate_num"):
         raise ValueError(f"{key}: dynamic needs candidate_num, 1 or larger; it is 0.")
-
-
-def _with_recboles_order(eval_args: Any) -> Any:
-    """``eval_args`` with the order that RecBole gives it where it has none."""
-    return {"order": "RO", **eval_args} if isinstance(eval_args, Mapping) else repr(eval_args)
 
 
 def _check_kinds(config: Mapping[str, Any]) -> None:

@@ -150,7 +150,8 @@ RECBOLE_KEYS: dict[str, Values] = {
         lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"
     ),
     "stopping_step": Values(  # inf: never
-        lambda value: isinstance(value, (int, float)) and value >= 0, "a number, 0 or larger"
+        lambda value: integer(0).accepts(value) or (isinstance(value, float) and value >= 0),
+        "a number, 0 or larger",
     ),
     "loss_decimal_place": Values(
         lambda value: str(value).isdecimal() and int(value) <= 100,
@@ -176,7 +177,7 @@ RECBOLE_KEYS: dict[str, Values] = {
     ),
     "valid_metric": text(),
     "valid_metric_bigger": _SWITCH,
-    "metric_decimal_place": integer(0),
+    "metric_decimal_place": integer(0, 100),
     # data
     "USER_ID_FIELD": _COLUMN,
     "ITEM_ID_FIELD": _COLUMN,

@@ -9,6 +9,7 @@ import copy
 import importlib.util
 import inspect
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -143,7 +144,7 @@ def open_source(llm: str, trust_remote_code: bool = False) -> LanguageModelSourc
             ``inputs_embeds``, or is an adapter or an encoder-decoder.
     """
     location = _embedded_folder() if llm == EMBEDDED else llm
-    is_folder = Path(location).is_dir()
+    is_folder = os.path.isdir(location)  # False, too, of a name too long for any file
     if is_folder:
         check_is_no_adapter(llm, location)
     unreachable = None if is_folder else why_unreachable()

@@ -116,7 +116,8 @@ class Keys:
         use = partial(opened, model, settings)
         # One letter off a key is another model's key at times, and a yaml may serve several.
         known = wrong in KEYS or wrong in _recboles_keys()
-        return Input(f"misspelt: [{wrong}]", use, [f"[{wrong}]"], may_run=known)
+        names = [f"[{wrong}]", f"{wrong}: "]  # the second of what is its key, with another value
+        return Input(f"misspelt: [{wrong}]", use, names, may_run=known)
 
     def _yaml_file(self, choose: random.Random) -> Input:
         kind = pick(choose, "sound, broken, broken, missing, folder")

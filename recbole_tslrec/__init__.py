@@ -5,6 +5,9 @@ After ``import recbole_tslrec``, RecBole's own entry points know ``TSLRec_<backb
 loads on today's torch.
 """
 
+import importlib
+from typing import Any
+
 from recbole_tslrec.recbole_bridge import first_imports  # noqa: F401
 
 # isort: split
@@ -15,8 +18,32 @@ from recbole_tslrec.stages import trained_on
 
 __version__ = "0.1.0"
 
+# The public names and where they are; each is imported when it is first asked for.
+_PUBLIC = {
+    "Experiment": "recbole_bridge.quick_start",
+    "run_experiment": "recbole_bridge.quick_start",
+    "Paradigm": "recbole_bridge.paradigm",
+    "Variant": "recbole_bridge.paradigm",
+    "Pipeline": "stages.pipeline",
+    "Stage": "stages.stage",
+    "ItemTensors": "store.item_tensors",
+    "load_checkpoint": "store.checkpoints",
+    "fold_checkpoint": "paradigms.tslrec.folding",
+}
+__all__ = ["register_paradigm", *_PUBLIC]
+
 trained_on.note_and_compare()
 patches.apply()
 register()
 for paradigm in BUILT_IN:
     register_paradigm(paradigm)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -103,6 +103,46 @@ ODD_CONFIGS = {
 }
 
 
+_T5_SIZES = {
+    "vocab_size": 300,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 64,
+    "num_layers": 2,
+    "num_heads": 2,
+    "decoder_start_token_id": 1,
+}
+# With their heads; of T5 both kinds, whose logits differ by a factor.
+HEADED_CONFIGS = {
+    **{kind: make for kind, make in CONFIGS.items() if kind != "bert"},
+    "t5": lambda: transformers.T5Config(**_T5_SIZES, tie_word_embeddings=True),
+    "t5-untied": lambda: transformers.T5Config(**_T5_SIZES, tie_word_embeddings=False),
+}
+
+
+@pytest.fixture(scope="session")
+def headed_model_folder(tmp_path_factory):
+    """As ``language_model_folder``, for models that are saved with their language-model head."""
+    made: dict[str, str] = {}
+
+    def folder(kind: str) -> str:
+        if kind not in made:
+            path = tmp_path_factory.mktemp(f"headed-{kind}")
+            torch.manual_seed(0)
+            config = HEADED_CONFIGS[kind]()
+            made_by = (
+                transformers.AutoModelForSeq2SeqLM
+                if config.is_encoder_decoder
+                else transformers.AutoModelForCausalLM
+            )
+            made_by.from_config(config).save_pretrained(path)
+            small_tokenizer(None, "</s>" if "t5" in kind else None).save_pretrained(path)
+            made[kind] = str(path)
+        return made[kind]
+
+    return folder
+
+
 @pytest.fixture(scope="session")
 def language_model_folder(tmp_path_factory):
     """Makes a language model of random weights, saved as any model is; by the kind's name."""

@@ -135,9 +135,7 @@ def test_a_backbones_table_is_found_by_its_name(small_data, settings, monkeypatc
         return original(model, interaction)
 
     monkeypatch.setattr(trainer_module, "whole_sequence_loss", loss)
-    monkeypatch.setitem(
-        trainer_module.BACKBONES, "SASRec", replace(BACKBONES["SASRec"], item_table="x")
-    )
+    monkeypatch.setitem(BACKBONES, "SASRec", replace(BACKBONES["SASRec"], item_table="x"))
     changes = {"train_batching": "sequence", "train_neg_sample_args": None}
     trained("SASRec", settings | changes, small_data)
     assert set(asked) == {"x"}

@@ -100,9 +100,10 @@ def test_a_model_of_items_in_another_order_is_refused_wherever_it_is_read(
     trainer = get_trainer(config["MODEL_TYPE"], model)(config, recommender)
     with pytest.raises(ValueError, match=message):
         trainer.evaluate(test_data, model_file=checkpoint)
-    trainer.resume_checkpoint(checkpoint)
-    with pytest.raises(ValueError, match=message):
-        trainer.fit(train_data, valid_data)
+    if model != "E4SRec":  # which resumes no checkpoint of RecBole's
+        trainer.resume_checkpoint(checkpoint)
+        with pytest.raises(ValueError, match=message):
+            trainer.fit(train_data, valid_data)
     if model == "TSLRec_SASRec":
         with pytest.raises(ValueError, match=message):
             fold_checkpoint(checkpoint, tmp_path / "folded.pth")

@@ -75,6 +75,21 @@ def test_imports_point_one_way():
     assert not upward
 
 
+def test_the_language_model_knows_nothing_of_recbole():
+    """A second RecBole is then a second bridge, and what reads its data."""
+    for name, file in modules().items():
+        if room(name) == "language_model":
+            assert not [other for other in imported(file) if other.split(".")[0] == "recbole"], name
+
+
+def test_one_room_alone_imports_transformers():
+    allowed = {"language_model"}
+    for name, file in modules().items():
+        if room(name) not in allowed:
+            packages = {other.split(".")[0] for other in imported(file)}
+            assert not packages & {"transformers", "peft", "bitsandbytes"}, name
+
+
 def test_no_two_modules_import_each_other():
     graph = {name: imported(file) & modules().keys() for name, file in modules().items()}
     circles = [(one, two) for one in graph for two in graph[one] if one in graph[two]]

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import textwrap
 import zipfile
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def test_the_wheel_holds_every_module_and_yaml(tmp_path):
         archive.extractall(tmp_path / "site")
     modules = {str(path.relative_to(TOP)) for path in (TOP / "recbole_tslrec").rglob("*.py")}
     yaml = {f"recbole_tslrec/{p.relative_to(TOP)}" for p in (TOP / "properties").rglob("*.yaml")}
-    assert packed == modules | yaml
+    assert packed == modules | yaml | {"recbole_tslrec/py.typed"}
     code = "import recbole_tslrec.recbole_bridge.register as r; print(r.properties_folder())"
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -46,3 +47,18 @@ def test_this_installation_finds_its_yaml():
     assert (properties_folder() / "TSLRec.yaml").is_file()
     assert (properties_folder() / "model" / "FMLPRec.yaml").is_file()
     assert Path(recbole_tslrec.__file__).is_file()
+
+
+def test_the_public_names_are_there_and_importing_is_light():
+    code = """
+        import sys
+        import recbole_tslrec
+
+        heavy = {"transformers", "peft", "bitsandbytes", "faiss", "matplotlib"}
+        assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
+        for name in recbole_tslrec.__all__:
+            assert getattr(recbole_tslrec, name) is not None, name
+        assert set(recbole_tslrec.__all__) <= set(dir(recbole_tslrec))
+    """
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)]
+    subprocess.run(command, check=True, timeout=300)

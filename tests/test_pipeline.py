@@ -296,7 +296,6 @@ FIRST_CHANGED = {
 _ELSEWHERE = {"llm", "backbone_checkpoint", "enhanced_items"}
 _PEERS = {
     "max_examples_per_user",
-    "examples_per_step",
     "e4srec_instruction",
     "e4srec_learning_rate",
 }

@@ -11,6 +11,7 @@ from support.stages import pipeline_of, stored
 from test_pipeline import stage_tensors
 from tiny_fine_tuning import CPU, model_and_prompt, settings_of, users_of_one_taste
 
+from recbole_tslrec.language_model import training
 from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import read_items
 from recbole_tslrec.paradigms.tslrec.reconstruction import fine_tuning
 
@@ -63,6 +64,7 @@ sys.path[:0] = sys.argv[2:]
 from tiny_fine_tuning import CPU, model_and_prompt, settings_of, users_of_one_taste
 from recbole_tslrec.store import processes
 from recbole_tslrec.paradigms.tslrec.augmentation import enhanced_embeddings
+from recbole_tslrec.language_model import training
 from recbole_tslrec.paradigms.tslrec.reconstruction import fine_tuning
 TOKENS = [f"item {number}" for number in range(20)]
 model, prompt = model_and_prompt(sys.argv[1])
@@ -73,7 +75,7 @@ model.reader.register_forward_pre_hook(
 states = enhanced_embeddings.read_items(model.reader, prompt, TOKENS, Path("."), False, items_a_shard=3)
 Path(f"read-{processes.number()}").write_text(str(sum(read)))
 assert (states is not None) == processes.is_first()
-fine_tuning.bf16_is_fast = lambda device: False
+training.bf16_is_fast = lambda device: False
 fine_tuning.fine_tune(
     model, prompt, *users_of_one_taste(), settings_of(epochs=2), Path("checkpoints"), CPU, False
 )
@@ -96,7 +98,7 @@ def test_items_and_users_are_shared_out(tmp_path, language_model_folder, monkeyp
     (tmp_path / "alone").mkdir()
     alone = read_items(model.reader, prompt, TOKENS, tmp_path / "alone", False)
     torch.testing.assert_close(together["states"], alone)
-    monkeypatch.setattr(fine_tuning, "bf16_is_fast", lambda device: False)
+    monkeypatch.setattr(training, "bf16_is_fast", lambda device: False)
     histories, preferences = users_of_one_taste()
     settings = settings_of(epochs=2)
     fine_tuning.fine_tune(

@@ -9,9 +9,9 @@ import pytest
 import torch
 from tiny_fine_tuning import CPU, model_and_prompt, settings_of, users_of_one_taste
 
+from recbole_tslrec.language_model import training
 from recbole_tslrec.paradigms.tslrec.augmentation import enhanced_embeddings
 from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import read_items
-from recbole_tslrec.paradigms.tslrec.reconstruction import fine_tuning
 from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import fine_tune
 
 TOKENS = [f"item {number}" for number in range(20)]
@@ -29,14 +29,14 @@ def tuned(folder: str, checkpoints: Path, kill_at: int | None = None) -> dict[st
     torch.set_num_threads(1)  # a forked process has no other threads
     model, prompt = model_and_prompt(folder)
     if kill_at is not None:
-        take_step = fine_tuning._Watch.on_step_end
+        take_step = training._Watch.on_step_end
 
         def step_or_die(self, args, state, control, **kwargs):
             take_step(self, args, state, control, **kwargs)
             if state.global_step == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        fine_tuning._Watch.on_step_end = step_or_die
+        training._Watch.on_step_end = step_or_die
     histories, preferences = users_of_one_taste()
     fine_tune(model, prompt, histories, preferences, settings_of(epochs=2), checkpoints, CPU, False)
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
@@ -45,7 +45,7 @@ def tuned(folder: str, checkpoints: Path, kill_at: int | None = None) -> dict[st
 @pytest.mark.parametrize("kill_at", [3, 8, 12])
 def test_fine_tuning_goes_on_within_an_epoch(kill_at, tmp_path, language_model_folder, monkeypatch):
     """A checkpoint a step: killed before the step's own checkpoint, so one step is lost."""
-    monkeypatch.setattr(fine_tuning, "_SECONDS_A_CHECKPOINT", -1)
+    monkeypatch.setattr(training, "_SECONDS_A_CHECKPOINT", -1)
     folder = language_model_folder()
     unbroken = tuned(folder, tmp_path / "unbroken")
     killed(tuned, folder, tmp_path / "killed", kill_at)

@@ -170,7 +170,6 @@ RIGHT = {
     "llm_attention": st.sampled_from(["sdpa", "eager", "flash_attention_2"]),
     "llm_gradient_checkpointing": st.booleans(),
     "max_examples_per_user": st.integers(1),
-    "examples_per_step": st.integers(1),
     "lora_r": st.integers(1),
     "lora_alpha": st.integers(1) | st.floats(0, 1e9, exclude_min=True),
     "lora_dropout": st.just(0) | st.floats(0, 1, exclude_max=True),

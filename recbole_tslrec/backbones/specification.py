@@ -19,7 +19,8 @@ class Backbone:
         module: where its class is.
         item_table: the attribute that holds the table, an ``nn.Embedding`` [n_items, d].
         causal: whether the output at a position depends on that position and earlier ones alone,
-            and positions count from the left; then one pass over a history gives every prediction.
+            and positions count from the left; then one pass over a history gives every prediction,
+            and padding on the right can be cut off.
     """
 
     name: str
@@ -48,3 +49,9 @@ BACKBONES: dict[str, Backbone] = {
         Backbone("FMLPRec", "recbole_tslrec.backbones.fmlprec"),
     )
 }
+
+
+def backbone_of(model: SequentialRecommender) -> Backbone | None:
+    """The backbone that a model is, or is a variant of; None for one that is neither (E4SRec)."""
+    backbone = getattr(model, "backbone", None) or BACKBONES.get(type(model).__name__)
+    return backbone if backbone and isinstance(model, backbone.model_class) else None

@@ -56,9 +56,13 @@ def _way_out(path: Path) -> str:
     return _BEGINNINGS.get(beginning, other)
 
 
-def read_header(config: Mapping[str, Any]) -> list[str]:
-    """The columns ``name:type`` of the first line; ValueError for what RecBole cannot take."""
-    path, encoding = path_of(config), encoding_of(config)
+def read_header(config: Mapping[str, Any], path: Path | None = None) -> list[str]:
+    """The columns ``name:type`` of the first line; ValueError for what RecBole cannot take.
+
+    Args:
+        path: another of RecBole's files; None for the interactions.
+    """
+    path, encoding = path or path_of(config), encoding_of(config)
     separator = config["field_separator"]
     if not isinstance(separator, str) or not separator:
         raise ValueError(f"field_separator: [{separator!r}] is not a text, as '\\t' is.")

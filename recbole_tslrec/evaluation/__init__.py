@@ -1,1 +1,1 @@
-"""Where the test targets rank, under both protocols, and which differences are more than chance."""
+"""Evaluation on all items: blocks of users, ranks under both protocols, what is more than chance."""

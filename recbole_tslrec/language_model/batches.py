@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from recbole_tslrec.language_model.prompt import Prompt
+from recbole_tslrec.language_model.task import Examples
 
 
 class PositionBudgetSampler(Sampler[list[tuple[int, float]]]):
@@ -71,6 +76,45 @@ class PositionBudgetSampler(Sampler[list[tuple[int, float]]]):
     def padding_share(self) -> float:
         """The share of positions that are padding, over the epoch."""
         return 1 - self.lengths.sum() / self.positions_an_epoch()
+
+
+class Weighted(Dataset):
+    """Examples with their weights, as the sampler asks for them; without it the weight is 1."""
+
+    def __init__(self, examples: Examples):
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, example: int | tuple[int, float]) -> tuple[Any, float]:
+        number, weight = example if isinstance(example, tuple) else (example, 1.0)
+        return self.examples[number], weight
+
+
+class Batches(DataLoader):
+    """torch's loader, which passes the epoch on to the sampler of batches."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)
+
+
+def own_lengths(prompt: Prompt, histories: np.ndarray) -> np.ndarray:
+    """The positions of prompts without the instruction, so that batches are the same however it is read.
+
+    Args:
+        prompt: the words around the histories.
+        histories: the number of items of each history, [n] int.
+
+    Returns:
+        [n] int.
+    """
+    return replace(prompt, shared_prefix=True).lengths(histories)
+
+
+def instruction_positions(prompt: Prompt) -> tuple[int, int]:
+    """The positions of the instruction: for each batch, for each prompt."""
+    return (len(prompt.before), 0) if prompt.shared_prefix else (0, len(prompt.before))
 
 
 def _round_up(lengths: np.ndarray) -> np.ndarray:

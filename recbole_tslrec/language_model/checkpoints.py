@@ -1,4 +1,4 @@
-"""The checkpoints of fine-tuning: which are whole, and what the last one says of its run."""
+"""The checkpoints of a training: which are whole, and what the last one says of its run."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def remove_broken_checkpoints(checkpoints: Path) -> None:
         problem = broken_seal(Path(last))
         if problem is None:
             break
-        getLogger().warning(f"Fine-tuning does not go on from [{last}]: {problem}.")
+        getLogger().warning(f"Training does not go on from [{last}]: {problem}.")
         shutil.rmtree(last)
     best = last and state_of(Path(last)).best_model_checkpoint
     problem = best and broken_seal(checkpoints / Path(best).name)
     if problem:
-        getLogger().warning(f"Fine-tuning starts anew: its best epoch, [{best}]: {problem}.")
+        getLogger().warning(f"Training starts anew: its best epoch, [{best}]: {problem}.")
         shutil.rmtree(checkpoints)
         checkpoints.mkdir()

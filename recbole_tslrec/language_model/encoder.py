@@ -1,53 +1,50 @@
-"""A language model that reads items: histories in, one hidden state each out (paper §4.1, Eq. 1)."""
+"""A language model that reads items: prompts in, hidden states out (paper §4.1, Eq. 1).
+
+What is read out of the states is apart, in ``readout``.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from recbole_tslrec.language_model.shared_prefix import continue_prefix, with_prefix
+from recbole_tslrec.language_model.readout import States, pooled
+from recbole_tslrec.language_model.shared_prefix import continue_prefix, continue_prefixes
 
 
-def pool(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
-    """One vector a prompt.
+class ItemEncoder(nn.Module):
+    """A language model whose prompts hold item slots and learned vectors among their words.
 
-    Args:
-        hidden: the language model's last hidden states, [B, T, H].
-        attention_mask: [B, T], 0 at padding, which is on the right.
-        pooling: ``last``, the state at the last prompt position (Eq. 1), or ``mean``.
-
-    Returns:
-        [B, H] float32.
-    """
-    if pooling == "last":
-        last = attention_mask.sum(dim=1) - 1
-        return hidden[torch.arange(len(hidden), device=hidden.device), last].float()
-    weights = attention_mask.unsqueeze(2).float()
-    return (hidden.float() * weights).sum(dim=1) / weights.sum(dim=1)
-
-
-class ItemPromptModel(nn.Module):
-    """The language model with ``linear_proj``, which turns item embeddings into slots of a prompt.
+    Of an encoder-decoder it is the encoder that reads the prompts.
 
     Args:
         language_model: a transformers model, with or without adapters.
-        item_embeddings: e_v of the trained backbone, [n_items, d]; frozen. Row 0 is padding.
-        pooling: see ``pool``.
+        item_embeddings: e_v of the trained backbone, [n_items, d]; frozen. Row 0 is padding. None
+            where no prompt has slots.
+        soft_vectors: what the learned vectors of the prompts start as, [n, H], or None for none
+            (POD §3.2, DELRec §5.2).
     """
 
     item_embeddings: Tensor
 
-    def __init__(self, language_model: nn.Module, item_embeddings: Tensor, pooling: str):
+    def __init__(
+        self,
+        language_model: nn.Module,
+        item_embeddings: Tensor | None,
+        soft_vectors: Tensor | None = None,
+    ):
         super().__init__()
         self.language_model = language_model
-        self.pooling = pooling
-        # To unit size, so that linear_proj's weights and their learning rate mean the same for every
-        # backbone. A buffer that is not saved: it comes from the backbone's stage each time.
-        scaled = item_embeddings / item_embeddings[1:].float().pow(2).mean().sqrt()
-        self.register_buffer("item_embeddings", scaled.float(), persistent=False)
         words = language_model.get_input_embeddings()
-        self.linear_proj = nn.Linear(item_embeddings.shape[1], words.weight.shape[1])
-        self._start_among_words(words)
+        if item_embeddings is not None:
+            # To unit size, so that linear_proj's weights and their learning rate mean the same for
+            # every backbone. A buffer that is not saved: it comes from the backbone's stage each time.
+            scaled = item_embeddings / item_embeddings[1:].float().pow(2).mean().sqrt()
+            self.register_buffer("item_embeddings", scaled.float(), persistent=False)
+            self.linear_proj = nn.Linear(item_embeddings.shape[1], words.weight.shape[1])
+            self._start_among_words(words)
+        if soft_vectors is not None:
+            self.soft_vectors = nn.Parameter(soft_vectors.clone())
 
     @torch.no_grad()
     def _start_among_words(self, words: nn.Embedding) -> None:
@@ -64,30 +61,77 @@ class ItemPromptModel(nn.Module):
         self.linear_proj.weight *= spread.cpu() / self.linear_proj.in_features**0.5
         self.linear_proj.bias.copy_(mean)
 
+    def embed(
+        self, token_ids: Tensor, item_rows: Tensor | None, soft_rows: Tensor | None
+    ) -> Tensor:
+        """What stands at each position, as ``Template.batch`` says it. [..., T] -> [..., T, H]"""
+        embeddings = self.language_model.get_input_embeddings()(token_ids)
+        if item_rows is not None:
+            slots = self.linear_proj(self.item_embeddings[item_rows.clamp(min=0)])
+            is_slot = (item_rows >= 0).unsqueeze(-1)
+            embeddings = torch.where(is_slot, slots.to(embeddings.dtype), embeddings)
+        if soft_rows is not None:
+            vectors = self.soft_vectors[soft_rows.clamp(min=0)].to(embeddings.dtype)
+            embeddings = torch.where((soft_rows >= 0).unsqueeze(-1), vectors, embeddings)
+        return embeddings
+
     def forward(
         self,
         token_ids: Tensor,
-        item_rows: Tensor,
         attention_mask: Tensor,
+        item_rows: Tensor | None = None,
+        soft_rows: Tensor | None = None,
         prefix_ids: Tensor | None = None,
-    ) -> Tensor:
+        prefix_item_rows: Tensor | None = None,
+        prefix_soft_rows: Tensor | None = None,
+        prefix_mask: Tensor | None = None,
+        prefix_of: Tensor | None = None,
+    ) -> States:
+        """The last hidden states of a batch; the arguments as ``Template.batch`` makes them, or
+        ``Template.continued``."""
+        embeddings = self.embed(token_ids, item_rows, soft_rows)
+        trunk = trunk_of(self.language_model)
+        if prefix_ids is None:
+            output = trunk(inputs_embeds=embeddings, attention_mask=attention_mask)
+            return States(output.last_hidden_state, attention_mask)
+        prefix = self.embed(prefix_ids, prefix_item_rows, prefix_soft_rows)
+        if prefix_of is None:
+            prefix, hidden = continue_prefix(trunk, prefix, embeddings, attention_mask)
+        else:
+            prefix, hidden = continue_prefixes(
+                trunk, prefix, prefix_mask, prefix_of, embeddings, attention_mask
+            )
+        return States(hidden, attention_mask, prefix, prefix_mask, prefix_of)
+
+
+def trunk_of(language_model: nn.Module) -> nn.Module:
+    """The part of a model that reads a prompt and ends in hidden states, with its adapters."""
+    if language_model.config.is_encoder_decoder:
+        return language_model.get_encoder()
+    if language_model.get_output_embeddings() is None:  # loaded without a head
+        return language_model
+    plain = language_model
+    if hasattr(plain, "get_base_model"):  # under adapters
+        plain = plain.get_base_model()
+    return plain.base_model
+
+
+class ItemPromptModel(ItemEncoder):
+    """An encoder of histories with a pooled readout: one hidden state each.
+
+    Args:
+        language_model, item_embeddings: as ``ItemEncoder``.
+        pooling: see ``readout.pool``.
+    """
+
+    def __init__(self, language_model: nn.Module, item_embeddings: Tensor, pooling: str):
+        super().__init__(language_model, item_embeddings)
+        self.pooling = pooling
+
+    def forward(self, **prompts: Tensor) -> Tensor:
         """h^u of every prompt (Eq. 1); the arguments as ``Prompt.batch`` makes them.
 
         Returns:
             [B, hidden] float32.
         """
-        look_up = self.language_model.get_input_embeddings()
-        words = look_up(token_ids)  # [B, T, H]
-        slots = self.linear_proj(self.item_embeddings[item_rows.clamp(min=0)])  # [B, T, H]
-        embeddings = torch.where((item_rows >= 0).unsqueeze(2), slots.to(words.dtype), words)
-        if prefix_ids is None:
-            output = self.language_model(inputs_embeds=embeddings, attention_mask=attention_mask)
-            return pool(output.last_hidden_state, attention_mask, self.pooling)
-        prefix, hidden = continue_prefix(
-            self.language_model, look_up(prefix_ids), embeddings, attention_mask
-        )
-        if self.pooling == "mean":  # over the whole prompt, the shared part included
-            prefix = prefix.expand(len(hidden), -1, -1)
-            hidden = torch.cat([prefix, hidden], dim=1)
-            attention_mask = with_prefix(attention_mask, prefix.shape[1])
-        return pool(hidden, attention_mask, self.pooling)
+        return pooled(super().forward(**prompts), self.pooling)

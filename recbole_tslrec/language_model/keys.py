@@ -97,14 +97,8 @@ STOPPING = declare(
     ),
 )
 
-TRAINING = declare(
+OPTIMISATION = declare(
     _TRAINING_TITLE,
-    Key(
-        "sft_learning_rate",
-        1e-3,
-        "The learning rate of fine-tuning (AdamW, linear decay after a warm-up over the first 5 %).",
-        ABOVE_0,
-    ),
     Key(
         "sft_batch_positions",
         1024,
@@ -118,6 +112,16 @@ TRAINING = declare(
         "In [adamw_torch, adamw_8bit, paged_adamw_8bit]: bitsandbytes' 8-bit states for little memory; "
         "paged (GPU): moved to the host when memory is short.",
         one_of("adamw_torch", "adamw_8bit", "paged_adamw_8bit"),
+    ),
+)
+
+TRAINING = declare(
+    _TRAINING_TITLE,
+    Key(
+        "sft_learning_rate",
+        1e-3,
+        "The learning rate of fine-tuning (AdamW, linear decay after a warm-up over the first 5 %).",
+        ABOVE_0,
     ),
     Key(
         "sft_valid_ratio",

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoModel, BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import is_flash_attn_2_available
 
+from recbole_tslrec.language_model.kinds import model_class
 from recbole_tslrec.language_model.source import LanguageModelSource
 from recbole_tslrec.language_model.weights import (
     check_loaded,
@@ -41,11 +42,11 @@ def full_precision_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" and bf16_is_fast(device) else torch.float32
 
 
-def meta_model(source: LanguageModelSource, **options) -> PreTrainedModel:
+def meta_model(source: LanguageModelSource, head: bool = False, **options) -> PreTrainedModel:
     """The model's shape, without its weights."""
     options["trust_remote_code"] = source.trust_remote_code
     with torch.device("meta"):
-        return AutoModel.from_config(copy.deepcopy(source.config), **options)
+        return model_class(source, head).from_config(copy.deepcopy(source.config), **options)
 
 
 def check_quantization(
@@ -115,9 +116,14 @@ def check_attention(attention: str, source: LanguageModelSource, device: torch.d
 
 
 def load_language_model(
-    source: LanguageModelSource, quantization: str, device: torch.device, attention: str = "sdpa"
+    source: LanguageModelSource,
+    quantization: str,
+    device: torch.device,
+    attention: str = "sdpa",
+    head: bool = False,
+    trainable: bool = False,
 ) -> PreTrainedModel:
-    """The model's trunk, without a language modelling head, all its weights frozen.
+    """The model: its trunk, all its weights frozen, unless asked otherwise.
 
     Its attribute ``loaded`` says what was loaded, for a stage's manifest.
 
@@ -127,13 +133,21 @@ def load_language_model(
         device: where it lives. On a GPU unquantised weights are held in bf16 where that is fast, on
             the CPU in fp32 (autocast makes the products bf16 there).
         attention: transformers' name of an implementation.
+        head: whether with the language-model head.
+        trainable: whether the weights are to be trained themselves; they are held in fp32 then.
 
     Raises:
-        ValueError: the weights are not this model's, or cannot be held as asked for.
+        ValueError: the weights are not this model's, or cannot be held or trained as asked for.
     """
     check_quantization(quantization, source, device)
+    held_in = _own_quantization(source) or quantization
+    if trainable and held_in != "none":
+        raise ValueError(
+            f"llm_quantization: the weights of [{source.name}], held as {held_in}, cannot be trained "
+            f"themselves. Give llm_quantization: none, and a language model that is not quantised."
+        )
     options = {
-        "dtype": full_precision_dtype(device),
+        "dtype": torch.float32 if trainable else full_precision_dtype(device),
         "trust_remote_code": source.trust_remote_code,
         "attn_implementation": attention,
         "ignore_mismatched_sizes": True,  # refused below, by name
@@ -143,7 +157,7 @@ def load_language_model(
     options |= trunk_options(source) | source.files_from
     with loading_in_our_words(source, progress_bars=True):
         # Placed as it is loaded: quantised weights cannot be moved afterwards.
-        model, outcome = AutoModel.from_pretrained(
+        model, outcome = model_class(source, head).from_pretrained(
             source.location, device_map={"": device}, output_loading_info=True, **options
         )
     check_loaded(source, outcome)
@@ -153,12 +167,12 @@ def load_language_model(
         "tensors": len(list(model.parameters())),
         "tensors_not_used": len(outcome["unexpected_keys"]),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "quantization": _own_quantization(source) or quantization,
+        "quantization": held_in,
     }
     model.config.use_cache = False
     if device.type == "cpu" and getattr(model, "is_loaded_in_4bit", False):
         keep_4_bit_weights_as_they_are(model)
-    return model.requires_grad_(False).eval()
+    return model.requires_grad_(trainable).eval()
 
 
 def keep_4_bit_weights_as_they_are(model: PreTrainedModel) -> None:

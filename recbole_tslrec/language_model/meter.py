@@ -38,13 +38,20 @@ class Meter:
     matrix_rate: float | None = None
     _filled: Tensor | int = 0
 
-    def add(self, token_ids: Tensor, attention_mask: Tensor, prefix_ids: Tensor | None) -> None:
+    def add(
+        self,
+        token_ids: Tensor,
+        attention_mask: Tensor,
+        prefix_ids: Tensor | None,
+        prefix_mask: Tensor | None = None,
+    ) -> None:
         """Count one batch."""
-        prefix = 0 if prefix_ids is None else len(prefix_ids)
+        prefix = 0 if prefix_ids is None else prefix_ids.numel()
         positions = token_ids.numel() + prefix
         self.examples += len(token_ids)
         self.positions += positions
         self.trained_positions += positions if torch.is_grad_enabled() else 0
+        prefix = prefix if prefix_mask is None else prefix_mask.sum()
         self._filled += attention_mask.sum() + prefix  # a tensor: no waiting for the device
 
     def cost(self) -> dict[str, Any]:
@@ -64,7 +71,7 @@ class Meter:
 
 @contextmanager
 def metered(reader: nn.Module) -> Iterator[Meter]:
-    """Count all that ``reader`` (an ``ItemPromptModel``) reads within.
+    """Count all that ``reader`` (an ``ItemPromptModel``, or what takes the same batches) reads within.
 
     Memory is the peak of what torch took on a GPU within; on a CPU the peak of the process so far,
     which the system does not count anew.
@@ -72,9 +79,10 @@ def metered(reader: nn.Module) -> Iterator[Meter]:
     meter = Meter()
 
     def count(_, args: tuple, batch: dict[str, Tensor]) -> None:
-        meter.add(batch["token_ids"], batch["attention_mask"], batch.get("prefix_ids"))
+        prefix = (batch.get("prefix_ids"), batch.get("prefix_mask"))
+        meter.add(batch["token_ids"], batch["attention_mask"], *prefix)
 
-    device = reader.item_embeddings.device
+    device = next(reader.parameters()).device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     hook = reader.register_forward_pre_hook(count, with_kwargs=True)

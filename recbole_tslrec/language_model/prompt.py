@@ -1,22 +1,25 @@
-"""The prompt: words, one slot an item of the history, words (paper §4.1)."""
+"""The prompt of histories: words, one slot an item of the history, words (paper §4.1)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+from recbole_tslrec.language_model.prompts.segments import Items, Words, tokens_of
+from recbole_tslrec.language_model.prompts.template import Template, special_tokens
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """The words around the slots, as token ids.
+    """A template of three segments whose values are histories alone.
 
     Attributes:
-        before: d_inst, with the tokenizer's opening tokens ([CLS], <s>) if it has any.
+        before: d_inst as token ids, with the tokenizer's opening tokens ([CLS], <s>) if it has any.
         after: d_res, with the closing tokens ([SEP]) if it has any.
         max_history: the most slots; of a longer history the most recent items enter.
         shared_prefix: whether ``before``, the same in every prompt, stands once beside a batch
@@ -27,6 +30,16 @@ class Prompt:
     after: tuple[int, ...]
     max_history: int
     shared_prefix: bool = False
+
+    @cached_property
+    def template(self) -> Template:
+        """What makes its batches."""
+        history = Items("history", slots=True, most=self.max_history)
+        return Template(
+            (Words(self.before), history, Words(self.after)),
+            len(self.before) + self.max_history + len(self.after),
+            self.shared_prefix,
+        )
 
     def lengths(self, histories: np.ndarray) -> np.ndarray:
         """The positions of the prompts themselves, a shared prefix not counted.
@@ -41,36 +54,12 @@ class Prompt:
         return np.minimum(histories, self.max_history) + own_words
 
     def batch(self, histories: Sequence[np.ndarray]) -> dict[str, Tensor]:
-        """Prompts for several histories, padded on the right.
+        """Prompts for several histories, padded on the right, as ``Template.batch`` gives them.
 
         Args:
             histories: rows of the item table, oldest first, at least one each.
-
-        Returns:
-            ``token_ids`` [B, T] int64, meaningless at slots and padding; ``item_rows`` [B, T] int64,
-            -1 where the position is not a slot; ``attention_mask`` [B, T] int64, 0 at padding. With
-            a shared prefix, T counts what follows it, and ``prefix_ids`` [P] int64 holds it.
         """
-        histories = [history[-self.max_history :] for history in histories]
-        before = () if self.shared_prefix else self.before
-        n_before, n_after = len(before), len(self.after)
-        slots = np.array([len(history) for history in histories])
-        total = n_before + slots + n_after
-        position = np.arange(total.max())[None, :]  # [1, T]
-        ends = (n_before + slots)[:, None]  # where the words after begin
-        is_slot = (position >= n_before) & (position < ends)
-        is_after = (position >= ends) & (position < total[:, None])
-
-        token_ids = np.zeros(is_slot.shape, dtype=np.int64)
-        token_ids[:, :n_before] = before
-        token_ids[is_after] = np.tile(self.after, len(histories))
-        item_rows = np.full(is_slot.shape, -1, dtype=np.int64)
-        item_rows[is_slot] = np.concatenate(histories)
-        mask = (position < total[:, None]).astype(np.int64)
-        arrays = {"token_ids": token_ids, "item_rows": item_rows, "attention_mask": mask}
-        if self.shared_prefix:
-            arrays["prefix_ids"] = np.array(self.before, dtype=np.int64)
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return self.template.batch({"history": histories})
 
 
 def make_prompt(
@@ -85,23 +74,13 @@ def make_prompt(
     Raises:
         ValueError: the words leave no room for a single item.
     """
-    opening, closing = _special_tokens(tokenizer, instruction)
-    before = [*opening, *tokenizer(instruction, add_special_tokens=False)["input_ids"]]
-    after = [*tokenizer(response, add_special_tokens=False)["input_ids"], *closing]
+    opening, closing = special_tokens(tokenizer, instruction)
+    before = opening + tokens_of(tokenizer, instruction)
+    after = tokens_of(tokenizer, response) + closing
     room = context_length - len(before) - len(after)
     if room < 1:
         raise ValueError(
             f"the instruction and llm_response: they take {len(before) + len(after)} positions, and the "
             f"language model's context has {context_length}: no room for an item. Shorten the words."
         )
-    return Prompt(tuple(before), tuple(after), min(max_history, room))
-
-
-def _special_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
-    """What the tokenizer puts before and after a text: [CLS] and [SEP] for BERT, <s> for Llama."""
-    bare = tokenizer(text, add_special_tokens=False)["input_ids"]
-    whole = tokenizer(text)["input_ids"]
-    for start in range(len(whole) - len(bare) + 1):
-        if whole[start : start + len(bare)] == bare:
-            return whole[:start], whole[start + len(bare) :]
-    return [], []
+    return Prompt(before, after, min(max_history, room))

@@ -57,17 +57,71 @@ def continue_prefix(
     return output.last_hidden_state, rest.last_hidden_state
 
 
+def continue_prefixes(
+    model: nn.Module,
+    prefixes: Tensor,
+    prefix_mask: Tensor,
+    prefix_of: Tensor,
+    embeddings: Tensor,
+    attention_mask: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The hidden states of prompts several of which go on from each prefix (LLM-TRSR §4.4).
+
+    Args:
+        model: as for ``continue_prefix``; one that numbers positions must take ``position_ids``.
+        prefixes: embeddings, [U, P, H], padded on the left, so that nothing stands between a prefix
+            and what follows it.
+        prefix_mask: [U, P], 0 at padding.
+        prefix_of: which prefix each prompt goes on from, [N] int64.
+        embeddings: what follows in each prompt, [N, T, H], padded on the right.
+        attention_mask: [N, T], 0 at padding.
+
+    Returns:
+        The states of the prefixes, [U, P, H], and of what follows, [N, T, H].
+    """
+    cache = DynamicCache()
+    output = model(
+        inputs_embeds=prefixes,
+        attention_mask=prefix_mask,
+        past_key_values=cache,
+        use_cache=True,
+        **_positions(model, (prefix_mask.cumsum(dim=1) - 1).clamp(min=0)),
+    )
+    cache.layers = [_PrefixLayer(layer, prefix_of) for layer in cache.layers]
+    after = torch.arange(embeddings.shape[1], device=embeddings.device)
+    rest = model(
+        inputs_embeds=embeddings,
+        attention_mask=torch.cat([prefix_mask[prefix_of], attention_mask], dim=1),
+        past_key_values=cache,
+        use_cache=True,
+        **_positions(model, prefix_mask.sum(dim=1)[prefix_of, None] + after),
+    )
+    return output.last_hidden_state, rest.last_hidden_state
+
+
+def _positions(model: nn.Module, position_ids: Tensor) -> dict[str, Tensor]:
+    """The positions for a model that would else count padding; some count by the mask alone."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model  # under adapters
+    takes = "position_ids" in inspect.signature(plain.forward).parameters
+    return {"position_ids": position_ids} if takes else {}
+
+
 class _PrefixLayer(DynamicLayer):
     """A layer's keys and values of the prefix, put before those of a pass and not kept with them.
 
     transformers' own layer would hold the prompts' keys and values of all layers until the pass is
     over, as for words still to come. Nothing comes here, and without gradients one layer's is enough.
+
+    Args:
+        layer: the prefix's, [1, heads, P, d], or those of several prefixes, [U, heads, P, d].
+        prefix_of: which of several prefixes each prompt has, [B]; None for one that all have.
     """
 
-    def __init__(self, layer: DynamicLayer):
+    def __init__(self, layer: DynamicLayer, prefix_of: Tensor | None = None):
         super().__init__()
         self.lazy_initialization(layer.keys, layer.values)
-        self.keys, self.values = layer.keys, layer.values  # [1, heads, P, d]
+        self.keys, self.values = layer.keys, layer.values
+        self.prefix_of = prefix_of
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args, **kwargs
@@ -75,9 +129,14 @@ class _PrefixLayer(DynamicLayer):
         """[B, heads, T, d] each -> [B, heads, P + T, d] each."""
         n_prompts = len(key_states)
         return tuple(
-            torch.cat([prefix.expand(n_prompts, -1, -1, -1), states], dim=-2)
+            torch.cat([self._of_each(prefix, n_prompts), states], dim=-2)
             for prefix, states in ((self.keys, key_states), (self.values, value_states))
         )
+
+    def _of_each(self, prefix: Tensor, n_prompts: int) -> Tensor:
+        if self.prefix_of is None:
+            return prefix.expand(n_prompts, -1, -1, -1)
+        return prefix.index_select(0, self.prefix_of)
 
 
 def with_prefix(attention_mask: Tensor, n_prefix: int) -> Tensor:
@@ -138,4 +197,32 @@ def can_share_prefix(model: nn.Module) -> bool:
     expected, otherwise = states.float()
     effect = (expected[4:] - otherwise[4:]).norm()
     errors = (begun[0] - expected[:4], continued[1] - expected[4:])
+    return all(error.norm() < _TOLERANCE * effect for error in errors)
+
+
+@torch.no_grad()
+def can_continue_prefixes(model: nn.Module) -> bool:
+    """Whether going on from prefixes of different lengths gives this model's own hidden states.
+
+    Tried out, as ``can_share_prefix`` is: a model must take positions that begin behind padding.
+    """
+    if not can_share_prefix(model):
+        return False
+    was_training = model.training
+    model.eval()
+    words = model.get_input_embeddings()
+    tokens = torch.arange(1, 13, device=words.weight.device) % words.num_embeddings
+    long, padded, rest = words(tokens).view(3, 4, -1)
+    mask = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]], device=tokens.device)
+    ones, both = torch.ones_like(mask), torch.arange(2, device=tokens.device)
+    alone = []
+    for prefix in (long, padded[2:]):
+        whole = torch.cat([prefix, rest])[None]
+        states = model(inputs_embeds=whole, attention_mask=ones.new_ones(whole.shape[:2]))
+        alone.append(states.last_hidden_state[0, -len(rest) :].float())
+    prefixes = torch.stack([long, padded])
+    _, continued = continue_prefixes(model, prefixes, mask, both, rest.expand(2, 4, -1), ones)
+    model.train(was_training)
+    effect = (alone[0] - alone[1]).norm()
+    errors = (states - expected for states, expected in zip(continued, alone, strict=True))
     return all(error.norm() < _TOLERANCE * effect for error in errors)

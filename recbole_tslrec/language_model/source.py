@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import json
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +34,7 @@ from transformers.utils import (
 )
 
 from recbole_tslrec.language_model.hub import why_unreachable
+from recbole_tslrec.language_model.kinds import CAUSAL, ENCODER, check_kind, kind_of
 from recbole_tslrec.store.store import file_hash
 
 EMBEDDED = "embedded"
@@ -63,6 +65,11 @@ class LanguageModelSource:
     trust_remote_code: bool
     revision: str | None = None
     local_files_only: bool = False
+
+    @property
+    def kind(self) -> str:
+        """``causal``, ``encoder`` or ``encoder-decoder``."""
+        return kind_of(self.config)
 
     @property
     def hidden_size(self) -> int:
@@ -130,18 +137,21 @@ class LanguageModelSource:
         )
 
 
-def open_source(llm: str, trust_remote_code: bool = False) -> LanguageModelSource:
+def open_source(
+    llm: str, trust_remote_code: bool = False, kinds: Collection[str] = (CAUSAL, ENCODER)
+) -> LanguageModelSource:
     """Find a language model and check that it can serve.
 
     Args:
         llm: a hub id, a folder, or ``embedded``.
         trust_remote_code: whether Python code that comes with the model may run.
+        kinds: those that the paradigm can take.
 
     Raises:
         ModuleNotFoundError: the embedded model's package is not installed.
         OSError: the model does not exist or cannot be reached.
         ValueError: the embedded model's weights are not the published ones, the model takes no
-            ``inputs_embeds``, or is an adapter or an encoder-decoder.
+            ``inputs_embeds``, or is an adapter or of another kind.
     """
     location = _embedded_folder() if llm == EMBEDDED else llm
     is_folder = os.path.isdir(location)  # False, too, of a name too long for any file
@@ -169,6 +179,7 @@ def open_source(llm: str, trust_remote_code: bool = False) -> LanguageModelSourc
     source = LanguageModelSource(
         llm, location, config, tokenizer, trust_remote_code, revision, unreachable is not None
     )
+    check_kind(llm, config, kinds)
     _check_takes_embeddings(source)
     if is_folder:
         _check_headers(llm, Path(location))
@@ -219,11 +230,10 @@ def _check_takes_embeddings(source: LanguageModelSource) -> None:
     """A prompt's item slots enter as embeddings, so forward must take them in place of tokens."""
     kind = f"[{source.name}] ({source.config.model_type})"
     arguments = inspect.signature(source.shape.forward).parameters
-    # The encoder of one, saved alone, does not call itself encoder-decoder, and is loaded as the whole.
-    if source.config.is_encoder_decoder or "decoder_input_ids" in arguments:
+    if "decoder_input_ids" in arguments and not source.config.is_encoder_decoder:
         raise ValueError(
-            f"llm: {kind} is an encoder-decoder model, or the encoder of one; give a causal model, or "
-            f"an encoder such as BERT."
+            f"llm: {kind} is the encoder of an encoder-decoder model, saved alone, and would be loaded "
+            f"as the whole. Give the whole model, or an encoder such as BERT."
         )
     if "inputs_embeds" not in arguments:
         raise ValueError(

@@ -37,6 +37,7 @@ from recbole_tslrec.data.check_interactions import check_interactions
 from recbole_tslrec.data.time_order import check_order
 from recbole_tslrec.recbole_bridge.paradigm import Paradigm, add, paradigm_of, staged_models
 from recbole_tslrec.recbole_bridge.trainers import BackboneTrainer
+from recbole_tslrec.stages.stage import MODEL_NAMES
 from recbole_tslrec.store import processes
 
 _KEEPING_ALL = (None, False, {}, "[0,inf)")  # values of filters
@@ -85,6 +86,7 @@ def register_paradigm(paradigm: Paradigm) -> None:
     """
     add(paradigm)
     for name, model in paradigm.models.items():
+        MODEL_NAMES.add(name.lower())
         _register_model(model)
         setattr(recbole.trainer, f"{name}Trainer", paradigm.trainer)
 
@@ -162,6 +164,8 @@ def _with_our_yaml(original):
                 self._update_internal_config_dict(str(path))
         if paradigm is not None:
             self.internal_config_dict.update(paradigm.defaults())
+            if backbone is None:  # no yaml of RecBole's says it: training rows without negatives
+                self.internal_config_dict.setdefault("loss_type", "CE")
         columns = (self.internal_config_dict.get("load_col") or {}).get("inter")
         if model_class.type == ModelType.SEQUENTIAL and columns == ["user_id", "item_id"]:
             # RecBole's default for a data set that it does not know; a history has an order.

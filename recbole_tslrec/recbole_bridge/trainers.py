@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 import uuid
 from pathlib import Path
 from time import monotonic
 
 import torch
-from recbole.data import get_dataloader
+from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.trainer import Trainer
 from torch.nn.utils import parametrize
 
-from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.backbones.specification import backbone_of
 from recbole_tslrec.backbones.whole_sequences.loader import WholeSequenceDataLoader, check_settings
 from recbole_tslrec.backbones.whole_sequences.loss import whole_sequence_loss
 from recbole_tslrec.config.recbole_keys import check_topk, check_validation
+from recbole_tslrec.evaluation.blocks import BlockDataLoader
+from recbole_tslrec.evaluation.collector import TopkCollector
 from recbole_tslrec.stages.pipeline import Pipeline, cost_table
 from recbole_tslrec.store import processes
 from recbole_tslrec.store.files import check_writable
 
 
-class _WatchedTrainer(Trainer):
+class WatchedTrainer(Trainer):
     """RecBole's trainer that stops at the first loss, score or weight that is NaN or infinite.
 
     A score of -inf passes, with which RecBole takes out what is not to be ranked. The checkpoint of the
@@ -36,6 +37,7 @@ class _WatchedTrainer(Trainer):
     def __init__(self, config, model):
         check_topk(config, model.n_items - 1)
         super().__init__(config, model)
+        self.eval_collector = TopkCollector(config)
         self._epoch, self._step = None, 0  # where training stands
         if config["single_spec"]:  # else the other processes look for the first one's file
             # RecBole's name is exact to the second: of two runs that start in the same one, each would
@@ -53,9 +55,15 @@ class _WatchedTrainer(Trainer):
         return super()._train_epoch(train_data, epoch_idx, counted_loss, show_progress)
 
     def evaluate(self, eval_data, load_best_model=True, *args, **kwargs):
-        """As RecBole's; raises ValueError if a score is NaN or infinite."""
+        """As RecBole's, a full ranking in small blocks of users.
+
+        Raises:
+            ValueError: a score is NaN or infinite.
+        """
         if load_best_model:
             self._epoch = None  # what is evaluated is not what the last epoch left
+        if eval_data and isinstance(eval_data, FullSortEvalDataLoader):
+            eval_data = BlockDataLoader.of(eval_data, self.model)
         return super().evaluate(eval_data, load_best_model, *args, **kwargs)
 
     def _check_nan(self, loss):
@@ -100,7 +108,7 @@ class _WatchedTrainer(Trainer):
         )
 
 
-class BackboneTrainer(_WatchedTrainer):
+class BackboneTrainer(WatchedTrainer):
     """Trains the backbones of our table: RecBole's trainer but for ``train_batching: sequence``."""
 
     def __init__(self, config, model):
@@ -126,8 +134,7 @@ class BackboneTrainer(_WatchedTrainer):
 
     def _loss(self, interaction):
         if self.config["train_batching"] == "sequence":
-            backbone = getattr(self.model, "backbone", None) or BACKBONES[self.config["model"]]
-            return whole_sequence_loss(self.model, interaction, backbone.item_table)
+            return whole_sequence_loss(self.model, interaction, backbone_of(self.model).item_table)
         return self.model.calculate_loss(interaction)
 
     def evaluate(self, *args, **kwargs):
@@ -136,7 +143,7 @@ class BackboneTrainer(_WatchedTrainer):
             return super().evaluate(*args, **kwargs)
 
 
-class _StagesFirst:
+class StagesFirst:
     """Mixin for a trainer: runs the stages that the model needs, then RecBole's own loop.
 
     Attributes:
@@ -167,69 +174,32 @@ class _StagesFirst:
     def _fit(self, train_data, valid_data, verbose, saved, show_progress, **more):
         # A resumed model has from the checkpoint what the stages gave it.
         if self.start_epoch == 0:
-            start = monotonic()
-            check_validation(self.config, valid_data)
-            self.pipeline = Pipeline(
-                self.config,
-                train_data,
-                valid_data,
-                self.model.backbone,
-                show_progress,
-                self.tensorboard.log_dir,
-            )
-            self.pipeline.check(self.model.stages(self.config))
-            self.model.prepare(self.pipeline)
-            self.seconds_of_stages = monotonic() - start
-            self.stages = self.pipeline.used
+            self._prepare(train_data, valid_data, show_progress)
             self.logger.info(cost_table(self.stages))
         processes.part()  # RecBole's loop goes on in the first process
         return super().fit(train_data, valid_data, verbose, saved, show_progress, **more)
 
+    def _prepare(self, train_data, valid_data, show_progress) -> None:
+        """Give the model what its stages make."""
+        start = monotonic()
+        check_validation(self.config, valid_data)
+        self.pipeline = Pipeline(
+            self.config,
+            train_data,
+            valid_data,
+            self.model.backbone,
+            show_progress,
+            self.tensorboard.log_dir,
+        )
+        self.pipeline.check(self.model.stages(self.config))
+        self.model.prepare(self.pipeline)
+        self.seconds_of_stages = monotonic() - start
+        self.stages = self.pipeline.used
 
-class TwoStageTrainer(_StagesFirst, BackboneTrainer):
+
+class TwoStageTrainer(StagesFirst, BackboneTrainer):
     """Trains ``TSLRec_*``, ``CI_*`` and ``Norm_*`` models: the fused backbone in RecBole's own loop."""
 
 
-class LanguageModelTrainer(_StagesFirst, _WatchedTrainer):
-    """Trains a language model that recommends by itself (E4SRec) in RecBole's own loop.
-
-    RecBole's keys for training are the backbone's, which is trained before; the keys ``sft_*`` take
-    their place in this loop.
-    """
-
-    rate_key = "e4srec_learning_rate"
-    loop_keys = ("clip_grad_norm", "enable_amp")
-
-    def __init__(self, config, model):
-        if not config["single_spec"]:
-            raise ValueError("nproc: the language model is trained in one process. Set nproc=1.")
-        super().__init__(config, model)
-        self.epochs = config["sft_epochs"]
-        self.eval_step = min(config["eval_step"], self.epochs)
-        self.stopping_step = config["sft_stopping_step"]
-
-    def _build_optimizer(self):
-        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
-        return super()._build_optimizer(
-            params=trained,
-            learner="adam",
-            learning_rate=self.config["e4srec_learning_rate"],
-            weight_decay=0.0,
-        )
-
-    def fit(self, train_data, *args, **kwargs):
-        """As RecBole's, on the examples that the model chooses from the training rows."""
-        config = copy.copy(self.config)
-        config.final_config_dict = self.config.final_config_dict | {
-            "train_batch_size": self.config["examples_per_step"],
-            "train_neg_sample_args": {"distribution": "none", "sample_num": "none"},
-        }
-        examples = self.model.examples(train_data._dataset)
-        self._examples = get_dataloader(config, "train")(
-            config, examples, None, shuffle=train_data.shuffle
-        )
-        return super().fit(train_data, *args, **kwargs)
-
-    def _train_epoch(self, train_data, *args, **kwargs):
-        # Here and not in fit: stages and popularity metrics count all training rows.
-        return super()._train_epoch(self._examples, *args, **kwargs)
+class StagedTrainer(StagesFirst, WatchedTrainer):
+    """Trains a model of any paradigm in RecBole's own loop, after its stages."""

@@ -22,8 +22,10 @@ from recbole_tslrec.stages.stage import Stage
 from recbole_tslrec.stages.user_inputs import POPULARITY, given_backbone
 from recbole_tslrec.store.checkpoints import load_checkpoint
 from recbole_tslrec.store.item_tensors import ItemTensors
+from recbole_tslrec.store.store import fingerprint
 
 ITEM_EMBEDDING = "item_embedding"  # e_v, [n_items, d] float32
+USERS = "users"  # in the stage's notes: a hash of the users in the order of internal ids
 _FILE = "items.safetensors"
 
 
@@ -47,10 +49,12 @@ class BackboneStage(Stage):
             "data": self.pipeline.data_fingerprint,
         }
 
-    def make(self, folder: Path) -> None:
+    def make(self, folder: Path) -> dict[str, Any]:
         given = self.config["backbone_checkpoint"] is not None
         table = self._given if given else self.train(folder)
         self.save_items(folder, _FILE, {ITEM_EMBEDDING: table})
+        dataset = self.pipeline.dataset
+        return {USERS: fingerprint(dataset.field2id_token[dataset.uid_field].tolist())}
 
     def bytes_on_disk(self) -> int:
         """Its checkpoint (weights and Adam's two numbers beside each), and e_v; fp32."""

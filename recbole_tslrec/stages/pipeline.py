@@ -37,7 +37,7 @@ class Pipeline:
     Args:
         config: RecBole's config of an experiment with one of our models.
         train_data, valid_data: RecBole's loaders of the same experiment.
-        backbone: the line of ``model.specifications.BACKBONES``.
+        backbone: a line of the table of backbones; None for a model that has none.
         show_progress: whether to draw progress bars.
         log_folder: where TensorBoard's curves go; None for none.
 

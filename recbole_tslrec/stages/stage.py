@@ -17,9 +17,13 @@ if TYPE_CHECKING:
     from recbole_tslrec.stages.pipeline import Pipeline
 
 
+# Models whose own training is kept as a stage, by their names in lower case.
+MODEL_NAMES: set[str] = set()
+
+
 def stage_names() -> list[str]:
     """The names of all stages that are known, those of a paradigm once it is imported."""
-    found, kinds = set(), [Stage]
+    found, kinds = set(MODEL_NAMES), [Stage]
     while kinds:
         kind = kinds.pop()
         kinds += kind.__subclasses__()
@@ -109,11 +113,9 @@ class Stage(ABC):
 
     def provenance(self) -> dict[str, Any]:
         """What a file of the stage says of where it is from."""
-        return {
-            "stage": self.name,
-            "dataset": self.config["dataset"],
-            "backbone": self.pipeline.backbone.name,
-        }
+        backbone = self.pipeline.backbone
+        own = {"stage": self.name, "dataset": self.config["dataset"]}
+        return own if backbone is None else own | {"backbone": backbone.name}
 
     def save_items(self, folder: Path, file: str, tensors: dict[str, Tensor], **more: Any) -> None:
         """Write tensors with a row an item, in the order of internal ids, tied to tokens."""

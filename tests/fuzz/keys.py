@@ -127,8 +127,8 @@ class Keys:
             file.mkdir()
         elif kind != "missing":
             file.write_bytes(content)
-        settings = {key: value for key, value in self.base.items() if key != "epochs"}
-        use = partial(Config, "Norm_SASRec", DATASET, [str(file)], settings)
+        base = {key: value for key, value in self.base.items() if key != "epochs"}
+        use = partial(_use_command_line, base, ["--config_files=base.yaml given.yaml"], {})
         what = f"yaml file: {kind if kind in ('missing', 'folder') else content[:40]}"
         return Input(what, use, [file.name, "epochs", "key [1]"], may_run=kind == "sound")
 

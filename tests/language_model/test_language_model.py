@@ -9,7 +9,7 @@ import transformers
 from conftest import CONFIGS, small_tokenizer
 
 from recbole_tslrec.language_model import source as source_module
-from recbole_tslrec.language_model.encoder import ItemPromptModel, pool
+from recbole_tslrec.language_model.encoder import ItemPromptModel
 from recbole_tslrec.language_model.load import (
     add_adapters,
     check_adapters,
@@ -21,6 +21,7 @@ from recbole_tslrec.language_model.load import (
 )
 from recbole_tslrec.language_model.prompt import make_prompt
 from recbole_tslrec.language_model.reader import make_prompt_for
+from recbole_tslrec.language_model.readout import pool
 from recbole_tslrec.language_model.source import open_source
 from recbole_tslrec.store.store import write_json
 
@@ -235,7 +236,7 @@ def test_models_that_cannot_read_items_are_refused(tmp_path):
     config = transformers.T5Config(d_model=32, num_layers=1, num_heads=2, d_kv=16, d_ff=32)
     transformers.T5EncoderModel(config).save_pretrained(tmp_path / "encoder")
     small_tokenizer().save_pretrained(tmp_path / "encoder")
-    with pytest.raises(ValueError, match="or the encoder of one"):
+    with pytest.raises(ValueError, match="is the encoder of an encoder-decoder"):
         open_source(str(tmp_path / "encoder"))
 
 

@@ -5,18 +5,19 @@ from torch import nn
 
 from recbole_tslrec.language_model.meter import metered, operations
 from recbole_tslrec.language_model.prompt import Prompt
+from recbole_tslrec.language_model.prompts.segments import Items, Words
+from recbole_tslrec.language_model.prompts.template import Template
 
 
 class Reader(nn.Module):
-    """Stands for an ``ItemPromptModel``: a frozen and a trained matrix."""
+    """Stands for an ``ItemEncoder``: a frozen and a trained matrix."""
 
     def __init__(self):
         super().__init__()
-        self.register_buffer("item_embeddings", torch.zeros(5, 3))
         self.frozen, self.trained = nn.Linear(3, 4), nn.Linear(4, 2)
         self.frozen.requires_grad_(False)
 
-    def forward(self, token_ids, item_rows, attention_mask, prefix_ids=None):
+    def forward(self, token_ids, item_rows, attention_mask, **prefix):
         return self.trained(self.frozen(torch.ones(len(token_ids), 3)))
 
 
@@ -36,6 +37,24 @@ def test_positions_are_counted_by_hand(shared, positions):
     assert cost["padding_share"] == pytest.approx(2 / positions, abs=1e-4)
     assert cost["operations"] == operations(reader, 2 * positions, positions)
     assert cost["peak_memory_bytes"] > 0 and cost["share_of_matrix_rate"] is None
+
+
+def test_prefixes_of_several_users_are_counted_by_hand():
+    parts = (
+        Words((7, 8)),
+        Items("history", slots=True),
+        Items("next", slots=True, candidates=True),
+    )
+    values = {
+        "history": [np.array([1, 2, 3]), np.array([4])],  # prefixes of 5 and 3 positions
+        "next": [np.array([1, 2]), np.array([3])],
+    }
+    reader = Reader()
+    with metered(reader) as meter:
+        reader(**Template(parts, 20).continued(values, "next"))
+    cost = meter.cost()
+    assert (cost["examples"], cost["positions"]) == (3, 2 * 5 + 3)
+    assert cost["padding_share"] == pytest.approx(2 / 13, abs=1e-4)
 
 
 def test_operations_of_a_frozen_matrix_have_no_weight_gradient():

@@ -141,7 +141,7 @@ def test_loss_is_finite_and_every_weight_learns(loss_type):
 
 
 def test_an_unknown_loss_is_refused():
-    with pytest.raises(NotImplementedError, match="loss_type"):
+    with pytest.raises(ValueError, match=r"loss_type: .'BCE'. is not one of CE, BPR"):
         make_model(loss_type="BCE")
 
 

@@ -7,8 +7,8 @@ import torch
 from tiny_fine_tuning import CPU, K, model_and_prompt, settings_of, users_of_one_taste
 from transformers.trainer_utils import get_last_checkpoint
 
+from recbole_tslrec.language_model import training
 from recbole_tslrec.language_model.checkpoints import remove_broken_checkpoints, state_of
-from recbole_tslrec.paradigms.tslrec.reconstruction import fine_tuning
 from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import fine_tune, split_users
 
 
@@ -173,7 +173,7 @@ def test_a_run_that_had_stopped_early_is_not_trained_on(
     whole, weight = run(tmp_path / "whole")
     assert len(whole.epochs) < 8
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(fine_tuning._ReconstructionTrainer, "_load_best_model", killed)
+        patch.setattr(training._TaskTrainer, "_load_best_model", killed)
         run(tmp_path / "killed")
     (tmp_path / "killed").rename(tmp_path / "moved")  # where its state does not look for the best
     resumed, resumed_weight = run(tmp_path / "moved")

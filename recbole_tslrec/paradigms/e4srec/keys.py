@@ -20,13 +20,7 @@ OWN = declare(
     Key(
         "e4srec_learning_rate",
         3e-4,
-        "The learning rate of the language model (Adam, constant); that of the authors' script.",
+        "The learning rate of the language model (AdamW, constant); that of the authors' script.",
         ABOVE_0,
-    ),
-    Key(
-        "examples_per_step",
-        32,
-        "Interactions in a step of the language model's training.",
-        integer(1),
     ),
 )

@@ -9,11 +9,16 @@ Reference:
 from __future__ import annotations
 
 import copy
+import hashlib
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,15 +30,25 @@ from recbole_tslrec.language_model.reader import (
     open_source_for,
     shared_if_possible,
 )
+from recbole_tslrec.language_model.task import Task
 from recbole_tslrec.stages.backbone import BackboneStage
 
 if TYPE_CHECKING:
+    from recbole_tslrec.language_model.prompt import Prompt
     from recbole_tslrec.stages.pipeline import Pipeline
     from recbole_tslrec.stages.stage import Stage
 
 # The most prompt positions, padding included, in one pass of an evaluation. It changes the speed and
 # the memory, not the result, but for int8 (docs/determinism.md).
 _POSITIONS_A_PASS = 16_384
+# The keys on which the trained weights depend, besides those that say where the language model is.
+_KEYS = (
+    *("llm_quantization", "llm_response", "llm_max_history", "llm_pooling"),
+    *("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"),
+    *("sft_epochs", "sft_batch_positions", "sft_optimizer", "sft_stopping_step"),
+    *("max_examples_per_user", "e4srec_instruction", "e4srec_learning_rate"),
+)
+_TRAINED = "trained.safetensors"
 
 
 class E4SRec(SequentialRecommender):
@@ -52,12 +67,13 @@ class E4SRec(SequentialRecommender):
     """
 
     backbone = BACKBONES["SASRec"]
+    learning_rate_key = "e4srec_learning_rate"
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         check_language_model(config, "e4srec_instruction")
+        self.settings = {key: config[key] for key in (*_KEYS, "seed")}
         self.source = open_source_for(config)
-        self.max_examples_per_user = config["max_examples_per_user"]
         table = getattr(self.backbone.model_class(config, dataset), self.backbone.item_table)
         untrained = torch.ones(self.n_items, table.embedding_dim)  # until prepare, or a checkpoint
         self.reader = make_reader(config, self.source, untrained, with_adapters=True)
@@ -96,17 +112,42 @@ class E4SRec(SequentialRecommender):
             )
         table[1:] = (embeddings / embeddings.pow(2).mean().sqrt()).to(table)
 
-    def examples(self, dataset):
-        """The training rows to learn from: the latest ``max_examples_per_user`` of every user.
+    def task(self, dataset) -> Task:
+        """What to learn: the next item of every user's latest ``max_examples_per_user`` training rows.
 
         Args:
             dataset: RecBole's augmented training data set, a row an interaction.
-
-        Returns:
-            a copy of it with these rows alone, in their order.
         """
+        from recbole_tslrec.language_model.batches import instruction_positions, own_lengths
+
         users = dataset.inter_feat[dataset.uid_field].numpy()
-        return dataset.copy(dataset.inter_feat[latest_rows(users, self.max_examples_per_user)])
+        chosen = latest_rows(users, self.settings["max_examples_per_user"])
+        rows = dataset.inter_feat[chosen]
+        fields = (self.ITEM_SEQ, self.ITEM_SEQ_LEN, self.POS_ITEM_ID)
+        examples = NextItems(*(rows[field].numpy() for field in fields))
+        return Task(
+            name=type(self).__name__,
+            unit="interactions",
+            learning_rate_key=self.learning_rate_key,
+            examples=examples,
+            lengths=own_lengths(self.prompt, examples.lengths),
+            collate=partial(_collate, self.prompt),
+            more_positions=instruction_positions(self.prompt),
+        )
+
+    def learner(self) -> NextItemModel:
+        """What the training loop trains; it shares this model's weights."""
+        return NextItemModel(self.reader, self.item_scores)
+
+    def made_from(self, task: Task) -> dict[str, Any]:
+        """What the trained weights depend on, for a fingerprint; after ``prepare``."""
+        items = self.reader.item_embeddings.cpu().numpy()
+        return {
+            "settings": self.settings,
+            "language_model": self.source.identity,
+            "item_embeddings": hashlib.sha256(items.tobytes()).hexdigest(),
+            "examples": task.examples.content_hash(),
+        }
 
     # ---- RecBole's interface --------------------------------------------------------------------
 
@@ -190,6 +231,82 @@ class E4SRec(SequentialRecommender):
         memo[id(self)] = duplicate
         duplicate.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return duplicate
+
+
+class NextItems:
+    """Examples for the training loop: a history and the item that came next.
+
+    Args:
+        histories: int64 [n, MAX_ITEM_LIST_LENGTH], padded on the right.
+        lengths: the items of each history, int64 [n].
+        targets: int64 [n].
+    """
+
+    def __init__(self, histories: np.ndarray, lengths: np.ndarray, targets: np.ndarray):
+        self.histories, self.lengths, self.targets = histories, lengths, targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, int]:
+        return self.histories[number, : self.lengths[number]], self.targets[number]
+
+    def content_hash(self) -> str:
+        """A hash of all of them in their order."""
+        content = hashlib.sha256()
+        for array in (self.histories, self.lengths, self.targets):
+            content.update(np.ascontiguousarray(array))
+        return content.hexdigest()
+
+
+def _collate(prompt: Prompt, examples: Sequence[tuple[np.ndarray, int]]) -> dict[str, Tensor]:
+    histories, targets = zip(*examples, strict=True)
+    return prompt.batch(histories) | {"target": torch.tensor(targets)}
+
+
+class NextItemModel(nn.Module):
+    """What is trained of E4SRec, as the training loop takes it.
+
+    Args:
+        reader: the language model that reads items.
+        item_scores: from its hidden states to a score for each item.
+    """
+
+    def __init__(self, reader: nn.Module, item_scores: nn.Linear):
+        super().__init__()
+        self.reader, self.item_scores = reader, item_scores
+
+    def forward(self, target: Tensor, **prompts: Tensor) -> dict[str, Tensor]:
+        """The loss of a batch of interactions.
+
+        Args:
+            target: the next items, int64 [B].
+            prompts: as ``Prompt.batch`` makes them.
+
+        Returns:
+            ``error`` [B], the cross entropy of each over all items.
+        """
+        hidden = self.reader(**prompts)
+        with torch.autocast(hidden.device.type, enabled=False):  # as an evaluation scores
+            scores = self.item_scores(hidden)
+        return {"error": F.cross_entropy(scores, target, reduction="none")}
+
+    def save(self, folder: Path) -> None:
+        """Write the adapters, the projection and the scoring layer."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        trained = {name: weight.detach().cpu() for name, weight in self._trained().items()}
+        save_file(trained, folder / _TRAINED)
+
+    @torch.no_grad()
+    def load(self, folder: Path) -> None:
+        """Read what ``save`` wrote into a model made under the same settings."""
+        stored = load_file(Path(folder) / _TRAINED)
+        for name, weight in self._trained().items():
+            weight.copy_(stored[name])
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
 
 
 def latest_rows(users: np.ndarray, most: int) -> np.ndarray:

@@ -3,7 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from recbole_tslrec.language_model.keys import ADAPTERS, HISTORY, READING, STOPPING, TRAINING
+from recbole_tslrec.language_model.keys import (
+    ADAPTERS,
+    HISTORY,
+    OPTIMISATION,
+    READING,
+    STOPPING,
+    TRAINING,
+)
 from recbole_tslrec.paradigms.tslrec.augmentation.keys import FUSION, GIVEN_VECTORS, NORM
 from recbole_tslrec.paradigms.tslrec.augmentation.vectors import VECTORS, EnhancedEmbedding
 from recbole_tslrec.paradigms.tslrec.keys import CATEGORIES, INSTRUCTION
@@ -57,6 +64,7 @@ TSLREC = Paradigm(
         HISTORY,
         ADAPTERS,
         STOPPING,
+        OPTIMISATION,
         TRAINING,
         FUSION,
         GIVEN_VECTORS,

@@ -15,7 +15,14 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.nn import functional as F
 
-from recbole_tslrec.language_model.keys import ADAPTERS, HISTORY, READING, STOPPING, TRAINING
+from recbole_tslrec.language_model.keys import (
+    ADAPTERS,
+    HISTORY,
+    OPTIMISATION,
+    READING,
+    STOPPING,
+    TRAINING,
+)
 from recbole_tslrec.language_model.reader import (
     check_language_model,
     make_prompt_for,
@@ -146,6 +153,7 @@ class FineTuningStage(ReadsItems):
         *INSTRUCTION.names,
         *ADAPTERS.names,
         *STOPPING.names,
+        *OPTIMISATION.names,
         *TRAINING.names,
     )
 

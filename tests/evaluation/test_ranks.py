@@ -31,9 +31,8 @@ def cases(draw):
 @given(cases())
 def test_ranks_are_those_of_sorting(case):
     scores, targets, histories = case
-    seen = torch.zeros(len(scores), len(scores[0]), dtype=torch.bool)
-    for row, history in enumerate(histories):
-        seen[row, list(history)] = True
+    pairs = [(row, item) for row, history in enumerate(histories) for item in history]
+    seen = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
     rank, masked = target_ranks(torch.tensor(scores), torch.tensor(targets), seen)
     rows = list(zip(scores, targets, histories, strict=True))
     assert rank.tolist() == [naive_rank(score, target, set()) for score, target, _ in rows]
@@ -53,7 +52,7 @@ def test_metrics_by_hand():
 def test_a_diverged_model_has_no_rank(score):
     scores = torch.tensor([[0.0, 1.0, float(score)]])
     with pytest.raises(ValueError, match=f"highest score is {score}"):
-        target_ranks(scores, torch.tensor([1]), torch.zeros(1, 3, dtype=torch.bool))
+        target_ranks(scores, torch.tensor([1]), (torch.tensor([0]), torch.tensor([2])))
 
 
 @pytest.mark.parametrize("model", ["GRU4Rec", "TSLRec_SASRec"])

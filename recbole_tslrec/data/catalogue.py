@@ -1,0 +1,232 @@
+"""The item catalogue: what is known of the items in words, from RecBole's ``.item`` file.
+
+The file is read beside RecBole's data set, item by token. RecBole's own item features would have to be
+asked for with ``load_col``, and then drop the interactions of items that have no row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from logging import getLogger
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from recbole_tslrec.data.check_header import decoding, encoding_of, path_of, read_header
+from recbole_tslrec.store.store import fingerprint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ERROR = "error"  # the value of ``missing`` that refuses items without a text
+_BETWEEN_COLUMNS = ", "
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """A text for every item.
+
+    Attributes:
+        texts: by the item's token; a token is never part of a text unless a column holds it.
+    """
+
+    texts: Mapping[str, str]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the texts by token: the same whatever RecBole's internal ids."""
+        return fingerprint(sorted(self.texts.items()))
+
+    def rows(self, tokens: Sequence[str]) -> list[str]:
+        """The texts by internal id; padding, which is row 0, has an empty one.
+
+        Args:
+            tokens: of the items in the order of internal ids, without padding.
+
+        Returns:
+            [n_items] texts.
+        """
+        return ["", *(self.texts[token] for token in tokens)]
+
+    def cut(self, tokenizer: PreTrainedTokenizerBase, most: int) -> Catalogue:
+        """The texts' beginnings, of at most so many tokens each.
+
+        Raises:
+            ValueError: the tokenizer cannot say where in a text its tokens lie.
+        """
+        if not tokenizer.is_fast:
+            raise ValueError(
+                f"item_text_tokens: the tokenizer [{type(tokenizer).__name__}] does not say where in a "
+                f"text its tokens end, so that none can be cut. Give a model with a fast tokenizer (a "
+                f"tokenizer.json beside it)."
+            )
+        cut = _beginnings(list(self.texts.values()), tokenizer, most)
+        return Catalogue(dict(zip(self.texts, cut, strict=True)))
+
+
+def _beginnings(texts: list[str], tokenizer: PreTrainedTokenizerBase, most: int) -> list[str]:
+    """Of every text what its first ``most`` tokens cover."""
+    if not texts:
+        return []
+    ends = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    long = [row for row, spans in enumerate(ends) if len(spans) > most]
+    cut = list(texts)
+    # A character may be several tokens, as most are of byte-level tokenizers outside English: cut to
+    # its end it takes all of them, and there are too many again.
+    for covered in range(most, 0, -1):
+        for row in long:
+            cut[row] = texts[row][: ends[row][covered - 1][1]].rstrip()
+        again = [cut[row] for row in long]
+        tokens = tokenizer(again, add_special_tokens=False)["input_ids"] if long else []
+        long = [row for row, ids in zip(long, tokens, strict=True) if len(ids) > most]
+    for row in long:  # its first character alone is too many
+        cut[row] = ""
+    return cut
+
+
+def read_catalogue(
+    config: Mapping[str, Any],
+    tokens: Iterable[str],
+    columns: str | Sequence[str] | None,
+    missing: str = ERROR,
+) -> Catalogue:
+    """Read the texts of a data set's items.
+
+    An item's text is its values in the columns, without those that are empty, joined with ``", "``. In a
+    ``token_seq`` column the words stand as they are in the file, with a space between them.
+
+    Args:
+        config: RecBole's ``final_config_dict``, for the place and the form of its files.
+        tokens: of the items, padding left out; other rows of the file are not read.
+        columns: the names of one or more columns, in the order of their words.
+        missing: the text of items that have none; ``ERROR``: they are refused.
+
+    Raises:
+        FileNotFoundError: there is no ``.item`` file.
+        ValueError: a column is not there or cannot be text, the file cannot be read, an item has two
+            rows, or items have no text.
+    """
+    path = path_of(config).with_suffix(".item")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"item_text: there is no file [{path}] with the items' texts. It has columns such as "
+            f"{config['ITEM_ID_FIELD']}:token and title:token_seq, a line an item; import with "
+            f"--item_text=<file> writes it."
+        )
+    wanted = dict.fromkeys(tokens)
+    types = _columns(config, path, columns)
+    table = _read(config, path, list(types), wanted)
+    separators = {
+        name: config["seq_separator"] for name, kind in types.items() if kind == "token_seq"
+    }
+    rows = zip(*(table[name] for name in types), strict=True)
+    found = {
+        item: _joined(values, list(types), separators)
+        for item, values in zip(table[config["ITEM_ID_FIELD"]], rows, strict=True)
+    }
+    without = [item for item in wanted if not found.get(item)]
+    if without:
+        found |= dict.fromkeys(without, _substitute(missing, without, found, wanted, types, path))
+    return Catalogue({item: found[item] for item in wanted})
+
+
+def _columns(
+    config: Mapping[str, Any], path: Path, columns: str | Sequence[str] | None
+) -> dict[str, str]:
+    """The types of the chosen columns by name, once all of them can be text."""
+    types = dict(column.split(":") for column in read_header(config, path))
+    item = config["ITEM_ID_FIELD"]
+    if item not in types:
+        raise ValueError(f"ITEM_ID_FIELD: [{item}] is not a column of [{path}]: {list(types)}.")
+    # An item's number tells where it first appeared, held-out interactions included.
+    usable = [name for name, kind in types.items() if name != item and kind != "float_seq"]
+    chosen = [columns] if isinstance(columns, str) else list(columns or ())
+    if not chosen:
+        raise ValueError(f"item_text: no column is chosen. Give one or more of {usable}.")
+    for name in chosen:
+        if name not in usable:
+            reason = "cannot be an item's text" if name in types else "is not there"
+            raise ValueError(
+                f"item_text: the column [{name}] {reason}. Give one or more of [{path}]: {usable}."
+            )
+    return {name: types[name] for name in chosen}
+
+
+def _read(
+    config: Mapping[str, Any], path: Path, columns: list[str], wanted: Mapping[str, None]
+) -> pd.DataFrame:
+    """The rows of the wanted items, as RecBole reads them; empty texts for missing values."""
+    item, separator = config["ITEM_ID_FIELD"], config["field_separator"]
+    try:
+        with decoding(path, encoding_of(config)):
+            table = pd.read_csv(
+                path,
+                sep=separator,
+                encoding=encoding_of(config),
+                dtype=str,
+                engine="c" if len(separator) == 1 else "python",
+            )
+    except pd.errors.ParserError as error:
+        raise ValueError(f"item_text: [{path}] cannot be read: {str(error).strip()}") from error
+    if len(table) and not isinstance(table.index, pd.RangeIndex):  # pandas: columns without a name
+        raise ValueError(
+            f"item_text: rows of [{path}] have more columns than line 1 names. Name all of them, or "
+            f"take what is too much out."
+        )
+    table.columns = [column.split(":")[0] for column in table.columns]
+    table = table[[item, *columns]].fillna("")
+    for column in (item, *columns):
+        broken = table[column].str.contains("\n", regex=False)
+        if broken.any():
+            beginning = table[column][broken.idxmax()][:60]
+            raise ValueError(
+                f"item_text: in [{path}] the {column} [{beginning!r} …] goes over several lines, since "
+                f'a quotation mark (") opens it. Take the mark out, or the line breaks.'
+            )
+    table = table[table[item].isin(wanted.keys())]
+    twice = table[item][table[item].duplicated()]
+    if len(twice):
+        raise ValueError(
+            f"item_text: [{path}] has several rows for {twice.nunique()} items, among them "
+            f"{_named(twice.unique())}. Leave one each."
+        )
+    return table
+
+
+def _joined(values: Iterable[str], columns: list[str], separators: Mapping[str, str]) -> str:
+    """One item's text."""
+    texts = []
+    for name, value in zip(columns, values, strict=True):
+        parts = value.split(separators[name]) if name in separators else [value]
+        texts.append(" ".join(" ".join(parts).split()))
+    return _BETWEEN_COLUMNS.join(text for text in texts if text)
+
+
+def _substitute(
+    missing: str,
+    without: list[str],
+    found: Mapping[str, str],
+    wanted: Mapping[str, None],
+    columns: Iterable[str],
+    path: Path,
+) -> str:
+    """The text of items that have none, said in the log; ValueError if there is to be none."""
+    no_row = sum(item not in found for item in without)
+    what = (
+        f"[{path}] has no text in {list(columns)} for {len(without)} of {len(wanted)} items, among them "
+        f"{_named(without)} ({no_row} of them have no row)"
+    )
+    if missing == ERROR:
+        raise ValueError(
+            f"item_text: {what}. Add their texts or, to have one text for all of these items, give it "
+            f"as item_text_missing, for one: unknown."
+        )
+    getLogger().warning(f"item_text: {what}. Their text is [{missing}].")
+    return missing
+
+
+def _named(items: Sequence[str]) -> str:
+    return ", ".join(repr(str(item)) for item in items[:5])

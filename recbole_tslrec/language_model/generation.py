@@ -1,0 +1,101 @@
+"""Greedy generation from prompts, such as the summaries of LLM-TRSR (arXiv 2403.13325, §4.2)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig
+
+from recbole_tslrec.language_model.encoder import ItemEncoder
+from recbole_tslrec.language_model.prompts.template import Template, Values
+
+
+@torch.no_grad()
+def generate(
+    encoder: ItemEncoder,
+    template: Template,
+    values: Values,
+    max_new_tokens: int,
+    end_ids: list[int],
+    positions_at_once: int = 16_384,
+) -> list[np.ndarray]:
+    """The most likely next token again and again, until an end token.
+
+    Nothing is drawn at random, and the model's own settings of generation do not count.
+
+    Args:
+        encoder: around a language model that was loaded with its head, in evaluation mode.
+        template: of the prompts, without a shared prefix.
+        values: as ``Template.batch`` takes them, of any number of examples.
+        max_new_tokens: the most tokens of an answer. The context must hold them behind the prompt.
+        end_ids: the tokens that end an answer, at least one.
+        positions_at_once: the most positions of a batch, those to come and padding included.
+
+    Returns:
+        the token ids of each example's answer, without the end token.
+    """
+    model = encoder.language_model
+    if hasattr(model, "get_base_model"):  # the adapters sit in its layers
+        model = model.get_base_model()
+    settings = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=end_ids,
+        pad_token_id=end_ids[0],
+        decoder_start_token_id=getattr(model.config, "decoder_start_token_id", None),
+        use_cache=True,
+    )
+    lengths = template.lengths(values) + max_new_tokens
+    answers: list[np.ndarray] = [np.empty(0, np.int64)] * len(lengths)
+    its_own, model.generation_config = (
+        model.generation_config,
+        settings,
+    )  # what is unset comes from it
+    try:
+        for examples in _by_length(lengths, positions_at_once):
+            chosen = {name: [rows[number] for number in examples] for name, rows in values.items()}
+            for number, row in zip(
+                examples, _written(encoder, model, template.batch(chosen)), strict=True
+            ):
+                ends = np.flatnonzero(np.isin(row, end_ids))
+                answers[number] = row[: ends[0]] if len(ends) else row
+    finally:
+        model.generation_config = its_own
+    return answers
+
+
+def _written(encoder: ItemEncoder, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:
+    """What the model writes behind each prompt, filled up with an end token. [B, tokens]"""
+    device = model.get_input_embeddings().weight.device
+    batch = {name: part.to(device) for name, part in batch.items()}
+    mask = batch["attention_mask"]
+    embeddings = encoder.embed(batch["token_ids"], batch.get("item_rows"), batch.get("soft_rows"))
+    if model.config.is_encoder_decoder:
+        written = model.generate(inputs_embeds=embeddings, attention_mask=mask)[:, 1:]
+    else:  # what is written must follow the last position
+        embeddings, mask = _padded_on_the_left(embeddings, mask)
+        written = model.generate(inputs_embeds=embeddings, attention_mask=mask)
+    return written.cpu().numpy()
+
+
+def _by_length(lengths: np.ndarray, most: int) -> list[np.ndarray]:
+    """Examples of like length, as many at once as take no more than ``most`` positions."""
+    order = np.argsort(
+        -lengths, kind="stable"
+    )  # the longest first: what does not fit fails at once
+    batches, start = [], 0
+    while start < len(order):
+        size = max(1, most // int(lengths[order[start]]))
+        batches.append(order[start : start + size])
+        start += size
+    return batches
+
+
+def _padded_on_the_left(embeddings: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Prompts [B, T, H] and their mask [B, T] with padding before them in place of behind."""
+    width = mask.shape[1]
+    missing = width - mask.sum(dim=1, keepdim=True)
+    source = (torch.arange(width, device=mask.device) - missing) % width
+    rows = torch.arange(len(mask), device=mask.device)[:, None]
+    return embeddings[rows, source], mask[rows, source]

@@ -1,0 +1,97 @@
+"""The backbone stage's model itself, for those who need more of it than e_v: a retriever, a teacher."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from recbole_tslrec.config.fingerprints import training_settings
+from recbole_tslrec.stages.backbone import USERS, BackboneStage
+from recbole_tslrec.stages.trained_on import numbering
+from recbole_tslrec.store.checkpoints import load_checkpoint, saying_which
+from recbole_tslrec.store.store import fingerprint, remedy
+
+if TYPE_CHECKING:
+    from recbole.model.abstract_recommender import SequentialRecommender
+
+    from recbole_tslrec.stages.pipeline import Pipeline
+
+
+def trained_backbone(pipeline: Pipeline) -> SequentialRecommender:
+    """The trained backbone, frozen, in evaluation mode, its rows by this experiment's internal ids.
+
+    Raises:
+        ValueError: a given ``backbone_checkpoint`` reads histories of another length; or the lines of
+            the data's file are in another order than when the model was trained, and it has more than
+            its item table by item or user.
+    """
+    stage = pipeline.stage(BackboneStage)
+    stored = stage.stored
+    path = _given(pipeline) or stored.folder / f"{pipeline.backbone.name}.pth"
+    checkpoint = load_checkpoint(path)
+    config = checkpoint["config"]
+    theirs, ours = (each["MAX_ITEM_LIST_LENGTH"] for each in (config, pipeline.config))
+    if theirs != ours:
+        raise ValueError(
+            f"backbone_checkpoint: [{path}] reads histories of at most [{theirs}] items, and here they "
+            f"have [{ours}]. Set MAX_ITEM_LIST_LENGTH: {theirs}, or train it with {ours}."
+        )
+    config["device"] = pipeline.config["device"]  # wherever it was trained
+    state = checkpoint["state_dict"]
+    if not _in_same_order(config, stored.notes, pipeline):
+        state = _in_this_order(state, stage, path)
+    with saying_which(path):
+        model = pipeline.backbone.model_class(config, pipeline.dataset)
+        model.load_state_dict(state)
+        model.load_other_parameter(checkpoint.get("other_parameter"))
+    return model.to(config["device"]).eval().requires_grad_(False)
+
+
+def given_model(pipeline: Pipeline) -> dict[str, Any] | None:
+    """What makes a given ``backbone_checkpoint`` the same model, as json; None if none is given.
+
+    The fingerprint of the backbone's stage holds no more of it than e_v.
+    """
+    path = _given(pipeline)
+    if path is None:
+        return None
+    checkpoint = load_checkpoint(path)
+    weights = {name: tensor.clone() for name, tensor in checkpoint["state_dict"].items()}
+    return {
+        "weights": hashlib.sha256(save(weights)).hexdigest(),
+        "settings": training_settings(checkpoint["config"].final_config_dict),
+    }
+
+
+def _given(pipeline: Pipeline) -> Path | None:
+    path = pipeline.config["backbone_checkpoint"]
+    return None if path is None else Path(path)
+
+
+def _in_same_order(config, notes: dict[str, Any], pipeline: Pipeline) -> bool:
+    """Whether internal ids are now what they were in training; of a given model's items alone."""
+    dataset = pipeline.dataset
+    trained_on = config["trained_on"] or {}
+    users = fingerprint(dataset.field2id_token[dataset.uid_field].tolist())
+    same_users = _given(pipeline) is not None or notes.get(USERS) == users
+    return same_users and trained_on.get("items") == numbering(dataset)
+
+
+def _in_this_order(state: dict[str, Tensor], stage: BackboneStage, path: Path) -> dict[str, Tensor]:
+    """A state dict with the item table's rows by this experiment's internal ids."""
+    dataset = stage.pipeline.dataset
+    table = f"{stage.pipeline.backbone.item_table}.weight"
+    for name, tensor in state.items():
+        if name != table and tensor.dim() and len(tensor) in (dataset.item_num, dataset.user_num):
+            raise ValueError(
+                f"[{path}] was trained with the users or items in another order, and [{name}] may have "
+                f"a row for each: it would be another's. Give the data's file with its lines in the "
+                f"order of then. {remedy(path.parent)}"
+            )
+    rows = state[table].clone()
+    rows[1:] = stage.item_embeddings()
+    return {**state, table: rows}

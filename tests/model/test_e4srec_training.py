@@ -1,0 +1,149 @@
+"""E4SRec in the loop for language models: killed and gone on with, stopped, divided among processes."""
+
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from test_processes import SCRIPT, torchrun
+
+from recbole_tslrec.language_model import training
+from recbole_tslrec.recbole_bridge.language_model_trainer import LanguageModelTrainer
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.stages.inventory import stored_stages
+from recbole_tslrec.store.checkpoints import load_checkpoint
+
+WITHOUT_TRACE = {"tslrec_dir": "unbroken", "checkpoint_dir": "unbroken"}
+
+
+def weights_of(checkpoint: str) -> dict[str, torch.Tensor]:
+    state = load_checkpoint(checkpoint)["state_dict"]
+    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def die_at(step: int, dataset: str, settings: dict) -> None:
+    """Run, and kill this process after a step, before its checkpoint is written."""
+    torch.set_num_threads(1)  # a forked process has no other threads
+    take_step = training._Watch.on_step_end
+
+    def step_or_die(self, args, state, control, **kwargs):
+        take_step(self, args, state, control, **kwargs)
+        if state.global_step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    training._Watch.on_step_end = step_or_die
+    run_experiment("E4SRec", dataset, config_dict=settings)
+
+
+@pytest.mark.parametrize("kill_at", [2, 30])
+def test_killed_it_goes_on_to_the_same_bits(kill_at, small_data, settings, monkeypatch):
+    """Within the first epoch and a later one; the metrics of validation and test, too."""
+    torch.set_num_threads(1)
+    monkeypatch.setattr(training, "_SECONDS_A_CHECKPOINT", -1)
+    sampled = {"valid": "uni10", "test": "uni10"}  # which draws items
+    settings |= {"eval_args": {"mode": sampled, "order": "TO"}, "sft_epochs": 3}
+    unbroken = run_experiment("E4SRec", small_data, config_dict=settings | WITHOUT_TRACE)
+    process = multiprocessing.get_context("fork").Process(
+        target=die_at, args=(kill_at, small_data, settings)
+    )
+    process.start()
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL
+    (partial,) = Path("saved/tslrec/small").glob("e4srec-*.partial")
+    steps = [int(path.name[11:]) for path in partial.glob("progress/checkpoints/checkpoint-*")]
+    assert max(steps) == kill_at - 1
+    begun = []
+    monkeypatch.setattr(
+        training._Watch, "on_step_begin", lambda *args, **_: begun.append(args[2].global_step)
+    )
+    resumed = run_experiment("E4SRec", small_data, config_dict=settings)
+    assert begun[0] == kill_at - 1
+    assert not partial.exists()
+    whole = weights_of(unbroken.checkpoint)
+    torch.testing.assert_close(weights_of(resumed.checkpoint), whole, rtol=0, atol=0)
+    assert resumed.best_valid_result == unbroken.best_valid_result
+    assert resumed.test_result == unbroken.test_result
+
+
+def test_trained_weights_are_a_stage_and_serve_again(small_data, settings):
+    """A run that was killed in its test does not train again; another setting does."""
+    first = run_experiment("E4SRec", small_data, config_dict=settings)
+    again = run_experiment("E4SRec", small_data, config_dict=settings | {"seed": 2020})
+    assert [stage.reused for stage in again.stages] == [True, True]
+    assert again.test_result == first.test_result
+    assert again.best_valid_result == first.best_valid_result
+    assert again.seconds > first.stages[1].seconds  # as long as it took when it was made
+    names = {stage.name for stage in stored_stages(Path("saved/tslrec"))}
+    assert names == {"backbone", "e4srec"}
+    changes = {"e4srec_learning_rate": 1e-4}
+    other = run_experiment("E4SRec", small_data, config_dict=settings | changes)
+    assert [stage.reused for stage in other.stages] == [True, False]
+
+
+@pytest.mark.parametrize("eval_step", [0, 1])
+def test_recboles_metric_stops_it_and_chooses_the_epoch(
+    eval_step, small_data, settings, monkeypatch
+):
+    scores = iter([0.1, 0.3, 0.2, 0.25, 0.9])
+    monkeypatch.setattr(
+        LanguageModelTrainer,
+        "_valid_epoch",
+        lambda *_, **__: (score := next(scores), {"ndcg@10": score, "hit@10": 2 * score}),
+    )
+    changes = {"sft_epochs": 5, "sft_stopping_step": 2, "eval_step": eval_step}
+    found = run_experiment("E4SRec", small_data, config_dict=settings | changes, test=False)
+    epoch = load_checkpoint(found.checkpoint)["epoch"]
+    if eval_step == 0:
+        assert (len(found.trainer.train_loss_dict), epoch) == (5, 4)
+        assert found.best_valid_result is None
+        return
+    assert (len(found.trainer.train_loss_dict), epoch) == (4, 1)
+    assert (found.best_valid_score, found.best_valid_result["hit@10"]) == (0.3, 0.6)
+
+
+def test_what_goes_wrong_names_its_own_key(small_data, settings, monkeypatch):
+    from recbole_tslrec.paradigms.e4srec.model import E4SRec
+
+    with pytest.raises(ValueError, match=r"the loss is .* smaller e4srec_learning_rate"):
+        wild = {"e4srec_learning_rate": 1e30}
+        run_experiment("E4SRec", small_data, config_dict=settings | wild)
+    scores = E4SRec.full_sort_predict
+    monkeypatch.setattr(E4SRec, "full_sort_predict", lambda *args: scores(*args) * float("nan"))
+    with pytest.raises(ValueError, match=r"\[E4SRec\] epoch 0, evaluation.* e4srec_learning_rate"):
+        run_experiment("E4SRec", small_data, config_dict=settings)
+
+
+def test_a_checkpoint_of_recboles_is_not_resumed(small_data, settings):
+    experiment = run_experiment("E4SRec", small_data, config_dict=settings)
+    with pytest.raises(ValueError, match="resume_checkpoint.*goes on by itself.*saved/tslrec"):
+        experiment.trainer.resume_checkpoint(experiment.checkpoint)
+
+
+_TOGETHER = """
+import json, sys
+sys.path.insert(0, sys.argv.pop(1))
+settings = json.loads(sys.argv.pop(1))
+from recbole_tslrec.language_model import training
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+training.bf16_is_fast = lambda device: False
+found = run_experiment("E4SRec", "small", config_dict=settings)
+json.dump({"checkpoint": found.checkpoint, "valid": found.best_valid_result}, open("found.json", "w"))
+"""
+
+
+def test_two_processes_train_what_one_trains(small_data, settings, tmp_path, monkeypatch):
+    # Dropout draws from each process's own random state.
+    settings |= {"lora_dropout": 0.0, "e4srec_learning_rate": 1e-4}
+    (tmp_path / "together.py").write_text(_TOGETHER)
+    given = json.dumps(settings | {"tslrec_dir": "together"})
+    torchrun(tmp_path, "together.py", str(SCRIPT.parent), given)
+    together = json.loads((tmp_path / "found.json").read_text())
+    monkeypatch.setattr(training, "bf16_is_fast", lambda device: False)
+    alone = run_experiment("E4SRec", small_data, config_dict=settings)
+    state = weights_of(together["checkpoint"])
+    for name, weight in weights_of(alone.checkpoint).items():
+        torch.testing.assert_close(state[name], weight, rtol=1e-3, atol=1e-4, msg=name)
+    assert together["valid"] == pytest.approx(alone.best_valid_result, abs=0.05)

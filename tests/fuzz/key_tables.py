@@ -109,7 +109,6 @@ OURS: dict[str, Key] = {
     "enhanced_scale": number(beside=[0], model=_LM),
     "item_norm": some(["none", "l2"], model="CI_SASRec"),
     "max_examples_per_user": whole(1, model="E4SRec"),
-    "examples_per_step": whole(1, model="E4SRec"),
     "e4srec_instruction": text("E4SRec"),
     "e4srec_learning_rate": number(beside=[0], model="E4SRec"),
     "tslrec_dir": folder(_LM),

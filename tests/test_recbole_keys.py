@@ -21,6 +21,7 @@ WRONG = [
     ("reproducibility", "maybe", "reproducibility"),
     ("data_path", None, "data_path: .None. is not a path"),
     ("checkpoint_dir", 5, "checkpoint_dir"),
+    ("checkpoint_dir", "", "checkpoint_dir: .''. is not a path"),
     ("show_progress", "no", "show_progress"),
     ("shuffle", "yes", "shuffle"),
     ("epochs", 0, "epochs"),

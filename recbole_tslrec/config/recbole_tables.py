@@ -131,7 +131,7 @@ RECBOLE_KEYS: dict[str, Values] = {
     "state": _or_none(_in_any_case("debug", "info", "warning", "error", "critical")),
     "reproducibility": _SWITCH,
     "data_path": _PATH,
-    "checkpoint_dir": _PATH,
+    "checkpoint_dir": Values(lambda value: _is_path(value) and str(value) != "", "a path"),
     "show_progress": _SWITCH,
     "save_dataset": _SWITCH,
     "dataset_save_path": _or_none(_PATH),

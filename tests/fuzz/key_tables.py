@@ -18,7 +18,7 @@ _INTERVALS += ["5", "[a,b]", "[1000,inf)", "]5,6[", "[10,5]", "[", 5]
 
 def _judge_topk(value: Any) -> bool | None:
     cutoffs = [value] if isinstance(value, int) else value
-    if not isinstance(cutoffs, (list, tuple)) or not cutoffs:
+    if not isinstance(cutoffs, list) or not cutoffs:  # RecBole takes no tuple
         return False
     for k in cutoffs:
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= 30:  # there are 30 items

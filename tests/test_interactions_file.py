@@ -169,8 +169,9 @@ def test_another_encoding_is_named_and_taken_where_the_key_says_so(
     dataset = create_dataset(config)
     data_preparation(config, dataset)
     assert set(dataset.field2id_token["item_id"][-2:]) == {"ä", "ö"}
-    with pytest.raises(ValueError, match=r"encoding: \[utf-9\] is none that Python knows"):
-        Config(model, "odd", config_dict=settings | {"encoding": "utf-9"})
+    for wrong, message in (("utf-9", "'utf-9'. is not an encoding"), ("hex", "hex. is none that")):
+        with pytest.raises(ValueError, match=rf"encoding: \[{message}"):
+            Config(model, "odd", config_dict=settings | {"encoding": wrong})
 
 
 @pytest.mark.parametrize(
@@ -306,3 +307,48 @@ def test_a_separator_that_pandas_would_take_otherwise_is_named(separator, tmp_pa
     write_bytes(tmp_path, f"{HEADER}\n{SOUND}".replace("\t", "||").encode())
     with pytest.raises(ValueError, match=r"field_separator: \["):
         Config("TSLRec_SASRec", "odd", config_dict=settings | {"field_separator": separator})
+
+
+def test_a_separator_beyond_ascii_is_read_as_any_other(tmp_path, settings):
+    folder = tmp_path / "data" / "odd"
+    folder.mkdir(parents=True)
+    lines = ["user_id:token\titem_id:token\ttimestamp:float"]
+    lines += ["\t".join(map(str, row)) for row in WELL]
+    (folder / "odd.inter").write_text("\n".join(lines).replace("\t", "é"), encoding="utf-8")
+    config = Config("Norm_SASRec", "odd", config_dict=settings | {"field_separator": "é"})
+    assert create_dataset(config).item_num == 5  # four, and padding
+
+
+@pytest.mark.parametrize(("cell", "taken"), [("1 2.5", True), ("", True), ("1 x", False)])
+def test_lists_of_numbers_hold_numbers(cell, taken, tmp_path, settings):
+    header = "user_id:token\titem_id:token\ttimestamp:float\tmore:float_seq"
+    rows = [(*row, "1 2") for row in WELL]
+    write_atomic(tmp_path / "data", "odd", [*rows, ("u", "i1", 3, cell)], header)
+    everything = settings | {"load_col": {"inter": "*"}}
+    if taken:
+        create_dataset(Config("Norm_SASRec", "odd", config_dict=everything))
+        return
+    with pytest.raises(ValueError, match=r"odd.inter\] line 11: the more \[1 x\] holds \[x\]"):
+        Config("Norm_SASRec", "odd", config_dict=everything)
+    Config("Norm_SASRec", "odd", config_dict=settings)  # which does not load it
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"val_interval": {"x": "[0,1]"}}, r"val_interval: \[x\] is none of the loaded columns"),
+        ({"val_interval": {"timestamp": ["a"]}}, r"val_interval: \[timestamp\] holds numbers"),
+        ({"val_interval": {"item_id": "[0,1]"}}, r"val_interval: \[item_id\] holds tokens"),
+        ({"USER_ID_FIELD": "item_id"}, r"USER_ID_FIELD and ITEM_ID_FIELD: both are \[item_id\]"),
+        ({"load_col": {"inter": "user_id item_id timestamp"}}, "load_col: inter: .* not a list"),
+    ],
+)
+def test_keys_that_do_not_fit_the_columns_are_refused(keys, message, small_data, settings):
+    with pytest.raises(ValueError, match=message):
+        Config("TSLRec_SASRec", small_data, config_dict=settings | keys)
+
+
+def test_filters_by_value_that_fit_are_taken(small_data, settings):
+    for kept in ({"item_id": ["i1", "i2"]}, {"timestamp": "[0,inf)"}):
+        config = Config("TSLRec_SASRec", small_data, config_dict=settings | {"val_interval": kept})
+        assert len(create_dataset(config)) > 0

@@ -21,6 +21,7 @@ WRONG = [
     ("reproducibility", "maybe", "reproducibility"),
     ("data_path", None, "data_path: .None. is not a path"),
     ("checkpoint_dir", 5, "checkpoint_dir"),
+    ("checkpoint_dir", "", "checkpoint_dir: .''. is not a path"),
     ("show_progress", "no", "show_progress"),
     ("shuffle", "yes", "shuffle"),
     ("epochs", 0, "epochs"),
@@ -33,14 +34,18 @@ WRONG = [
     ("weight_decay", "a", "weight_decay: .'a'. is not a number, 0 or larger"),
     ("weight_decay", -1, "weight_decay"),
     ("eval_step", "never", "eval_step"),
+    ("stopping_step", True, "stopping_step"),
     ("stopping_step", -1, "stopping_step"),
     ("clip_grad_norm", 5, "clip_grad_norm: .5. does not say which of max_norm"),
     ("clip_grad_norm", {"norm_type": 2}, "clip_grad_norm: .* has no max_norm"),
     ("clip_grad_norm", {"max_norm": "a"}, "clip_grad_norm: max_norm: .'a'. is not"),
     ("clip_grad_norm", {"maxnorm": 1}, "clip_grad_norm: .maxnorm. is not one of max_norm"),
     ("loss_decimal_place", "four", "loss_decimal_place"),
+    ("metric_decimal_place", 10**18, "metric_decimal_place"),
     ("metric_decimal_place", None, "metric_decimal_place"),
     ("enable_amp", "on", "enable_amp"),
+    ("enable_amp", 0, "enable_amp: .0. is not True or False"),
+    ("loss_decimal_place", 10**12, "loss_decimal_place: .* 100 or smaller"),
     ("transform", "mask", "transform: .'mask'. is not one of mask_itemseq"),
     ("loss_type", "CEE", "loss_type: .'CEE'. is not one of CE, BPR"),
     ("metrics", [], "metrics"),
@@ -57,6 +62,7 @@ WRONG = [
     ("train_neg_sample_args", {"number": 1}, "train_neg_sample_args: .number. is not one of"),
     ("train_neg_sample_args", {"dynamic": True}, "train_neg_sample_args: dynamic needs"),
     ("eval_args", "full", "eval_args: .* does not say which of split"),
+    ("eval_args", None, "eval_args: .None. does not say which of split"),
     ("eval_args", {"mode": "full"}, "eval_args: order: .'RO'. is not TO .* leaves it out"),
     ("eval_args", {"order": "time"}, "eval_args: order"),
     ("eval_args", {"order": "TO", "group_by": "item"}, "eval_args: group_by: .'item'."),
@@ -70,6 +76,14 @@ WRONG = [
     ("eval_args", {"order": "TO", "splt": {"LS": "test_only"}}, "eval_args: .splt. is not one of"),
     ("field_separator", "", "field_separator"),
     ("field_separator", None, "field_separator"),
+    ("encoding", "no-such", "encoding: .'no-such'. is not an encoding that Python knows"),
+    ("encoding", (), "encoding"),
+    ("encoding", 8, "encoding"),
+    ("TIME_FIELD", ["timestamp"], "TIME_FIELD: ..'timestamp'.. is not the name of a column"),
+    ("unload_col", "timestamp", "unload_col: .'timestamp'. is not lists of columns"),
+    ("unload_col", {"inter": "rating"}, "unload_col"),
+    ("val_interval", 10**12, "val_interval: .* is not intervals or lists by column"),
+    ("val_interval", {"timestamp": "x"}, "val_interval"),
     ("MAX_ITEM_LIST_LENGTH", 0, "MAX_ITEM_LIST_LENGTH: .0. is not a whole number"),
     ("MAX_ITEM_LIST_LENGTH", 50.5, "MAX_ITEM_LIST_LENGTH"),
     ("LIST_SUFFIX", "", "LIST_SUFFIX"),
@@ -80,6 +94,8 @@ WRONG = [
     ("hidden_size", 64.0, "hidden_size"),
     ("inner_size", "large", "inner_size"),
     ("n_layers", 0, "n_layers: .0. is not a whole number, 1 or larger"),
+    ("n_layers", 10**12, "n_layers: .* 10000 or smaller"),
+    ("inner_size", 10**18, "inner_size"),
     ("n_heads", 3, "n_heads: .3. does not divide hidden_size: .64."),
     ("hidden_dropout_prob", 1.5, r"hidden_dropout_prob: .1.5. is not a number in \[0, 1\]"),
     ("attn_dropout_prob", "half", "attn_dropout_prob"),
@@ -123,6 +139,7 @@ TAKEN = [
     {"learner": "AdamW", "weight_decay": 0},
     {"clip_grad_norm": {"max_norm": "5", "norm_type": "inf"}},
     {"clip_grad_norm": {}},
+    {"clip_grad_norm": False},
     {"use_gpu": 0, "reproducibility": "false"},
     {"seed": "2021", "hidden_size": "32"},  # RecBole makes numbers of a command line's texts
     {"topk": 5, "metrics": "NDCG", "valid_metric": "NDCG@5"},
@@ -134,6 +151,9 @@ TAKEN = [
     {"loss_type": "BPR", "train_neg_sample_args": {"sample_num": 2}},
     {"rm_dup_inter": "last", "user_inter_num_interval": "[2,inf);(0,1]"},
     {"user_inter_num_interval": "[2,30]", "item_inter_num_interval": None},  # read as a list
+    {"item_inter_num_interval": [2, 30], "val_interval": {"timestamp": [0, 10**10]}},
+    {"val_interval": {}, "unload_col": {}, "encoding": "UTF-8"},
+    {"load_col": None, "unload_col": {"inter": []}, "enable_amp": False},
     {"n_heads": 1, "n_layers": 1, "hidden_dropout_prob": 0, "hidden_act": "swish"},
     {"num_layers": 0, "nh": "no key of SASRec's"},
     {"loss_decimal_place": "2", "metric_decimal_place": 6},
@@ -177,3 +197,26 @@ def test_a_ranking_longer_than_the_catalogue_is_refused_before_training(
     recommender = get_model(model)(config, train_data._dataset)
     with pytest.raises(ValueError, match=r"topk: \[31\] is more than the 30 items .*\[small\]"):
         get_trainer(config["MODEL_TYPE"], model)(config, recommender)
+
+
+def test_a_list_filters_as_the_text_of_it_does(small_data, settings):
+    sizes = []
+    for interval in ("[0,inf)", "[2,12]", [2, 12]):
+        keys = settings | {"item_inter_num_interval": interval}
+        sizes.append(len(create_dataset(Config("Norm_SASRec", small_data, config_dict=keys))))
+    assert sizes[0] > sizes[1] == sizes[2]
+
+
+def test_filters_that_leave_nothing_are_named(small_data, settings):
+    keys = settings | {"user_inter_num_interval": [1, 2]}
+    with pytest.raises(ValueError, match=r"\[small\].* user_inter_num_interval: \[1, 2\]\.$"):
+        create_dataset(Config("Norm_SASRec", small_data, config_dict=keys))
+
+
+def test_more_categories_than_items_are_refused_before_their_table_is_made(small_data, settings):
+    config = Config("CI_SASRec", small_data, config_dict=settings | {"n_categories": 10**18})
+    train_data, *_ = data_preparation(config, create_dataset(config))
+    with pytest.raises(
+        ValueError, match=r"n_categories: \[1000000000000000000\] is more than the 30"
+    ):
+        get_model("CI_SASRec")(config, train_data._dataset)

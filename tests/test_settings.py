@@ -239,8 +239,9 @@ def right_everywhere() -> dict:
 
 def test_a_file_that_is_not_there_is_refused(small_data, settings):
     for key in ("backbone_checkpoint", "enhanced_items"):
-        with pytest.raises(FileNotFoundError, match=f"{key}.*nowhere"):
-            Config("TSLRec_SASRec", small_data, config_dict=settings | {key: "nowhere"})
+        for name in ("nowhere", "nowhere" * 500):
+            with pytest.raises(FileNotFoundError, match=f"{key}.*nowhere"):
+                Config("TSLRec_SASRec", small_data, config_dict=settings | {key: name})
 
 
 def test_a_control_and_a_given_file_contradict_each_other(small_data, settings):
@@ -280,6 +281,44 @@ def test_a_misspelt_key_names_the_right_one(small_data, settings):
     with pytest.raises(ValueError, match=r"n_category.*\[n_categories\]"):
         Config("TSLRec_SASRec", small_data, config_dict=settings | {"n_category": 20})
     Config("TSLRec_SASRec", small_data, config_dict=settings | {"my_own_note": 20})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("hiddeen_act", "hidden_act"),  # the backbone's own yaml
+        ("n__heads", "n_heads"),
+        ("inner_siez", "inner_size"),
+        ("metrisc", "metrics"),
+        ("train-batch-size", "train_batch_size"),
+        ("LLM_INSTRUCTION", "llm_instruction"),
+        ("Max_Item_List_Length", "MAX_ITEM_LIST_LENGTH"),
+        ("train_batching ", "train_batching"),
+        ("encodings", "encoding"),
+    ],
+)
+def test_another_spelling_of_a_known_key_is_refused(wrong, meant, small_data, settings):
+    with pytest.raises(ValueError, match=rf"\[{wrong}\]. Did you mean \[{meant}\]"):
+        Config("TSLRec_SASRec", small_data, config_dict=settings | {wrong: 1})
+
+
+def test_a_key_that_is_no_text_is_refused(small_data, settings):
+    with pytest.raises(ValueError, match=r"no key \[1\]"):
+        Config("TSLRec_SASRec", small_data, config_dict=settings | {1: 2})
+
+
+BROKEN_YAML = [b"", b"abc", b"- 1", b"epochs: [", b"\tepochs: 1", b"epochs:1", b"? [a]\n: 2"]
+BROKEN_YAML += [b"\xff\xfe", b"epochs: !!python/object:os.system {}", b"epochs: *x", b"a: 1\0"]
+BROKEN_YAML += [b"---\na: 1\n---\na: 2\n", b"[" * 2000, "epochs: 1\n".encode("utf-16")]
+
+
+@pytest.mark.parametrize("model", ["SASRec", "TSLRec_SASRec"])
+@pytest.mark.parametrize("content", BROKEN_YAML, ids=lambda content: content[:20])
+def test_a_file_of_keys_that_is_none_is_named(model, content, small_data):
+    Path("mine.yaml").write_bytes(content)
+    message = r"^config_files: \[mine.yaml\] is not 'key: value' lines: [^\n]+$"
+    with pytest.raises(ValueError, match=message):
+        Config(model, small_data, ["mine.yaml"])
 
 
 @pytest.mark.parametrize("model", ["SASRec", "TSLRec_SASRec", "CI_Caser", "FMLPRec"])

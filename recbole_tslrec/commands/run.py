@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 import torch
 from recbole.config import Config
 from recbole.quick_start import run
 
 from recbole_tslrec.commands.console import HelpWithDefaults, add_debug, command_line
-from recbole_tslrec.config.spelling import check_arguments
+from recbole_tslrec.config.spelling import check_arguments, check_command_line
 from recbole_tslrec.recbole_bridge.quick_start import given_config_files
 
 
@@ -29,6 +30,7 @@ def run_command(prog: str | None = None) -> None:
     """
     args, keys = _run_parser(prog).parse_known_args()
     check_arguments(keys, vars(args))
+    check_command_line(sys.argv[1:])  # options, too: RecBole reads them again
     config_files = given_config_files(args.config_files)
     if args.nproc != 1 or args.world_size > 0:
         _check_processes(args, config_files)

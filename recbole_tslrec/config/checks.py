@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from recbole_tslrec.config.keys import KEYS, Effect
@@ -27,7 +27,7 @@ def check_files(config: Mapping[str, Any]) -> None:
     """Raise FileNotFoundError for a file of the user's that is not there."""
     for name, key in KEYS.items():
         path = config.get(name) if key.effect is Effect.FILE else None
-        if path is not None and not Path(path).is_file():
+        if path is not None and not os.path.isfile(path):  # False, too, of a name that cannot be
             raise FileNotFoundError(f"{name}: there is no file [{path}].")
 
 

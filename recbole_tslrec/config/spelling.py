@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import recbole
+import yaml
 from recbole.utils.argument_list import (
     dataset_arguments,
     evaluation_arguments,
@@ -18,15 +22,15 @@ from recbole_tslrec.config.fingerprints import WITHOUT_EFFECT_ON_TRAINING
 from recbole_tslrec.config.keys import KEYS
 
 _RECBOLE_KEYS = frozenset(
-    [*general_arguments, *training_arguments, *evaluation_arguments, *dataset_arguments]
+    [*general_arguments, *training_arguments, *evaluation_arguments, *dataset_arguments, "encoding"]
 )
 
 
-def check_spelling(given_keys: Mapping[str, Any], known_keys: Mapping[str, Any]) -> None:
-    """Raise ValueError for a key the user gave that is unknown but looks like one of ours or RecBole's.
+def check_spelling(given_keys: Mapping[Any, Any], known_keys: Mapping[str, Any]) -> None:
+    """Raise ValueError for a key the user gave that is unknown but looks like one that is read.
 
-    RecBole takes any key in silence, and a user's own keys stay allowed; but ``n_category=20`` or
-    ``epoch=1`` must not run for hours with the default of ``n_categories`` or ``epochs``.
+    RecBole takes any key in silence, and a user's own keys stay allowed; but ``n_category=20``,
+    ``EPOCHS=1`` or ``hiddeen_act`` must not run for hours with the default of what was meant.
 
     Args:
         known_keys: those of the model. Keys of another backbone may be given, too: a yaml may serve
@@ -36,23 +40,56 @@ def check_spelling(given_keys: Mapping[str, Any], known_keys: Mapping[str, Any])
     for key in given_keys:
         if key in known:
             continue
-        near = difflib.get_close_matches(key, [*KEYS, *BATCHING_KEYS], n=1, cutoff=0.8)
-        # RecBole's words are common ones, and other models' keys are made of them.
-        near += difflib.get_close_matches(key, _RECBOLE_KEYS, n=1, cutoff=0.9)
-        if near:
-            raise ValueError(f"There is no key [{key}]. Did you mean [{near[0]}]?")
+        if not isinstance(key, str):
+            raise ValueError(f"There is no key [{key!r}]. A key is a text: leave it out.")
+        near = _meant_by(key, known_keys)
+        if near and key not in _keys_of_recboles_files():
+            raise ValueError(f"There is no key [{key}]. Did you mean [{near}]?")
+
+
+def _meant_by(key: str, known_keys: Mapping[str, Any]) -> str | None:
+    """The known key that an unknown one looks like; None if it is like none."""
+    ours = [*KEYS, *BATCHING_KEYS]
+    by_form = {_form(one): one for one in [*known_keys, *_RECBOLE_KEYS, *ours]}
+    if _form(key) in by_form:
+        return by_form[_form(key)]
+    # RecBole's words are common ones, and other models' keys are made of them.
+    others = [*_RECBOLE_KEYS, *known_keys]
+    near = difflib.get_close_matches(key, ours, n=1, cutoff=0.8)
+    near += difflib.get_close_matches(key, others, n=1, cutoff=0.9)
+    near += [one for one in others if sorted(one) == sorted(key)]  # two letters exchanged
+    return near[0] if near else None
+
+
+def _form(key: str) -> str:
+    return key.strip().replace("-", "_").lower()
+
+
+@functools.cache
+def _keys_of_recboles_files() -> frozenset[str]:
+    """The keys of all RecBole's models and data sets."""
+    folder = Path(recbole.__file__).parent / "properties"
+    files = [file.read_text(encoding="utf-8") for file in folder.rglob("*.yaml")]
+    return frozenset(key for file in files for key in yaml.safe_load(file) or {})
 
 
 def check_command_line(arguments: Sequence[str]) -> None:
-    """Raise ValueError for a known key with a second '=' in it: RecBole would drop it unread."""
+    """Raise ValueError for what RecBole drops unread, or fails at with a SyntaxError.
+
+    That is a known key with a second '=' in it, and a key that is given two values.
+    """
+    given: dict[str, str] = {}
     for argument in arguments:
-        key, _, value = argument.removeprefix("--").partition("=")
-        known = key in KEYS or key in _RECBOLE_KEYS
-        if argument.startswith("--") and known and "=" in value:
+        key, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or not equals:
+            continue
+        if "=" in value and (key in KEYS or key in _RECBOLE_KEYS):
             raise ValueError(
                 f"[{argument}] is not read from the command line because of its second '='. Give "
                 f"{key} in a yaml file."
             )
+        if given.setdefault(key, value) != value:
+            raise ValueError(f"--{key}: [{given[key]}] and [{value}] are given. Give one of them.")
 
 
 def check_arguments(arguments: Sequence[str], options: Collection[str]) -> None:
@@ -64,7 +101,7 @@ def check_arguments(arguments: Sequence[str], options: Collection[str]) -> None:
     """
     for argument in arguments:
         key, equals, _ = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--") or not equals:
+        if not argument.startswith("--") or not key or not equals:
             raise ValueError(f"[{argument}] is neither an option nor a --key=value.")
         near = difflib.get_close_matches(key, options, n=1, cutoff=0.8)
         if near and key not in KEYS and key not in _RECBOLE_KEYS:

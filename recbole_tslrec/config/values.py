@@ -26,13 +26,15 @@ def one_of(*values: str) -> Values:
     return Values(lambda value: value in values, f"one of {', '.join(values)}")
 
 
-def integer(low: int) -> Values:
-    """A whole number from ``low`` on; True is none."""
+def integer(low: int, high: int | None = None) -> Values:
+    """A whole number from ``low`` on, up to ``high`` if that is given; True is none."""
 
     def accepts(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= low
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        return is_whole and low <= value and (high is None or value <= high)
 
-    return Values(accepts, f"a whole number, {low} or larger")
+    limit = "" if high is None else f" and {high} or smaller"
+    return Values(accepts, f"a whole number, {low} or larger{limit}")
 
 
 def number(test: Callable[[float], bool], expected: str) -> Values:

@@ -10,6 +10,8 @@ from typing import Any
 
 from recbole.utils import FeatureType
 
+from recbole_tslrec.config.recbole_tables import are_intervals
+
 _TYPES = frozenset(one.value for one in FeatureType)
 _FIELDS = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")
 _BEGINNINGS = {  # of files that are no text, or none of one byte a letter
@@ -126,6 +128,10 @@ def check_columns(config: Mapping[str, Any]) -> None:
                 f"{key}: [{field}] has the type [{types[field]}] in [{path}]. Make it {field}:token in "
                 f"the first line."
             )
+    if config[_FIELDS[0]] == config[_FIELDS[1]]:
+        raise ValueError(
+            f"USER_ID_FIELD and ITEM_ID_FIELD: both are [{config[_FIELDS[0]]}]. Name two of {columns}."
+        )
     time = config["TIME_FIELD"]
     if time not in types:
         raise ValueError(
@@ -138,6 +144,7 @@ def check_columns(config: Mapping[str, Any]) -> None:
             f"order: {time}:float."
         )
     _check_loaded(config, columns)
+    _check_value_filters(config, types)
 
 
 def loaded_columns(config: Mapping[str, Any], columns: list[str]) -> list[str]:
@@ -155,6 +162,12 @@ def _check_loaded(config: Mapping[str, Any], columns: list[str]) -> None:
             f"load_col: [{given}] is not a list of columns by kind of file. On the command line it is "
             f"--load_col=\"{{'inter': ['user_id', 'item_id', '{config['TIME_FIELD']}']}}\""
         )
+    for kind, of_kind in given.items():
+        # RecBole would take a text for a list of its letters.
+        if of_kind not in ("*", None) and not isinstance(of_kind, (list, tuple, set)):
+            raise ValueError(
+                f"load_col: {kind}: [{of_kind!r}] is not a list of columns. Give one, or '*' for all."
+            )
     loaded = given.get("inter") or []
     loaded = columns if loaded == "*" else loaded
     left_out = (config["unload_col"] or {}).get("inter") or ()
@@ -167,3 +180,23 @@ def _check_loaded(config: Mapping[str, Any], columns: list[str]) -> None:
             )
         if column in left_out:
             raise ValueError(f"unload_col: inter leaves out the {key} [{column}].")
+
+
+def _check_value_filters(config: Mapping[str, Any], types: Mapping[str, str]) -> None:
+    """Raise ValueError for a filter of a column that is not there, or that does not fit its type."""
+    loaded = loaded_columns(config, list(types))
+    load_col = config["load_col"]
+    others = load_col is None or set(load_col) - {"inter"}  # users' and items' own columns
+    for field, kept in (config["val_interval"] or {}).items():
+        if field not in loaded and not others:
+            raise ValueError(f"val_interval: [{field}] is none of the loaded columns, {loaded}.")
+        if field not in loaded:
+            continue
+        if types[field] == "float" and not are_intervals(kept):
+            raise ValueError(
+                f"val_interval: [{field}] holds numbers, and {kept} is no interval as '[5,inf)' is."
+            )
+        if types[field] == "token" and isinstance(kept, str):
+            raise ValueError(
+                f"val_interval: [{field}] holds tokens. Give a list of those to keep, not [{kept}]."
+            )

@@ -90,7 +90,7 @@ def _read(path: Path, config: dict[str, Any], **how: Any) -> Iterator[pd.DataFra
         encoding=encoding_of(config),
         dtype=str,
         chunksize=_ROWS_AT_ONCE,
-        engine="c" if len(separator) == 1 else "python",
+        engine="c" if len(separator.encode()) == 1 else "python",
         **how,
     ) as reader:
         for rows in reader:
@@ -124,12 +124,16 @@ def _check_characters(path: Path, config: dict[str, Any]) -> bool:
 def _check_all_rows(path: Path, config: dict[str, Any]) -> None:
     user = config["USER_ID_FIELD"]
     types = dict(column.split(":") for column in read_header(config))
-    numbers = [name for name in loaded_columns(config, list(types)) if types[name] == "float"]
+    loaded = loaded_columns(config, list(types))
+    numbers = [name for name in loaded if types[name] == "float"]
+    lists = [name for name in loaded if types[name] == "float_seq"]
     n_rows, users, user_twice = 0, set(), False
     for rows in _read(path, config):
         _check_rows(rows, path, config)
         for field in numbers:
             _check_numbers(rows, field, path, config)
+        for field in lists:
+            _check_lists(rows, field, path, config)
         n_rows += len(rows)
         if not user_twice:  # mostly known after the first rows, so that no set grows large
             here = rows[user].unique()
@@ -185,6 +189,17 @@ def _check_numbers(rows: pd.DataFrame, field: str, path: Path, config: dict[str,
             f"[{path}] line {_line(path, config, number)}: the {field} [{rows[field][number]}] is not a "
             f"finite number, and has no place in an order."
         )
+
+
+def _check_lists(rows: pd.DataFrame, field: str, path: Path, config: dict[str, Any]) -> None:
+    """Lists of numbers must hold some, as RecBole would say without file and line."""
+    for number, text in rows[field].dropna().items():
+        for part in filter(None, text.split(config["seq_separator"])):
+            if not _is_number(part):
+                raise ValueError(
+                    f"[{path}] line {_line(path, config, number)}: the {field} [{text}] holds [{part}], "
+                    f"which is not a number."
+                )
 
 
 def _is_number(text: str) -> bool:

@@ -9,6 +9,7 @@ import copy
 import importlib.util
 import inspect
 import json
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -153,7 +154,7 @@ def open_source(
             ``inputs_embeds``, or is an adapter or of another kind.
     """
     location = _embedded_folder() if llm == EMBEDDED else llm
-    is_folder = Path(location).is_dir()
+    is_folder = os.path.isdir(location)  # False, too, of a name too long for any file
     if is_folder:
         check_is_no_adapter(llm, location)
     unreachable = None if is_folder else why_unreachable()

@@ -14,7 +14,6 @@ from recbole.data import create_dataset, data_preparation
 from recbole.data.dataloader import AbstractDataLoader
 from recbole.trainer import Trainer
 from recbole.utils import get_model, get_trainer, init_logger, init_seed
-from yaml import YAMLError
 
 from recbole_tslrec.config.recbole_keys import check_validation
 from recbole_tslrec.store.store import StoredResult
@@ -43,10 +42,7 @@ def read_config_file(file: str) -> dict[str, Any]:
         raise FileNotFoundError(f"config_files: there is no file [{file}].")
     reader = Config.__new__(Config)
     reader.yaml_loader = reader._build_yaml_loader()
-    try:
-        return reader._load_config_files([file])
-    except (TypeError, ValueError, YAMLError) as error:  # empty; a text; no yaml
-        raise ValueError(f"config_files: [{file}] is not 'key: value' lines: {error}") from None
+    return reader._load_config_files([file])
 
 
 @dataclass

@@ -2,8 +2,9 @@
 
 RecBole has no registry: it looks for a module named after the model, for an attribute of
 ``recbole.trainer`` named after the model, and for a yaml in its own folder. The first two are
-answered here without touching RecBole; for the third, and to check what the user gave, four methods
-of ``Config`` are wrapped, and the one of ``SequentialDataset`` that puts histories in order.
+answered here without touching RecBole; for the third, and to check what the user gave, five methods
+of ``Config`` are wrapped, and two of ``SequentialDataset``: what filters, and what puts histories in
+order.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ import recbole.trainer
 from recbole.config import Config
 from recbole.data.dataset import SequentialDataset
 from recbole.utils import ModelType
+from yaml import YAMLError
 
 from recbole_tslrec.backbones.fmlprec import FMLPRec
 from recbole_tslrec.backbones.specification import BACKBONES, Backbone
 from recbole_tslrec.config.checks import check_files, check_new_data, check_values, settle_batching
 from recbole_tslrec.config.recbole_keys import check_loss, check_recbole_keys
 from recbole_tslrec.config.spelling import check_command_line, check_spelling
+from recbole_tslrec.config.values import text
 from recbole_tslrec.data.check_header import check_columns
 from recbole_tslrec.data.check_interactions import check_interactions
 from recbole_tslrec.data.time_order import check_order
@@ -37,6 +40,7 @@ from recbole_tslrec.recbole_bridge.trainers import BackboneTrainer
 from recbole_tslrec.stages.stage import MODEL_NAMES
 from recbole_tslrec.store import processes
 
+_KEEPING_ALL = (None, False, {}, "[0,inf)")  # values of filters
 _SEQUENTIAL = "recbole.model.sequential_recommender"
 
 # Backbones that RecBole does not have.
@@ -63,10 +67,12 @@ def register() -> None:
         _register_model(model)
     for name in BACKBONES:
         setattr(recbole.trainer, f"{name}Trainer", BackboneTrainer)
+    Config._load_config_files = _naming_files(Config._load_config_files)
     Config._get_model_and_dataset = _naming_models(Config._get_model_and_dataset)
     Config._load_internal_config_dict = _with_our_yaml(Config._load_internal_config_dict)
     Config._set_default_parameters = _with_checks(Config._set_default_parameters)
     Config._init_device = _with_a_device_each(Config._init_device)
+    SequentialDataset._data_filtering = _naming_filters(SequentialDataset._data_filtering)
     SequentialDataset._change_feat_format = _with_a_look_at_the_order(
         SequentialDataset._change_feat_format
     )
@@ -92,6 +98,24 @@ def _register_model(model: type) -> None:
     module.__spec__ = importlib.machinery.ModuleSpec(name, loader=None)
     setattr(module, model.__name__, model)
     sys.modules[name] = module
+
+
+def _naming_files(original):
+    @functools.wraps(original)
+    def load_config_files(self, file_list):
+        values = {}
+        for file in file_list or []:
+            try:
+                values |= original(self, [file])
+            # Empty; a text or a list; no yaml, of which some kinds fail in odd ways; no utf-8.
+            except (TypeError, ValueError, LookupError, RecursionError, YAMLError) as error:
+                said = " ".join(str(error).split())
+                raise ValueError(
+                    f"config_files: [{file}] is not 'key: value' lines: {said}"
+                ) from None
+        return values
+
+    return load_config_files
 
 
 def _naming_models(original):
@@ -180,6 +204,7 @@ def _with_checks(original):
         check_new_data(values)
         settle_batching(values, self.model, backbone is not None and backbone.causal)
         if ours or backbone is not None:
+            text().check("dataset", self.dataset)
             check_recbole_keys(values, self.internal_config_dict)
         if ours:
             check_loss(values)
@@ -189,6 +214,26 @@ def _with_checks(original):
             check_interactions(values)
 
     return set_default_parameters
+
+
+def _naming_filters(original):
+    keys = ("user_inter_num_interval", "item_inter_num_interval", "val_interval", "rm_dup_inter")
+
+    @functools.wraps(original)
+    def data_filtering(self):
+        try:
+            original(self)
+        except ValueError as error:
+            if "Some feat is empty" not in str(error):
+                raise
+            values = {key: self.config[key] for key in keys}
+            given = [f"{key}: {kept}" for key, kept in values.items() if kept not in _KEEPING_ALL]
+            raise ValueError(
+                f"dataset: the filters leave nothing of [{self.dataset_name}]. Loosen them"
+                f"{': ' if given else ''}{', '.join(given)}."
+            ) from error
+
+    return data_filtering
 
 
 def _with_a_look_at_the_order(original):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import math
 from typing import Any
 
 from fuzz.key_values import Key, anything, boolean, folder, number, some, text, whole
@@ -10,12 +12,13 @@ _LM = "TSLRec_SASRec"
 _FILE = ["no.pth", "data", "no.safetensors"]
 _LEAVE_TWO = {"LS": "valid_and_test"}
 _COLUMNS = {"inter": ["user_id", "item_id", "timestamp"]}
-_INTERVALS = ["5", "[a,b]", "[1000,inf)", "]5,6[", "[10,5]", "[", 5]
+_INTERVALS = [None, "[0,inf)", "[0,inf) ", "[5,10]", "(2,inf)", "[0,3);(5,inf)", [5, 10]]
+_INTERVALS += ["5", "[a,b]", "[1000,inf)", "]5,6[", "[10,5]", "[", 5]
 
 
 def _judge_topk(value: Any) -> bool | None:
     cutoffs = [value] if isinstance(value, int) else value
-    if not isinstance(cutoffs, (list, tuple)) or not cutoffs:
+    if not isinstance(cutoffs, list) or not cutoffs:  # RecBole takes no tuple
         return False
     for k in cutoffs:
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= 30:  # there are 30 items
@@ -28,6 +31,43 @@ def _judge_heads(value: Any) -> bool | None:
         return None
     is_number = isinstance(value, int) and not isinstance(value, bool)
     return is_number and value in (1, 2, 4, 8, 16)  # hidden_size is 16
+
+
+def _judge_eval_step(value: Any) -> bool | None:
+    """Any whole number: 0 or less is never."""
+    if isinstance(value, float) and value.is_integer():
+        return None
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _judge_patience(value: Any) -> bool | None:
+    """RecBole compares with it: infinity is never, and one epoch and a half is two."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        return False
+    return True if isinstance(value, int) else None
+
+
+def _judge_encoding(value: Any) -> bool | None:
+    """Whatever Python decodes with may read the file, under any spelling of its name."""
+    if value in (None, "utf-8", "latin-1", "ascii"):
+        return True
+    try:
+        return None if isinstance(value, str) and codecs.lookup(value) else False
+    except (LookupError, ValueError):
+        return False
+
+
+def _judge_interval(value: Any) -> bool | None:
+    """Intervals, of which RecBole reads the text: the list [5, 10] is one, too."""
+    if value in (None, "[0,inf)"):
+        return True
+    parts = [part.strip() for part in str(value).split(";")]
+    try:
+        ends = [[float(end) for end in part[1:-1].split(",")] for part in parts]
+    except ValueError:
+        return False
+    closed = all(part[:1] in ("[", "(") and part[-1:] in ("]", ")") for part in parts)
+    return None if closed and all(len(two) == 2 and two[0] <= two[1] for two in ends) else False
 
 
 def _judge_repeatable(value: Any) -> bool | None:
@@ -69,7 +109,6 @@ OURS: dict[str, Key] = {
     "enhanced_scale": number(beside=[0], model=_LM),
     "item_norm": some(["none", "l2"], model="CI_SASRec"),
     "max_examples_per_user": whole(1, model="E4SRec"),
-    "examples_per_step": whole(1, model="E4SRec"),
     "e4srec_instruction": text("E4SRec"),
     "e4srec_learning_rate": number(beside=[0], model="E4SRec"),
     "tslrec_dir": folder(_LM),
@@ -81,13 +120,13 @@ _TRAINING: dict[str, Key] = {
     "epochs": whole(1),
     "train_batch_size": whole(1),
     "eval_batch_size": whole(1),
-    "eval_step": whole(-(10**12)),  # 0 or less: never
-    "stopping_step": whole(0),
+    "eval_step": Key("Norm_SASRec", [-1, 0, 1, 3, 1.0, "1", -(10**12)], _judge_eval_step),
+    "stopping_step": Key("Norm_SASRec", [0, 1, 0.5, math.inf, -1, True, "1"], _judge_patience),
     "learning_rate": number(beside=[0]),
     "learner": some(["adam", "sgd", "adagrad", "rmsprop"], ["sparse_adam", "Adam", "ADAM"]),
     "weight_decay": number(),
     "clip_grad_norm": some(
-        [None], [{"max_norm": 1}], [{"max": 1}, {"max_norm": "a"}, {"max_norm": -1}, 5]
+        [None], [{"max_norm": 1}, False, {}], [{"max": 1}, {"max_norm": "a"}, {"max_norm": -1}, 5]
     ),
     "loss_type": some(["CE", "BPR"]),
     "train_neg_sample_args": some(
@@ -106,7 +145,7 @@ _TRAINING: dict[str, Key] = {
 }
 _EVALUATION: dict[str, Key] = {
     "metrics": some(
-        ["NDCG", ["NDCG", "Hit"], ["MRR", "ndcg"]],
+        ["NDCG", ["NDCG"], ["NDCG", "Hit"], ["MRR", "ndcg"]],
         [["GAUC"]],
         [["hits"], "HR", ["NDCG", "AUC"], ["Recall"]],
     ),
@@ -154,15 +193,13 @@ _DATA: dict[str, Key] = {
     "ITEM_ID_FIELD": some(["item_id"], ["user_id", "timestamp"]),
     "TIME_FIELD": some(["timestamp"]),
     "field_separator": some(["\t"], ["\\t"]),
-    "encoding": some(
-        ["utf-8", "latin-1", "ascii", None], ["", False, 0, [], {}, (), 0.0], ["utf-16", "no-such"]
+    "encoding": Key(
+        "Norm_SASRec",
+        ["utf-8", "latin-1", "ascii", None, "UTF-8", "utf-16", "no-such", "", 0, []],
+        _judge_encoding,
     ),
-    "user_inter_num_interval": some(
-        [None, "[0,inf)"], ["[0,inf) ", "[5,10]", "(2,inf)", "[0,3);(5,inf)"], _INTERVALS
-    ),
-    "item_inter_num_interval": some(
-        [None, "[0,inf)"], ["[0,inf) ", "[5,10]", "(2,inf)"], _INTERVALS
-    ),
+    "user_inter_num_interval": Key("Norm_SASRec", _INTERVALS, _judge_interval),
+    "item_inter_num_interval": Key("Norm_SASRec", _INTERVALS, _judge_interval),
     "val_interval": some(
         [None], [{}, {"timestamp": "[0,inf)"}], [{"x": "[0,1]"}, {"timestamp": "x"}, "[0,1]", 1]
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import sys
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import recbole
 import yaml
 from recbole.config import Config
 
@@ -48,6 +50,8 @@ _RIVALS = {
     "encoding": _FILE,
     "field_separator": _FILE,
     "TIME_FIELD": _FILE,
+    # Numbers that no check can call wrong, and with which nothing is learned.
+    **dict.fromkeys(["initializer_range", "layer_norm_eps", "reg_weight"], ["Training diverged"]),
 }
 # RecBole keeps these in another form than it was given them in.
 _REWRITTEN = "data_path eval_args gpu_id train_neg_sample_args train_batching metrics topk".split()
@@ -110,7 +114,10 @@ class Keys:
         settings = self.base | {wrong: KEYS[name].examples[0]}
         model = "TSLRec_SASRec" if name in OURS else KEYS[name].model
         use = partial(opened, model, settings)
-        return Input(f"misspelt: [{wrong}]", use, [f"[{wrong}]"], may_run=wrong in KEYS)
+        # One letter off a key is another model's key at times, and a yaml may serve several.
+        known = wrong in KEYS or wrong in _recboles_keys()
+        names = [f"[{wrong}]", f"{wrong}: "]  # the second of what is its key, with another value
+        return Input(f"misspelt: [{wrong}]", use, names, may_run=known)
 
     def _yaml_file(self, choose: random.Random) -> Input:
         kind = pick(choose, "sound, broken, broken, missing, folder")
@@ -123,7 +130,7 @@ class Keys:
         base = {key: value for key, value in self.base.items() if key != "epochs"}
         use = partial(_use_command_line, base, ["--config_files=base.yaml given.yaml"], {})
         what = f"yaml file: {kind if kind in ('missing', 'folder') else content[:40]}"
-        return Input(what, use, [file.name, "epochs"], may_run=kind == "sound")
+        return Input(what, use, [file.name, "epochs", "key [1]"], may_run=kind == "sound")
 
     def _command_line(self, choose: random.Random) -> Input:
         line, expected = choose.choice(_ARGUMENTS)
@@ -134,13 +141,21 @@ class Keys:
         return Input(f"command line: {line}", use, names, may_run=valid, may_refuse=not valid)
 
 
+@functools.cache
+def _recboles_keys() -> frozenset[str]:
+    files = (Path(recbole.__file__).parent / "properties").rglob("*.yaml")
+    return frozenset(
+        key for file in files for key in yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    )
+
+
 def _through(choose: random.Random, name: str, value: Any) -> tuple[str, Any]:
     """By which of the three ways a value comes, and what it then is for RecBole."""
     way = pick(choose, "dict, yaml, command line")
     if way == "yaml":
+        loader = Config._build_yaml_loader(None)  # RecBole's, for which 1e-3 is a number
         try:
-            if yaml.safe_load(yaml.safe_dump({name: plain(value)})) == {name: value}:
-                return way, value
+            return way, yaml.load(yaml.safe_dump({name: plain(value)}), Loader=loader)[name]
         except yaml.YAMLError:
             pass
         way = "dict"

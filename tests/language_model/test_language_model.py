@@ -218,8 +218,9 @@ def test_weights_that_are_missing_or_cut_short_are_refused(tmp_path, language_mo
 
 
 def test_a_model_that_is_not_there_is_refused():
-    with pytest.raises(OSError, match="llm:.*no/such/model.*cannot be opened"):
-        open_source("no/such/model")
+    for name in ("no/such/model", "no/such/model" * 200):
+        with pytest.raises(OSError, match="llm:.*no/such/model.*cannot be opened"):
+            open_source(name)
 
 
 def test_models_that_cannot_read_items_are_refused(tmp_path):

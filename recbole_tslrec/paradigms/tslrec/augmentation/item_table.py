@@ -100,6 +100,8 @@ class CategoryItemTable(FusedItemTable):
     """id embedding plus a learnable embedding of the item's latent category (CI)."""
 
     def _make_fusion(self, config, id_embeddings: Tensor) -> nn.Module:
+        # The table would be made, of whatever size, before the stage looks.
+        CategoriesStage.check(config, len(id_embeddings) - 1)
         return CategoryFusion(id_embeddings, config["n_categories"])
 
     @staticmethod

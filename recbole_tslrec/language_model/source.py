@@ -183,9 +183,8 @@ def cannot_be_opened(llm: str, unreachable: str | None = None) -> Iterator[None]
     """
     try:
         yield
-    except (
-        Exception
-    ) as error:  # tokenizers raises just that, and an odd entry anything where it is used
+    # tokenizers raises just that, and an odd entry of a config anything where it is used.
+    except Exception as error:
         kind = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
         reason = f"transformers says: {kind}{error}"
         if unreachable is not None and isinstance(error, OSError):

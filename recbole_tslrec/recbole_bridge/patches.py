@@ -24,6 +24,7 @@ from recbole_tslrec.store.checkpoints import (
     check_checkpoint,
     check_optimizer,
     in_one_line,
+    load_checkpoint,
     saying_which,
     without_layers,
     write_checkpoint,
@@ -86,7 +87,7 @@ def _evaluating_what_is_sound(original):
     ):
         file = model_file or self.saved_model_file
         if eval_data and load_best_model:
-            check_checkpoint(file)
+            load_checkpoint(file)  # the numbers too: no error of RecBole's reading names the file
         try:
             with numbers_of_numpy_too():
                 return original(self, eval_data, load_best_model, model_file, show_progress, **more)

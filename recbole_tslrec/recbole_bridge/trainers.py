@@ -37,6 +37,7 @@ class _WatchedTrainer(Trainer):
         check_topk(config, model.n_items - 1)
         super().__init__(config, model)
         self._epoch, self._step = None, 0  # where training stands
+        self._evaluated = None  # the file whose weights are evaluated; None for the trained ones
         if config["single_spec"]:  # else the other processes look for the first one's file
             # RecBole's name is exact to the second: of two runs that start in the same one, each would
             # write over the other's model, and test it for its own.
@@ -52,11 +53,13 @@ class _WatchedTrainer(Trainer):
 
         return super()._train_epoch(train_data, epoch_idx, counted_loss, show_progress)
 
-    def evaluate(self, eval_data, load_best_model=True, *args, **kwargs):
+    def evaluate(self, eval_data, load_best_model=True, model_file=None, *args, **kwargs):
         """As RecBole's; raises ValueError if a score is NaN or infinite."""
+        self._evaluated = None
         if load_best_model:
             self._epoch = None  # what is evaluated is not what the last epoch left
-        return super().evaluate(eval_data, load_best_model, *args, **kwargs)
+            self._evaluated = model_file or self.saved_model_file
+        return super().evaluate(eval_data, load_best_model, model_file, *args, **kwargs)
 
     def _check_nan(self, loss):
         """RecBole's hook before each step backward: refuses infinity as well, and says more."""
@@ -74,7 +77,8 @@ class _WatchedTrainer(Trainer):
         # ranked, it is only if nothing else is left.
         highest = batch[1].max()
         if not highest.isfinite():
-            raise self._diverged(f"evaluation: the highest score is [{highest.item()}]")
+            file = "" if self._evaluated is None else f" of [{self._evaluated}]"
+            raise self._diverged(f"evaluation{file}: the highest score is [{highest.item()}]")
         return batch
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):

@@ -8,10 +8,12 @@ written before its line, ``checkpoints/`` its trained model. Several processes m
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import getLogger
@@ -26,6 +28,17 @@ from recbole_tslrec.evaluation.ranks import METRICS, PROTOCOLS, metrics
 
 DONE, FAILED = "done", "failed"
 RANK_COLUMNS = {"ranked": "rank", "masked": "rank_masked"}  # by protocol
+_TOKENS, _RANKS, _COUNTS = (
+    ("user", "item"),
+    ("rank", "rank_masked"),
+    ("training_length", "item_count"),
+)
+RANK_ARRAYS = (*_TOKENS, *_RANKS, *_COUNTS)
+# What reading a damaged .npz raises, by where the damage is.
+_SIGNS_OF_DAMAGE = (
+    *(BadZipFile, EOFError, ValueError, zlib.error, struct.error),
+    *(LookupError, MemoryError, NotImplementedError, RuntimeError, TypeError),
+)
 # Two ways to add up the same numbers differ by less; two trained models by more.
 _ROUNDING = 1e-9
 
@@ -43,8 +56,72 @@ def read_lines(path: Path) -> tuple[list[bytes], bytes]:
 def _is_object(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_text_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    # Not NaN, not infinite, and no integer that is too large for a float.
+    return type(value) in (int, float) and abs(value) < 1e300
+
+
+def _is_integer(value: Any) -> bool:
+    return type(value) is int and abs(value) < 2**63
+
+
+def _all_in(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Whether a value is an object whose entries are all of a kind."""
+    return lambda value: isinstance(value, dict) and all(map(kind, value.values()))
+
+
+_NUMBERS, _TEXTS = _all_in(_is_number), _all_in(_is_text)
+# The entries of a line, each with what it holds, in words and as a test.
+_ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("cell", "trial", "dataset", "backbone", "variant"), ("text", _is_text)),
+    **dict.fromkeys(("status", "data", "configuration"), ("text", _is_text)),
+    **dict.fromkeys(("machine", "command", "finished_at"), ("text", _is_text)),
+    **dict.fromkeys(
+        ("embeddings_from", "backbone_from", "error"), ("text or null", _is_text_or_none)
+    ),
+    "seed": ("a whole number", _is_integer),
+    "epochs": ("a whole number or null", lambda value: value is None or _is_integer(value)),
+    "settings": ("an object", lambda value: isinstance(value, dict)),
+    "effective": ("an object of texts", _TEXTS),
+    "versions": ("an object of texts", _TEXTS),
+    "valid": ("an object of finite numbers", _NUMBERS),
+    "test": ("an object of finite numbers for each protocol", _all_in(_NUMBERS)),
+    "seconds": (
+        "an object of finite numbers, or of objects of them",
+        _all_in(lambda value: _is_number(value) or _NUMBERS(value)),
+    ),
+    "reused_stages": (
+        "a list of texts",
+        lambda value: isinstance(value, list) and all(map(_is_text, value)),
+    ),
+}
+
+
+def check_entries(line: Mapping[str, Any], where: str) -> None:
+    """Raise ValueError if an entry of a line is of another type than is written; a missing one passes.
+
+    Args:
+        line: of ``cells.jsonl`` or ``searches.jsonl``.
+        where: file and line, for the message.
+    """
+    for name, (kind, is_so) in _ENTRIES.items():
+        if name in line and not is_so(line[name]):
+            raise ValueError(
+                f"{where}: {name}: [{str(line[name])[:80]}] is not {kind}. Bring the line back, or take "
+                f"it out: what it stood for is then done again."
+            )
 
 
 @dataclass(frozen=True)
@@ -65,7 +142,7 @@ class Lines:
         Half a line at the end is of a run that was killed, or is being written: left out.
 
         Raises:
-            ValueError: a line is not such an object; says which.
+            ValueError: a line is not such an object, or an entry of another type; says which.
         """
         if not self.path.is_file():
             return {}
@@ -76,11 +153,12 @@ class Lines:
             try:
                 content = json.loads(line)
                 lines[content[self.key]] = content
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise ValueError(
                     f"[{self.path}], line {number}, is not an object with [{self.key}]. Remove the "
                     f"line; what it stood for is then done again."
                 ) from error
+            check_entries(content, f"[{self.path}], line {number}")
         return lines
 
     def append(self, content: dict[str, Any]) -> None:
@@ -128,14 +206,47 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
     """
     if not path.is_file():
         return None
+    content = io.BytesIO(path.read_bytes())
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(content, allow_pickle=False) as file:
             return dict(file)
-    except (BadZipFile, EOFError, ValueError, zlib.error) as error:
-        raise ValueError(
-            f"[{path}] is damaged: {error}. Bring it back, or take its cell's line out of cells.jsonl "
-            f"and run the grid again."
-        ) from error
+    except _SIGNS_OF_DAMAGE as error:
+        raise ValueError(_damaged(path, str(error))) from error
+
+
+def read_ranks(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of ``ranks/<cell>.npz``, as ``Ranks`` has them; None if there is no file.
+
+    Raises:
+        ValueError: the file is damaged, or its arrays are not what a comparison writes.
+    """
+    arrays = read_arrays(path)
+    fault = None if arrays is None else _fault_of_ranks(arrays)
+    if fault:
+        raise ValueError(_damaged(path, fault))
+    return arrays
+
+
+def _damaged(path: Path, why: str) -> str:
+    return (
+        f"[{path}] is damaged: {why}. Bring it back, or take its cell's line out of cells.jsonl and run "
+        f"the grid again."
+    )
+
+
+def _fault_of_ranks(arrays: Mapping[str, np.ndarray]) -> str | None:
+    missing = [name for name in RANK_ARRAYS if name not in arrays]
+    if missing:
+        return f"it has no {', '.join(missing)}"
+    for name in RANK_ARRAYS:
+        array, kinds = arrays[name], "U" if name in _TOKENS else "iu"
+        if array.ndim != 1 or array.dtype.kind not in kinds:
+            return f"{name} is {array.dtype} {list(array.shape)}, not one value a test user"
+        if len(array) != len(arrays["user"]) or not len(array):
+            return f"{name} has {len(array)} values for {len(arrays['user'])} test users"
+        if name not in _TOKENS and array.min() < (1 if name in _RANKS else 0):
+            return f"{name} holds {array.min()}"
+    return None
 
 
 def differing_metrics(
@@ -182,7 +293,7 @@ class ResultsFolder:
     def check_metrics(self, line: Mapping[str, Any]) -> None:
         """Raise ValueError if a finished cell's line is not what its ranks say, or these are damaged."""
         path = self.ranks_file(line["cell"])
-        ranks = read_arrays(path)
+        ranks = read_ranks(path)
         differing = [] if ranks is None else differing_metrics(line["test"], ranks)
         if differing:
             raise ValueError(

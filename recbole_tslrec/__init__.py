@@ -10,13 +10,10 @@ from recbole_tslrec.recbole_bridge import first_imports  # noqa: F401
 # isort: split
 from recbole_tslrec.paradigms import BUILT_IN
 from recbole_tslrec.recbole_bridge import patches
-from recbole_tslrec.recbole_bridge.register import register, register_paradigm
-from recbole_tslrec.stages import trained_on
+from recbole_tslrec.recbole_bridge.register import register_paradigm
 
 __version__ = "0.1.0"
 
-trained_on.note_and_compare()
 patches.apply()
-register()
 for paradigm in BUILT_IN:
     register_paradigm(paradigm)

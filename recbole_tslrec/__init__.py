@@ -13,8 +13,7 @@ from recbole_tslrec.recbole_bridge import first_imports  # noqa: F401
 # isort: split
 from recbole_tslrec.paradigms import BUILT_IN
 from recbole_tslrec.recbole_bridge import patches
-from recbole_tslrec.recbole_bridge.register import register, register_paradigm
-from recbole_tslrec.stages import trained_on
+from recbole_tslrec.recbole_bridge.register import register_paradigm
 
 __version__ = "0.1.0"
 
@@ -32,9 +31,7 @@ _PUBLIC = {
 }
 __all__ = ["register_paradigm", *_PUBLIC]
 
-trained_on.note_and_compare()
 patches.apply()
-register()
 for paradigm in BUILT_IN:
     register_paradigm(paradigm)
 

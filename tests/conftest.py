@@ -38,8 +38,12 @@ WORDS = (
 def recbole_alone(monkeypatch, tmp_path):
     """RecBole reads sys.argv, and writes saved/, log/ and log_tensorboard/ where it stands.
 
-    Generators start anew as well: what a test draws does not hang on the tests before it.
+    Generators start anew as well, and logging: what a test draws and hears does not hang on the tests
+    before it, of which one may have asked RecBole for errors alone.
     """
+    logging.disable(logging.NOTSET)
+    logging.getLogger().setLevel(logging.WARNING)
+    levels = _levels()
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
@@ -51,6 +55,15 @@ def recbole_alone(monkeypatch, tmp_path):
         if isinstance(handler, logging.FileHandler):
             root.removeHandler(handler)
             handler.close()
+    for name, level in _levels().items():
+        if level != levels.get(name, level):
+            logging.getLogger(name).setLevel(levels[name])
+
+
+def _levels() -> dict[str, int]:
+    """The levels of all loggers but the root's, by name."""
+    loggers = logging.root.manager.loggerDict.items()
+    return {name: one.level for name, one in loggers if isinstance(one, logging.Logger)}
 
 
 def small_tokenizer(opening: str | None = "<s>", closing: str | None = None):

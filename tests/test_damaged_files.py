@@ -5,10 +5,14 @@ reads itself is in test_compatibility.py, the checkpoints of fine-tuning in test
 """
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer
 from support.stages import STAGES, item_vectors, pipeline_of, stored
 
 from recbole_tslrec.backbones.specification import BACKBONES
@@ -16,6 +20,7 @@ from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.stages.pipeline import Pipeline
 from recbole_tslrec.store.files import with_checksum
+from recbole_tslrec.store.item_tensors import ItemTensors
 from recbole_tslrec.store.store import MANIFEST
 
 
@@ -129,6 +134,39 @@ def test_a_users_file_of_enhanced_items(seeds, settings, small_data, tmp_path):
             assert str(files[0].with_suffix("")) in str(refusal.value), damage
         path.write_bytes(whole)
     assert torch.equal(item_vectors(given), expected)
+
+
+def test_enhanced_items_that_lack_an_item_are_named(seeds, settings, small_data, tmp_path):
+    items = ItemTensors.load(folder(seeds[0], "augmentation") / "enhanced_items.safetensors")
+    path = tmp_path / "fewer.safetensors"
+    ItemTensors(
+        items.tokens[1:],
+        {name: tensor[1:] for name, tensor in items.tensors.items()},
+        items.provenance,
+    ).save(path)
+    given = pipeline_of(settings | {"enhanced_items": str(path)}, small_data)
+    message = rf"enhanced_items: \[{path}\] does not serve here: 1 of .* are not in the file"
+    with pytest.raises(ValueError, match=message):
+        item_vectors(given)
+
+
+@pytest.mark.parametrize("damage", ["gone", "longer"])
+def test_a_checkpoint_whose_numbers_are_gone_is_named_by_evaluate(damage, small_data, settings):
+    """Its checksums are right; only who reads the numbers finds out."""
+    config = Config("GRU4Rec", small_data, config_dict=settings | {"train_neg_sample_args": None})
+    train_data, valid_data, test_data = data_preparation(config, create_dataset(config))
+    model = get_model("GRU4Rec")(config, train_data._dataset)
+    trainer = get_trainer(config["MODEL_TYPE"], "GRU4Rec")(config, model)
+    trainer.fit(train_data, valid_data)
+    with zipfile.ZipFile(trainer.saved_model_file) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    name = next(name for name in records if name.endswith("/data/0"))
+    content = records.pop(name)
+    with zipfile.ZipFile("given.pth", "w") as archive:
+        for record, held in (records | ({name: content * 2} if damage == "longer" else {})).items():
+            archive.writestr(record, held)
+    with pytest.raises(ValueError, match=r"\[given.pth\] "):
+        trainer.evaluate(test_data, model_file="given.pth")
 
 
 @pytest.mark.parametrize("use", ["backbone_checkpoint", "fold"])

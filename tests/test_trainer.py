@@ -147,8 +147,11 @@ def test_a_score_that_is_not_finite(method, mode, value, small_data, settings):
     with pytest.raises(ValueError, match=rf"epoch 1, evaluation: the highest score is \[{value}"):
         trainer.fit(train_data, valid_data)
     assert load_checkpoint(trainer.saved_model_file)["epoch"] == 0
-    with pytest.raises(ValueError, match=r"\[GRU4Rec\] evaluation: the highest score"):
+    file = re.escape(trainer.saved_model_file)
+    with pytest.raises(ValueError, match=rf"\[GRU4Rec\] evaluation of \[{file}\]: the highest"):
         trainer.evaluate(valid_data)
+    with pytest.raises(ValueError, match=r"\[GRU4Rec\] evaluation: the highest score"):
+        trainer.evaluate(valid_data, load_best_model=False)
 
 
 def test_the_last_step_may_break_the_weights(small_data, settings):

@@ -34,13 +34,14 @@ def make_prompt_for(
         instruction: the key of the words before the history.
     """
     from recbole_tslrec.language_model.prompt import make_prompt
+    from recbole_tslrec.language_model.source import cannot_be_opened
 
+    words = config[instruction].replace("{n_categories}", str(config["n_categories"]))
+    response = config["llm_response"]
+    with cannot_be_opened(source.name):  # one that knows no words fails at the first
+        source.tokenizer([words, response])
     prompt = make_prompt(
-        source.tokenizer,
-        config[instruction].replace("{n_categories}", str(config["n_categories"])),
-        config["llm_response"],
-        config["llm_max_history"],
-        source.context_length,
+        source.tokenizer, words, response, config["llm_max_history"], source.context_length
     )
     _check_words(source, prompt)
     if prompt.max_history < config["llm_max_history"]:

@@ -10,7 +10,8 @@ import importlib.util
 import inspect
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -108,7 +109,7 @@ class LanguageModelSource:
         positions = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         if positions is not None:
             limits.append(positions - _first_position(self.shape))
-        return min(limit for limit in limits if limit is not None and limit > 0)
+        return int(min(limit for limit in limits if limit is not None and limit > 0))
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -149,7 +150,7 @@ def open_source(
 
     Raises:
         ModuleNotFoundError: the embedded model's package is not installed.
-        OSError: the model does not exist or cannot be reached.
+        OSError: the model does not exist or cannot be reached, or its config or tokenizer is damaged.
         ValueError: the embedded model's weights are not the published ones, the model takes no
             ``inputs_embeds``, or is an adapter or of another kind.
     """
@@ -158,32 +159,64 @@ def open_source(
     if is_folder:
         check_is_no_adapter(llm, location)
     unreachable = None if is_folder else why_unreachable()
-    options: dict[str, Any] = {"local_files_only": unreachable is not None}
-    revision = None
-    try:
+    with cannot_be_opened(llm, unreachable):
+        options: dict[str, Any] = {"local_files_only": unreachable is not None}
+        revision = None
         if not is_folder:  # the cache has a folder for each commit; all files are to be of this one
             revision = Path(cached_file(location, CONFIG_NAME, **options)).parent.name
             options["revision"] = revision
         options["trust_remote_code"] = trust_remote_code
         config = AutoConfig.from_pretrained(location, **options)
         tokenizer = AutoTokenizer.from_pretrained(location, **options)
-    except (OSError, ValueError) as error:
-        reason = f"transformers says: {error}"
-        if unreachable is not None:
+        source = LanguageModelSource(
+            llm, location, config, tokenizer, trust_remote_code, revision, unreachable is not None
+        )
+        arguments = inspect.signature(source.shape.forward).parameters
+    check_kind(llm, config, kinds)
+    _check_takes_embeddings(source, arguments)
+    with cannot_be_opened(llm):
+        _check_sizes(source)
+    if is_folder:
+        _check_headers(llm, Path(location))
+    return source
+
+
+@contextmanager
+def cannot_be_opened(llm: str, unreachable: str | None = None) -> Iterator[None]:
+    """Name the language model in whatever its config and its tokenizer raise.
+
+    Args:
+        llm: what the user gave.
+        unreachable: why nothing can be fetched from the hub; None if that is no reason here.
+
+    Raises:
+        OSError: in place of any error within.
+    """
+    try:
+        yield
+    # tokenizers raises just that, and an odd entry of a config anything where it is used.
+    except Exception as error:
+        kind = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
+        reason = f"transformers says: {kind}{error}"
+        if unreachable is not None and isinstance(error, OSError):
             reason = f"It is not in this machine's cache of the hub, and {unreachable}."
         raise OSError(
             f"llm: the language model [{llm}] cannot be opened. Give a folder that holds a "
             f"transformers model with its tokenizer, a hub id that this machine can reach, or "
             f"'embedded'. {' '.join(reason.split())}"
         ) from None  # the causes are three deep, and quoted
-    source = LanguageModelSource(
-        llm, location, config, tokenizer, trust_remote_code, revision, unreachable is not None
-    )
-    check_kind(llm, config, kinds)
-    _check_takes_embeddings(source)
-    if is_folder:
-        _check_headers(llm, Path(location))
-    return source
+
+
+def _check_sizes(source: LanguageModelSource) -> None:
+    """Raise for a config of no layers, or for a context that is no number."""
+    sizes = {
+        "hidden_size": source.hidden_size,
+        "num_hidden_layers": source.n_layers,
+        "max_position_embeddings": source.context_length,
+    }
+    for key, size in sizes.items():
+        if type(size) is not int or size < 1:
+            raise ValueError(f"{key} in its config.json is [{size}]; a model has 1 or more.")
 
 
 def _embedded_folder() -> str:
@@ -213,7 +246,7 @@ def _check_headers(llm: str, folder: Path) -> None:
             try:
                 with safe_open(file, "pt"):
                     pass
-            except SafetensorError as error:
+            except (SafetensorError, OSError) as error:
                 raise OSError(f"llm: the weights [{file}] cannot be read: {error}") from error
 
 
@@ -226,10 +259,10 @@ def check_is_no_adapter(llm: str, location: str, **files_from) -> None:
         )
 
 
-def _check_takes_embeddings(source: LanguageModelSource) -> None:
+def _check_takes_embeddings(source: LanguageModelSource, arguments: Collection[str]) -> None:
     """A prompt's item slots enter as embeddings, so forward must take them in place of tokens."""
     kind = f"[{source.name}] ({source.config.model_type})"
-    arguments = inspect.signature(source.shape.forward).parameters
+    # The encoder of one, saved alone, does not call itself encoder-decoder, and is loaded as the whole.
     if "decoder_input_ids" in arguments and not source.config.is_encoder_decoder:
         raise ValueError(
             f"llm: {kind} is the encoder of an encoder-decoder model, saved alone, and would be loaded "

@@ -1,150 +1,282 @@
-"""What RecBole 1.2.1 needs to run on today's torch and pandas; nothing else.
+"""All that the package changes in RecBole, torch and the standard library, in one list.
 
-Since version 2.6 torch reads a file with ``weights_only=True``: without running code that the file
-names, and in full only from pickle protocol 2. RecBole 1.2.1 writes its checkpoints with protocol 4
-and with classes in them, and so fails at its own test step. Here it learns to write what torch
-accepts, and torch to accept what is harmless in it; torch's check stays on.
+``python -m recbole_tslrec patches`` prints it. Where several patches have one target, the later ones
+stand around the earlier: they are asked first.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-import recbole.quick_start
-import recbole.quick_start.quick_start
-import torch
-from recbole.evaluator.collector import Collector
-from recbole.trainer import Trainer
-from recbole.utils import set_color
+from tabulate import tabulate
 
-from recbole_tslrec.recbole_bridge.pickles import read_only_what_is_asked_for
-from recbole_tslrec.store.checkpoints import (
-    check_checkpoint,
-    check_optimizer,
-    in_one_line,
-    saying_which,
-    without_layers,
-    write_checkpoint,
+from recbole_tslrec.recbole_bridge import pickles, register, sound_files
+from recbole_tslrec.stages import trained_on
+from recbole_tslrec.store.stored_config import (
+    config_state,
+    let_torch_read_configs,
+    restore_config,
 )
-from recbole_tslrec.store.stored_config import let_configs_be_stored, numbers_of_numpy_too
 
-# RecBole's own, which a process of ``run(nproc=2)`` starts with.
-_RUN_RECBOLES = recbole.quick_start.quick_start.run_recboles
+_LOADING = (
+    "recbole.quick_start.load_data_and_model recbole.quick_start.quick_start.load_data_and_model"
+)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One change.
+
+    Attributes:
+        target: what is changed, by its dotted name; several names of one thing with blanks between.
+        reason: why.
+        apply: makes the change, given the target.
+        issue: where RecBole's users have reported it; None if nowhere.
+    """
+
+    target: str
+    reason: str
+    apply: Callable[[str], None]
+    issue: str | None = None
+
+
+def _around(wrap: Callable[[Any], Any]) -> Callable[[str], None]:
+    """In the target's place comes what ``wrap`` makes of it."""
+
+    def apply(target: str) -> None:
+        names = target.split()
+        owner, attribute = _place(names[0])
+        wrapped = wrap(getattr(owner, attribute, None))
+        for name in names:
+            setattr(*_place(name), wrapped)
+
+    return apply
+
+
+def _instead(value: Any) -> Callable[[str], None]:
+    """In the target's place comes ``value``, whatever stands there."""
+    return _around(lambda original: value)
+
+
+def _place(name: str) -> tuple[Any, str]:
+    """The module or class that has an attribute, and the attribute's name."""
+    path, _, attribute = name.rpartition(".")
+    try:
+        return importlib.import_module(path), attribute
+    except ModuleNotFoundError:
+        module, _, kind = path.rpartition(".")
+        return getattr(importlib.import_module(module), kind), attribute
+
+
+def _by(function: Callable[[], None]) -> Callable[[str], None]:
+    """The change is no attribute's, or of many: the function makes it."""
+    return lambda target: function()
+
+
+def _done_before() -> None:
+    """``first_imports`` made the change as the package's first import, and this list came later."""
+
+
+def _silence_recboles_future_warnings() -> None:
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+
+
+_IMPORTS = [
+    Patch(
+        "torch.autograd.set_detect_anomaly",
+        "RecBole's SINE switches it on for the whole process as it is imported: off again",
+        _by(_done_before),
+    ),
+    Patch(
+        "warnings.filters[ray._private.parameter]",
+        "Ray, which RecBole imports, warns its users of how it is itself made",
+        _by(_done_before),
+    ),
+]
+_NOTES = [
+    Patch(
+        "recbole.data.dataset.SequentialDataset.build",
+        "a hash of the test rows, which a trainer never sees, for the notes in a checkpoint",
+        _around(trained_on.hashing_test_rows),
+    ),
+    Patch(
+        "recbole.trainer.Trainer.resume_checkpoint",
+        "training goes on with no other data than before unasked",
+        _around(trained_on.remembering_its_data),
+    ),
+    Patch(
+        "recbole.trainer.Trainer.fit",
+        "a checkpoint has no tokens: it notes on what items and interactions it was trained",
+        _around(trained_on.noting_its_data),
+    ),
+    Patch(
+        "recbole.trainer.Trainer.evaluate",
+        "no metrics of a model whose rows are other items', or that was trained on the test",
+        _around(trained_on.comparing_what_is_evaluated),
+    ),
+    Patch(
+        _LOADING,
+        "the same of a model that is loaded",
+        _around(trained_on.comparing_what_is_loaded),
+    ),
+]
+_NO_CODE = [
+    Patch(
+        "recbole.config.Config._merge_external_config_dict",
+        "which pickles the user of this process has named, and whose code is trusted",
+        _around(pickles.noting_what_is_asked_for),
+    ),
+    Patch(
+        "recbole.config.Config.__getitem__",
+        "no other pickle is read, whichever a stored config or checkpoint_dir names",
+        _around(pickles.naming_no_other_pickle),
+    ),
+    Patch(
+        "recbole.model.abstract_recommender.AbstractRecommender.load_other_parameter",
+        "RecBole sets any attribute of a model that a checkpoint names",
+        _around(pickles.setting_no_other_attribute),
+    ),
+    Patch(
+        _LOADING,
+        "takes llm_trust_remote_code, which a checkpoint's own config cannot give",
+        _around(pickles.trusting_whom_the_caller_trusts),
+    ),
+    Patch(
+        "recbole.model.context_aware_recommender.kd_dagfm.eval",
+        "KD_DAGFM evaluates its key teacher, which a stored config may hold; a module's own name "
+        "comes before the built-in one",
+        _instead(pickles.teacher),
+    ),
+    Patch(
+        "recbole.model.general_recommender.ldiffrec.np",
+        "LDiffRec unpickles item_emb.npy of the data set's folder",
+        _instead(pickles.NumPyWithoutPickles("numpy")),
+    ),
+]
+_CHECKPOINTS = [
+    Patch(
+        "recbole.config.Config.__getstate__",
+        "a Config holds classes, which torch refuses to read since 2.6: plain values are written",
+        _instead(config_state),
+        "#2174",
+    ),
+    Patch(
+        "recbole.config.Config.__setstate__",
+        "and a Config is made of them again",
+        _instead(restore_config),
+        "#2174",
+    ),
+    Patch(
+        "torch._weights_only_unpickler._marked_safe_globals_set copyreg.dispatch_table",
+        "what is harmless in RecBole's checkpoints, torch reads with its check on",
+        _by(let_torch_read_configs),
+        "#2174",
+    ),
+    Patch(
+        "recbole.trainer.Trainer._save_checkpoint",
+        "RecBole writes with pickle protocol 4, of which torch's check reads nothing since 2.6",
+        _instead(sound_files.save_checkpoint),
+        "#2174, #2212",
+    ),
+    Patch(
+        "recbole.quick_start.quick_start.run_recboles",
+        "the processes of run(nproc=2) load the plug-in too",
+        _instead(sound_files.run_with_the_plug_in),
+    ),
+    Patch(
+        "recbole.trainer.Trainer.resume_checkpoint",
+        "torch loads altered weights without a word: a damaged or forged file is refused",
+        _around(sound_files.resuming_what_is_sound),
+    ),
+    Patch(
+        "recbole.trainer.Trainer.evaluate",
+        "the same of the file that is evaluated",
+        _around(sound_files.evaluating_what_is_sound),
+    ),
+    Patch(
+        _LOADING,
+        "the same of the file that is loaded",
+        _around(sound_files.loading_what_is_sound),
+    ),
+    Patch(
+        "recbole.evaluator.collector.Collector.get_data_struct",
+        "RecBole moves counts to the CPU as if they were tensors: ItemCoverage and three more fail",
+        _around(sound_files.collecting_numbers_too),
+    ),
+    Patch(
+        "warnings.filters[recbole.*]",
+        "RecBole's own calls of what pandas and torch are to change: its users cannot mend them",
+        _by(_silence_recboles_future_warnings),
+    ),
+]
+_REGISTRATION = [
+    Patch(
+        "sys.modules[recbole.model.sequential_recommender.*] recbole.trainer.*Trainer",
+        "RecBole has no registry: it finds models and trainers by these names",
+        _by(register.register),
+    ),
+    Patch(
+        "recbole.config.Config._load_config_files",
+        "a yaml file that is none is named",
+        _around(register.naming_files),
+    ),
+    Patch(
+        "recbole.data.dataset.SequentialDataset._data_filtering",
+        "filters that leave nothing are named, with their values",
+        _around(register.naming_filters),
+    ),
+    Patch(
+        "recbole.config.Config._get_model_and_dataset",
+        "a misspelt model is answered by the names that there are",
+        _around(register.naming_models),
+    ),
+    Patch(
+        "recbole.config.Config._load_internal_config_dict",
+        "RecBole reads yaml of defaults from its own folder alone: ours too",
+        _around(register.with_our_yaml),
+    ),
+    Patch(
+        "recbole.config.Config._set_default_parameters",
+        "the values of keys are checked before anything is trained",
+        _around(register.with_checks),
+    ),
+    Patch(
+        "recbole.config.Config._init_device",
+        "under torchrun RecBole puts every process on the same GPU",
+        _around(register.with_a_device_each),
+    ),
+    Patch(
+        "recbole.data.dataset.SequentialDataset._change_feat_format",
+        "RecBole sorts times as float32, which may put histories in another order: a warning",
+        _around(register.with_a_look_at_the_order),
+    ),
+]
+
+PATCHES: tuple[Patch, ...] = (*_IMPORTS, *_NOTES, *_NO_CODE, *_CHECKPOINTS, *_REGISTRATION)
 
 
 @functools.cache
 def apply() -> None:
-    """Make RecBole's checkpoints pass torch's ``weights_only`` check, and all its metrics run.
+    """Make all the changes, in the order of the list.
 
-    After it, training, ``evaluate(load_best_model=True)`` and, in any process that has called it
-    too, ``load_data_and_model`` work as they are, for every model whose ``other_parameter`` holds
-    tensors and layers alone: all the sequential ones, but not those that keep NumPy or SciPy
-    matrices there, as ItemKNN and EASE do. RecBole's own calls of what pandas and torch are to
-    change no longer warn: its users cannot mend them. Only the first call acts: a later one cannot
-    undo what somebody has put on top.
+    After it RecBole's entry points know all that is ours. Training,
+    ``evaluate(load_best_model=True)`` and ``load_data_and_model`` work on today's torch for every model
+    whose ``other_parameter`` holds tensors and layers alone: all the sequential ones, but not those that
+    keep NumPy or SciPy matrices there, as ItemKNN and EASE do. Only the first call acts: a later one
+    cannot undo what somebody has put on top.
     """
-    let_configs_be_stored()
-    read_only_what_is_asked_for()
-    Trainer._save_checkpoint = _save_checkpoint
-    recbole.quick_start.quick_start.run_recboles = run_with_the_plug_in
-    _check_before_reading()
-    Collector.get_data_struct = _collecting_numbers_too(Collector.get_data_struct)
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+    for patch in PATCHES:
+        patch.apply(patch.target)
 
 
-def run_with_the_plug_in(*args: Any) -> None:
-    """What a process of ``run(nproc=2)`` starts with: to find this function, it loads the plug-in."""
-    _RUN_RECBOLES(*args)
-
-
-def _check_before_reading() -> None:
-    # RecBole hands its files to torch.load, which takes altered weights without a word.
-    Trainer.resume_checkpoint = _resuming_what_is_sound(Trainer.resume_checkpoint)
-    Trainer.evaluate = _evaluating_what_is_sound(Trainer.evaluate)
-    loading = _loading_what_is_sound(recbole.quick_start.load_data_and_model)
-    recbole.quick_start.load_data_and_model = loading
-    recbole.quick_start.quick_start.load_data_and_model = loading
-
-
-def _resuming_what_is_sound(original):
-    @functools.wraps(original)
-    def resume_checkpoint(self, resume_file):
-        check_checkpoint(resume_file, to_resume=True)
-        with saying_which(resume_file), numbers_of_numpy_too():
-            original(self, resume_file)
-            check_optimizer(self.optimizer)
-
-    return resume_checkpoint
-
-
-def _evaluating_what_is_sound(original):
-    @functools.wraps(original)
-    def evaluate(
-        self, eval_data, load_best_model=True, model_file=None, show_progress=False, **more
-    ):
-        file = model_file or self.saved_model_file
-        if eval_data and load_best_model:
-            check_checkpoint(file)
-        try:
-            with numbers_of_numpy_too():
-                return original(self, eval_data, load_best_model, model_file, show_progress, **more)
-        except RuntimeError as error:
-            if "loading state_dict" not in str(error):
-                raise
-            raise ValueError(f"[{file}] is of another model: {in_one_line(error)}") from error
-
-    return evaluate
-
-
-def _loading_what_is_sound(original):
-    @functools.wraps(original)
-    def load_data_and_model(model_file, **more):
-        check_checkpoint(model_file)
-        with saying_which(model_file), numbers_of_numpy_too():
-            return original(model_file, **more)
-
-    return load_data_and_model
-
-
-def _collecting_numbers_too(original):
-    # RecBole would move counts to the CPU as it does tensors. ItemCoverage, GiniIndex, AveragePopularity
-    # and TailPercentage collect counts.
-    @functools.wraps(original)
-    def get_data_struct(self):
-        own = self.data_struct._data_dict
-        counts = {key: value for key, value in own.items() if not torch.is_tensor(value)}
-        for key in counts:
-            del own[key]
-        collected = original(self)
-        own.update(counts)
-        collected._data_dict.update(counts)
-        return collected
-
-    return get_data_struct
-
-
-def _save_checkpoint(self: Trainer, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
-    """RecBole's ``Trainer._save_checkpoint``, in a form that torch reads back.
-
-    Args:
-        epoch: the current epoch.
-        verbose: whether to log the file's name.
-        **kwargs: ``saved_model_file``, where to write in place of ``self.saved_model_file``.
-    """
-    if not self.config["single_spec"] and self.config["local_rank"] != 0:
-        return
-    saved_model_file = kwargs.pop("saved_model_file", self.saved_model_file)
-    state = {
-        "config": self.config,
-        "epoch": epoch,
-        "cur_step": self.cur_step,
-        "best_valid_score": float(self.best_valid_score),  # which is NumPy's
-        "state_dict": self.model.state_dict(),
-        "other_parameter": without_layers(self.model.other_parameter()),
-        "optimizer": self.optimizer.state_dict(),
-    }
-    write_checkpoint(state, saved_model_file)
-    if verbose:
-        self.logger.info(set_color("Saving current", "blue") + f": {saved_model_file}")
+def table() -> str:
+    """The list, for a screen."""
+    rows = [[patch.target.replace(" ", "\n"), patch.reason, patch.issue] for patch in PATCHES]
+    return tabulate(
+        rows, headers=["target", "reason", "RecBole's issue"], maxcolwidths=[70, 50, 12]
+    )

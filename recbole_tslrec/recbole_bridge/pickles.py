@@ -16,11 +16,7 @@ from typing import Any
 
 import numpy as np
 import recbole.model.context_aware_recommender.kd_dagfm as kd_dagfm
-import recbole.model.general_recommender.ldiffrec as ldiffrec
-import recbole.quick_start
-import recbole.quick_start.quick_start
 from recbole.config import Config
-from recbole.model.abstract_recommender import AbstractRecommender
 from torch import nn
 
 from recbole_tslrec.store.checkpoints import config_of
@@ -37,24 +33,7 @@ _TRUST = "llm_trust_remote_code"
 _trusted: set[str] = set()
 
 
-def read_only_what_is_asked_for() -> None:
-    """Bar RecBole's ways from a file or a config to running code; see docs/safety.md for all of them."""
-    Config._merge_external_config_dict = _noting_what_is_asked_for(
-        Config._merge_external_config_dict
-    )
-    Config.__getitem__ = _naming_no_other_pickle(Config.__getitem__)
-    AbstractRecommender.load_other_parameter = _setting_no_other_attribute(
-        AbstractRecommender.load_other_parameter
-    )
-    loading = _trusting_whom_the_caller_trusts(recbole.quick_start.load_data_and_model)
-    recbole.quick_start.load_data_and_model = loading
-    recbole.quick_start.quick_start.load_data_and_model = loading
-    # A module's own name comes before the built-in one.
-    kd_dagfm.eval = _teacher
-    ldiffrec.np = _NumPyWithoutPickles("numpy")
-
-
-def _noting_what_is_asked_for(original):
+def noting_what_is_asked_for(original):
     @functools.wraps(original)
     def merge_external_config_dict(self):
         original(self)
@@ -66,7 +45,7 @@ def _noting_what_is_asked_for(original):
     return merge_external_config_dict
 
 
-def _naming_no_other_pickle(original):
+def naming_no_other_pickle(original):
     # Here, where RecBole looks: a file that is read sets its values again after any check of ours,
     # and scripts hold RecBole's functions from before this package was imported.
     @functools.wraps(original)
@@ -82,7 +61,7 @@ def _naming_no_other_pickle(original):
     return get_item
 
 
-def _trusting_whom_the_caller_trusts(original):
+def trusting_whom_the_caller_trusts(original):
     @functools.wraps(original)
     def load_data_and_model(model_file, llm_trust_remote_code=False, **more):
         if llm_trust_remote_code is True:
@@ -105,7 +84,7 @@ def _say_what_is_left(config: Config, key: str, named: Any) -> None:
         )
 
 
-def _setting_no_other_attribute(original):
+def setting_no_other_attribute(original):
     @functools.wraps(original)
     def load_other_parameter(self, para):
         others = set(para or ()) - set(getattr(self, "other_parameter_name", ()))
@@ -119,7 +98,7 @@ def _setting_no_other_attribute(original):
     return load_other_parameter
 
 
-def _teacher(name: str) -> type[nn.Module]:
+def teacher(name: str) -> type[nn.Module]:
     """What KD_DAGFM evaluates its key ``teacher`` for: a network of its own module."""
     network = vars(kd_dagfm).get(name)
     if not (isinstance(network, type) and network.__module__ == kd_dagfm.__name__):
@@ -127,7 +106,7 @@ def _teacher(name: str) -> type[nn.Module]:
     return network
 
 
-class _NumPyWithoutPickles(types.ModuleType):
+class NumPyWithoutPickles(types.ModuleType):
     """NumPy for LDiffRec, which would unpickle ``item_emb.npy`` of the data set's folder."""
 
     def __getattr__(self, name: str) -> Any:

@@ -2,9 +2,9 @@
 
 RecBole has no registry: it looks for a module named after the model, for an attribute of
 ``recbole.trainer`` named after the model, and for a yaml in its own folder. The first two are
-answered here without touching RecBole; for the third, and to check what the user gave, five methods
-of ``Config`` are wrapped, and two of ``SequentialDataset``: what filters, and what puts histories in
-order.
+answered here without touching RecBole; for the third, and to check what the user gave, there is what
+``patches`` puts around five methods of ``Config``, and around two of ``SequentialDataset``: what
+filters, and what puts histories in order.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from pathlib import Path
 import numpy as np
 import recbole.model
 import recbole.trainer
-from recbole.config import Config
-from recbole.data.dataset import SequentialDataset
 from recbole.utils import ModelType
 from yaml import YAMLError
 
@@ -67,15 +65,6 @@ def register() -> None:
         _register_model(model)
     for name in BACKBONES:
         setattr(recbole.trainer, f"{name}Trainer", BackboneTrainer)
-    Config._load_config_files = _naming_files(Config._load_config_files)
-    Config._get_model_and_dataset = _naming_models(Config._get_model_and_dataset)
-    Config._load_internal_config_dict = _with_our_yaml(Config._load_internal_config_dict)
-    Config._set_default_parameters = _with_checks(Config._set_default_parameters)
-    Config._init_device = _with_a_device_each(Config._init_device)
-    SequentialDataset._data_filtering = _naming_filters(SequentialDataset._data_filtering)
-    SequentialDataset._change_feat_format = _with_a_look_at_the_order(
-        SequentialDataset._change_feat_format
-    )
 
 
 def register_paradigm(paradigm: Paradigm) -> None:
@@ -100,7 +89,7 @@ def _register_model(model: type) -> None:
     sys.modules[name] = module
 
 
-def _naming_files(original):
+def naming_files(original):
     @functools.wraps(original)
     def load_config_files(self, file_list):
         values = {}
@@ -118,7 +107,7 @@ def _naming_files(original):
     return load_config_files
 
 
-def _naming_models(original):
+def naming_models(original):
     @functools.wraps(original)
     def get_model_and_dataset(self, model, dataset):
         try:
@@ -151,7 +140,7 @@ def _recbole_models() -> list[str]:
     return [name for name in vars(package) if name.lower() in modules and not name.islower()]
 
 
-def _with_our_yaml(original):
+def with_our_yaml(original):
     @functools.wraps(original)
     def load_internal_config_dict(self, model, model_class, dataset):
         # RecBole reads the backbone's own yaml under the backbone's name.
@@ -186,7 +175,7 @@ def _backbone_of(model: str) -> Backbone | None:
     return staged[model].backbone if model in staged else BACKBONES.get(model)
 
 
-def _with_checks(original):
+def with_checks(original):
     @functools.wraps(original)
     def set_default_parameters(self):
         values = self.final_config_dict
@@ -216,7 +205,7 @@ def _with_checks(original):
     return set_default_parameters
 
 
-def _naming_filters(original):
+def naming_filters(original):
     keys = ("user_inter_num_interval", "item_inter_num_interval", "val_interval", "rm_dup_inter")
 
     @functools.wraps(original)
@@ -236,7 +225,7 @@ def _naming_filters(original):
     return data_filtering
 
 
-def _with_a_look_at_the_order(original):
+def with_a_look_at_the_order(original):
     @functools.wraps(original)
     def change_feat_format(self):
         if self.config["benchmark_filename"] is None:  # else its rows come ready-made
@@ -246,7 +235,7 @@ def _with_a_look_at_the_order(original):
     return change_feat_format
 
 
-def _with_a_device_each(original):
+def with_a_device_each(original):
     """Under torchrun, RecBole would put every process on the same GPU, and have each write the log."""
 
     @functools.wraps(original)

@@ -39,6 +39,7 @@ class WatchedTrainer(Trainer):
         super().__init__(config, model)
         self.eval_collector = TopkCollector(config)
         self._epoch, self._step = None, 0  # where training stands
+        self._evaluated = None  # the file whose weights are evaluated; None for the trained ones
         if config["single_spec"]:  # else the other processes look for the first one's file
             # RecBole's name is exact to the second: of two runs that start in the same one, each would
             # write over the other's model, and test it for its own.
@@ -54,17 +55,19 @@ class WatchedTrainer(Trainer):
 
         return super()._train_epoch(train_data, epoch_idx, counted_loss, show_progress)
 
-    def evaluate(self, eval_data, load_best_model=True, *args, **kwargs):
+    def evaluate(self, eval_data, load_best_model=True, model_file=None, *args, **kwargs):
         """As RecBole's, a full ranking in small blocks of users.
 
         Raises:
             ValueError: a score is NaN or infinite.
         """
+        self._evaluated = None
         if load_best_model:
             self._epoch = None  # what is evaluated is not what the last epoch left
+            self._evaluated = model_file or self.saved_model_file
         if eval_data and isinstance(eval_data, FullSortEvalDataLoader):
             eval_data = BlockDataLoader.of(eval_data, self.model)
-        return super().evaluate(eval_data, load_best_model, *args, **kwargs)
+        return super().evaluate(eval_data, load_best_model, model_file, *args, **kwargs)
 
     def _check_nan(self, loss):
         """RecBole's hook before each step backward: refuses infinity as well, and says more."""
@@ -82,7 +85,8 @@ class WatchedTrainer(Trainer):
         # ranked, it is only if nothing else is left.
         highest = batch[1].max()
         if not highest.isfinite():
-            raise self._diverged(f"evaluation: the highest score is [{highest.item()}]")
+            file = "" if self._evaluated is None else f" of [{self._evaluated}]"
+            raise self._diverged(f"evaluation{file}: the highest score is [{highest.item()}]")
         return batch
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):

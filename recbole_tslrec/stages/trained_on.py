@@ -14,10 +14,7 @@ from logging import getLogger
 from operator import itemgetter
 from typing import Any
 
-import recbole.quick_start
-import recbole.quick_start.quick_start
 from recbole.data.dataset import SequentialDataset
-from recbole.trainer import Trainer
 
 from recbole_tslrec.data.histories import fingerprint as histories_fingerprint
 from recbole_tslrec.data.histories import training_histories
@@ -34,21 +31,6 @@ NOTED = {
 
 # In ``trained_on`` of a model into which there went more than the noted data: what it was.
 MORE = "more"
-
-
-@functools.cache
-def note_and_compare() -> None:
-    """Have RecBole note in every sequential model's checkpoint on what it was trained, and compare.
-
-    Called before :func:`compatibility.apply`, whose checks come first where a file is read.
-    """
-    SequentialDataset.build = _hashing_test_rows(SequentialDataset.build)
-    Trainer.resume_checkpoint = _remembering_its_data(Trainer.resume_checkpoint)
-    Trainer.fit = _noting_its_data(Trainer.fit)
-    Trainer.evaluate = _comparing_what_is_evaluated(Trainer.evaluate)
-    loading = _comparing_what_is_loaded(recbole.quick_start.load_data_and_model)
-    recbole.quick_start.load_data_and_model = loading
-    recbole.quick_start.quick_start.load_data_and_model = loading
 
 
 # ---- the notes --------------------------------------------------------------------------------------
@@ -111,7 +93,7 @@ def _test_note(dataset) -> dict[str, str]:
     return {} if hashed is None else {"test": hashed}
 
 
-def _hashing_test_rows(original):
+def hashing_test_rows(original):
     # Where the data is split: a trainer never sees the test rows, and is to see no more than a hash.
     @functools.wraps(original)
     def build(self):
@@ -187,7 +169,7 @@ def check_data(
     return False
 
 
-def _comparing_what_is_loaded(original):
+def comparing_what_is_loaded(original):
     @functools.wraps(original)
     def load_data_and_model(model_file, allow_new_data=False):
         loaded = original(model_file)
@@ -202,7 +184,7 @@ def _comparing_what_is_loaded(original):
     return load_data_and_model
 
 
-def _comparing_what_is_evaluated(original):
+def comparing_what_is_evaluated(original):
     @functools.wraps(original)
     def evaluate(
         self, eval_data, load_best_model=True, model_file=None, show_progress=False, **more
@@ -218,7 +200,7 @@ def _comparing_what_is_evaluated(original):
     return evaluate
 
 
-def _remembering_its_data(original):
+def remembering_its_data(original):
     @functools.wraps(original)
     def resume_checkpoint(self, resume_file):
         original(self, resume_file)
@@ -227,7 +209,7 @@ def _remembering_its_data(original):
     return resume_checkpoint
 
 
-def _noting_its_data(original):
+def noting_its_data(original):
     """``fit`` that notes on what the model is trained, and goes on with no other data unasked."""
 
     @functools.wraps(original)

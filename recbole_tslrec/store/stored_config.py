@@ -65,7 +65,7 @@ class _StoredConfig(Config):
     def __setstate__(self, state: Any) -> None:
         # Nothing is checked here: the file may change what it has made until its last byte.
         self.__class__ = Config
-        _restore_config(self, state if isinstance(state, dict) else {})
+        restore_config(self, state if isinstance(state, dict) else {})
 
 
 class _StoredDtype:
@@ -98,25 +98,23 @@ def numbers_of_numpy_too() -> torch.serialization.safe_globals:
     return torch.serialization.safe_globals(_NUMPYS)
 
 
-def let_configs_be_stored() -> None:
-    """Have Python write a Config as plain values, and torch read those back."""
+def let_torch_read_configs() -> None:
+    """Have Python write a Config's enums as calls of their class, and torch read them and a Config."""
     for members in _ENUMS:
         # Up to Python 3.11.3 (Debian 12 has 3.11.2) a member is written as a call of getattr, which
         # torch does not read, and rightly; later as a call of its class.
         copyreg.pickle(members, lambda member: (type(member), (member.value,)))
-    Config.__getstate__ = _config_state
-    Config.__setstate__ = _restore_config
     torch.serialization.add_safe_globals(_SAFE_GLOBALS)
 
 
-def _config_state(config: Config) -> dict[str, Any]:
+def config_state(config: Config) -> dict[str, Any]:
     """What goes into a checkpoint of a Config (its ``__getstate__``)."""
     return {
         name: _as_plain_values(value) for name, value in vars(config).items() if name in _STORED
     }
 
 
-def _restore_config(config: Config, state: dict[str, Any]) -> None:
+def restore_config(config: Config, state: dict[str, Any]) -> None:
     """Make a Config of what a checkpoint holds of it (its ``__setstate__``)."""
     vars(config).update({name: value for name, value in state.items() if name in _STORED})
     # RecBole's dataset asks for it when it must download its files.

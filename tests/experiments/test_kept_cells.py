@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import write_atomic
 from synthetic import SyntheticResults
@@ -11,7 +12,12 @@ from recbole_tslrec.experiments.report.report import write_report
 from recbole_tslrec.experiments.report.results import Results
 from recbole_tslrec.experiments.run.comparison import compare
 from recbole_tslrec.experiments.run.grid import Grid
-from recbole_tslrec.experiments.run.kept_cells import Lines, ResultsFolder
+from recbole_tslrec.experiments.run.kept_cells import (
+    Lines,
+    ResultsFolder,
+    check_entries,
+    read_ranks,
+)
 
 WHOLE = '{"cell": "2", "text": "ü"}'
 
@@ -118,3 +124,93 @@ def test_a_metric_that_is_no_number_is_named(tmp_path):
         ValueError, match=r"cell \[\w+\] lacks a part of a cell: hit@5: .* not a number"
     ):
         Results(tmp_path)
+
+
+ODD_ENTRIES = [
+    *(("cell", {}), ("dataset", None), ("variant", 1.5), ("backbone", True), ("data", [])),
+    *(("configuration", {}), ("machine", []), ("command", 1), ("finished_at", -1)),
+    *(("embeddings_from", True), ("error", []), ("seed", "x"), ("seed", True), ("seed", None)),
+    *(("epochs", 10**400), ("epochs", "5"), ("settings", None), ("effective", "")),
+    *(("effective", {"epochs": 5}), ("versions", [1]), ("reused_stages", {}), ("seconds", [1])),
+    *(
+        ("seconds", {"training": float("nan")}),
+        ("valid", {"hit@5": "0.2"}),
+        ("test", {"ranked": 1}),
+    ),
+    *(("test", {"ranked": {"hit@5": value}}) for value in (float("nan"), float("inf"), None, True)),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), ODD_ENTRIES)
+def test_an_entry_of_another_type_is_named_with_its_line(name, value, tmp_path):
+    SyntheticResults(tmp_path).write("tiny", "SASRec", "Base", 1)
+    cells = ResultsFolder(tmp_path).cells
+    (line,) = cells.read().values()
+    cells.path.write_text("\n" + json.dumps(line | {name: value}) + "\n")
+    with pytest.raises(ValueError, match=r"cells.jsonl\], line 2") as caught:
+        cells.read()
+    assert name in str(caught.value) and "done again" in str(caught.value)
+    assert len(str(caught.value)) < len(str(tmp_path)) + 300
+
+
+def test_what_is_written_passes(tmp_path):
+    writer = SyntheticResults(tmp_path)
+    writer.write("tiny", "SASRec", "Base", 1)
+    writer.write("tiny", "SASRec", "TSLRec", 2, embeddings_from="GRU4Rec", epochs=None)
+    writer.write("tiny", "SASRec", "CI", 3, status="failed")
+    assert len(ResultsFolder(tmp_path).cells.read()) == 3
+    check_entries({"cell": "1", "something": object()}, "a later version's")
+
+
+def test_a_line_that_is_nested_without_end_is_named(kept):
+    kept.path.write_text("[" * 10**5 + "\n" + WHOLE + "\n")
+    with pytest.raises(ValueError, match=r"kept.jsonl\], line 1"):
+        kept.read()
+
+
+@pytest.fixture
+def ranks(tmp_path) -> Path:
+    cell = SyntheticResults(tmp_path, n_users=9, n_items=30).write("tiny", "SASRec", "Base", 1)
+    return ResultsFolder(tmp_path).ranks_file(cell)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("rank", lambda array: array[:-1]),
+        ("item_count", lambda array: array[:0]),
+        ("training_length", lambda array: array[:, None]),
+        ("user", lambda array: array[0]),
+        ("rank", lambda array: array.astype(str)),
+        ("rank_masked", lambda array: array + 1j),
+        ("rank_masked", lambda array: np.full(len(array), np.nan)),
+        ("rank", lambda array: 0 * array),
+        ("item_count", lambda array: -1 - array),
+        ("item", lambda array: np.arange(len(array))),
+    ],
+)
+def test_ranks_of_another_form_are_named(name, change, ranks):
+    arrays = read_ranks(ranks)
+    np.savez(ranks, **arrays | {name: change(arrays[name])})
+    with pytest.raises(
+        ValueError, match=rf"{ranks.name}\] is damaged: {name} .*run the grid again"
+    ):
+        read_ranks(ranks)
+    del arrays[name]
+    np.savez(ranks, **arrays)
+    with pytest.raises(ValueError, match=rf"{ranks.name}\] is damaged: it has no {name}"):
+        read_ranks(ranks)
+
+
+def test_a_damaged_file_of_ranks_is_named_wherever_bytes_are_missing(ranks):
+    whole = ranks.read_bytes()
+    for start in range(0, len(whole) - 40, 37):
+        ranks.write_bytes(whole[:start] + whole[start + 40 :])
+        with pytest.raises(ValueError, match=rf"{ranks.name}\] is damaged"):
+            read_ranks(ranks)
+    with open(ranks, "wb") as file:
+        np.save(file, np.arange(3))
+    with pytest.raises(ValueError, match=rf"{ranks.name}\] is damaged"):
+        read_ranks(ranks)
+    ranks.unlink()
+    assert read_ranks(ranks) is None

@@ -9,10 +9,12 @@ The arrays of a cell are in a file of its own, or in one of the data set (``pack
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import getLogger
@@ -28,6 +30,17 @@ from recbole_tslrec.evaluation.ranks import METRICS, PROTOCOLS, metrics
 DONE, FAILED = "done", "failed"
 RANK_COLUMNS = {"ranked": "rank", "masked": "rank_masked"}  # by protocol
 OWN_ARRAYS = {"ranks": "rank", "items": "place"}  # that no two cells share
+_TOKENS, _RANKS, _COUNTS = (
+    ("user", "item"),
+    ("rank", "rank_masked"),
+    ("training_length", "item_count"),
+)
+RANK_ARRAYS = (*_TOKENS, *_RANKS, *_COUNTS)
+# What reading a damaged .npz raises, by where the damage is.
+_SIGNS_OF_DAMAGE = (
+    *(BadZipFile, EOFError, ValueError, zlib.error, struct.error),
+    *(LookupError, MemoryError, NotImplementedError, RuntimeError, TypeError),
+)
 # Two ways to add up the same numbers differ by less; two trained models by more.
 _ROUNDING = 1e-9
 
@@ -45,8 +58,72 @@ def read_lines(path: Path) -> tuple[list[bytes], bytes]:
 def _is_object(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_text_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    # Not NaN, not infinite, and no integer that is too large for a float.
+    return type(value) in (int, float) and abs(value) < 1e300
+
+
+def _is_integer(value: Any) -> bool:
+    return type(value) is int and abs(value) < 2**63
+
+
+def _all_in(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Whether a value is an object whose entries are all of a kind."""
+    return lambda value: isinstance(value, dict) and all(map(kind, value.values()))
+
+
+_NUMBERS, _TEXTS = _all_in(_is_number), _all_in(_is_text)
+# The entries of a line, each with what it holds, in words and as a test.
+_ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("cell", "trial", "dataset", "backbone", "variant"), ("text", _is_text)),
+    **dict.fromkeys(("status", "data", "configuration"), ("text", _is_text)),
+    **dict.fromkeys(("machine", "command", "finished_at"), ("text", _is_text)),
+    **dict.fromkeys(
+        ("embeddings_from", "backbone_from", "error"), ("text or null", _is_text_or_none)
+    ),
+    "seed": ("a whole number", _is_integer),
+    "epochs": ("a whole number or null", lambda value: value is None or _is_integer(value)),
+    "settings": ("an object", lambda value: isinstance(value, dict)),
+    "effective": ("an object of texts", _TEXTS),
+    "versions": ("an object of texts", _TEXTS),
+    "valid": ("an object of finite numbers", _NUMBERS),
+    "test": ("an object of finite numbers for each protocol", _all_in(_NUMBERS)),
+    "seconds": (
+        "an object of finite numbers, or of objects of them",
+        _all_in(lambda value: _is_number(value) or _NUMBERS(value)),
+    ),
+    "reused_stages": (
+        "a list of texts",
+        lambda value: isinstance(value, list) and all(map(_is_text, value)),
+    ),
+}
+
+
+def check_entries(line: Mapping[str, Any], where: str) -> None:
+    """Raise ValueError if an entry of a line is of another type than is written; a missing one passes.
+
+    Args:
+        line: of ``cells.jsonl`` or ``searches.jsonl``.
+        where: file and line, for the message.
+    """
+    for name, (kind, is_so) in _ENTRIES.items():
+        if name in line and not is_so(line[name]):
+            raise ValueError(
+                f"{where}: {name}: [{str(line[name])[:80]}] is not {kind}. Bring the line back, or take "
+                f"it out: what it stood for is then done again."
+            )
 
 
 @dataclass(frozen=True)
@@ -67,7 +144,7 @@ class Lines:
         Half a line at the end is of a run that was killed, or is being written: left out.
 
         Raises:
-            ValueError: a line is not such an object; says which.
+            ValueError: a line is not such an object, or an entry of another type; says which.
         """
         if not self.path.is_file():
             return {}
@@ -78,11 +155,12 @@ class Lines:
             try:
                 content = json.loads(line)
                 lines[content[self.key]] = content
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise ValueError(
                     f"[{self.path}], line {number}, is not an object with [{self.key}]. Remove the "
                     f"line; what it stood for is then done again."
                 ) from error
+            check_entries(content, f"[{self.path}], line {number}")
         return lines
 
     def append(self, content: dict[str, Any]) -> None:
@@ -128,20 +206,54 @@ def read_arrays(path: Path, of: str = "") -> dict[str, np.ndarray]:
     Raises:
         ValueError: the file is damaged.
     """
+    content = io.BytesIO(path.read_bytes())
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(content, allow_pickle=False) as file:
             names = {name.removeprefix(f"{of}/"): name for name in file.files}
             arrays = {short: file[name] for short, name in names.items() if "/" not in short}
-    except (BadZipFile, EOFError, ValueError, zlib.error) as error:
-        raise ValueError(
-            f"[{path}] is damaged: {error}. Bring it back, or take its cell's line out of cells.jsonl "
-            f"and run the grid again."
-        ) from error
+    except _SIGNS_OF_DAMAGE as error:
+        raise ValueError(_damaged(path, str(error))) from error
     # Packed in small types, in which NumPy would go on to compute.
     return {
         name: array.astype(np.int32) if array.dtype.kind == "u" else array
         for name, array in arrays.items()
     }
+
+
+def read_ranks(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of ``ranks/<cell>.npz``, as ``Ranks`` has them; None if there is no file.
+
+    Raises:
+        ValueError: the file is damaged, or its arrays are not what a comparison writes.
+    """
+    if not path.is_file():
+        return None
+    arrays = read_arrays(path)
+    if fault := _fault_of_ranks(arrays):
+        raise ValueError(_damaged(path, fault))
+    return arrays
+
+
+def _damaged(path: Path, why: str) -> str:
+    return (
+        f"[{path}] is damaged: {why}. Bring it back, or take its cell's line out of cells.jsonl and run "
+        f"the grid again."
+    )
+
+
+def _fault_of_ranks(arrays: Mapping[str, np.ndarray]) -> str | None:
+    missing = [name for name in RANK_ARRAYS if name not in arrays]
+    if missing:
+        return f"it has no {', '.join(missing)}"
+    for name in RANK_ARRAYS:
+        array, kinds = arrays[name], "U" if name in _TOKENS else "iu"
+        if array.ndim != 1 or array.dtype.kind not in kinds:
+            return f"{name} is {array.dtype} {list(array.shape)}, not one value a test user"
+        if len(array) != len(arrays["user"]) or not len(array):
+            return f"{name} has {len(array)} values for {len(arrays['user'])} test users"
+        if name not in _TOKENS and array.min() < (1 if name in _RANKS else 0):
+            return f"{name} holds {array.min()}"
+    return None
 
 
 def differing_metrics(
@@ -196,7 +308,7 @@ class ResultsFolder:
         """
         own = self.folder / kind / f"{line['cell']}.npz"
         if own.is_file():
-            return read_arrays(own)
+            return read_ranks(own) if kind == "ranks" else read_arrays(own)
         packed = self.packed_file(kind, line["dataset"])
         arrays = read_arrays(packed, of=line["cell"]) if packed.is_file() else {}
         # What all cells share is there for each; it alone is of none.

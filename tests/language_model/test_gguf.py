@@ -211,6 +211,7 @@ HOSTILE = {
     "cut in its header": lambda content: content[:700],
     "an endless list": _endless_list,
     "endless tensors": lambda content: content[:8] + struct.pack("<Q", 2**60) + content[16:],
+    "a merge of unknown words": lambda content: content.replace("Ġ r".encode(), b"zz r"),
     "an unknown architecture": lambda content: content.replace(b"llama", b"lamma"),
 }
 

@@ -224,7 +224,7 @@ def _substitute(
             f"item_text: {what}. Add their texts or, to have one text for all of these items, give it "
             f"as item_text_missing, for one: unknown."
         )
-    getLogger().warning(f"item_text: {what}. Their text is [{missing}].")
+    getLogger(__name__).warning(f"item_text: {what}. Their text is [{missing}].")
     return missing
 
 

@@ -48,7 +48,7 @@ def check_order(dataset) -> None:
     )
     if concerned and warning not in _SAID:
         _SAID.add(warning)
-        getLogger().warning(warning)
+        getLogger(__name__).warning(warning)
 
 
 def users_out_of_order(users: np.ndarray, times: np.ndarray) -> int:

@@ -38,11 +38,11 @@ def remove_broken_checkpoints(checkpoints: Path) -> None:
         problem = broken_seal(Path(last))
         if problem is None:
             break
-        getLogger().warning(f"Training does not go on from [{last}]: {problem}.")
+        getLogger(__name__).warning(f"Training does not go on from [{last}]: {problem}.")
         shutil.rmtree(last)
     best = last and state_of(Path(last)).best_model_checkpoint
     problem = best and broken_seal(checkpoints / Path(best).name)
     if problem:
-        getLogger().warning(f"Training starts anew: its best epoch, [{best}]: {problem}.")
+        getLogger(__name__).warning(f"Training starts anew: its best epoch, [{best}]: {problem}.")
         shutil.rmtree(checkpoints)
         checkpoints.mkdir()

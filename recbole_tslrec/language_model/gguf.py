@@ -128,9 +128,9 @@ def _make(llm: str, file: Path, folder: Path) -> None:
     if wrong is None:  # another process has made it meanwhile
         return
     if folder.exists():
-        getLogger().warning(f"llm: {wrong}; [{llm}] is de-quantised again.")
+        getLogger(__name__).warning(f"llm: {wrong}; [{llm}] is de-quantised again.")
         shutil.rmtree(folder)
-    getLogger().info(f"llm: [{llm}] is de-quantised into [{folder}], once.")
+    getLogger(__name__).info(f"llm: [{llm}] is de-quantised into [{folder}], once.")
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # a killed process's
     partial.mkdir()

@@ -45,7 +45,7 @@ def make_prompt_for(
     )
     _check_words(source, prompt)
     if prompt.max_history < config["llm_max_history"]:
-        getLogger().warning(
+        getLogger(__name__).warning(
             f"llm_max_history: [{config['llm_max_history']}] items do not fit the language model's "
             f"context of {source.context_length}; the most recent {prompt.max_history} enter."
         )
@@ -118,14 +118,14 @@ def shared_if_possible(
 
     shared = can_share_prefix(reader.language_model)
     if shared and training and config["llm_gradient_checkpointing"]:
-        getLogger().warning(
+        getLogger(__name__).warning(
             "llm_gradient_checkpointing: saves the memory of the activations, and takes the whole "
             "instruction in every prompt: transformers keeps no cache of it then. Without, the "
             f"instruction is read once a batch, {_WORTH}; choose that where the memory allows it."
         )
         shared = False
     elif not shared and looks_back_only(reader.language_model):
-        getLogger().warning(
+        getLogger(__name__).warning(
             f"llm: [{config['llm']}] is causal, and yet cannot go on from an instruction that was read "
             f"once a batch, {_WORTH}: it is read in every prompt. A short llm_instruction helps."
         )

@@ -190,7 +190,9 @@ def can_share_prefix(model: nn.Module) -> bool:
     except torch.OutOfMemoryError:
         raise
     except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError) as error:
-        getLogger().info(f"The instruction is read in every prompt, not once a batch: {error!r}")
+        getLogger(__name__).info(
+            f"The instruction is read in every prompt, not once a batch: {error!r}"
+        )
         return False
     finally:
         model.train(was_training)

@@ -73,7 +73,7 @@ def _batches_of(task: Task, settings: TrainingSettings) -> PositionBudgetSampler
         processes.count(),
     )
     shared, of_each = task.more_positions
-    getLogger().info(
+    getLogger(__name__).info(
         f"{task.name} on {len(task.lengths)} {task.unit} in {len(sampler)} batches an epoch, "
         f"{sampler.examples_a_batch:.1f} {task.unit} each; {100 * sampler.padding_share():.1f} % of "
         f"the positions are padding; instruction of {shared + of_each} positions "
@@ -227,11 +227,15 @@ class _Watch(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         epoch, metrics = round(state.epoch), _metrics_in(logs)
         if metrics:
-            getLogger().info(f"{self.task.name} epoch {epoch} {self.task.describe(metrics)}")
+            getLogger(__name__).info(
+                f"{self.task.name} epoch {epoch} {self.task.describe(metrics)}"
+            )
             for name, value in metrics.items():
                 self._draw(f"held_out_{name}", value, state.global_step)
         elif "loss" in logs:
-            getLogger().info(f"{self.task.name} epoch {epoch} training [loss: {logs['loss']:.4f}]")
+            getLogger(__name__).info(
+                f"{self.task.name} epoch {epoch} training [loss: {logs['loss']:.4f}]"
+            )
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
         self.bar.close()

@@ -154,12 +154,12 @@ def tell_left_over(source: LanguageModelSource, outcome: Mapping[str, Collection
     prefix = f"{source.shape.base_model_prefix}."
     layers = [name for name in unused if _kind(name.removeprefix(prefix)) in numbered]
     if layers:
-        getLogger().warning(
+        getLogger(__name__).warning(
             f"llm: config.json of [{source.name}] has fewer layers than its weights: of "
             f"{len(unused)} tensors that are not used, {len(layers)} are a layer's ({_some(layers)})."
         )
     else:
-        getLogger().info(
+        getLogger(__name__).info(
             f"llm: {len(unused)} tensors in the weights of [{source.name}] are not used: "
             f"{_some(unused)}."
         )

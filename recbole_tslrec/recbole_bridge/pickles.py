@@ -78,7 +78,7 @@ def _say_what_is_left(config: Config, key: str, named: Any) -> None:
         names = (file.name for file in folder.iterdir())
         left = [folder / n for n in names if n.startswith(start) and n.endswith(_PICKLES[key])]
     for file in left:
-        getLogger().warning(
+        getLogger(__name__).warning(
             f"{key}: [{file}] is not read: such a file can run any program as it is read. If you "
             f"trust whoever wrote it, give {key}: [{file}] yourself, as a key of the run."
         )

@@ -50,7 +50,7 @@ def keep_only_own(folder: Path, read: dict[str, Any]) -> None:
     if processes.is_first():
         note = folder.parent / _READ_FILE
         if folder.is_dir() and any(folder.iterdir()) and _read_note(note) != read:
-            getLogger().warning(
+            getLogger(__name__).warning(
                 f"[{folder}]: partial results of other item embeddings, of another language model "
                 f"or of the data in another order, or that do not say of which, are removed."
             )

@@ -55,7 +55,7 @@ def data_notes(dataset, valid_data) -> dict[str, str]:
     try:
         notes["training"] = histories_fingerprint(training_histories(dataset), users, items)
     except ValueError as error:
-        getLogger().debug(f"This model cannot serve as a backbone_checkpoint: {error}")
+        getLogger(__name__).debug(f"This model cannot serve as a backbone_checkpoint: {error}")
     notes["validation"] = validation_fingerprint(dataset, valid_data)
     return notes | _test_note(dataset)
 
@@ -144,10 +144,12 @@ def check_data(
         ValueError: the data differ, and new data were not allowed.
     """
     if noted is None:
-        getLogger().info(f"[{path}] does not say on which data it was trained: none was compared.")
+        getLogger(__name__).info(
+            f"[{path}] does not say on which data it was trained: none was compared."
+        )
         return True
     if "test" in now and "test" not in noted:
-        getLogger().warning(
+        getLogger(__name__).warning(
             f"[{path}] is of an earlier version and does not say what was held out for the test. If "
             f"the data file was changed since, it may have been trained on what is tested now."
         )
@@ -161,7 +163,7 @@ def check_data(
             f"good. Give the data file and the split that it was trained with or, to score new data: "
             f"allow_new_data: True, and load_data_and_model(file, allow_new_data=True)."
         )
-    getLogger().warning(
+    getLogger(__name__).warning(
         f"{what}, and allow_new_data is True. Metrics say something only of held-out interactions that "
         f"are newer than all that it was trained on; those that it was trained on it has seen, and "
         f"nothing tells which. Compare them with no other model's."

@@ -81,7 +81,7 @@ def _check_trained_on(noted: dict[str, str] | None, wanted: dict[str, str], path
             f"Give a backbone that was trained from its first epoch on this experiment's data."
         )
     if "validation" not in noted:
-        getLogger().warning(
+        getLogger(__name__).warning(
             f"backbone_checkpoint: [{path}] is of an earlier version and does not say what it was "
             f"validated on. With another split that may have been what is tested here."
         )

@@ -259,7 +259,7 @@ def warn_of_little_space(key: str, folder: Path, needed: int) -> None:
     """Log a warning if fewer bytes are free where a folder is, or will be, than are needed."""
     free = _usage(Path(folder).absolute()).free
     if free < needed:
-        getLogger().warning(
+        getLogger(__name__).warning(
             f"{key}: about {_size(needed)} will be written into [{folder}], and {_size(free)} are "
             f"free on that disk."
         )

@@ -85,13 +85,13 @@ def only_one(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        getLogger().warning(_waiting(folder))
+        getLogger(__name__).warning(_waiting(folder))
         lock.acquire()
-        getLogger().info(f"The wait for [{folder}] is over.")
+        getLogger(__name__).info(f"The wait for [{folder}] is over.")
     try:
         former = read_owner(folder)
         if former is not None:  # who ends by itself removes its note
-            getLogger().warning(
+            getLogger(__name__).warning(
                 f"[{folder}] was being made by {former}, which was stopped; taken over."
             )
         since = datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -89,7 +89,7 @@ class Store:
             with only_one(folder):
                 if folder.is_dir():
                     return self._open(name, key, folder)
-                getLogger().info(f"Stage {name}: start, to be kept in [{folder}]")
+                getLogger(__name__).info(f"Stage {name}: start, to be kept in [{folder}]")
                 return self._make(name, key, folder, made_from, make)
 
     def has(self, name: str, made_from: dict[str, Any]) -> bool:
@@ -140,7 +140,7 @@ class Store:
         os.replace(partial, folder)
         flush_names(self.root)
         shutil.rmtree(folder / WORK, ignore_errors=True)  # only now: until here it saves the work
-        getLogger().info(f"Stage {name}: done in {seconds:.1f} s, kept in [{folder}]")
+        getLogger(__name__).info(f"Stage {name}: done in {seconds:.1f} s, kept in [{folder}]")
         return StoredResult(name, key, folder, seconds, reused=False, notes=notes)
 
     def _open(self, name: str, key: str, folder: Path) -> StoredResult:
@@ -157,7 +157,7 @@ class Store:
         shutil.rmtree(folder / WORK, ignore_errors=True)  # of a run that was killed at its very end
         with suppress(OSError):  # a store that cannot be written may be read
             os.utime(folder / MANIFEST)  # the last use, for ``clean``
-        getLogger().info(f"Stage {name}: reused from [{folder}]")
+        getLogger(__name__).info(f"Stage {name}: reused from [{folder}]")
         seconds, notes = manifest["seconds"], manifest["notes"]
         return StoredResult(name, key, folder, seconds, reused=True, notes=notes)
 

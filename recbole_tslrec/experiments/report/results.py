@@ -175,7 +175,7 @@ class Results:
             elif differing := differing_metrics(cell["test"], ranks):
                 for what in differing:
                     self._note(f"{name}: {what}.")
-                getLogger().warning(
+                getLogger(__name__).warning(
                     f"{name}: {len(differing)} metrics in cells.jsonl are not those of its kept ranks; "
                     f"the report's last section lists them."
                 )
@@ -247,7 +247,7 @@ def _read(folder: ResultsFolder) -> pd.DataFrame:
         )
     lines, half = read_lines(path)
     if half.strip():
-        getLogger().warning(
+        getLogger(__name__).warning(
             f"{path}, line {len(lines) + 1}, is half a line, of a run that is writing it or was "
             f"killed; left out."
         )

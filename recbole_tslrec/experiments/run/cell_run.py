@@ -90,7 +90,9 @@ def _keep_item_record(cell: Cell, experiment: Experiment, results: ResultsFolder
     try:
         record = item_record(experiment.trainer.pipeline, experiment.trainer.model)
     except ValueError as error:  # the cell is sound without it; the report's pictures leave it out
-        getLogger().warning(f"{cell.dataset}, {cell.method}: nothing is kept of its items. {error}")
+        getLogger(__name__).warning(
+            f"{cell.dataset}, {cell.method}: nothing is kept of its items. {error}"
+        )
         return
     save_arrays(results.items_file(cell.id), record)
 

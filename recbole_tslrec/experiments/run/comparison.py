@@ -97,7 +97,7 @@ def _searched(
                 chosen[cell.id] = with_values(cell, values)
                 print(f"compare: search for {_group(cell)} chose {values}", flush=True)
             except Exception as error:  # its cells fail of it, the others are worth running
-                getLogger().error(f"The search for {_group(cell)} failed.", exc_info=True)
+                getLogger(__name__).error(f"The search for {_group(cell)} failed.", exc_info=True)
                 failed[_group(cell)] = error
 
         return run
@@ -185,7 +185,7 @@ def _line(cell: Cell, results: ResultsFolder, keep: bool) -> dict[str, Any]:
     try:
         return run_cell(cell, results, keep)
     except Exception as error:  # whatever it is, the other cells are worth running
-        getLogger().error(f"{cell.dataset}, {_label(cell)}, failed.", exc_info=True)
+        getLogger(__name__).error(f"{cell.dataset}, {_label(cell)}, failed.", exc_info=True)
         print(f"compare: {cell.dataset}, {_label(cell)}, failed: {error}", flush=True)
         shutil.rmtree(results.checkpoints(cell.id), ignore_errors=True)
         return failure(cell, error)

@@ -182,7 +182,7 @@ class Lines:
         dropped = self.path.with_name(f"{self.path.name}.dropped")
         _append(dropped, half + b"\n")
         os.truncate(self.path, self.path.stat().st_size - len(half))
-        getLogger().warning(
+        getLogger(__name__).warning(
             f"[{self.path}] ended in a half-written line, of a run that was killed: it is in "
             f"[{dropped}] now."
         )

@@ -278,7 +278,7 @@ def _run_trial(trial: Cell, values: dict[str, Any], results: ResultsFolder) -> d
         }
         del experiment
     except Exception as error:  # whatever it is, the other trials are worth running
-        getLogger().error(f"A trial of {trial.model} with {values} failed.", exc_info=True)
+        getLogger(__name__).error(f"A trial of {trial.model} with {values} failed.", exc_info=True)
         outcome = failure(trial, error)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -75,4 +75,4 @@ def fold_checkpoint(checkpoint: Path, folded: Path) -> None:
         "other_parameter": content.get("other_parameter"),
     }
     write_checkpoint(state, folded)
-    getLogger().info(f"[{checkpoint}] folded into a plain [{backbone}]: [{folded}]")
+    getLogger(__name__).info(f"[{checkpoint}] folded into a plain [{backbone}]: [{folded}]")

@@ -90,7 +90,7 @@ def _is_whole(shard: Path, tokens: list[str]) -> bool:
     try:
         return ItemTensors.load(shard).tokens == tokens
     except (ValueError, FileNotFoundError) as error:
-        getLogger().warning(f"Augmentation: a partial result is made again: {error}")
+        getLogger(__name__).warning(f"Augmentation: a partial result is made again: {error}")
         return False
 
 
@@ -114,7 +114,9 @@ def _halving_on_out_of_memory(
                 f"Augmentation: not even one item, {_positions_an_item(prompt)} positions, fits the "
                 f"memory of [{device}]. Give llm_quantization: nf4 or a smaller language model."
             )
-        getLogger().warning(f"Augmentation: out of memory; going on with {size} items in a batch")
+        getLogger(__name__).warning(
+            f"Augmentation: out of memory; going on with {size} items in a batch"
+        )
         return size
 
     @torch.no_grad()

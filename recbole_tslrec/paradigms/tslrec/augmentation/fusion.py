@@ -68,7 +68,7 @@ def reduce_columns(vectors: Tensor, n_columns: int) -> Tensor:
     kept = variances[-n_columns:].sum()
     if kept <= 0:  # all zero: the embeddings are the same for every item
         return vectors[:, :n_columns]
-    getLogger().info(
+    getLogger(__name__).info(
         f"Enhanced embeddings: {n_columns} of {vectors.shape[1]} columns by PCA keep "
         f"{kept / variances.sum():.2%} of the variance."
     )
@@ -141,7 +141,7 @@ class EnhancedFusion(nn.Module):
             )
         standardised = standardise(embeddings)
         if not standardised.any():
-            getLogger().warning(
+            getLogger(__name__).warning(
                 f"The enhanced embeddings of all {len(embeddings)} items are the same: they tell the "
                 f"model nothing. Look at what the language model, or the file, gives."
             )

@@ -66,7 +66,7 @@ def given_enhanced_items(config, tokens: list[str], data: dict[str, str]) -> Ite
         )
     others = [key for key in ("training", "validation") if items.provenance.get(key) != data[key]]
     if others:
-        getLogger().warning(
+        getLogger(__name__).warning(
             f"enhanced_items: [{path}] was made from other {' and '.join(others)} interactions of the "
             f"same data set (another filtering or split), or does not say from which. What is held out "
             f"here may have been among them."

@@ -195,7 +195,7 @@ def _fill_empty_groups(x: np.ndarray, labels: np.ndarray, n_categories: int) -> 
         item = np.argmax(np.where(sizes[labels] > 1, distances, -1))
         sizes[labels[item]] -= 1
         labels[item], sizes[group] = group, 1
-    logging.getLogger().warning(
+    logging.getLogger(__name__).warning(
         f"k-means left {len(empty)} of {n_categories} latent categories empty; each was given the "
         "item farthest from the mean of its own. A smaller n_categories may suit these items."
     )
@@ -213,7 +213,7 @@ def _group_means(x: np.ndarray, labels: np.ndarray, n_categories: int) -> np.nda
 
 def _log_sizes(categories: Categories, backend: str) -> None:
     sizes = categories.sizes
-    logger = logging.getLogger()  # RecBole logs through the root logger
+    logger = logging.getLogger(__name__)
     logger.info(
         f"Latent categories: {len(categories.labels)} items in {len(sizes)} categories ({backend}) "
         f"of {sizes.min()} to {sizes.max()} items, median {np.median(sizes):g}."

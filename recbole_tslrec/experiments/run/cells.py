@@ -155,7 +155,7 @@ def _language_model_identity(llm: str, trust_remote_code: bool) -> Any:
         return llm
     try:
         return open_source(llm, trust_remote_code).identity
-    except (OSError, ValueError):
+    except (OSError, ValueError, ModuleNotFoundError):
         return llm  # the cell itself fails, and says of what
 
 

@@ -4,13 +4,16 @@ PYTHON ?= python3.11
 VENV ?= .venv
 INSTALLED = $(VENV)/.installed
 
-.PHONY: compare test lint keys smollm2
+.PHONY: compare test quick lint keys smollm2
 
 compare: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m recbole_tslrec compare --config_files=properties/compare_ml-100k.yaml
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --numprocesses=2
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --numprocesses=2 --durations=15
+
+quick: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --numprocesses=2 -m unit
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

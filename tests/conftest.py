@@ -28,6 +28,65 @@ hypothesis_settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis_settings.register_profile("search", max_examples=2000, derandomize=False, deadline=None)
 hypothesis_settings.load_profile("repeatable")
 
+# Files whose tests start processes, and those that run whole experiments; all others are units.
+PROCESS = {
+    "test_command_line",
+    "test_compatibility",
+    "test_determinism",
+    "test_e4srec_training",
+    "test_full_disk",
+    "test_gguf",
+    "test_hub",
+    "test_kill_stages",
+    "test_locks",
+    "test_packaging",
+    "test_patches",
+    "test_pickles",
+    "test_processes",
+    "test_registration",
+    "test_resume",
+    "test_stopping",
+    "test_storage",
+    "test_stored_stages",
+}
+SLOW = {
+    "test_blocks",
+    "test_candidates_stage",
+    "test_checkpoint_files",
+    "test_comparison",
+    "test_contract",
+    "test_damaged_files",
+    "test_e4srec",
+    "test_efficiency",
+    "test_end_to_end",
+    "test_fine_tuning",
+    "test_folding",
+    "test_forged_checkpoints",
+    "test_fuzz",
+    "test_given_files",
+    "test_item_record",
+    "test_language_model",
+    "test_odd_folders",
+    "test_paper_settings",
+    "test_pipeline",
+    "test_recbole_keys",
+    "test_report",
+    "test_trained_on",
+    "test_trainer",
+    "test_training",
+    "test_weights",
+}
+
+
+def pytest_collection_modifyitems(items):
+    """Mark every test by its file: ``unit``, ``process`` or ``slow``."""
+    for item in items:
+        name = item.path.stem
+        slow = name in SLOW or item.path.parent.name == "benchmarks"
+        marker = "process" if name in PROCESS else "slow" if slow else "unit"
+        item.add_marker(getattr(pytest.mark, marker))
+
+
 WORDS = (
     "given the user ' s purchase history , predict distribution among preferences . response : "
     "0 1 2 3 4 5 6 7 8 9"

@@ -26,7 +26,7 @@ def given_backbone(config, backbone, dataset, valid_data) -> Tensor:
 
     Args:
         config: RecBole's config of the experiment.
-        backbone: the line of ``model.specifications.BACKBONES``.
+        backbone: a line of the table of backbones.
         dataset, valid_data: as for ``data_notes``.
 
     Returns:

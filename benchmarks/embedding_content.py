@@ -36,7 +36,7 @@ from recbole_tslrec.experiments.run.grid import Grid
 from recbole_tslrec.experiments.run.item_record import places
 from recbole_tslrec.experiments.run.kept_cells import ResultsFolder
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
-from recbole_tslrec.paradigms.tslrec.augmentation.vectors import vectors_of
+from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import vectors_of
 from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import mean_preferences
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
 from recbole_tslrec.stages.backbone import BackboneStage

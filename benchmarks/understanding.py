@@ -39,7 +39,7 @@ from recbole_tslrec.experiments.run.kept_cells import DONE, ResultsFolder
 from recbole_tslrec.paradigms.tslrec.augmentation import fusion
 from recbole_tslrec.paradigms.tslrec.augmentation.fusion import standardise
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
-from recbole_tslrec.paradigms.tslrec.augmentation.vectors import (
+from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import (
     VECTORS,
     EnhancedEmbedding,
     ItemVectors,

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from recbole.config import Config
-from recbole.quick_start import load_data_and_model
+from recbole.quick_start import load_data_and_model, run_recbole
 from test_pipeline import histories, write_histories
+from toy.model import TOY as TOY_KEYS
 from toy.paradigm import PARADIGM as TOY
 from toy.paradigm import __file__ as TOY_MODULE
 
 from recbole_tslrec.__main__ import main
+from recbole_tslrec.config.keys import KEYS
 from recbole_tslrec.recbole_bridge.paradigm import PARADIGMS, paradigm_of, staged_models, variants
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.recbole_bridge.register import register_paradigm
@@ -25,12 +27,21 @@ MODELS = [*(name for name in staged_models() if name.partition("_")[2] in ("", "
 
 
 @pytest.fixture(autouse=True)
-def toy(monkeypatch):
-    """The toy is known while a test lasts, as any paradigm that a user's script registers."""
-    if "Toy" not in PARADIGMS:
-        register_paradigm(TOY)
+def toy():
+    """The toy and its key are known while a test lasts, as of a paradigm that a script registers."""
+    KEYS.update({key.name: key for key in TOY_KEYS.keys})
+    register_paradigm(TOY)
     yield
     PARADIGMS.pop("Toy")
+    _forget_keys()
+
+
+def _forget_keys() -> None:
+    for key in TOY_KEYS.keys:
+        KEYS.pop(key.name)
+
+
+_forget_keys()  # the import has declared them, for all tests of this process
 
 
 @pytest.fixture
@@ -146,5 +157,7 @@ def test_the_toy_runs_through_every_command(data, settings, monkeypatch, capsys)
     printed = command("compare", f"--dataset={data}", "--variants=Base,Toy", *keys)
     assert "Toy" in printed
     command("report", "--results=results", "--output=report")
+    result = run_recbole(model="Toy", dataset=data, config_dict=settings)
+    assert result["test_result"]["hit@10"] >= 0
     printed = command("stages", "--model=Toy", f"--dataset={data}", *keys)
     assert "toy_counts" in printed

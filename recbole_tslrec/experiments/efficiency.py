@@ -26,8 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from recbole_tslrec.experiments.run.machine import machine
-from recbole_tslrec.experiments.ways import (
+from recbole_tslrec.experiments.efficiency_ways import (
     WAYS,
     Scale,
     Way,
@@ -35,6 +34,7 @@ from recbole_tslrec.experiments.ways import (
     computed_positions,
     prompts_of,
 )
+from recbole_tslrec.experiments.run.machine import machine
 from recbole_tslrec.language_model.encoder import ItemPromptModel
 from recbole_tslrec.language_model.load import add_adapters, bf16_is_fast
 from recbole_tslrec.language_model.meter import matrix_rate, operations, peak_memory

@@ -13,8 +13,8 @@ from test_pipeline import histories, write_histories
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from recbole_tslrec.data.catalogue import Catalogue, read_catalogue
 from recbole_tslrec.data.import_.data_import import import_data
+from recbole_tslrec.data.item_catalogue import Catalogue, read_catalogue
 
 HEADER = "item_id:token\ttitle:token_seq\tgenres:token_seq\tbrand:token\tprice:float\tv:float_seq"
 FILE = {

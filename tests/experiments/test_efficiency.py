@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_tslrec.experiments import efficiency
-from recbole_tslrec.experiments.ways import (
+from recbole_tslrec.experiments.efficiency_ways import (
     BY_LENGTH,
     PADDED_TO_MOST,
     SHARED,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from recbole_tslrec.backbones.specification import BACKBONES
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
-from recbole_tslrec.paradigms.tslrec.augmentation.vectors import vectors_of
+from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import vectors_of
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage, FineTuningStage
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.pipeline import Pipeline

@@ -12,7 +12,10 @@ from recbole_tslrec.language_model.keys import (
     TRAINING,
 )
 from recbole_tslrec.paradigms.tslrec.augmentation.keys import FUSION, GIVEN_VECTORS, NORM
-from recbole_tslrec.paradigms.tslrec.augmentation.vectors import VECTORS, EnhancedEmbedding
+from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import (
+    VECTORS,
+    EnhancedEmbedding,
+)
 from recbole_tslrec.paradigms.tslrec.keys import CATEGORIES, INSTRUCTION
 from recbole_tslrec.paradigms.tslrec.models import MODELS
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from recbole_tslrec.paradigms.tslrec.augmentation.fusion import FUSIONS, CategoryFusion, EqualNorms
-from recbole_tslrec.paradigms.tslrec.augmentation.vectors import vectors_of
+from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import vectors_of
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
 
 if TYPE_CHECKING:

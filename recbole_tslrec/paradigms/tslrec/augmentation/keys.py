@@ -3,7 +3,7 @@
 from recbole_tslrec.config.keys import Effect, Key, declare
 from recbole_tslrec.config.values import ABOVE_0, integer, one_of, text
 from recbole_tslrec.paradigms.tslrec.augmentation.fusion import FUSIONS
-from recbole_tslrec.paradigms.tslrec.augmentation.vectors import VECTORS
+from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import VECTORS
 
 _TITLE = "The fused item table (§4.2)"
 

@@ -12,7 +12,7 @@ from recbole_tslrec.backbones.specification import BACKBONES
 from recbole_tslrec.experiments.run.comparison import compare
 from recbole_tslrec.experiments.run.grid import MAIN_VARIANTS, Grid
 from recbole_tslrec.experiments.run.search import declare
-from recbole_tslrec.recbole_bridge.paradigm import controls, own_keys, variants
+from recbole_tslrec.recbole_bridge.paradigm import controls, set_by_all, variants
 from recbole_tslrec.store import processes
 
 
@@ -74,7 +74,7 @@ def _compare(args: argparse.Namespace) -> int:
 def _grid(args: argparse.Namespace) -> Grid:
     """The grid that the command line asks for; takes RecBole's keys out of ``sys.argv``."""
     for argument in sys.argv[1:]:
-        if argument.removeprefix("--").split("=")[0] in own_keys():
+        if argument.removeprefix("--").split("=")[0] in set_by_all(variants().values()):
             raise ValueError(
                 f"[{argument}] is set for each cell. Give --seeds=<how many>, --datasets, "
                 f"--backbones, --variants or --results."

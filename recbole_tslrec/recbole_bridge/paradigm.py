@@ -6,7 +6,7 @@ them names a paradigm.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,14 +58,21 @@ class Variant:
         return {
             key: value
             for key, value in given.items()
-            if key not in own_keys() and (self.depends_on(key) or without_effect(key))
+            if key not in {*SET_BY_COMPARISONS, *(self.settings or {})}
+            and (self.depends_on(key) or without_effect(key))
         }
 
 
-def own_keys() -> set[str]:
-    """What a comparison sets for each cell; taken out of what the user gives."""
-    rows = (row.settings or {} for row in variants().values())
-    return {"model", "dataset", "seed", "checkpoint_dir"}.union(*rows)
+# What a comparison sets for each cell, besides the keys that make a row what it is.
+SET_BY_COMPARISONS = ("model", "dataset", "seed", "checkpoint_dir")
+
+
+def set_by_all(rows: Iterable[Variant]) -> set[str]:
+    """The keys of which no row takes the user's value, since each that reads it sets its own."""
+    rows = list(rows)
+    own = {key for row in rows for key in row.settings or ()}
+    theirs = (key for key in own if not any(key in row.choose({key: None}) for row in rows))
+    return {*SET_BY_COMPARISONS, *theirs}
 
 
 def without_effect(key: str) -> bool:
@@ -119,6 +126,8 @@ def add(paradigm: Paradigm) -> None:
     Raises:
         ValueError: another of its name, or with a model or variant of the same name, is known.
     """
+    if PARADIGMS.get(paradigm.name) is paradigm:
+        raise ValueError(f"The paradigm [{paradigm.name}] is registered already.")
     taken = {*PARADIGMS, *staged_models(), *variants()}
     names = {paradigm.name, *paradigm.models, *(variant.name for variant in paradigm.variants)}
     # A paradigm may be called as one of its models or variants.

@@ -147,6 +147,11 @@ _NO_CODE = [
         _around(pickles.trusting_whom_the_caller_trusts),
     ),
     Patch(
+        "recbole.data.utils.save_split_dataloaders recbole.data.save_split_dataloaders",
+        "save_dataloaders leaves the loaders no generator: other results, and our stages would fail",
+        _around(pickles.giving_generators_back),
+    ),
+    Patch(
         "recbole.model.context_aware_recommender.kd_dagfm.eval",
         "KD_DAGFM evaluates its key teacher, which a stored config may hold; a module's own name "
         "comes before the built-in one",

@@ -61,6 +61,25 @@ def naming_no_other_pickle(original):
     return get_item
 
 
+def giving_generators_back(original):
+    """A patch of ``save_split_dataloaders``, which leaves the loaders without what they draw from.
+
+    ``save_dataloaders`` would change every result: each loader would draw from torch's own generator.
+    """
+
+    @functools.wraps(original)
+    def save_split_dataloaders(config, dataloaders):
+        owners = [owner for loader in dataloaders for owner in (loader, loader.sampler)]
+        generators = [getattr(owner, "generator", None) for owner in owners]
+        try:
+            original(config, dataloaders)
+        finally:
+            for owner, generator in zip(owners, generators, strict=True):
+                owner.generator = generator
+
+    return save_split_dataloaders
+
+
 def trusting_whom_the_caller_trusts(original):
     @functools.wraps(original)
     def load_data_and_model(model_file, llm_trust_remote_code=False, **more):

@@ -71,8 +71,14 @@ def register_paradigm(paradigm: Paradigm) -> None:
     """Make RecBole, the comparison and the commands know a paradigm.
 
     Raises:
-        ValueError: a model, a row or a key of it is known already.
+        ValueError: a model, a row or a key of it is known already; RecBole has a model of the name.
     """
+    recboles = {name.lower() for name in (*_BACKBONES, *_recbole_models())}
+    if hidden := [name for name in paradigm.models if name.lower() in recboles]:
+        raise ValueError(
+            f"The paradigm [{paradigm.name}] would hide RecBole's own {', '.join(hidden)}. Give its "
+            f"models other names."
+        )
     add(paradigm)
     for name, model in paradigm.models.items():
         MODEL_NAMES.add(name.lower())

@@ -62,6 +62,7 @@ class WatchedTrainer(Trainer):
             ValueError: a score is NaN or infinite.
         """
         self._evaluated = None
+        self.eval_collector.forget()  # of an evaluation that was refused or interrupted
         if load_best_model:
             self._epoch = None  # what is evaluated is not what the last epoch left
             self._evaluated = model_file or self.saved_model_file

@@ -68,7 +68,7 @@ class Stage(ABC):
         """Write the stage's files into a folder, and return notes for the manifest.
 
         Args:
-            folder: may hold below ``storage.WORK`` what an interrupted run left there.
+            folder: may hold below ``store.WORK`` what an interrupted run left there.
         """
 
     @classmethod

@@ -12,6 +12,7 @@ from recbole.data.utils import load_split_dataloaders, save_split_dataloaders
 from tiny import MAX_LENGTH, SHORT, prepare
 
 from recbole_tslrec.backbones.whole_sequences.loader import WholeSequenceDataLoader
+from recbole_tslrec.recbole_bridge.pickles import _asked_for
 
 NEGATIVES = {"distribution": "uniform", "sample_num": 1, "dynamic": False}
 BPR = {"loss_type": "BPR", "train_neg_sample_args": NEGATIVES}
@@ -120,8 +121,11 @@ def test_recbole_saves_and_loads_it():
     config, train_data, valid_data = prepare()
     loader, untouched = make_loader(config, train_data), make_loader(config, train_data)
     next(iter(loader)), next(iter(untouched))
-    config["dataloaders_save_path"] = "saved/tiny-for-SASRec-dataloader.pth"
     save_split_dataloaders(config, (loader, valid_data, make_loader(config, train_data)))
+    assert loader.generator is not None  # what was saved goes on as it would have
+    path = f"{config['checkpoint_dir']}/tiny-for-SASRec-dataloader.pth"
+    _asked_for.add(path)  # as a user does who gives it as a key of the run
+    config["dataloaders_save_path"] = path
     loaded = load_split_dataloaders(config)[0]
     assert [predictions(batch) for batch in loaded] == [predictions(batch) for batch in untouched]
 

@@ -155,9 +155,9 @@ def _gain_figure(
         for number, (variant, rows) in enumerate(of_panel.groupby("method", sort=False)):
             colour, marker = drawing.row_style(variant)
             axes.errorbar(
-                rows.group + 0.16 * (number - (n_methods - 1) / 2),
-                rows.gain,
-                yerr=[rows.gain - rows.low, rows.high - rows.gain],
+                (rows.group + 0.16 * (number - (n_methods - 1) / 2)).to_numpy(),
+                rows.gain.to_numpy(),
+                yerr=[(rows.gain - rows.low).to_numpy(), (rows.high - rows.gain).to_numpy()],
                 color=colour,
                 marker=marker,
                 linestyle="none",

@@ -84,9 +84,14 @@ class Cell:
     def _identity(self) -> dict[str, Any]:
         """All that can change the result."""
         variant = variants()[self.variant]
-        ours = {key: value for key, value in self.settings.items() if key in KEYS}
+        # The row's name says which vectors it takes; what else it sets changes with its declaration.
+        own = {
+            key: value for key, value in (variant.settings or {}).items() if key != "enhancement"
+        }
+        settings = {**self.settings, **own}
+        ours = {key: value for key, value in settings.items() if key in KEYS}
         defaults = {name: key.default for name, key in KEYS.items()}
-        trust = bool(self.settings.get("llm_trust_remote_code", False))
+        trust = bool(settings.get("llm_trust_remote_code", False))
         return {
             "format": FORMAT,
             "dataset": self.dataset,
@@ -95,7 +100,7 @@ class Cell:
             "variant": self.variant,
             "embeddings_from": self.embeddings_from and self.embeddings_from.id,
             "seed": self.seed,
-            "recbole": training_settings(self.settings),
+            "recbole": training_settings(settings),
             "version": _RESULTS_OF,
             "ours": {
                 key: _content(key, value, trust)

@@ -14,7 +14,7 @@ from recbole_tslrec.config.spelling import check_spelling
 from recbole_tslrec.data.check_header import check_columns, path_of
 from recbole_tslrec.data.check_interactions import check_interactions, count_items
 from recbole_tslrec.experiments.run.cells import Cell
-from recbole_tslrec.recbole_bridge.paradigm import chain, own_keys, staged_models, variants
+from recbole_tslrec.recbole_bridge.paradigm import chain, set_by_all, staged_models, variants
 from recbole_tslrec.recbole_bridge.quick_start import read_config_file
 from recbole_tslrec.store.store import file_hash, fingerprint
 
@@ -103,7 +103,7 @@ class Grid:
             for variant in self.variants
             if variants()[variant].backbone in (None, backbone)
         ]
-        _tell_unused(dataset, given)
+        self._tell_unused(dataset, given)
         configs, errors = [], []
         checks = _EarlyChecks(searched)
         for cell in groups:
@@ -126,6 +126,20 @@ class Grid:
             print(f"compare: {dataset}, {cell.method}, will fail: {error}", flush=True)
         return [replace(cell, data=data) for cell in groups]
 
+    def _tell_unused(self, dataset: str, given: Mapping[str, Any]) -> None:
+        """Say which keys of the config files no cell takes, since each has its own."""
+        unused = [
+            key
+            for key in sorted(set_by_all(variants()[name] for name in self.variants))
+            if key in given
+        ]
+        if unused:
+            print(
+                f"compare: {dataset}: {', '.join(unused)} of the config files: not used, each cell has "
+                f"its own. See --datasets, --backbones, --variants, --seeds and --results.",
+                flush=True,
+            )
+
     def cells(self, groups: Sequence[Cell]) -> list[Cell]:
         """Every cell of the grid, a seed at a time, in an order in which they can be run.
 
@@ -147,17 +161,6 @@ class Grid:
                         if taker is not giver
                     ]
         return cells
-
-
-def _tell_unused(dataset: str, given: Mapping[str, Any]) -> None:
-    """Say which keys of the config files are set for each cell; ``Variant.choose`` leaves them out."""
-    unused = [key for key in sorted(own_keys()) if key in given]
-    if unused:
-        print(
-            f"compare: {dataset}: {', '.join(unused)} of the config files: not used, each cell has its "
-            f"own. See --datasets, --backbones, --variants, --seeds and --results.",
-            flush=True,
-        )
 
 
 class _EarlyChecks:

@@ -38,7 +38,7 @@ from recbole_tslrec.experiments.run.cell_run import (
 )
 from recbole_tslrec.experiments.run.cells import Cell, description
 from recbole_tslrec.experiments.run.kept_cells import DONE, FAILED, ResultsFolder
-from recbole_tslrec.recbole_bridge.paradigm import own_keys, variants
+from recbole_tslrec.recbole_bridge.paradigm import set_by_all, variants
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
 # What is compared and how it is judged: the same for all, or the easier data would win. The length of
@@ -61,7 +61,7 @@ class Search:
 
     def __post_init__(self) -> None:
         for key in self.space:
-            if key in _NOT_SEARCHED | own_keys():
+            if key in _NOT_SEARCHED | set_by_all(variants().values()):
                 raise ValueError(f"search: [{key}] says what is compared or how it is judged.")
         if self.budget < 1:
             raise ValueError(f"search_budget: [{self.budget}] is not a whole number, 1 or larger.")

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from recbole_tslrec.backbones.specification import BACKBONES
 from recbole_tslrec.language_model.reader import (
+    check_fine_tuning,
     check_language_model,
     make_prompt_for,
     make_reader,
@@ -72,6 +73,7 @@ class E4SRec(SequentialRecommender):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         check_language_model(config, "e4srec_instruction")
+        check_fine_tuning(config)
         self.settings = {key: config[key] for key in (*_KEYS, "seed")}
         self.source = open_source_for(config)
         table = getattr(self.backbone.model_class(config, dataset), self.backbone.item_table)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from recbole_tslrec.config.keys import result_values
 from recbole_tslrec.language_model.keys import READING
+from recbole_tslrec.language_model.reader import check_language_model
 from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import (
     CATEGORY_DISTRIBUTION,
     ENHANCED_EMBEDDING,
@@ -124,6 +125,10 @@ class FrozenAugmentationStage(AugmentationStage):
 
     needs = (BackboneStage,)
     keys = (*READING.names, *INSTRUCTION.names, "n_categories")  # the instruction names K
+
+    @classmethod
+    def check(cls, config, n_items: int | None) -> None:
+        check_language_model(config)
 
     @cached_property
     def made_from(self) -> dict[str, Any]:

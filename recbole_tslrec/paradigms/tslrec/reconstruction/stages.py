@@ -24,6 +24,7 @@ from recbole_tslrec.language_model.keys import (
     TRAINING,
 )
 from recbole_tslrec.language_model.reader import (
+    check_fine_tuning,
     check_language_model,
     make_prompt_for,
     make_reader,
@@ -128,10 +129,6 @@ class ReadsItems(Stage):
         """The experiment's language model, its weights not loaded."""
         return open_source_for(self.config)
 
-    @classmethod
-    def check(cls, config, n_items: int | None) -> None:
-        check_language_model(config)
-
     def prompt(self, reader: ItemPromptModel, training: bool) -> Prompt:
         """The words around the items, as ``reader`` takes the fewest positions."""
         prompt = make_prompt_for(self.config, self.source)
@@ -158,6 +155,11 @@ class FineTuningStage(ReadsItems):
         *OPTIMISATION.names,
         *TRAINING.names,
     )
+
+    @classmethod
+    def check(cls, config, n_items: int | None) -> None:
+        check_language_model(config)
+        check_fine_tuning(config)
 
     @property
     def categories(self) -> CategoriesStage:

@@ -62,3 +62,19 @@ def test_the_same_is_collected(metrics, batches):
             assert sorted(structs[1][name].tolist()) == sorted(expected.tolist())
         if all(len(rows) == len(scores) for scores, rows, _ in batches):  # no batch was RecBole's
             assert all(torch.equal(structs[1][name], structs[0][name]) for name in structs[0])
+
+
+def test_an_evaluation_that_was_refused_leaves_nothing_behind():
+    collector, scores = TopkCollector(config(ALL_ITEMS)), torch.rand(3, N_ITEMS)
+    rows, targets = torch.arange(3), torch.tensor([1, 2, 3])
+    collector.eval_batch_collect(scores, None, rows, targets)
+    several = torch.tensor([0, 0, 1, 2])  # RecBole's own way of collecting
+    collector.eval_batch_collect(scores, None, several, torch.tensor([1, 4, 2, 3]))
+    collector.forget()
+    collector.eval_batch_collect(scores, None, rows, targets)
+    alone = TopkCollector(config(ALL_ITEMS))
+    alone.eval_batch_collect(scores, None, rows, targets)
+    for name in ("rec.topk", "rec.items"):
+        assert torch.equal(collector.get_data_struct().get(name), alone.get_data_struct().get(name))
+        collector.eval_batch_collect(scores, None, rows, targets)
+        alone.eval_batch_collect(scores, None, rows, targets)

@@ -228,7 +228,7 @@ def test_what_would_fail_every_cell_comes_before_any_training(
         ("--sedes", r"\[--sedes\] is neither an option nor a --key=value"),
         ("--backbon=GRU4Rec", r"no option \[--backbon\]. Did you mean \[--backbone\]"),
         ("--search_budge=3", r"Did you mean \[--search_budget\]"),
-        ("--epochs=3 --epochs=4", "duplicate"),
+        ("--epochs=3 --epochs=4", r"\[3\] and \[4\] are given"),
         ("--data_path=/x/lr=1", "data_path=/x/lr=1.*second '='"),
         ("--variants=CI,none", r"variants: \[none\] is not one of"),
         ("--search=epochs", "not of the form key="),
@@ -324,11 +324,11 @@ def test_the_id_is_of_a_language_models_revision(monkeypatch):
 
 
 def test_the_id_is_of_a_checkpoints_weights(tmp_path):
-    ids = []
+    ids, config = [], Config("SASRec", "tiny", config_dict={"train_neg_sample_args": None})
     for epoch, weight in ((0, 1.0), (3, 1.0), (3, 2.0)):
         file = tmp_path / f"{len(ids)}.pth"
         weights = {"w": torch.full((2,), weight)}
-        torch.save({"config": {}, "state_dict": weights, "epoch": epoch}, file)
+        torch.save({"config": config, "state_dict": weights, "epoch": epoch}, file)
         ids.append(cell(backbone_checkpoint=str(file)).id)
     assert ids[0] == ids[1] != ids[2]
     (tmp_path / "damaged.pth").write_bytes(b"no checkpoint")

@@ -284,7 +284,7 @@ FIRST_CHANGED = {
     "sft_stopping_step": (7, "fine_tuning"),
     "llm_trust_remote_code": (True, None),
     "llm_attention": ("eager", None),
-    "llm_gradient_checkpointing": (True, None),
+    "llm_gradient_checkpointing": (True, "fine_tuning"),
     "enhancement": ("random", None),
     "fusion": ("sum", None),
     "enhanced_dim": (7, None),

@@ -95,9 +95,20 @@ def declare(title: str, *keys: Key) -> KeyGroup:
 # ---- what follows from them -----------------------------------------------------------------------
 
 
+# Keys that are newer than stored results, or were not counted, with the value at which nothing has
+# changed: fingerprints stay.
+_LATER = {"item_norm": "none", "llm_gradient_checkpointing": False}
+
+
+def counts(name: str, value: Any) -> bool:
+    """Whether a key of this value enters a fingerprint; at some values what was stored stays valid."""
+    return name not in _LATER or value != _LATER[name]
+
+
 def result_values(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """The values, of these keys, on which a result depends: for a fingerprint."""
-    return {name: config[name] for name in names if KEYS[name].effect is Effect.VALUE}
+    values = {name: config[name] for name in names if KEYS[name].effect is Effect.VALUE}
+    return {name: value for name, value in values.items() if counts(name, value)}
 
 
 # ---- what is written of them ----------------------------------------------------------------------

@@ -61,7 +61,6 @@ HISTORY = declare(
         "Fine-tuning keeps few activations and computes them again: less memory, about a third more "
         "time, and the instruction in every prompt. False: causal models read it once a batch.",
         YES_OR_NO,
-        Effect.NOTHING,
     ),
 )
 

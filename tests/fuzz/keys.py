@@ -27,7 +27,7 @@ from fuzz.inputs import (
 from fuzz.key_tables import KEYS, OURS
 from fuzz.key_values import JUNK, plain
 from recbole_tslrec.commands import run as run_command
-from recbole_tslrec.language_model.reader import check_language_model
+from recbole_tslrec.language_model.reader import check_fine_tuning, check_language_model
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
 # What an error may name in a key's place: a value that cannot be goes by what it collides with.
@@ -183,6 +183,7 @@ def _use_value(model: str, base: dict, name: str, value: Any, way: str, tuned: b
         return
     if name in OURS and model == "TSLRec_SASRec":
         check_language_model(config)
+        check_fine_tuning(config)
         if tuned:
             settings["enhancement"] = "tslrec"
     run_experiment(model, DATASET, files, settings)

@@ -21,6 +21,7 @@ from fuzz.inputs import (
 )
 from fuzz.model_folders import CHANGES, FOLDER
 from recbole_tslrec.language_model.reader import (
+    check_fine_tuning,
     check_language_model,
     make_prompt_for,
     make_reader,
@@ -71,6 +72,7 @@ def _hidden_states(settings: dict) -> torch.Tensor:
     """Of three prompts, from a reader that is made as an experiment makes it."""
     config = Config("TSLRec_SASRec", DATASET, config_dict=dict(settings))
     check_language_model(config)
+    check_fine_tuning(config)
     source = open_source_for(config)
     prompt = make_prompt_for(config, source)
     items = torch.randn(31, 8, generator=torch.Generator().manual_seed(0))

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from recbole_tslrec.config.fingerprints import training_settings
-from recbole_tslrec.config.keys import KEYS, Effect
+from recbole_tslrec.config.keys import KEYS, Effect, counts
 from recbole_tslrec.config.recbole_keys import listed
 from recbole_tslrec.evaluation.ranks import CUTOFFS
 from recbole_tslrec.recbole_bridge.paradigm import variants
@@ -29,8 +29,6 @@ FORMAT = 1
 # The first version of ours whose results are those of today. Raised when a change makes a cell result in
 # something else; kept cells are then run again, as they are not for every release.
 _RESULTS_OF = "0.1.0"
-# Keys that are newer than kept results, with the value at which nothing has changed: the ids stay.
-_LATER_KEYS = {"item_norm": "none"}
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ class Cell:
             "ours": {
                 key: _content(key, value, trust)
                 for key, value in (defaults | ours).items()
-                if variant.depends_on(key) and (key, value) not in _LATER_KEYS.items()
+                if variant.depends_on(key) and counts(key, value)
             },
         }
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.config.keys import result_values
 from recbole_tslrec.language_model.reader import (
     check_fine_tuning,
     check_language_model,
@@ -75,6 +76,9 @@ class E4SRec(SequentialRecommender):
         check_language_model(config, "e4srec_instruction")
         check_fine_tuning(config)
         self.settings = {key: config[key] for key in (*_KEYS, "seed")}
+        self._draws = result_values(
+            config, ["llm_gradient_checkpointing"]
+        )  # no use to a checkpoint
         self.source = open_source_for(config)
         table = getattr(self.backbone.model_class(config, dataset), self.backbone.item_table)
         untrained = torch.ones(self.n_items, table.embedding_dim)  # until prepare, or a checkpoint
@@ -145,7 +149,7 @@ class E4SRec(SequentialRecommender):
         """What the trained weights depend on, for a fingerprint; after ``prepare``."""
         items = self.reader.item_embeddings.cpu().numpy()
         return {
-            "settings": self.settings,
+            "settings": self.settings | self._draws,
             "language_model": self.source.identity,
             "item_embeddings": hashlib.sha256(items.tobytes()).hexdigest(),
             "examples": task.examples.content_hash(),

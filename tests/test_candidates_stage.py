@@ -3,7 +3,6 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from support.stages import pipeline_of
@@ -12,6 +11,7 @@ from test_pipeline import (
     VALIDATED_BY_POPULARITY,
     histories,
     write_histories,
+    write_with_other_held_out,
 )
 
 from recbole_tslrec.config.keys import KEYS
@@ -58,15 +58,7 @@ def by_token(pipeline: Pipeline) -> list[tuple]:
 )
 def test_nothing_held_out_enters_the_candidates(held_out, changes, kind, tmp_path, settings):
     """Other held-out items at random: the training rows' candidates stay, bit for bit."""
-    users = histories()
-    write_histories(tmp_path, "one", users)
-    generator = np.random.default_rng(1)
-    changed = {
-        user: items[:-held_out] + [f"i{item}" for item in generator.integers(0, 12, size=held_out)]
-        for user, items in users.items()
-    }
-    assert changed != users
-    write_histories(tmp_path, "other", changed)
+    users = write_with_other_held_out(tmp_path, held_out)
     given = settings | changes | {"candidates": kind}
     one, other = (by_token(pipeline_of(given, name)) for name in ("one", "other"))
     assert len(one) == 30 * 6 and one == other

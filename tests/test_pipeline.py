@@ -42,6 +42,19 @@ def write_histories(folder, name, users, order=None) -> None:
     write_atomic(folder / "data", name, rows)
 
 
+def write_with_other_held_out(folder, n_last: int) -> dict[str, list[str]]:
+    """The data sets one and other, in which each user's last items are others; gives the first."""
+    users, generator = histories(), np.random.default_rng(1)
+    changed = {
+        user: items[:-n_last] + [f"i{item}" for item in generator.integers(0, 12, size=n_last)]
+        for user, items in users.items()
+    }
+    assert changed != users
+    write_histories(folder, "one", users)
+    write_histories(folder, "other", changed)
+    return users
+
+
 def stage_tensors(pipeline: Pipeline) -> dict[str, torch.Tensor]:
     enhanced = ItemTensors.load(
         stored(pipeline, "augmentation").folder / "enhanced_items.safetensors"
@@ -89,15 +102,7 @@ VALIDATED_BY_POPULARITY = {
 )
 def test_nothing_held_out_enters_any_stage(held_out, changes, tmp_path, settings):
     """Other held-out items, and more of them, at random: every stage's output stays, bit for bit."""
-    users = histories()
-    write_histories(tmp_path, "one", users)
-    generator = np.random.default_rng(1)
-    changed = {
-        user: items[:-held_out] + [f"i{item}" for item in generator.integers(0, 12, size=held_out)]
-        for user, items in users.items()
-    }
-    assert changed != users
-    write_histories(tmp_path, "other", changed)
+    write_with_other_held_out(tmp_path, held_out)
     one = stage_tensors(pipeline_of(settings | changes, "one"))
     other = stage_tensors(pipeline_of(settings | changes, "other"))
     for name, tensor in one.items():

@@ -10,7 +10,7 @@ from recbole_tslrec.config.keys import KEYS, Effect
 from recbole_tslrec.config.values import YES_OR_NO, number
 
 # Keys of properties/overall.yaml, which every sequential model has.
-BATCHING_KEYS = ("train_batching", "train_window_context", "allow_new_data")
+OVERALL_KEYS = ("train_batching", "train_window_context", "valid_protocol", "allow_new_data")
 
 
 def check_values(config: Mapping[str, Any]) -> None:
@@ -59,3 +59,29 @@ def settle_batching(config: dict[str, Any], model: str, causal: bool) -> None:
         )
     if batching == "auto":
         config["train_batching"] = "sequence" if causal else "prefix"
+
+
+def check_valid_protocol(config: Mapping[str, Any], model: str, ours: bool) -> None:
+    """Raise ValueError for a ``valid_protocol`` that is unknown, or that nobody would follow.
+
+    Args:
+        config: all values.
+        model: its name.
+        ours: whether a trainer of ours trains it.
+    """
+    protocol = config.get("valid_protocol", "ranked")
+    if protocol not in ("ranked", "masked"):
+        raise ValueError(f"valid_protocol: [{protocol}] is not one of ranked, masked.")
+    if protocol == "ranked":
+        return
+    if not ours:
+        raise ValueError(
+            f"valid_protocol: [masked] is not to be had with [{model}], which RecBole's own trainer "
+            f"trains. Set valid_protocol: ranked."
+        )
+    mode = (config["eval_args"] or {}).get("mode", "full")
+    if (mode["valid"] if isinstance(mode, Mapping) else mode) != "full":
+        raise ValueError(
+            f"valid_protocol: [masked] ranks all items, and eval_args: mode [{mode}] does not. Set "
+            f"mode: full, or valid_protocol: ranked."
+        )

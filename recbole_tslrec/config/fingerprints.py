@@ -27,6 +27,10 @@ def training_settings(config: Mapping[str, Any]) -> dict[str, str]:
     without_effect = set(WITHOUT_EFFECT_ON_TRAINING)
     if config.get("train_batching") == "prefix":
         without_effect.add("train_window_context")
+    if (
+        config.get("valid_protocol") == "ranked"
+    ):  # RecBole's own: what was stored before stays valid
+        without_effect.add("valid_protocol")
     if _draws_in_loaders(config):  # a loader's workers draw other items than it would by itself
         without_effect.remove("worker")
         if (config.get("worker") or 0) > 1:  # which of them draws for whom is by the batch

@@ -11,6 +11,7 @@ import numpy as np
 from recbole.data.dataloader import FullSortEvalDataLoader
 
 from recbole_tslrec.backbones.specification import Backbone, backbone_of
+from recbole_tslrec.evaluation.seen_items import SeenItems
 
 if TYPE_CHECKING:
     from recbole.config import Config
@@ -43,6 +44,7 @@ class BlockDataLoader(FullSortEvalDataLoader):
         dataset: a sequential data set, a row for each prediction.
         sampler: as RecBole's loader takes it; it is not used.
         backbone: what is evaluated; None for a model that is no backbone.
+        masked: what to take out of the ranking, but for a row's target; None: nothing, as RecBole.
 
     Attributes:
         order: int64 ``[n_rows]``, the data set's rows as the blocks go through them.
@@ -54,7 +56,9 @@ class BlockDataLoader(FullSortEvalDataLoader):
         dataset: SequentialDataset,
         sampler: AbstractSampler | None,
         backbone: Backbone | None,
+        masked: SeenItems | None = None,
     ):
+        self._masked = masked
         rows = max(SCORE_BYTES // (4 * dataset.item_num), 1)
         rows = min(rows, config["eval_batch_size"])
         if backbone is not None and config["device"].type == "cpu":
@@ -71,23 +75,31 @@ class BlockDataLoader(FullSortEvalDataLoader):
         super().__init__(config, dataset, sampler)
 
     @classmethod
-    def of(cls, loader: FullSortEvalDataLoader, model: SequentialRecommender) -> BlockDataLoader:
+    def of(
+        cls,
+        loader: FullSortEvalDataLoader,
+        model: SequentialRecommender,
+        masked: SeenItems | None = None,
+    ) -> BlockDataLoader:
         """The rows of RecBole's loader in blocks that suit a model."""
-        return cls(loader.config, loader._dataset, loader._sampler, backbone_of(model))
+        return cls(loader.config, loader._dataset, loader._sampler, backbone_of(model), masked)
 
     def _init_batch_size_and_step(self) -> None:
         self.sample_size = len(self._blocks)
         self.step = 1
         self.set_batch_size(1)
 
-    def collate_fn(self, index: list[int]) -> tuple[Interaction, None, Tensor, Tensor]:
+    def collate_fn(
+        self, index: list[int]
+    ) -> tuple[Interaction, tuple[Tensor, Tensor] | None, Tensor, Tensor]:
         """The block of a number.
 
         Args:
             index: one block's number.
 
         Returns:
-            as RecBole's: the rows, None, int64 ``[B]`` the targets' rows and ``[B]`` the targets.
+            as RecBole's: the rows; what it is to mask, int64 ``[P]`` rows and ``[P]`` items, or None;
+            int64 ``[B]`` the targets' rows and ``[B]`` the targets.
         """
         (number,) = index
         rows, history, positive_u, positive_i = super().collate_fn(self._blocks[number])
@@ -95,4 +107,8 @@ class BlockDataLoader(FullSortEvalDataLoader):
             item_list = getattr(self._dataset, f"{self.iid_field}_list_field")
             longest = int(rows[self._dataset.item_list_length_field].max())
             rows[item_list] = rows[item_list][:, :longest]
+        if self._masked is not None:
+            seen_by, items = self._masked.pairs(rows)
+            others = items != positive_i[seen_by]
+            history = seen_by[others], items[others]
         return rows, history, positive_u, positive_i

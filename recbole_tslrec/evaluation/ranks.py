@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
-from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.nn.utils import parametrize
 
 from recbole_tslrec.data.histories import training_histories
 from recbole_tslrec.evaluation.blocks import BlockDataLoader
+from recbole_tslrec.evaluation.seen_items import SeenItems
 from recbole_tslrec.store.store import write_atomically
 
 PROTOCOLS = {"ranked": "seen items ranked", "masked": "seen items masked"}
@@ -149,7 +149,7 @@ def rank_test_targets(model, train_data, valid_data, test_data) -> Ranks:
         )
     dataset = train_data._dataset
     histories = training_histories(dataset)
-    seen = _seen_items(dataset, histories, valid_data)
+    seen = SeenItems(dataset, histories, valid_data)
     device = next(model.parameters()).device
     model.eval()
     blocks = BlockDataLoader.of(test_data, model)
@@ -157,8 +157,7 @@ def rank_test_targets(model, train_data, valid_data, test_data) -> Ranks:
     with parametrize.cached():  # a fused item table is made once for the whole pass
         for interaction, _, _, targets in blocks:
             users = interaction[dataset.uid_field].numpy()
-            pairs = (seen[users] + _listed_items(dataset, interaction)).nonzero()
-            pairs = tuple(torch.from_numpy(part).long().to(device) for part in pairs)
+            pairs = tuple(part.to(device) for part in seen.pairs(interaction))
             scores = model.full_sort_predict(interaction.to(device)).view(-1, dataset.item_num)
             ranks = target_ranks(scores, targets.to(device), pairs)
             parts.append((users, targets.numpy(), *(rank.cpu().numpy() for rank in ranks)))
@@ -177,25 +176,3 @@ def rank_test_targets(model, train_data, valid_data, test_data) -> Ranks:
         training_length=lengths[users],
         item_count=counts[targets],
     )
-
-
-def _listed_items(dataset, interaction) -> csr_matrix:
-    """The items of the rows' own lists, sparse [B, n_items]."""
-    items = interaction[getattr(dataset, f"{dataset.iid_field}_list_field")].numpy()
-    rows = np.repeat(np.arange(len(items)), items.shape[1])
-    places = (rows, items.ravel())
-    shape = (len(items), dataset.item_num)
-    return csr_matrix((np.ones(len(rows), dtype=np.int32), places), shape=shape)
-
-
-def _seen_items(dataset, histories, valid_data) -> csr_matrix:
-    """The items of every user's training and validation interactions, sparse [n_users, n_items]."""
-    users = [np.repeat(histories.user_ids, histories.lengths)]
-    items = [histories.items]
-    if valid_data:
-        rows = valid_data._dataset.inter_feat
-        users.append(rows[dataset.uid_field].numpy())
-        items.append(rows[dataset.iid_field].numpy())
-    places = (np.concatenate(users), np.concatenate(items))
-    shape = (dataset.user_num, dataset.item_num)
-    return csr_matrix((np.ones(len(places[0]), dtype=np.int32), places), shape=shape)

@@ -26,7 +26,13 @@ from yaml import YAMLError
 
 from recbole_tslrec.backbones.fmlprec import FMLPRec
 from recbole_tslrec.backbones.specification import BACKBONES, Backbone
-from recbole_tslrec.config.checks import check_files, check_new_data, check_values, settle_batching
+from recbole_tslrec.config.checks import (
+    check_files,
+    check_new_data,
+    check_valid_protocol,
+    check_values,
+    settle_batching,
+)
 from recbole_tslrec.config.recbole_keys import check_loss, check_recbole_keys
 from recbole_tslrec.config.spelling import check_command_line, check_spelling
 from recbole_tslrec.config.values import text
@@ -203,6 +209,7 @@ def with_checks(original):
             check_recbole_keys(values, self.internal_config_dict)
         if ours:
             check_loss(values)
+        check_valid_protocol(values, self.model, ours or backbone is not None)
         original(self)
         if ours:
             check_columns(values)

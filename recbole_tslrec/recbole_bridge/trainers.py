@@ -17,6 +17,7 @@ from recbole_tslrec.backbones.whole_sequences.loss import whole_sequence_loss
 from recbole_tslrec.config.recbole_keys import check_topk, check_validation
 from recbole_tslrec.evaluation.blocks import BlockDataLoader
 from recbole_tslrec.evaluation.collector import TopkCollector
+from recbole_tslrec.evaluation.seen_items import SeenItems
 from recbole_tslrec.stages.pipeline import Pipeline, cost_table
 from recbole_tslrec.store import processes
 from recbole_tslrec.store.files import check_writable
@@ -40,11 +41,26 @@ class WatchedTrainer(Trainer):
         self.eval_collector = TopkCollector(config)
         self._epoch, self._step = None, 0  # where training stands
         self._evaluated = None  # the file whose weights are evaluated; None for the trained ones
+        self._masked: SeenItems | None = None  # what validation does not rank
         if config["single_spec"]:  # else the other processes look for the first one's file
             # RecBole's name is exact to the second: of two runs that start in the same one, each would
             # write over the other's model, and test it for its own.
             path = Path(self.saved_model_file)
             self.saved_model_file = str(path.with_stem(f"{path.stem}-{uuid.uuid4().hex[:6]}"))
+
+    def fit(self, train_data, *args, **kwargs):
+        """As RecBole's; the epoch is chosen by ``valid_protocol``."""
+        self._follow_valid_protocol(train_data)
+        return super().fit(train_data, *args, **kwargs)
+
+    def _follow_valid_protocol(self, train_data) -> None:
+        if self.config["valid_protocol"] == "masked":
+            self._masked = SeenItems(train_data._dataset)
+
+    def _valid_epoch(self, valid_data, show_progress=False):
+        if self._masked is not None:
+            valid_data = BlockDataLoader.of(valid_data, self.model, self._masked)
+        return super()._valid_epoch(valid_data, show_progress)
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         self._epoch, self._step = epoch_idx, 0
@@ -66,7 +82,8 @@ class WatchedTrainer(Trainer):
         if load_best_model:
             self._epoch = None  # what is evaluated is not what the last epoch left
             self._evaluated = model_file or self.saved_model_file
-        if eval_data and isinstance(eval_data, FullSortEvalDataLoader):
+        ready = not eval_data or isinstance(eval_data, BlockDataLoader)
+        if not ready and isinstance(eval_data, FullSortEvalDataLoader):
             eval_data = BlockDataLoader.of(eval_data, self.model)
         return super().evaluate(eval_data, load_best_model, model_file, *args, **kwargs)
 

@@ -114,6 +114,7 @@ OURS: dict[str, Key] = {
     "tslrec_dir": folder(_LM),
     "train_batching": some(["prefix", "sequence", "auto"]),
     "train_window_context": number(high=1),
+    "valid_protocol": some(["ranked", "masked"]),
     "allow_new_data": boolean(true=None),
 }
 _TRAINING: dict[str, Key] = {

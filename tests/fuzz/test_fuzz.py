@@ -6,7 +6,7 @@ from fuzz.fuzz import SUBJECTS, fuzz, lines, table
 from fuzz.inputs import RAN, RAW, REFUSED, SILENT, Input, Result, Wrong, judge
 from fuzz.key_tables import OURS
 from fuzz.plain_reading import Interactions, compare, plain_readings
-from recbole_tslrec.config.checks import BATCHING_KEYS
+from recbole_tslrec.config.checks import OVERALL_KEYS
 from recbole_tslrec.config.keys import KEYS
 
 
@@ -65,4 +65,4 @@ def test_the_plain_reading_is_in_the_order_of_float64_times():
 
 
 def test_every_key_of_ours_is_tried():
-    assert set(OURS) == {*KEYS, *BATCHING_KEYS}
+    assert set(OURS) == {*KEYS, *OVERALL_KEYS}

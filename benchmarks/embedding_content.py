@@ -46,7 +46,7 @@ NEIGHBOURS = 10
 ROWS = {
     "e_v (backbone)": None,
     "h^v, tuned": "TSLRec",
-    "h^v, untuned": "untuned",
+    "h^v, frozen_lm": "frozen_lm",
     "random": "random",
 }
 COLUMNS = {

@@ -58,7 +58,7 @@ def make_cell(model: str, batching: str, args: argparse.Namespace) -> Cell:
         "enhanced_width": ENHANCED_DIM,
         "hidden_size": args.hidden_size,
         "embedding_size": args.hidden_size,
-        "enhancement": "pretrained",
+        "enhancement": "backbone_embedding",
         "state": "ERROR",
     }
     config = Config(model, args.dataset, config_dict=settings)

@@ -221,7 +221,7 @@ class Whitened(fusion.GateFusion):
 class InferredDistribution(EnhancedEmbedding):
     """ĝ^v, what the tuned language model predicts for an item, in the place of h^v.
 
-    It is to `preferences` as prediction to target. [n_items, K], and K is to be `enhanced_dim`.
+    It is to `mean_preference` as prediction to target. [n_items, K], and K is to be `enhanced_dim`.
     """
 
     @staticmethod
@@ -470,13 +470,13 @@ def _tuned(stage: type[FineTuningStage]) -> Change:
     return Change(("TSLRec",), vectors={"tslrec": vectors_after(stage)})
 
 
-_FUSED = ("random", "pretrained", "preferences", "TSLRec")
-UNCHANGED = ("Base", "CI", "untuned", *_FUSED)
+_FUSED = ("random", "backbone_embedding", "mean_preference", "TSLRec")
+UNCHANGED = ("Base", "CI", "frozen_lm", *_FUSED)
 CHANGES: dict[str, Change] = {
     # A fused table may only learn faster; then Base does as well under another learning rate.
     "learning rate × 3": Change(("Base", "CI", *_FUSED), rate=3),
     "learning rate / 3": Change(("Base", "CI", *_FUSED), rate=1 / 3),
-    "equal norms": Change(("Norm", "CI", "untuned", *_FUSED), {"item_norm": "l2"}),
+    "equal norms": Change(("Norm", "CI", "frozen_lm", *_FUSED), {"item_norm": "l2"}),
     "sum in place of the gate": Change(_FUSED, {"fusion": "sum"}),
     "h' at 0.3 of the ids' scale": Change(_FUSED, {"enhanced_scale": 0.3}),
     "h' at 3 times the ids' scale": Change(_FUSED, {"enhanced_scale": 3.0}),
@@ -491,7 +491,7 @@ CHANGES: dict[str, Change] = {
     "gate starts at 0.9 for the ids": _gate(GateAtIds),
     "whitened": Change(_FUSED, fusion=Whitened),
     "128 columns by PCA": Change(("TSLRec",), {"enhanced_dim": 128}),
-    # As many as `pretrained` has: Adam moves h' the further the more columns there are.
+    # As many as `backbone_embedding` has: Adam moves h' the further the more columns there are.
     "64 columns by PCA": Change(("random", "TSLRec"), {"enhanced_dim": 64}),
     "ĝ^v in place of h^v": Change(
         ("TSLRec",), {"enhanced_dim": 50}, vectors={"tslrec": InferredDistribution}
@@ -502,15 +502,15 @@ CHANGES: dict[str, Change] = {
         fusion=AsGiven,
         vectors={"tslrec": NeighbourlyDirections},
     ),
-    "K = 20": Change(("CI", "preferences", "TSLRec"), {"n_categories": 20}),
-    "K = 200": Change(("CI", "preferences", "TSLRec"), {"n_categories": 200}),
-    "K = 1000": Change(("CI", "preferences", "TSLRec"), {"n_categories": 1000}),
+    "K = 20": Change(("CI", "mean_preference", "TSLRec"), {"n_categories": 20}),
+    "K = 200": Change(("CI", "mean_preference", "TSLRec"), {"n_categories": 200}),
+    "K = 1000": Change(("CI", "mean_preference", "TSLRec"), {"n_categories": 1000}),
     "K = 20 and 50 and 200 at once": Change(
-        ("preferences", "TSLRec"),
+        ("mean_preference", "TSLRec"),
         {"n_categories": sum(_SEVERAL)},
         vectors={
             "tslrec": vectors_after(SeveralCategories),
-            "preferences": SeveralMeanPreferences,
+            "mean_preference": SeveralMeanPreferences,
         },
     ),
     "mean of the hidden states": Change(("TSLRec",), {"llm_pooling": "mean"}),

@@ -49,17 +49,19 @@ def test_every_model_trains_and_tests(model, settings):
 
 
 @pytest.mark.parametrize("loss", ["CE", "BPR"])
-@pytest.mark.parametrize("enhancement", ["preferences", "pretrained", "random", "untuned"])
+@pytest.mark.parametrize(
+    "enhancement", ["mean_preference", "backbone_embedding", "random", "frozen_lm"]
+)
 def test_the_controls(enhancement, loss, small_data, settings, caplog):
     caplog.set_level(logging.INFO)
     changes = {"enhancement": enhancement, "loss_type": loss}
     trainer, _ = trained("TSLRec_SASRec", settings | changes, small_data)
     names = [stage.name for stage in trainer.stages]
     expected = {
-        "preferences": (["backbone", "categories"], 4),
-        "pretrained": (["backbone"], 64),
+        "mean_preference": (["backbone", "categories"], 4),
+        "backbone_embedding": (["backbone"], 64),
         "random": ([], 32),
-        "untuned": (["backbone", "augmentation"], 32),
+        "frozen_lm": (["backbone", "augmentation"], 32),
     }
     assert (names, trainer.model.fusion.enhanced.shape[1]) == expected[enhancement]
     assert ("Stages: none is needed." in caplog.text) == (enhancement == "random")
@@ -67,7 +69,7 @@ def test_the_controls(enhancement, loss, small_data, settings, caplog):
 
 @pytest.mark.parametrize("model", ["TSLRec_SASRec", "CI_SASRec", "Norm_SASRec"])
 def test_rows_of_one_length_are_trained(model, small_data, settings):
-    changes = {"enhancement": "pretrained", "item_norm": "l2"}
+    changes = {"enhancement": "backbone_embedding", "item_norm": "l2"}
     learned = []
     for rate in (1e-9, 1e-2):
         trainer, _ = trained(model, settings | changes | {"learning_rate": rate}, small_data)
@@ -83,7 +85,7 @@ def test_rows_of_one_length_are_trained(model, small_data, settings):
 
 def test_ci_needs_no_language_model_and_a_control_no_categories(small_data, settings):
     trained("CI_GRU4Rec", settings | {"llm": "no/such"}, small_data)
-    control = {"enhancement": "pretrained", "n_categories": 1000, "llm": "no/such"}
+    control = {"enhancement": "backbone_embedding", "n_categories": 1000, "llm": "no/such"}
     trained("TSLRec_GRU4Rec", settings | control, small_data)
 
 
@@ -111,7 +113,7 @@ def test_the_embedded_language_model(small_data, settings):
 def test_a_config_may_be_changed_and_used_again(small_data, settings):
     config = Config("TSLRec_SASRec", small_data, config_dict=settings | {"enhancement": "random"})
     dataset = data_preparation(config, create_dataset(config))[0]._dataset
-    for key, value, width in (("enhanced_dim", 16, 16), ("enhancement", "preferences", 4)):
+    for key, value, width in (("enhanced_dim", 16, 16), ("enhancement", "mean_preference", 4)):
         config[key] = value
         model = get_model("TSLRec_SASRec")(config, dataset)
         assert model.fusion.enhanced.shape[1] == width

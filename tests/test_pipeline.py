@@ -71,7 +71,7 @@ def stage_tensors(pipeline: Pipeline) -> dict[str, torch.Tensor]:
         .aligned(by_token)
         .tensors[ITEM_EMBEDDING]
     )
-    tensors["preferences"] = torch.from_numpy(categories(pipeline).preferences().toarray())
+    tensors["mean_preference"] = torch.from_numpy(categories(pipeline).preferences().toarray())
     return tensors
 
 

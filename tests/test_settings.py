@@ -58,7 +58,11 @@ WRONG = [
     ("llm_quantization", "int4", "one of none, int8, nf4"),
     ("llm_pooling", "first", "one of last, mean"),
     ("llm_max_history", 0, "llm_max_history"),
-    ("enhancement", "none", "one of tslrec, preferences, pretrained, random, untuned"),
+    (
+        "enhancement",
+        "none",
+        "one of tslrec, mean_preference, backbone_embedding, random, frozen_lm",
+    ),
     ("fusion", "concat", "fusion: .'concat'. is not one of gate, sum"),
     ("enhanced_scale", float("inf"), "enhanced_scale"),
     ("train_window_context", 2, "train_window_context"),
@@ -182,7 +186,7 @@ RIGHT = {
     "sft_valid_ratio": st.just(0) | st.floats(0, 0.5),
     "sft_stopping_step": st.integers(1),
     "enhancement": st.just("tslrec")
-    | st.sampled_from(["preferences", "pretrained", "random", "untuned"]),
+    | st.sampled_from(["mean_preference", "backbone_embedding", "random", "frozen_lm"]),
     "enhanced_items": st.none(),
     "fusion": st.sampled_from(["gate", "sum"]),
     "enhanced_dim": st.integers(1),

@@ -176,7 +176,7 @@ def test_the_command_keeps_what_is_done(small_data, settings, monkeypatch, capsy
     assert tripled["valid"] != plain["valid"]
     checkpoints = ResultsFolder(Path("results")).checkpoints(plain["cell"])
     for (_, variant), line in changed.items():
-        if variant in ("CI", "TSLRec", "pretrained", "preferences"):
+        if variant in ("CI", "TSLRec", "backbone_embedding", "mean_preference"):
             assert checkpoints.samefile(Path(line["settings"]["backbone_checkpoint"]).parent)
     for name in ("whitened", "cross entropy"):
         assert changed[name, "TSLRec"]["valid"] != unchanged[None, "TSLRec"]["valid"]
@@ -303,7 +303,7 @@ def test_a_misspelt_change_is_refused_before_anything_runs(monkeypatch):
     [
         (
             ["--variants=TSLRec,Preferences"],
-            r"--variants: \[Preferences\] is not one of: .*preferences",
+            r"--variants: \[Preferences\] is not one of: .*mean_preference",
         ),
         (
             ["--variants=CI", "--changes=K = 20,whitened"],

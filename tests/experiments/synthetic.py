@@ -13,10 +13,10 @@ _GAIN = {
     "Base": 0,
     "CI": 0.03,
     "TSLRec": 0.15,
-    "preferences": 0.06,
-    "pretrained": 0.12,
+    "mean_preference": 0.06,
+    "backbone_embedding": 0.12,
     "random": -0.1,
-    "untuned": 0.0,
+    "frozen_lm": 0.0,
 }
 VARIANTS = tuple(_GAIN)
 _SECONDS = {

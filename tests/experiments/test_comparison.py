@@ -42,7 +42,7 @@ def lines(folder="results") -> list[dict]:
 
 
 def test_base_is_trained_once_a_seed_and_every_cell_is_kept(small_data, settings):
-    variants = ("Base", "CI", "TSLRec", "pretrained")
+    variants = ("Base", "CI", "TSLRec", "backbone_embedding")
     settings |= {"sft_epochs": 1}
     grid = Grid(**GRU4REC, variants=variants, seeds=(1, 2), settings=settings)
     comparison = compare(grid, Path("results"))
@@ -50,7 +50,7 @@ def test_base_is_trained_once_a_seed_and_every_cell_is_kept(small_data, settings
         "GRU4Rec (Base)",
         "CI_GRU4Rec",
         "TSLRec_GRU4Rec",
-        "TSLRec_GRU4Rec, pretrained",
+        "TSLRec_GRU4Rec, backbone_embedding",
     ]
     assert not list(Path("saved/tslrec").rglob("*.pth"))  # no backbone was trained but Base
     assert comparison.lines == lines() and [line["variant"] for line in lines()] == 2 * [*variants]
@@ -76,7 +76,7 @@ def check_what_is_kept(line: dict) -> None:
     assert items.is_file() == (line["variant"] in ("CI", "TSLRec"))
     checkpoints = list(Path("results/checkpoints", line["cell"]).glob("*.pth"))
     assert len(checkpoints) == (1 if line["variant"] == "Base" else 0)
-    stages = {"Base": set(), "CI": {"backbone", "categories"}, "pretrained": {"backbone"}}
+    stages = {"Base": set(), "CI": {"backbone", "categories"}, "backbone_embedding": {"backbone"}}
     assert line["seconds"]["stages"].keys() >= stages.get(line["variant"], {"fine_tuning"})
 
 
@@ -256,14 +256,21 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
             assert cell(variant).id != cell(variant, **change).id, (variant, change)
     assert len({cell(variant).id for variant in known_variants()}) == len(known_variants())
     depends = {
-        "n_categories": {"CI", "TSLRec", "preferences", "untuned"},
+        "n_categories": {"CI", "TSLRec", "mean_preference", "frozen_lm"},
         "sft_epochs": {"TSLRec", "E4SRec"},
-        "fusion": {"TSLRec", "preferences", "pretrained", "random", "untuned"},
-        "item_norm": {"CI", "TSLRec", "preferences", "pretrained", "random", "untuned"},
-        "llm": {"TSLRec", "random", "untuned", "E4SRec"},
-        "llm_pooling": {"TSLRec", "untuned", "E4SRec"},
+        "fusion": {"TSLRec", "mean_preference", "backbone_embedding", "random", "frozen_lm"},
+        "item_norm": {
+            "CI",
+            "TSLRec",
+            "mean_preference",
+            "backbone_embedding",
+            "random",
+            "frozen_lm",
+        },
+        "llm": {"TSLRec", "random", "frozen_lm", "E4SRec"},
+        "llm_pooling": {"TSLRec", "frozen_lm", "E4SRec"},
     }
-    depends["llm_instruction"] = {"TSLRec", "untuned"}
+    depends["llm_instruction"] = {"TSLRec", "frozen_lm"}
     for key, variants in depends.items():
         changed = {v for v in known_variants() if cell(v).id != cell(v, **{key: "other"}).id}
         assert changed == variants, key
@@ -291,7 +298,7 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
             20,
         ),
         (
-            "kept_search",  # the rate that was chosen, for all but untuned
+            "kept_search",  # the rate that was chosen, for all but frozen_lm
             {
                 "backbones": ("GRU4Rec",),
                 "variants": (*MAIN_VARIANTS, *controls()[:-1]),

@@ -58,8 +58,8 @@ def test_the_record_of_other_models(small_data, settings):
     assert "mean_gate" not in item_record(pipeline, model)
     pipeline, model = finished_run("CI_SASRec", small_data, settings)
     assert set(item_record(pipeline, model)) == {"item", "training_count", "category"}
-    control = settings | {"enhancement": "pretrained"}
-    with pytest.raises(ValueError, match=r"enhancement: \[pretrained\]"):
+    control = settings | {"enhancement": "backbone_embedding"}
+    with pytest.raises(ValueError, match=r"enhancement: \[backbone_embedding\]"):
         item_record(*finished_run("TSLRec_SASRec", small_data, control))
 
 

@@ -124,7 +124,7 @@ def test_the_main_table_against_its_definition(written):
                 value = line["test"]["masked"]["ndcg@10"]
                 expected.setdefault(line["variant"], []).append(value)
     start = table["backbone"].tolist().index("SASRec")
-    names = table["method"].str.removeprefix("control: ")[start:]
+    names = table["method"].str.removeprefix("control: ").str.replace("\\_", "_")[start:]
     shown = dict(zip(names, table["beauty<br>NDCG@10"][start:], strict=True))
     assert shown.keys() == expected.keys()
     for variant, values in expected.items():
@@ -155,7 +155,7 @@ def test_gains_are_of_the_seeds_that_both_have(tmp_path):
     of_tslrec = tested[(tested["method"] == "TSLRec") & (tested["metric"] == "NDCG@10")]
     (row,) = gains_table(results, of_tslrec, "masked").table.to_dict("records")
     assert row["TSLRec"].endswith("<br><sub>3 seeds</sub>")
-    assert row["gain over<br>Base"] == row["gain over<br>control: preferences"] == "–"
+    assert row["gain over<br>Base"] == row[r"gain over<br>control: mean\_preference"] == "–"
     for variant, seeds in (("CI", SEEDS), ("control: random", SEEDS[:2])):
         entry = row[f"gain over<br>{variant}"]
         variant = variant.removeprefix("control: ")
@@ -358,11 +358,11 @@ def test_the_time_of_a_method_holds_the_training_of_the_base_it_took(tmp_path):
     taken = {"backbone_from": base, "seconds": seconds | {"stages": {"backbone": 1.0}}}
     writer.write("tiny", "SASRec", "CI", 1, **taken)
     trained = {"seconds": seconds | {"stages": {"backbone": 20.0}}}  # another one, by itself
-    writer.write("tiny", "SASRec", "pretrained", 1, **trained)
+    writer.write("tiny", "SASRec", "backbone_embedding", 1, **trained)
     writer.write("tiny", "SASRec", "random", 1, seconds=seconds | {"stages": {}})
     numbers = figures.time_figure(Results(tmp_path)).numbers
     totals = numbers.groupby("method")["seconds"].sum()
-    assert totals.to_dict() == {"Base": 101, "CI": 202, "pretrained": 121, "random": 101}
+    assert totals.to_dict() == {"Base": 101, "CI": 202, "backbone_embedding": 121, "random": 101}
 
 
 def test_the_time_holds_a_base_of_other_settings_too(tmp_path):
@@ -424,7 +424,7 @@ def test_methods_under_different_settings_are_named(tmp_path):
 
 def test_a_picture_shows_the_control_that_is_best_on_validation(tmp_path):
     writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
-    for variant, score in (("random", 0.3), ("untuned", 0.1)):  # "untuned" is better on test
+    for variant, score in (("random", 0.3), ("frozen_lm", 0.1)):  # "frozen_lm" is better on test
         valid = dict.fromkeys(("hit@5", "hit@10", "ndcg@5", "ndcg@10"), score)
         writer.write("tiny", "SASRec", variant, 1, valid=valid)
     results = Results(tmp_path)

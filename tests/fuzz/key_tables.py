@@ -102,7 +102,9 @@ OURS: dict[str, Key] = {
     "sft_optimizer": some(["adamw_torch"], ["adamw_8bit", "paged_adamw_8bit"], model=_LM),
     "sft_valid_ratio": number(high=0.5, model=_LM),
     "sft_stopping_step": whole(1, model=_LM),
-    "enhancement": some(["tslrec", "random"], ["preferences", "pretrained", "untuned"], model=_LM),
+    "enhancement": some(
+        ["tslrec", "random"], ["mean_preference", "backbone_embedding", "frozen_lm"], model=_LM
+    ),
     "enhanced_items": some([None], wrong=_FILE, model=_LM),
     "fusion": some(["gate", "sum"], model=_LM),
     "enhanced_dim": whole(1, model=_LM),

@@ -62,7 +62,9 @@ def _use(settings: dict, expected: torch.Tensor | None, must_warn: bool) -> None
     if must_warn and "weights" not in said:
         raise Wrong("a part of the weights was left out, without a word")
     if not found.isfinite().all():  # a stage must stop at them
-        run_experiment("TSLRec_SASRec", DATASET, config_dict=settings | {"enhancement": "untuned"})
+        run_experiment(
+            "TSLRec_SASRec", DATASET, config_dict=settings | {"enhancement": "frozen_lm"}
+        )
         raise Wrong("hidden states that are NaN or infinite")
     if expected is not None and not torch.allclose(found, expected, atol=1e-5):
         raise Wrong("other hidden states than those of the model whose weights these are")

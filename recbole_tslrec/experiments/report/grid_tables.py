@@ -81,8 +81,8 @@ def _times(methods: dict[str, list[dict[str, Any]]]) -> dict[str, list[float]]:
                 # The backbone is a Base that was handed on; its stage only takes the embeddings out.
                 if stage == "backbone" and line.get("backbone_from") is not None:
                     continue
-                untuned = ", untuned" if line["variant"] == "untuned" else ""
-                rows.setdefault(f"{line['backbone']}: stage {stage}{untuned}", []).append(seconds)
+                frozen = ", frozen_lm" if line["variant"] == "frozen_lm" else ""
+                rows.setdefault(f"{line['backbone']}: stage {stage}{frozen}", []).append(seconds)
             seconds = line["seconds"]["training"] + line["seconds"]["evaluation"]
             rows.setdefault(f"{method}: training and evaluation", []).append(seconds)
     return rows

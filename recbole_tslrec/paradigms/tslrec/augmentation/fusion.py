@@ -136,8 +136,8 @@ class EnhancedFusion(nn.Module):
         if embeddings.shape[1] < self.enhanced.shape[1]:
             raise ValueError(
                 f"The enhanced embeddings have {embeddings.shape[1]} columns, and the model was made "
-                f"for {self.enhanced.shape[1]}. With enhancement: pretrained, a backbone_checkpoint "
-                f"must have the item embeddings' size of this experiment."
+                f"for {self.enhanced.shape[1]}. With enhancement: backbone_embedding, a "
+                f"backbone_checkpoint must have the item embeddings' size of this experiment."
             )
         standardised = standardise(embeddings)
         if not standardised.any():

@@ -68,7 +68,7 @@ class EnhancedEmbedding(ItemVectors):
 class MeanPreference(ItemVectors):
     """The mean ḡ of an item's users, to which the tuning target comes down for a single item."""
 
-    name = "preferences"
+    name = "mean_preference"
     stages = (CategoriesStage,)
 
     @staticmethod
@@ -85,7 +85,7 @@ class MeanPreference(ItemVectors):
 class BackboneEmbedding(ItemVectors):
     """e_v, what the language model was given to read."""
 
-    name = "pretrained"
+    name = "backbone_embedding"
     stages = (BackboneStage,)
 
     @staticmethod
@@ -118,7 +118,7 @@ class RandomVectors(ItemVectors):
 class FrozenEmbedding(EnhancedEmbedding):
     """h^v of the language model before fine-tuning, ``linear_proj`` as it starts."""
 
-    name = "untuned"
+    name = "frozen_lm"
     stages = (FrozenAugmentationStage,)
 
     @staticmethod

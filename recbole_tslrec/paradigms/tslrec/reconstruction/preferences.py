@@ -58,8 +58,8 @@ def mean_preferences(
 ) -> np.ndarray:
     """The mean ḡ of each item's users: what fine-tuning asks for where a history is that item alone.
 
-    The control ``preferences``: what the language model is tuned towards, without it. A user counts as
-    often as the item occurs in the history.
+    The control ``mean_preference``: what the language model is tuned towards, without it. A user counts
+    as often as the item occurs in the history.
 
     Args:
         histories: the training histories, of n users.

@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 
 # The public names and where they are; each is imported when it is first asked for.
 _PUBLIC = {
+    "Recommender": "recommendation.recommender",
     "Experiment": "recbole_bridge.quick_start",
     "run_experiment": "recbole_bridge.quick_start",
     "Paradigm": "recbole_bridge.paradigm",

@@ -6,14 +6,23 @@ import argparse
 import functools
 import sys
 
-from recbole_tslrec.commands import checkpoints, compare, data, patches, results, run, stages
+from recbole_tslrec.commands import (
+    checkpoints,
+    compare,
+    data,
+    patches,
+    recommend,
+    results,
+    run,
+    stages,
+)
 from recbole_tslrec.commands.console import HelpWithDefaults, add_debug, command_line
 from recbole_tslrec.config.spelling import check_arguments
 
 _PROGRAM = "recbole_tslrec"
 
 # They run no experiment of RecBole's. Nor do stages and clean, unless one is given.
-_WITHOUT_KEYS = ("import", "report", "fold", "convert", "patches")
+_WITHOUT_KEYS = ("import", "report", "fold", "convert", "patches", "recommend", "similar")
 
 
 @command_line
@@ -54,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         ),
     )
     commands.add_parser("run", help="one experiment with RecBole's command line; see run --help")
-    for group in (compare, results, data, checkpoints, stages, patches):
+    for group in (compare, recommend, results, data, checkpoints, stages, patches):
         group.add(commands)
     for command in commands.choices.values():
         add_debug(command)

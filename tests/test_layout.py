@@ -19,6 +19,7 @@ ROOMS = (
     "stages",
     "recbole_bridge",
     "paradigms",
+    "recommendation",
     "experiments",
     "commands",
 )

@@ -1,0 +1,140 @@
+"""``recommend`` and ``similar``: what a trained model has to say, on the screen or into a file."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pandas as pd
+from tabulate import tabulate
+
+from recbole_tslrec.recommendation.output import check_output, write_tables
+from recbole_tslrec.recommendation.requests import (
+    HELD_OUT,
+    UNKNOWN_ITEMS,
+    read_histories,
+    read_users,
+)
+from recbole_tslrec.recommendation.search import INDEXES
+from recbole_tslrec.recommendation.similar import ITEM_TABLE, UNDER
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declare the commands."""
+    _add_recommend(commands)
+    command = commands.add_parser("similar", help="the items that are nearest to an item")
+    _add_model(command)
+    command.add_argument(
+        "--items", required=True, help="one item's token, or several, separated by commas"
+    )
+    command.add_argument(
+        "--under",
+        default=ITEM_TABLE,
+        choices=UNDER,
+        help="which vectors: item_table, what the model recommends with; e_v, the backbone's before "
+        "the language model; h_v, the language model's; text, the words of the titles",
+    )
+    command.set_defaults(run=_similar)
+
+
+def _add_recommend(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "recommend", help="the best items for users, by a trained model's checkpoint"
+    )
+    _add_model(command)
+    whom = command.add_mutually_exclusive_group(required=True)
+    whom.add_argument("--users", help="users' tokens, separated by commas")
+    whom.add_argument("--users_file", type=Path, help="a file with a user's token a line")
+    whom.add_argument("--all_users", action="store_true", help="all users of the data set")
+    whom.add_argument(
+        "--history",
+        help="items' tokens of a user who may be new, separated by commas, oldest first",
+    )
+    whom.add_argument(
+        "--histories_file",
+        type=Path,
+        help='lines "name item item ...", or a .jsonl file of {"user": name, "history": [item, ...]}',
+    )
+    command.add_argument("--seen", action="store_true", help="recommend items of the history, too")
+    command.add_argument(
+        "--before",
+        choices=HELD_OUT,
+        help="let users' histories end before what was held out for the test, or for validation and "
+        "test (default: they are whole)",
+    )
+    command.add_argument(
+        "--unknown_items",
+        default="refuse",
+        choices=UNKNOWN_ITEMS,
+        help="what becomes of items in given histories that the data set does not have",
+    )
+    command.add_argument(
+        "--index",
+        default="auto",
+        choices=INDEXES,
+        help="how the best items are looked for: none, from all scores; exact or approximate, by an "
+        "index of faiss; auto: exact for large catalogues if the model's score is a product",
+    )
+    command.add_argument("--device", default="cpu", help="where the model works: cpu, cuda, cuda:1")
+    command.set_defaults(run=_recommend)
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--checkpoint", required=True, type=Path, help="the trained model")
+    command.add_argument("--k", type=int, default=10, help="how many items")
+    command.add_argument(
+        "--titles", help="columns of the .item file, separated by commas (default: found by name)"
+    )
+    command.add_argument(
+        "--output", type=Path, help="a .csv or .jsonl file to write (default: to the screen)"
+    )
+
+
+def _recommend(args: argparse.Namespace) -> None:
+    from recbole_tslrec.recommendation.recommender import Recommender
+
+    check_output(args.output)
+    histories = _histories(args)  # before anything is loaded
+    users = None if histories is not None else _users(args)
+    recommender = Recommender(
+        args.checkpoint, device=args.device, titles=_listed(args.titles), index=args.index
+    )
+    requests = recommender.requests(users, histories, args.before, args.unknown_items)
+    tables = recommender.tables(requests, args.k, args.seen, args.output is not None)
+    if recommender.recall is not None:
+        print(f"Of the best items the approximate index finds {recommender.recall:.1%}.")
+    _give(tables, args.output)
+
+
+def _users(args: argparse.Namespace) -> list[str] | None:
+    if args.all_users:
+        return None
+    return read_users(args.users_file) if args.users_file else _listed(args.users)
+
+
+def _histories(args: argparse.Namespace) -> Mapping[str, list[str]] | None:
+    if args.history is not None:
+        return {"history": _listed(args.history)}
+    return read_histories(args.histories_file) if args.histories_file else None
+
+
+def _similar(args: argparse.Namespace) -> None:
+    from recbole_tslrec.recommendation.recommender import Recommender
+
+    check_output(args.output)
+    recommender = Recommender(args.checkpoint, titles=_listed(args.titles))
+    _give([recommender.similar(_listed(args.items), args.k, args.under)], args.output)
+
+
+def _listed(text: str | None) -> list[str] | None:
+    return None if text is None else [part for part in text.split(",") if part]
+
+
+def _give(tables: Iterable[pd.DataFrame], output: Path | None) -> None:
+    if output is not None:
+        print(f"{write_tables(tables, output):,} rows in {output}")
+        return
+    for table in tables:
+        rows = table.to_dict("list")
+        print(tabulate(rows, headers="keys", floatfmt=".4f", disable_numparse=[0, 2]))

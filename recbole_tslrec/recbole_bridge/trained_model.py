@@ -1,0 +1,91 @@
+"""A trained model with its data, from a checkpoint: for whoever uses it after training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.data.dataloader import AbstractDataLoader
+from recbole.data.dataset import SequentialDataset
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import get_model
+
+from recbole_tslrec.stages.trained_on import check_numbering
+from recbole_tslrec.store.checkpoints import load_checkpoint, saying_which
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """A sequential model in evaluation mode, and RecBole's data of its experiment.
+
+    Attributes:
+        checkpoint: where it was read from.
+        config: RecBole's, with the device that it is on now.
+        model: RecBole's model or ours.
+        dataset: the rows of all interactions, held out or not.
+        lone_items: internal item ids by user: of those with one interaction, of which RecBole makes
+            no row.
+        train_data, valid_data, test_data: RecBole's loaders.
+    """
+
+    checkpoint: Path
+    config: Config
+    model: SequentialRecommender
+    dataset: SequentialDataset
+    lone_items: Mapping[int, int]
+    train_data: AbstractDataLoader
+    valid_data: AbstractDataLoader
+    test_data: AbstractDataLoader
+
+
+def load_trained_model(checkpoint: str | os.PathLike, device: str = "cpu") -> TrainedModel:
+    """Read a checkpoint and the data set that it names; trains nothing and writes nothing.
+
+    Args:
+        checkpoint: RecBole's file of a sequential model.
+        device: where the model is to work, as torch calls it, wherever it was trained.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no such data set.
+        ValueError: the file is damaged or forged, its items are not those of the data set, or its
+            model is no sequential one.
+    """
+    content = load_checkpoint(checkpoint)
+    config = content["config"]
+    config["device"], config["single_spec"] = _device(device), True
+    with saying_which(checkpoint):
+        dataset = create_dataset(config)
+        if not isinstance(dataset, SequentialDataset):
+            raise ValueError(
+                f"[{checkpoint}] is of the model [{config['model']}], which reads no histories. Give "
+                f"one of a sequential model."
+            )
+        check_numbering(config["trained_on"], dataset, checkpoint)
+        lone_items = _lone_items(dataset)
+        loaders = data_preparation(config, dataset)
+        model = get_model(config["model"])(config, loaders[0]._dataset)
+        model.load_state_dict(content["state_dict"])
+        model.load_other_parameter(content.get("other_parameter"))
+    model = model.to(config["device"]).eval()
+    return TrainedModel(Path(checkpoint), config, model, dataset, lone_items, *loaders)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
+        raise ValueError(
+            f"device: [{name}] cannot be used here: {str(error).splitlines()[0]}"
+        ) from None
+
+
+def _lone_items(dataset: SequentialDataset) -> dict[int, int]:
+    """The items of users with one interaction, before RecBole turns interactions into rows."""
+    pairs = dataset.inter_feat[[dataset.uid_field, dataset.iid_field]]
+    alone = pairs[~pairs[dataset.uid_field].duplicated(keep=False)]
+    return dict(alone.itertuples(index=False, name=None))

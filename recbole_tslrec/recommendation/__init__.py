@@ -1,0 +1,1 @@
+"""After training: recommendations, items alike, new items, a page to look at."""

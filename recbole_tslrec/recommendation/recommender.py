@@ -1,0 +1,196 @@
+"""Recommendations of a trained model, for users of its data set and for anyone with a history."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from logging import getLogger
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+from tqdm import tqdm
+
+from recbole_tslrec.recbole_bridge.trained_model import load_trained_model
+from recbole_tslrec.recommendation.best_items import BestItems
+from recbole_tslrec.recommendation.requests import Requests, RequestsOf
+from recbole_tslrec.recommendation.search import INDEXES
+from recbole_tslrec.recommendation.similar import ITEM_TABLE, nearest
+from recbole_tslrec.recommendation.titles import read_titles
+
+# Users whose rows and results are in memory at a time.
+_USERS_AT_ONCE = 2**15
+
+
+class Recommender:
+    """The best items of a trained model for users, and items that are alike.
+
+    It takes any sequential model of RecBole or ours. Scores are those of ``full_sort_predict``.
+
+    Args:
+        checkpoint: the trained model; its data set must be there.
+        device: where the model works, as torch calls it.
+        titles: the columns of the ``.item`` file that hold the items' titles; None: found by name.
+        index: how the best items are looked for: ``none``, from the scores of all items; ``exact`` or
+            ``approximate``, by an index of faiss, for models whose score is a product of vectors;
+            ``auto``, an exact index for large catalogues.
+
+    Attributes:
+        items: the tokens of the catalogue, ``n_items - 1`` of them.
+        titles: by token; None if there are none.
+        recall: the share of the best items by full scores that an approximate index found, for a
+            sample of the latest users; None for an exact search.
+
+    Raises:
+        FileNotFoundError: the checkpoint, its data set, or the file of the titles is not there.
+        ValueError: the checkpoint is damaged, or of another data set than is there now.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | os.PathLike,
+        *,
+        device: str = "cpu",
+        titles: str | Sequence[str] | None = None,
+        index: str = "auto",
+    ):
+        if index not in INDEXES:
+            raise ValueError(f"index: [{index}] is none of {', '.join(INDEXES)}.")
+        self._trained = load_trained_model(checkpoint, device)
+        self._best_items = BestItems(self._trained, index)
+        self._requests_of = RequestsOf(self._trained)
+        dataset = self._trained.dataset
+        self._tokens = dataset.field2id_token[dataset.iid_field].astype(object)
+        self.items: list[str] = self._tokens[1:].tolist()
+        self.titles = read_titles(self._trained.config.final_config_dict, self.items, titles)
+        self.recall: float | None = None
+
+    # ---- recommending ---------------------------------------------------------------------------
+
+    def recommend(
+        self,
+        users: Iterable[Any] | None = None,
+        *,
+        histories: Mapping[str, Iterable[Any]] | None = None,
+        k: int = 10,
+        seen: bool = False,
+        before: str | None = None,
+        unknown_items: str = "refuse",
+        show_progress: bool = False,
+    ) -> pd.DataFrame:
+        """The k best items of each user.
+
+        Args:
+            users: tokens of users of the data set; None, and no histories: all of them.
+            histories: in place of users, items' tokens by a name for each, oldest first.
+            k: how many; a user who has not seen fewer items gets fewer.
+            seen: whether items of the history may be recommended again.
+            before: the users' histories end before what was held out for the ``test``, or for
+                ``validation`` and test; None: they are whole.
+            unknown_items: ``refuse`` histories with items that are not in the data set, or ``skip``
+                these items with a warning.
+            show_progress: whether to draw a progress bar.
+
+        Returns:
+            a row for each user and item, users in the order given and the best item first: ``user``,
+            ``rank`` from 1, ``item``, ``score`` and, where there are titles, ``title``.
+
+        Raises:
+            ValueError: a user or item is unknown, a history is empty, k is not from 1 to the number of
+                items, or the model cannot recommend for histories of new users.
+        """
+        requests = self.requests(users, histories, before, unknown_items)
+        return pd.concat(self.tables(requests, k, seen, show_progress), ignore_index=True)
+
+    def requests(
+        self,
+        users: Iterable[Any] | None = None,
+        histories: Mapping[str, Iterable[Any]] | None = None,
+        before: str | None = None,
+        unknown_items: str = "refuse",
+    ) -> Requests:
+        """For whom to recommend, checked; see ``recommend``."""
+        if histories is None:
+            users = [users] if isinstance(users, str) else users
+            requests = self._requests_of.users(users, before)
+        elif users is None and before is None:
+            requests = self._requests_of.histories(histories, unknown_items)
+        else:
+            raise ValueError("histories: users or before are given, too. Give one of the two.")
+        if not len(requests):
+            raise ValueError("users: none is given. Give one or more.")
+        return requests
+
+    def tables(
+        self, requests: Requests, k: int = 10, seen: bool = False, show_progress: bool = False
+    ) -> Iterator[pd.DataFrame]:
+        """What ``recommend`` returns, in parts: memory does not grow with the number of users."""
+        self._check_k(k)
+        self.recall = self._best_items.recall(requests, k, seen)
+        if self.recall is not None:
+            getLogger(__name__).info(f"The approximate index finds {self.recall:.1%} of the best.")
+        return self._tables(requests, k, seen, show_progress)
+
+    def _tables(
+        self, requests: Requests, k: int, seen: bool, show_progress: bool
+    ) -> Iterator[pd.DataFrame]:
+        bar = tqdm(total=len(requests), desc="Recommend", unit=" users", disable=not show_progress)
+        with bar:
+            for part in requests.parts(_USERS_AT_ONCE):
+                items, scores = self._best_items.of(part, k, seen, bar)
+                yield self._table("user", part.names, "item", items, scores)
+
+    # ---- items alike ----------------------------------------------------------------------------
+
+    def similar(
+        self, items: Iterable[Any] | str, k: int = 10, under: str = ITEM_TABLE
+    ) -> pd.DataFrame:
+        """The k nearest items of each item, by the cosine of their vectors.
+
+        Args:
+            items: the token of one, or several.
+            k: how many.
+            under: which vectors: ``item_table``, what the model recommends with; ``e_v``, the trained
+                backbone's before the language model; ``h_v``, the language model's, or what stands in
+                its place; ``text``, the words of the titles, the rarer the more they count.
+
+        Returns:
+            a row for each item and neighbour: ``item``, ``rank`` from 1, ``neighbour``, ``score`` and,
+            where there are titles, ``title``, the neighbour's.
+
+        Raises:
+            ValueError: an item is unknown, k is not from 1 to the number of other items, the model has
+                no such vectors, or the stage that made them is not kept.
+        """
+        names = [items] if isinstance(items, str) else [str(item) for item in items]
+        rows = self._requests_of.items(names)
+        self._check_k(k, others=True)
+        found, scores = nearest(self._trained, under, self.titles, rows, k)
+        return self._table("item", names, "neighbour", found, scores)
+
+    # ---- both -----------------------------------------------------------------------------------
+
+    def _check_k(self, k: int, others: bool = False) -> None:
+        most = len(self.items) - others
+        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= most:
+            raise ValueError(
+                f"k: [{k}] is not a whole number from 1 to {most}, the number of "
+                f"{'other ' if others else ''}items."
+            )
+
+    def _table(
+        self, asked: str, names: Sequence[str], given: str, items: Tensor, scores: Tensor
+    ) -> pd.DataFrame:
+        """A row for each id that is not 0, with the columns called as ``asked`` and ``given``."""
+        rows, places = (items > 0).numpy().nonzero()
+        tokens = self._tokens[items.numpy()[rows, places]]
+        table = {
+            asked: np.array(names, dtype=object)[rows],
+            "rank": places + 1,
+            given: tokens,
+            "score": scores.numpy()[rows, places],
+        }
+        if self.titles is not None:
+            table["title"] = [self.titles[token] for token in tokens]
+        return pd.DataFrame(table)

@@ -1,0 +1,144 @@
+"""Items that are alike: the nearest ones under one of the vectors that there are of an item."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from torch import Tensor
+from torch.nn import functional as F
+
+from recbole_tslrec.evaluation.candidates import top_items
+from recbole_tslrec.paradigms.tslrec.augmentation.item_table import (
+    EnhancedItemTable,
+    FusedItemTable,
+)
+from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import vectors_of
+from recbole_tslrec.recbole_bridge.paradigm import chain
+from recbole_tslrec.recbole_bridge.trained_model import TrainedModel
+from recbole_tslrec.recommendation.search import item_table
+from recbole_tslrec.stages.backbone import BackboneStage
+from recbole_tslrec.stages.pipeline import Pipeline
+from recbole_tslrec.stages.stage import Stage
+
+ITEM_TABLE, E_V, H_V, TEXT = UNDER = ("item_table", "e_v", "h_v", "text")
+# Cosines of a block of items with all others.
+_ITEMS_AT_ONCE = 128
+
+# Of rows without padding: their cosines with all items, [B, n_items - 1].
+Cosines = Callable[[np.ndarray], Tensor]
+
+
+def nearest(
+    trained: TrainedModel,
+    under: str,
+    titles: Mapping[str, str] | None,
+    items: np.ndarray,
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    """The k nearest other items by the cosine of their vectors.
+
+    Args:
+        trained: the model with its data.
+        under: one of ``UNDER``.
+        titles: by token; None if there are none.
+        items: internal ids, int64 [n].
+        k: from 1 to the number of other items.
+
+    Returns:
+        int64 and float32 [n, k]: internal ids, the nearest first, and cosines.
+
+    Raises:
+        ValueError: ``under`` is none of them, or there are no such vectors.
+    """
+    if under == TEXT:
+        cosines = _of_words(trained, titles)
+    else:
+        cosines = _of_vectors(item_vectors(trained, under))
+    found, scores = [], []
+    for block in np.array_split(items, max(1, -(-len(items) // _ITEMS_AT_ONCE))):
+        of_block = F.pad(cosines(block - 1), (1, 0))  # a column for padding
+        best = top_items(of_block, k, torch.from_numpy(block)[:, None])
+        found.append(best)
+        scores.append(of_block.gather(1, best))
+    return torch.cat(found), torch.cat(scores)
+
+
+def _of_vectors(vectors: Tensor) -> Cosines:
+    directions = F.normalize(vectors.float(), dim=1)
+    return lambda rows: directions[torch.from_numpy(rows)] @ directions.T
+
+
+def _of_words(trained: TrainedModel, titles: Mapping[str, str] | None) -> Cosines:
+    if not titles:
+        raise ValueError(
+            f"under: [{TEXT}] needs the items' texts, and the data set [{trained.config['dataset']}] "
+            f"has no .item file with any. Set under to one of {', '.join(UNDER[:-1])}."
+        )
+    from sklearn.feature_extraction.text import TfidfVectorizer  # slow to import
+
+    words = TfidfVectorizer(sublinear_tf=True, dtype=np.float32)
+    matrix: csr_matrix = words.fit_transform(titles.values())  # in the order of internal ids
+    return lambda rows: torch.from_numpy((matrix[rows] @ matrix.T).toarray())
+
+
+def item_vectors(trained: TrainedModel, under: str) -> Tensor:
+    """Vectors of all items in the order of internal ids, [n_items - 1, any], without padding.
+
+    Args:
+        trained: the model with its data.
+        under: one of ``UNDER`` but ``text``.
+
+    Raises:
+        ValueError: ``under`` is none of them, the model has no such vectors, or the stage that made
+            them is not kept.
+    """
+    if under == ITEM_TABLE:
+        table = item_table(trained.model)
+        if table is None:
+            raise ValueError(
+                f"under: [{type(trained.model).__name__}] has no one item table. Set under=text."
+            )
+        return table[1:].detach().cpu()
+    if under == E_V:
+        return stages_of(trained, under, (BackboneStage,)).stage(BackboneStage).item_embeddings()
+    if under == H_V:
+        return _beside_the_ids(trained)
+    raise ValueError(f"under: [{under}] is none of {', '.join(UNDER)}.")
+
+
+def _beside_the_ids(trained: TrainedModel) -> Tensor:
+    if not isinstance(trained.model, EnhancedItemTable):
+        raise ValueError(_without(trained, H_V))
+    vectors = vectors_of(trained.config)
+    return vectors.make(stages_of(trained, H_V, vectors.stages))
+
+
+def stages_of(trained: TrainedModel, under: str, kinds: Sequence[type[Stage]]) -> Pipeline:
+    """The pipeline of a trained model, in which these stages are there; none is made.
+
+    Raises:
+        ValueError: the model has no such stages, or they are not kept.
+    """
+    model, config = trained.model, trained.config
+    own = model.stages(config) if isinstance(model, FusedItemTable) else ()
+    if not set(kinds) <= set(chain(own)):
+        raise ValueError(_without(trained, under))
+    loaders = trained.train_data, trained.valid_data
+    pipeline = Pipeline(config, *loaders, model.backbone, show_progress=False)
+    if missing := pipeline.missing(kinds):
+        raise ValueError(
+            f"under: [{under}] needs the stage {missing[-1].name} of [{trained.checkpoint}], which is "
+            f"not kept in [{pipeline.store.root}]. Run the same experiment again, or start where it was "
+            f"run. Without it there is under={ITEM_TABLE}."
+        )
+    return pipeline
+
+
+def _without(trained: TrainedModel, under: str) -> str:
+    return (
+        f"under: [{trained.config['model']}] has no [{under}], which a stage before it would make. Set "
+        f"under={ITEM_TABLE}, or give the checkpoint of a TSLRec model."
+    )

@@ -1,0 +1,89 @@
+"""``recommend`` and ``similar`` on the command line."""
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from trained import make_toy
+
+from recbole_tslrec import Recommender
+from recbole_tslrec.__main__ import main
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    toy = make_toy("SASRec")
+
+    def run(name: str, *words: str) -> str:
+        words = [name, f"--checkpoint={toy.checkpoint}", *words]
+        monkeypatch.setattr(sys, "argv", ["recbole_tslrec", *words])
+        main()
+        return capsys.readouterr().out
+
+    run.recommender = Recommender(toy.checkpoint)
+    return run
+
+
+def test_three_users_on_the_screen(command):
+    printed = command("recommend", "--users=u1,u2,u3", "--k=2").splitlines()
+    assert printed[0].split() == ["user", "rank", "item", "score", "title"]
+    expected = command.recommender.recommend(["u1", "u2", "u3"], k=2)
+    assert [line.split()[2] for line in printed[2:]] == expected["item"].tolist()
+    assert expected["title"][0] in printed[2]
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_files_in_files_out(command, form):
+    Path("h.jsonl").write_text('{"user": "new", "history": ["i1", "i2"]}\n')
+    Path("u.txt").write_text("u1\nlone\n")
+    for option, choices in (
+        ("--histories_file=h.jsonl", {"histories": {"new": ["i1", "i2"]}}),
+        ("--users_file=u.txt", {"users": ["u1", "lone"]}),
+        ("--history=i1,i2", {"histories": {"history": ["i1", "i2"]}}),
+        ("--all_users", {}),
+    ):
+        printed = command("recommend", option, f"--output=best.{form}", "--seen", "--k=3")
+        expected = command.recommender.recommend(**choices, seen=True, k=3)
+        assert printed == f"{len(expected):,} rows in best.{form}\n"
+        if form == "csv":
+            found = pd.read_csv("best.csv")
+        else:
+            lines = Path("best.jsonl").read_text().splitlines()
+            found = pd.DataFrame([json.loads(line) for line in lines])
+        pd.testing.assert_frame_equal(
+            found, expected, check_exact=False, rtol=1e-5, check_dtype=False
+        )
+
+
+def test_similar(command):
+    printed = command("similar", "--items=i1,i2", "--k=2", "--under=text").splitlines()
+    expected = command.recommender.similar(["i1", "i2"], k=2, under="text")
+    assert [line.split()[2] for line in printed[2:]] == expected["neighbour"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--users=u1,nobody"], "recommend: users: 'nobody' is not in the data set [toy]"),
+        (["--users=u1", "--output=best.xlsx"], "recommend: output: [best.xlsx] ends in neither"),
+        (["--users=u1", "--output=no/best.csv"], "recommend: output: there is no folder"),
+        (["--histories_file=h.txt"], "recommend: h.txt, line 2: [new] is not a name and items"),
+        (["--users_file=no.txt"], "recommend: [Errno 2]"),
+        (["--users=u1", "--k=21"], "recommend: k: [21] is not"),
+    ],
+)
+def test_what_is_refused_is_one_line(command, words, message, monkeypatch, capsys):
+    Path("h.txt").write_text("a i1\nnew\n")
+    with pytest.raises(SystemExit) as stopped:
+        command("recommend", *words)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.startswith(message) and error.count("\n") == 1
+
+
+def test_one_kind_of_users_at_a_time(command, capsys):
+    for words in ([], ["--users=u1", "--all_users"], ["--users=u1", "--epochs=3"]):
+        with pytest.raises(SystemExit) as stopped:
+            command("recommend", *words)
+        assert stopped.value.code == 2

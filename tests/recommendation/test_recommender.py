@@ -1,0 +1,244 @@
+"""Recommendations are RecBole's own where it has any, and what is wrong is refused by name."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from recbole.data.interaction import Interaction
+from recbole.utils.case_study import full_sort_topk
+from trained import N_ITEMS, make_toy, write_data
+
+from recbole_tslrec import Recommender
+from recbole_tslrec.recbole_bridge.paradigm import staged_models
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.recbole_bridge.register import _recbole_models
+
+# They read embeddings of a knowledge graph from a file of their own.
+WITH_FILES = {"GRU4RecKG", "KSR"}
+# It reads items that each user did not have, which its own trainer draws.
+WITH_DRAWN_ITEMS = {"DIEN"}
+MODELS = sorted({*_recbole_models(), *staged_models(), "FMLPRec"} - WITH_FILES - WITH_DRAWN_ITEMS)
+OF_FEATURES = {"GRU4RecF", "SASRecF", "FDSA", "S3Rec"}
+RANKED = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
+K = 7
+
+
+def keys_of(name: str, language_model_folder) -> dict:
+    keys = {}
+    if name in OF_FEATURES:
+        keys["load_col"] = {
+            "inter": ["user_id", "item_id", "timestamp"],
+            "item": ["item_id", "class"],
+        }
+        keys |= {
+            "selected_features": ["class"],
+            "item_attribute": "class",
+            "train_stage": "pretrain",
+        }
+    if name in ("DIN", "DIEN"):
+        keys["eval_args"] = RANKED
+    if name.startswith("TSLRec"):
+        keys |= {"enhancement": "random", "enhanced_width": 5, "n_categories": 3}
+    if name.startswith("CI"):
+        keys["n_categories"] = 3
+    if name.endswith("CPR"):  # of more items than there are
+        keys |= {"reranker_CAN_NUM": 5}
+    if name == "E4SRec":
+        keys |= {"llm": language_model_folder("llama"), "lora_r": 2}
+    return keys
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_best_items_are_recboles(name, language_model_folder):
+    toy = make_toy(name, **keys_of(name, language_model_folder))
+    test_data = toy.loaders[2]
+    users = sorted(user for user in toy.histories if user != "lone")
+    ids = test_data._dataset.token2id("user_id", users)
+    test_data._dataset.inter_feat.sort(by="user_id")
+    scores, items = full_sort_topk(np.sort(ids), toy.model, test_data, K)
+    order = np.argsort(np.argsort(ids))
+    found = Recommender(toy.checkpoint).recommend(users, k=K, seen=True, before="test")
+    expected = test_data._dataset.id2token("item_id", items[order]).ravel().tolist()
+    assert found["item"].tolist() == expected
+    assert found["score"].tolist() == pytest.approx(
+        scores[order].ravel().tolist(), rel=1e-4, abs=1e-5
+    )
+    assert found["user"].tolist() == np.repeat(users, K).tolist()
+
+
+@pytest.fixture
+def toy():
+    return make_toy("SASRec")
+
+
+def naive(toy, history: list[str], k: int, seen: bool = False) -> list[str]:
+    """The best items of one history by RecBole's model alone, in python."""
+    dataset = toy.loaders[0]._dataset
+    ids = [dataset.token2id("item_id", item) for item in history]
+    recent = ids[-6:]
+    rows = {
+        "user_id": torch.tensor([1]),
+        "item_id_list": torch.tensor([recent + [0] * (6 - len(recent))]),
+        "item_length": torch.tensor([len(recent)]),
+    }
+    with torch.no_grad():
+        scores = toy.model.full_sort_predict(Interaction(rows)).ravel().tolist()
+    out = {0, *(() if seen else ids)}
+    best = sorted(
+        (item for item in range(len(scores)) if item not in out), key=lambda i: -scores[i]
+    )
+    return [str(dataset.id2token("item_id", item)) for item in best[:k]]
+
+
+@pytest.mark.parametrize("seen", [False, True])
+@pytest.mark.parametrize(("before", "cut"), [(None, 0), ("test", 1), ("validation", 2)])
+def test_histories_end_where_they_should_and_seen_items_are_out(toy, seen, before, cut):
+    users = [user for user in toy.histories if user != "lone"]
+    found = Recommender(toy.checkpoint).recommend(users, k=5, seen=seen, before=before)
+    for user, rows in found.groupby("user"):
+        history = toy.histories[user]
+        expected = naive(toy, history[: len(history) - cut], 5, seen)
+        assert rows["item"].tolist() == expected and rows["rank"].tolist() == list(
+            range(1, len(expected) + 1)
+        )
+
+
+def test_who_has_seen_all_items_gets_none_and_who_has_one_item_is_no_exception(toy):
+    recommender = Recommender(toy.checkpoint)
+    everybody = recommender.recommend(k=4)
+    assert set(everybody["user"]) == set(toy.histories) - {"all"}
+    lone = everybody[everybody["user"] == "lone"]["item"].tolist()
+    assert lone == naive(toy, ["i3"], 4) == recommender.recommend(["lone"], k=4)["item"].tolist()
+    few = recommender.recommend(["u1"], k=N_ITEMS)
+    assert len(few) == N_ITEMS - len(set(toy.histories["u1"]))
+
+
+def test_a_history_given_as_tokens_is_as_good_as_a_user(toy):
+    recommender = Recommender(toy.checkpoint)
+    of_users = recommender.recommend(["u2", "u5"], k=3)
+    given = {user: toy.histories[user] for user in ("u2", "u5")}
+    pd.testing.assert_frame_equal(recommender.recommend(histories=given, k=3), of_users)
+
+
+def test_parts_and_blocks_change_nothing(toy, monkeypatch):
+    whole = Recommender(toy.checkpoint).recommend(k=3)
+    monkeypatch.setattr("recbole_tslrec.recommendation.recommender._USERS_AT_ONCE", 5)
+    monkeypatch.setattr("recbole_tslrec.evaluation.blocks._ROWS_ON_CPU", 2)
+    recommender = Recommender(toy.checkpoint)
+    parts = list(recommender.tables(recommender.requests(), k=3))
+    assert len(parts) == 3
+    pd.testing.assert_frame_equal(
+        pd.concat(parts, ignore_index=True), whole, check_exact=False, rtol=1e-5
+    )
+
+
+def test_titles_are_found_by_name_or_given(toy):
+    found = Recommender(toy.checkpoint).recommend(["u1"], k=2)
+    assert found["title"].tolist() == [titles()[item] for item in found["item"]]
+    other = Recommender(toy.checkpoint, titles=["class", "movie_title"]).titles
+    assert other["i7"] == "blue, " + titles()["i7"]
+    Path("data/toy/toy.item").unlink()
+    assert "title" not in Recommender(toy.checkpoint).recommend(["u1"], k=2)
+
+
+def titles() -> dict[str, str]:
+    lines = Path("data/toy/toy.item").read_text().splitlines()[1:]
+    return {line.split("\t")[0]: line.split("\t")[1] for line in lines}
+
+
+# ---- an index ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["SASRec", "GRU4Rec", "FMLPRec", "TSLRec_SASRec"])
+@pytest.mark.parametrize("seen", [False, True])
+def test_an_exact_index_finds_what_all_scores_do(name, seen, language_model_folder):
+    toy = make_toy(name, **keys_of(name, language_model_folder))
+    full, by_index = (
+        Recommender(toy.checkpoint, index=index).recommend(k=6, seen=seen)
+        for index in ("none", "exact")
+    )
+    pd.testing.assert_frame_equal(by_index, full, check_exact=False, rtol=1e-4)
+
+
+def test_an_approximate_index_says_what_it_finds(toy, monkeypatch):
+    monkeypatch.setattr("recbole_tslrec.recommendation.search._POINTS_A_LIST", 2)
+    recommender = Recommender(toy.checkpoint, index="approximate")
+    found = recommender.recommend(k=3)
+    exact = Recommender(toy.checkpoint, index="none").recommend(k=3)
+    both = found.merge(exact, on=["user", "item"])
+    assert recommender.recall == pytest.approx(len(both) / len(exact))
+    assert 0 < recommender.recall < 1
+
+
+@pytest.mark.parametrize("name", ["Caser", "CORE", "NPE"])
+def test_a_score_that_is_no_product_has_no_index(name):
+    toy = make_toy(name)
+    with pytest.raises(ValueError, match=rf"^index: .*\[{name}\] is none. Set index=none"):
+        Recommender(toy.checkpoint, index="exact").recommend(["u1"])
+
+
+# ---- what is refused --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"users": ["u1", "nobody", "[PAD]"]}, r"users: 'nobody', '\[PAD\]' are not in .*\[toy\]"),
+        ({"users": []}, "users: none is given"),
+        ({"users": ["lone"], "before": "tomorrow"}, r"before: \[tomorrow\] is none of validation"),
+        ({"users": ["u1"], "k": 0}, r"k: \[0\] is not a whole number from 1 to 20"),
+        ({"users": ["u1"], "k": 21}, r"k: \[21\] is not a whole number from 1 to 20"),
+        ({"users": ["u1"], "k": True}, r"k: \[True\]"),
+        ({"histories": {"new": []}}, "histories: 'new' is empty"),
+        ({"histories": {}}, "users: none is given"),
+        ({"histories": {"new": ["i1", "i99"]}}, "histories: item 'i99' is not in"),
+        (
+            {"histories": {"new": ["i98", "i99"]}, "unknown_items": "skip"},
+            "histories: 'new' is without any item",
+        ),
+        ({"histories": {"new": ["i1"]}, "unknown_items": "drop"}, r"unknown_items: \[drop\]"),
+        ({"histories": {"new": ["i1"]}, "users": ["u1"]}, "histories: users or before are given"),
+    ],
+)
+def test_bad_input_is_refused_by_name(toy, choices, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        Recommender(toy.checkpoint).recommend(**choices)
+
+
+def test_unknown_items_are_skipped_and_said_if_that_is_asked_for(toy, caplog):
+    recommender = Recommender(toy.checkpoint)
+    found = recommender.recommend(histories={"new": ["i1", "i99", "i2"]}, k=3, unknown_items="skip")
+    assert found["item"].tolist() == naive(toy, ["i1", "i2"], 3)
+    assert "item 'i99' is not in the data set [toy]: skipped" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["HGN", "FPMC"])
+def test_a_model_of_known_users_knows_no_others(name):
+    toy = make_toy(name)
+    with pytest.raises(ValueError, match=rf"^histories: \[{name}\] has a vector for each user"):
+        Recommender(toy.checkpoint).recommend(histories={"new": ["i1"]})
+
+
+def test_a_model_that_reads_more_than_histories_is_refused():
+    toy = make_toy("DIEN", eval_args=RANKED)
+    with pytest.raises(ValueError, match=r"\[DIEN\] reads \[neg_item_id_list\]"):
+        Recommender(toy.checkpoint).recommend(["u1"])
+
+
+def test_a_checkpoint_of_another_data_set_is_refused(toy):
+    write_data(seed=1)
+    with pytest.raises(ValueError, match="was trained on the items in another order, or on others"):
+        Recommender(toy.checkpoint)
+
+
+def test_a_checkpoint_of_no_sequential_model_is_refused(small_data, settings):
+    checkpoint = run_experiment("BPR", small_data, config_dict=settings).checkpoint
+    with pytest.raises(ValueError, match=r"\[BPR\], which reads no histories"):
+        Recommender(checkpoint)
+
+
+def test_a_device_that_is_not_there_is_refused(toy):
+    with pytest.raises(ValueError, match=r"^device: \[nowhere\] cannot be used here"):
+        Recommender(toy.checkpoint, device="nowhere")

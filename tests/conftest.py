@@ -72,6 +72,7 @@ SLOW = {
     "test_recbole_keys",
     "test_recommender",
     "test_report",
+    "test_reranker",
     "test_similar",
     "test_trained_on",
     "test_trainer",

@@ -95,6 +95,18 @@ def training_histories(dataset: SequentialDataset) -> Histories:
     return Histories(users[order[first]].astype(np.int64), offsets, items)
 
 
+def latest_rows(users: np.ndarray, most: int) -> np.ndarray:
+    """The positions of every user's last ``most`` rows, ascending.
+
+    Args:
+        users: int64 [n_rows], the user of each row; a user's rows are in time order.
+        most: 1 or more.
+    """
+    order = np.argsort(users, kind="stable")
+    ends = np.searchsorted(users[order], users[order], side="right")  # of each row's user
+    return np.sort(order[np.arange(len(users)) >= ends - most])
+
+
 def fingerprint(histories: Histories, user_tokens: np.ndarray, item_tokens: np.ndarray) -> str:
     """Tells whether two sets of histories are the same data, whatever internal ids they carry.
 

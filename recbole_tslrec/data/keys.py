@@ -36,8 +36,10 @@ ITEM_TEXT = KeyGroup(
     ),
 )
 
+_CANDIDATES_TITLE = "The candidates, which the trained backbone puts first"
+
 CANDIDATES = KeyGroup(
-    "The candidates, which the trained backbone puts first",
+    _CANDIDATES_TITLE,
     (
         Key(
             "n_candidates", 20, "How many items of each user the language model ranks.", integer(1)
@@ -48,6 +50,20 @@ CANDIDATES = KeyGroup(
             "In [all, unseen]. unseen: items of the user's history are no candidates; for figures with "
             "seen items masked. all: they are, as RecBole ranks them.",
             one_of("all", "unseen"),
+        ),
+    ),
+)
+
+CONTROL = KeyGroup(
+    _CANDIDATES_TITLE,
+    (
+        Key(
+            "rerank_control",
+            "none",
+            "In [none, retriever, shuffled]: controls, in tests alone; what is trained is the same. "
+            "retriever: the candidates keep the backbone's order. shuffled: they stand in the prompt in "
+            "random order; otherwise the backbone's first stands first.",
+            one_of("none", "retriever", "shuffled"),
         ),
     ),
 )

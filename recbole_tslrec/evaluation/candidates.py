@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _ROWS_AT_ONCE = 256
 _SCORE_BYTES = 2**27
 
-# The seen items of some rows: int64 [B, any], padded with 0.
-SeenItems = Callable[[np.ndarray], Tensor]
+# Items of some rows: int64 [P] each, the rows, from 0, and the items.
+Pairs = tuple[Tensor, Tensor]
 
 
 def scores(model: SequentialRecommender, interaction: Interaction) -> Tensor:
@@ -35,14 +35,14 @@ def scores(model: SequentialRecommender, interaction: Interaction) -> Tensor:
     return model.full_sort_predict(interaction).view(len(interaction), -1)
 
 
-def top_items(all_scores: Tensor, k: int, seen: Tensor | None = None) -> Tensor:
+def top_items(all_scores: Tensor, k: int, seen: Pairs | None = None) -> Tensor:
     """The items with the highest scores, of equal ones those with the lower ids.
 
     Args:
         all_scores: float [B, n_items], with a column for padding, which is no candidate. An item of
             -inf, "not to be ranked", is none either.
         k: how many; 1 or more.
-        seen: int64 [B, any], items to leave out, padded with 0; None: none.
+        seen: items to leave out, as ``SeenItems.pairs`` gives them; None: none.
 
     Returns:
         int64 [B, k], the best first; 0 where there are fewer than k candidates.
@@ -54,7 +54,7 @@ def top_items(all_scores: Tensor, k: int, seen: Tensor | None = None) -> Tensor:
     left = all_scores.clone()
     left[:, 0] = -torch.inf
     if seen is not None:
-        left.scatter_(1, seen, -torch.inf)
+        left[seen] = -torch.inf
     values, items = left.topk(min(k, left.shape[1]), dim=1)
     # topk leaves open which of several items with the last score it takes.
     tied = (left >= values[:, -1:]).sum(dim=1) > values.shape[1]
@@ -125,7 +125,7 @@ def row_candidates(
     model: SequentialRecommender,
     rows: Interaction,
     k: int,
-    seen: SeenItems | None = None,
+    seen: Callable[[np.ndarray], Pairs] | None = None,
     show_progress: bool = False,
 ) -> Tensor:
     """The candidates of each row, by a trained model's scores, block by block.
@@ -146,12 +146,12 @@ def row_candidates(
     for start in tqdm(starts, desc="Candidates", unit=" blocks", disable=not show_progress):
         places = np.arange(start, min(start + size, len(rows)))
         block = scores(model, rows[torch.from_numpy(places)].to(device))
-        left_out = None if seen is None else seen(places).to(device)
+        left_out = None if seen is None else tuple(part.to(device) for part in seen(places))
         found[start : start + size] = top_items(block, k, left_out).to("cpu", torch.int32)
     return found
 
 
-def items_before(dataset: SequentialDataset, histories: Histories) -> SeenItems:
+def items_before(dataset: SequentialDataset, histories: Histories) -> Callable[[np.ndarray], Pairs]:
     """What a user had before each training row, in full: the rows' own lists may have lost the oldest.
 
     Args:
@@ -159,7 +159,7 @@ def items_before(dataset: SequentialDataset, histories: Histories) -> SeenItems:
         histories: those of the same data set.
 
     Returns:
-        a function from positions of rows to the items before them.
+        a function from positions of rows to the items before them; its rows are places among those.
     """
     users = dataset.inter_feat[dataset.uid_field].numpy()
     of_row = np.searchsorted(histories.user_ids, users)
@@ -171,11 +171,11 @@ def items_before(dataset: SequentialDataset, histories: Histories) -> SeenItems:
     # Each row's target is one item of the history, and the last row's is the last one.
     lengths = histories.lengths[of_row] - n_rows[of_row] + number
 
-    def before(places: np.ndarray) -> Tensor:
-        positions = np.arange(lengths[places].max())[None, :]
-        there = positions < lengths[places][:, None]
-        items = np.zeros(there.shape, dtype=np.int64)
-        items[there] = histories.items[(starts[places][:, None] + positions)[there]]
-        return torch.from_numpy(items)
+    def before(places: np.ndarray) -> Pairs:
+        own = lengths[places]
+        within = np.arange(own.sum()) - np.repeat(np.cumsum(own) - own, own)
+        items = histories.items[np.repeat(starts[places], own) + within]
+        rows = np.repeat(np.arange(len(places)), own)
+        return torch.from_numpy(rows), torch.from_numpy(items)
 
     return before

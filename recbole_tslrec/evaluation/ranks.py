@@ -132,7 +132,8 @@ def rank_test_targets(model, train_data, valid_data, test_data) -> Ranks:
     but which holds the test rows before this one where a split gives a user several).
 
     Args:
-        model: a trained sequential RecBole model.
+        model: a trained sequential RecBole model. If it has ``full_sort_predict_masked``, as rerankers
+            do, that gives the scores of the second protocol.
         train_data, valid_data, test_data: RecBole's loaders of the same experiment.
 
     Returns:
@@ -158,9 +159,13 @@ def rank_test_targets(model, train_data, valid_data, test_data) -> Ranks:
         for interaction, _, _, targets in blocks:
             users = interaction[dataset.uid_field].numpy()
             pairs = tuple(part.to(device) for part in seen.pairs(interaction))
-            scores = model.full_sort_predict(interaction.to(device)).view(-1, dataset.item_num)
-            ranks = target_ranks(scores, targets.to(device), pairs)
-            parts.append((users, targets.numpy(), *(rank.cpu().numpy() for rank in ranks)))
+            interaction, aims = interaction.to(device), targets.to(device)
+            scores = model.full_sort_predict(interaction).view(-1, dataset.item_num)
+            ranked, masked = target_ranks(scores, aims, pairs)
+            if hasattr(model, "full_sort_predict_masked"):
+                scores = model.full_sort_predict_masked(interaction, pairs)
+                _, masked = target_ranks(scores, aims, pairs)
+            parts.append((users, targets.numpy(), ranked.cpu().numpy(), masked.cpu().numpy()))
     order = np.argsort(blocks.order)
     users, targets, rank, rank_masked = (
         np.concatenate(part)[order] for part in zip(*parts, strict=True)

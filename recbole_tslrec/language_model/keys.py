@@ -36,7 +36,6 @@ READING = declare(
         one_of("sdpa", "eager", "flash_attention_2"),
         Effect.NOTHING,
     ),
-    Key("llm_response", "Response:", "d_res, the words after the history.", text()),
     Key(
         "llm_pooling",
         "last",
@@ -44,6 +43,11 @@ READING = declare(
         "the mean over all of them.",
         one_of("last", "mean"),
     ),
+)
+
+RESPONSE = declare(
+    _TITLE,
+    Key("llm_response", "Response:", "d_res, the words after the history.", text()),
 )
 
 HISTORY = declare(
@@ -55,6 +59,10 @@ HISTORY = declare(
         "all the same.",
         integer(1),
     ),
+)
+
+MEMORY = declare(
+    _TITLE,
     Key(
         "llm_gradient_checkpointing",
         False,
@@ -80,6 +88,16 @@ ADAPTERS = declare(
         "The layers that get an adapter: 'all-linear', or names of modules as peft takes them.",
         texts("'all-linear', or a module's name, or a list of them"),
         type="str or list",
+    ),
+)
+
+EXAMPLES = declare(
+    "One example is one interaction",
+    Key(
+        "max_examples_per_user",
+        50,
+        "One example is one interaction; of a user's longer history the latest so many.",
+        integer(1),
     ),
 )
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from logging import getLogger
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from recbole_tslrec.language_model.encoder import ItemPromptModel
+    from torch import nn
+
+    from recbole_tslrec.language_model.encoder import ItemEncoder, ItemPromptModel
     from recbole_tslrec.language_model.prompt import Prompt
+    from recbole_tslrec.language_model.prompts.template import Template
     from recbole_tslrec.language_model.source import LanguageModelSource
+
+    _P = TypeVar("_P", Prompt, Template)
 
 # transformers is slow to import, and the models that use this file are imported with the package.
 
@@ -43,7 +48,7 @@ def make_prompt_for(
     prompt = make_prompt(
         source.tokenizer, words, response, config["llm_max_history"], source.context_length
     )
-    _check_words(source, prompt)
+    check_words(source, max(prompt.before + prompt.after, default=0))
     if prompt.max_history < config["llm_max_history"]:
         getLogger(__name__).warning(
             f"llm_max_history: [{config['llm_max_history']}] items do not fit the language model's "
@@ -52,13 +57,15 @@ def make_prompt_for(
     return prompt
 
 
-def _check_words(source: LanguageModelSource, prompt: Prompt) -> None:
+def check_words(source: LanguageModelSource, largest: int) -> None:
     """Raise ValueError if the tokenizer gives words that the language model does not have.
 
     Tokens that no prompt holds do not matter: many a tokenizer has some more than its model.
+
+    Args:
+        largest: of the ids of the prompts' words.
     """
     known = source.shape.get_input_embeddings().num_embeddings
-    largest = max(prompt.before + prompt.after, default=0)
     if largest >= known:
         raise ValueError(
             f"llm: the tokenizer of [{source.name}] gives the prompt's words ids up to {largest}, and "
@@ -82,6 +89,24 @@ def make_reader(
         ValueError: ``lora_target_modules`` matches no layer.
     """
     from recbole_tslrec.language_model.encoder import ItemPromptModel
+
+    language_model = load_for_prompts(config, source, with_adapters)
+    reader = ItemPromptModel(language_model, item_embeddings, config["llm_pooling"])
+    return reader.to(config["device"])
+
+
+def load_for_prompts(
+    config, source: LanguageModelSource, with_adapters: bool, head: bool = False
+) -> nn.Module:
+    """The language model as the experiment's settings ask for it, on the experiment's device.
+
+    Args:
+        with_adapters: whether it is to be trained.
+        head: whether with its language-model head.
+
+    Raises:
+        ValueError: ``lora_target_modules`` matches no layer.
+    """
     from recbole_tslrec.language_model.load import (
         add_adapters,
         keep_few_activations,
@@ -89,7 +114,7 @@ def make_reader(
     )
 
     language_model = load_language_model(
-        source, config["llm_quantization"], config["device"], config["llm_attention"]
+        source, config["llm_quantization"], config["device"], config["llm_attention"], head
     )
     if with_adapters:
         language_model = add_adapters(
@@ -101,22 +126,21 @@ def make_reader(
         )
         if config["llm_gradient_checkpointing"]:
             keep_few_activations(language_model)
-    reader = ItemPromptModel(language_model, item_embeddings, config["llm_pooling"])
-    return reader.to(config["device"])
+    return language_model
 
 
-def shared_if_possible(
-    prompt: Prompt, reader: ItemPromptModel, config, training: bool = False
-) -> Prompt:
-    """The same prompt in the form in which ``reader`` takes the fewest positions.
+def shared_if_possible(prompt: _P, reader: ItemEncoder, config, training: bool = False) -> _P:
+    """The same prompt, or template, in the form in which ``reader`` takes the fewest positions.
 
     Args:
         training: whether gradients are to be computed; under gradient checkpointing transformers
             keeps no cache, and the words before the history stand in every prompt.
     """
+    from recbole_tslrec.language_model.encoder import trunk_of
     from recbole_tslrec.language_model.shared_prefix import can_share_prefix, looks_back_only
 
-    shared = can_share_prefix(reader.language_model)
+    trunk = trunk_of(reader.language_model)
+    shared = can_share_prefix(trunk)
     if shared and training and config["llm_gradient_checkpointing"]:
         getLogger(__name__).warning(
             "llm_gradient_checkpointing: saves the memory of the activations, and takes the whole "
@@ -124,7 +148,7 @@ def shared_if_possible(
             f"instruction is read once a batch, {_WORTH}; choose that where the memory allows it."
         )
         shared = False
-    elif not shared and looks_back_only(reader.language_model):
+    elif not shared and looks_back_only(trunk):
         getLogger(__name__).warning(
             f"llm: [{config['llm']}] is causal, and yet cannot go on from an instruction that was read "
             f"once a batch, {_WORTH}: it is read in every prompt. A short llm_instruction helps."
@@ -143,12 +167,22 @@ def check_language_model(config, instruction: str = "llm_instruction") -> None:
     Raises:
         ValueError, OSError, ModuleNotFoundError: says which key, its value, and what to do.
     """
+    source = open_source_for(config)
+    make_prompt_for(config, source, instruction)
+    check_source(config, source)
+
+
+def check_source(config, source: LanguageModelSource) -> None:
+    """Raise what would stop the experiment's language model from being loaded later.
+
+    Raises:
+        ValueError, OSError, ModuleNotFoundError: says which key, its value, and what to do.
+    """
     from recbole_tslrec.language_model.load import check_attention, check_quantization
     from recbole_tslrec.language_model.memory import check_memory
     from recbole_tslrec.language_model.weights import check_weights
 
-    source, device = open_source_for(config), config["device"]
-    make_prompt_for(config, source, instruction)
+    device = config["device"]
     check_quantization(config["llm_quantization"], source, device)
     check_attention(config["llm_attention"], source, device)
     check_memory(source, config["llm_quantization"], device)

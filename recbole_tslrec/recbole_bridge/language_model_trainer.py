@@ -115,7 +115,11 @@ class LanguageModelTrainer(StagesFirst, WatchedTrainer):
         def validate(number: int) -> dict[str, float]:
             self._epoch = number - 1
             state = valid_data.generator.get_state()  # the same draws after every epoch
-            score, result = self._valid_epoch(valid_data, show_progress=show_progress)
+            self.model.is_tested = False
+            try:
+                score, result = self._valid_epoch(valid_data, show_progress=show_progress)
+            finally:
+                self.model.is_tested = True
             valid_data.generator.set_state(state)
             self.wandblogger.log_metrics({**result, "valid_step": self._epoch}, head="valid")
             if callback_fn:

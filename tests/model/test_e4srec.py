@@ -14,8 +14,9 @@ from recbole.data.transform import construct_transform
 from recbole.quick_start import load_data_and_model, run_recbole
 from recbole.utils import get_flops, get_model, get_trainer, init_seed
 
+from recbole_tslrec.data.histories import latest_rows
 from recbole_tslrec.paradigms.e4srec import model as e4srec
-from recbole_tslrec.paradigms.e4srec.model import E4SRec, latest_rows
+from recbole_tslrec.paradigms.e4srec.model import E4SRec
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
 

@@ -1,16 +1,10 @@
 """The keys of E4SRec's own."""
 
 from recbole_tslrec.config.keys import Key, declare
-from recbole_tslrec.config.values import ABOVE_0, integer, text
+from recbole_tslrec.config.values import ABOVE_0, text
 
 OWN = declare(
     "E4SRec's own",
-    Key(
-        "max_examples_per_user",
-        50,
-        "One example is one interaction; of a user's longer history the latest so many.",
-        integer(1),
-    ),
     Key(
         "e4srec_instruction",
         "Given the user's purchase history, predict next possible item to be purchased.",

@@ -8,22 +8,20 @@ Reference:
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from recbole.model.abstract_recommender import SequentialRecommender
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_tslrec.backbones.specification import BACKBONES
 from recbole_tslrec.config.keys import result_values
+from recbole_tslrec.data.histories import latest_rows
+from recbole_tslrec.language_model.learner import TrainedParts
 from recbole_tslrec.language_model.reader import (
     check_fine_tuning,
     check_language_model,
@@ -33,6 +31,10 @@ from recbole_tslrec.language_model.reader import (
     shared_if_possible,
 )
 from recbole_tslrec.language_model.task import Task
+from recbole_tslrec.recbole_bridge.language_model_recommender import (
+    LanguageModelRecommender,
+    without_wrapper,
+)
 from recbole_tslrec.stages.backbone import BackboneStage
 
 if TYPE_CHECKING:
@@ -50,19 +52,16 @@ _KEYS = (
     *("sft_epochs", "sft_batch_positions", "sft_optimizer", "sft_stopping_step"),
     *("max_examples_per_user", "e4srec_instruction", "e4srec_learning_rate"),
 )
-_TRAINED = "trained.safetensors"
 
 
-class E4SRec(SequentialRecommender):
+class E4SRec(LanguageModelRecommender):
     """The history's items in a prompt; the hidden state after them scores all items.
 
     The slots hold a linear projection of a trained SASRec's item embeddings, which stay frozen. A
     linear layer without bias turns the last hidden state into one score an item; the loss is the
     cross entropy with the next item. Trained are the adapters, the projection and the scoring layer.
 
-    A state dict holds what is trained, the item embeddings, and what identifies the language model;
-    the language model's own weights are not in it. They are read when the model is made, and a state
-    dict that belongs to another language model is refused.
+    The item embeddings are in its state dict.
 
     Raises:
         ValueError, OSError, ModuleNotFoundError: the language model cannot serve; before any training.
@@ -70,6 +69,7 @@ class E4SRec(SequentialRecommender):
 
     backbone = BACKBONES["SASRec"]
     learning_rate_key = "e4srec_learning_rate"
+    kept = ("reader.item_embeddings",)
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -85,15 +85,11 @@ class E4SRec(SequentialRecommender):
         self.reader = make_reader(config, self.source, untrained, with_adapters=True)
         prompt = make_prompt_for(config, self.source, "e4srec_instruction")
         self.prompt = shared_if_possible(prompt, self.reader, config, training=True)
-        # The adapters sit in the layers. peft's wrapper around them passes on the attributes of what is
-        # inside, which RecBole's count of operations takes for its own.
-        self.reader.language_model = self.reader.language_model.get_base_model()
+        self.reader.language_model = without_wrapper(self.reader.language_model)
         # Unlike in the stages of TSLRec it is saved: a checkpoint serves without the backbone's stage.
         self.reader.register_buffer("item_embeddings", self.reader.item_embeddings, persistent=True)
         # One score for each internal id, padding's among them, as RecBole's models have it.
         self.item_scores = nn.Linear(self.source.hidden_size, self.n_items, bias=False)
-        self.register_state_dict_post_hook(_leave_out_the_base_model)
-        self.register_load_state_dict_post_hook(_expect_no_base_model)
 
     # ---- what the trainer asks ------------------------------------------------------------------
 
@@ -211,33 +207,6 @@ class E4SRec(SequentialRecommender):
         hidden = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         return self.item_scores(hidden)
 
-    # ---- what is kept, and copies ---------------------------------------------------------------
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """What identifies the language model, for the state dict."""
-        return self.source.identity
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Raise ValueError if a state dict belongs to another language model than this one's."""
-        if state != self.source.identity:
-            raise ValueError(
-                f"llm: the language model [{self.source.name}] is not the one that these adapters "
-                f"were trained on: its files or its revision differ. Give that one."
-            )
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> E4SRec:
-        """A copy that shares the frozen weights: RecBole copies a model to count its operations."""
-        memo.update(
-            {id(weight): weight for weight in self.parameters() if not weight.requires_grad}
-        )
-        # Of int8 layers bitsandbytes keeps the weights here, and takes them out of the parameter.
-        states = [getattr(module, "state", None) for module in self.modules()]
-        memo.update({id(state): state for state in states if hasattr(state, "CB")})
-        duplicate = type(self).__new__(type(self))
-        memo[id(self)] = duplicate
-        duplicate.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        return duplicate
-
 
 class NextItems:
     """Examples for the training loop: a history and the item that came next.
@@ -270,7 +239,7 @@ def _collate(prompt: Prompt, examples: Sequence[tuple[np.ndarray, int]]) -> dict
     return prompt.batch(histories) | {"target": torch.tensor(targets)}
 
 
-class NextItemModel(nn.Module):
+class NextItemModel(TrainedParts):
     """What is trained of E4SRec, as the training loop takes it.
 
     Args:
@@ -279,8 +248,8 @@ class NextItemModel(nn.Module):
     """
 
     def __init__(self, reader: nn.Module, item_scores: nn.Linear):
-        super().__init__()
-        self.reader, self.item_scores = reader, item_scores
+        super().__init__(reader)
+        self.item_scores = item_scores
 
     def forward(self, target: Tensor, **prompts: Tensor) -> dict[str, Tensor]:
         """The loss of a batch of interactions.
@@ -296,49 +265,3 @@ class NextItemModel(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):  # as an evaluation scores
             scores = self.item_scores(hidden)
         return {"error": F.cross_entropy(scores, target, reduction="none")}
-
-    def save(self, folder: Path) -> None:
-        """Write the adapters, the projection and the scoring layer."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        trained = {name: weight.detach().cpu() for name, weight in self._trained().items()}
-        save_file(trained, folder / _TRAINED)
-
-    @torch.no_grad()
-    def load(self, folder: Path) -> None:
-        """Read what ``save`` wrote into a model made under the same settings."""
-        stored = load_file(Path(folder) / _TRAINED)
-        for name, weight in self._trained().items():
-            weight.copy_(stored[name])
-
-    def _trained(self) -> dict[str, nn.Parameter]:
-        return {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
-
-
-def latest_rows(users: np.ndarray, most: int) -> np.ndarray:
-    """The positions of every user's last ``most`` rows, ascending.
-
-    Args:
-        users: int64 [n_rows], the user of each row; a user's rows are in time order.
-        most: 1 or more.
-    """
-    order = np.argsort(users, kind="stable")
-    ends = np.searchsorted(users[order], users[order], side="right")  # of each row's user
-    return np.sort(order[np.arange(len(users)) >= ends - most])
-
-
-def _kept(model: E4SRec) -> set[str]:
-    """The names in a state dict of E4SRec."""
-    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
-    return trained | {"reader.item_embeddings", "_extra_state"}
-
-
-def _leave_out_the_base_model(model: E4SRec, state: dict[str, Any], prefix: str, _) -> None:
-    kept = {f"{prefix}{name}" for name in _kept(model)}
-    for name in [name for name in state if name.startswith(prefix) and name not in kept]:
-        del state[name]
-
-
-def _expect_no_base_model(model: E4SRec, incompatible) -> None:
-    kept = _kept(model)
-    incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if name in kept]

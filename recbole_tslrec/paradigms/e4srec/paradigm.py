@@ -1,6 +1,15 @@
 """What E4SRec hands over: its model, keys, and row of a comparison."""
 
-from recbole_tslrec.language_model.keys import ADAPTERS, HISTORY, OPTIMISATION, READING, STOPPING
+from recbole_tslrec.language_model.keys import (
+    ADAPTERS,
+    EXAMPLES,
+    HISTORY,
+    MEMORY,
+    OPTIMISATION,
+    READING,
+    RESPONSE,
+    STOPPING,
+)
 from recbole_tslrec.paradigms.e4srec.keys import OWN
 from recbole_tslrec.paradigms.e4srec.model import E4SRec
 from recbole_tslrec.recbole_bridge.language_model_trainer import LanguageModelTrainer
@@ -13,7 +22,11 @@ RecBole's own keys for training (epochs, learning_rate, train_batch_size, ...) a
 are the backbone's, as they are for TSLRec: so both share one trained backbone. RecBole's validation
 stops the training. Written by `make keys` from the declarations in the code."""
 
-_READ = (READING, HISTORY, ADAPTERS, STOPPING, OPTIMISATION, OWN)
+_READ = (
+    *(READING, RESPONSE, HISTORY, MEMORY),
+    *(ADAPTERS, STOPPING, OPTIMISATION),
+    *(EXAMPLES, OWN),
+)
 
 E4SREC = Paradigm(
     name="E4SRec",

@@ -6,8 +6,10 @@ from typing import Any
 from recbole_tslrec.language_model.keys import (
     ADAPTERS,
     HISTORY,
+    MEMORY,
     OPTIMISATION,
     READING,
+    RESPONSE,
     STOPPING,
     TRAINING,
 )
@@ -63,8 +65,10 @@ TSLREC = Paradigm(
         GIVEN_BACKBONE,
         CATEGORIES,
         READING,
+        RESPONSE,
         INSTRUCTION,
         HISTORY,
+        MEMORY,
         ADAPTERS,
         STOPPING,
         OPTIMISATION,

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from recbole_tslrec.config.keys import result_values
-from recbole_tslrec.language_model.keys import READING
+from recbole_tslrec.language_model.keys import READING, RESPONSE
 from recbole_tslrec.language_model.reader import check_language_model
 from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import (
     CATEGORY_DISTRIBUTION,
@@ -124,7 +124,8 @@ class FrozenAugmentationStage(AugmentationStage):
     """The control: hidden states of the items in the language model before fine-tuning."""
 
     needs = (BackboneStage,)
-    keys = (*READING.names, *INSTRUCTION.names, "n_categories")  # the instruction names K
+    # The instruction names K.
+    keys = (*READING.names, *RESPONSE.names, *INSTRUCTION.names, "n_categories")
 
     @classmethod
     def check(cls, config, n_items: int | None) -> None:

@@ -18,8 +18,10 @@ from torch.nn import functional as F
 from recbole_tslrec.language_model.keys import (
     ADAPTERS,
     HISTORY,
+    MEMORY,
     OPTIMISATION,
     READING,
+    RESPONSE,
     STOPPING,
     TRAINING,
 )
@@ -148,7 +150,9 @@ class FineTuningStage(ReadsItems):
     needs = (CategoriesStage,)
     keys = (
         *READING.names,
+        *RESPONSE.names,
         *HISTORY.names,
+        *MEMORY.names,
         *INSTRUCTION.names,
         *ADAPTERS.names,
         *STOPPING.names,

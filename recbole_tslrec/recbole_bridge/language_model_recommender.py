@@ -1,0 +1,126 @@
+"""A recommender whose frozen language model is trained through adapters, as RecBole keeps it."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from recbole.model.abstract_recommender import SequentialRecommender
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from recbole_tslrec.language_model.source import LanguageModelSource
+    from recbole_tslrec.language_model.task import Learner, Task
+    from recbole_tslrec.stages.pipeline import Pipeline
+    from recbole_tslrec.stages.stage import Stage
+
+
+class LanguageModelRecommender(SequentialRecommender):
+    """A model that ``LanguageModelTrainer`` trains.
+
+    A state dict holds what is trained, what ``kept`` names, and what identifies the language model. The
+    language model's own weights are not in it: they are read when the model is made, and a state dict
+    that belongs to another language model is refused.
+
+    Attributes:
+        learning_rate_key: the key of its learning rate.
+        kept: what stays in a state dict besides, by the beginnings of names.
+        source: the opened language model.
+        is_tested: False while the training's own validation scores; a control acts in tests alone, so
+            that it changes neither what is trained nor the choice of its epoch.
+    """
+
+    learning_rate_key: ClassVar[str]
+    kept: ClassVar[tuple[str, ...]] = ()
+
+    source: LanguageModelSource
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.is_tested = True
+        self.register_state_dict_post_hook(_leave_out_the_base_model)
+        self.register_load_state_dict_post_hook(_expect_no_base_model)
+
+    # ---- what the trainer asks ------------------------------------------------------------------
+
+    @staticmethod
+    def stages(config) -> tuple[type[Stage], ...]:
+        """The stages whose results this model takes."""
+        raise NotImplementedError
+
+    def prepare(self, pipeline: Pipeline) -> None:
+        """Take what the stages made."""
+        raise NotImplementedError
+
+    def task(self, dataset) -> Task:
+        """What to learn from RecBole's augmented training data set, a row an interaction."""
+        raise NotImplementedError
+
+    def learner(self) -> Learner:
+        """What the training loop trains; it shares this model's weights."""
+        raise NotImplementedError
+
+    def made_from(self, task: Task) -> dict[str, Any]:
+        """What the trained weights depend on, for a fingerprint; after ``prepare``."""
+        raise NotImplementedError
+
+    # ---- what is kept, and copies ---------------------------------------------------------------
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What identifies the language model, for the state dict."""
+        return self.source.identity
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Raise ValueError if a state dict belongs to another language model than this one's."""
+        if state != self.source.identity:
+            raise ValueError(
+                f"llm: the language model [{self.source.name}] is not the one that these adapters "
+                f"were trained on: its files or its revision differ. Give that one."
+            )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LanguageModelRecommender:
+        """A copy that shares the frozen weights: RecBole copies a model to count its operations."""
+        memo.update(
+            {id(weight): weight for weight in self.parameters() if not weight.requires_grad}
+        )
+        # Of int8 layers bitsandbytes keeps the weights here, and takes them out of the parameter.
+        states = [getattr(module, "state", None) for module in self.modules()]
+        memo.update({id(state): state for state in states if hasattr(state, "CB")})
+        duplicate = type(self).__new__(type(self))
+        memo[id(self)] = duplicate
+        duplicate.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return duplicate
+
+
+def without_wrapper(language_model: nn.Module) -> nn.Module:
+    """A model with adapters without peft's wrapper; the adapters sit in its layers.
+
+    The wrapper passes on the attributes of what is inside, which RecBole's count of operations takes
+    for its own.
+    """
+    return language_model.get_base_model()
+
+
+def _is_kept(model: LanguageModelRecommender, name: str, trained: set[str]) -> bool:
+    return name in trained or name == "_extra_state" or name.startswith(model.kept)
+
+
+def _trained(model: LanguageModelRecommender) -> set[str]:
+    return {name for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def _leave_out_the_base_model(
+    model: LanguageModelRecommender, state: dict[str, Any], prefix: str, _
+) -> None:
+    trained = _trained(model)
+    for name in [name for name in state if name.startswith(prefix)]:
+        if not _is_kept(model, name.removeprefix(prefix), trained):
+            del state[name]
+
+
+def _expect_no_base_model(model: LanguageModelRecommender, incompatible) -> None:
+    trained = _trained(model)
+    incompatible.missing_keys[:] = [
+        name for name in incompatible.missing_keys if _is_kept(model, name, trained)
+    ]

@@ -1,0 +1,194 @@
+"""A trained backbone retrieves, a language model puts the best items in a new order (LlamaRec).
+
+Whole-catalogue scores come about by ``evaluation.candidates.merged_scores``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from logging import getLogger
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from recbole_tslrec.backbones.specification import Backbone
+from recbole_tslrec.data.negatives import random_order
+from recbole_tslrec.evaluation.candidates import Pairs, merged_scores, scores, top_items
+from recbole_tslrec.evaluation.seen_items import SeenItems
+from recbole_tslrec.recbole_bridge.language_model_recommender import LanguageModelRecommender
+from recbole_tslrec.stages.backbone import BackboneStage
+from recbole_tslrec.stages.trained_backbone import trained_backbone
+
+if TYPE_CHECKING:
+    from recbole.data.interaction import Interaction
+
+    from recbole_tslrec.language_model.task import Task
+    from recbole_tslrec.stages.pipeline import Pipeline
+    from recbole_tslrec.stages.stage import Stage
+
+_ROWS_COMPARED = 8  # to see whether two retrievers are the same
+
+
+class Reranker(LanguageModelRecommender):
+    """A model that gives a trained backbone's candidates a new order; all other items keep theirs.
+
+    A subclass says how in ``rerank``. The retriever, small beside a language model, is in the state
+    dict.
+
+    Attributes:
+        backbone: the retriever's line in the table of backbones.
+        n_candidates, candidates, control: the keys of these names, and ``rerank_control``.
+        retriever: the trained backbone, frozen; untrained before ``prepare``.
+    """
+
+    backbone: ClassVar[Backbone]
+    kept = ("retriever.",)
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.n_candidates = config["n_candidates"]
+        self.candidates = config["candidates"]
+        self.control = config["rerank_control"]
+        self._seed = config["seed"]
+        if self.n_candidates >= self.n_items:
+            raise ValueError(
+                f"n_candidates: [{self.n_candidates}] is more than the {self.n_items - 1} items of the "
+                f"data set [{config['dataset']}]. Give fewer."
+            )
+        self.retriever = self.backbone.model_class(config, dataset).requires_grad_(False)
+        if self.candidates == "all" and config["valid_protocol"] == "masked":
+            raise ValueError(
+                "candidates: [all] has seen items among them, which valid_protocol: [masked] does not "
+                "rank: they would take up places. Set candidates: unseen."
+            )
+        self._seen = SeenItems(dataset) if self.candidates == "unseen" else None
+
+    @abstractmethod
+    def rerank(self, interaction: Interaction, candidates: Tensor) -> Tensor:
+        """New scores of the candidates; called without gradients.
+
+        Args:
+            interaction: RecBole's rows, with the histories.
+            candidates: int64 [B, k], in the order in which the language model is to see them; 0, which
+                is none, stands behind all others.
+
+        Returns:
+            float [B, k]; whatever where there is no candidate, but not NaN.
+        """
+
+    # ---- what the trainer asks ------------------------------------------------------------------
+
+    @staticmethod
+    def stages(config) -> tuple[type[Stage], ...]:
+        """The stages whose results this model takes."""
+        return (BackboneStage,)
+
+    def prepare(self, pipeline: Pipeline) -> None:
+        """Take the trained backbone.
+
+        Raises:
+            ValueError: a given ``backbone_checkpoint`` has settings of its model other than this
+                experiment's.
+        """
+        trained = trained_backbone(pipeline)
+        state, own = trained.state_dict(), self.retriever.state_dict()
+        same = {name: weight.shape for name, weight in state.items()} == {
+            name: weight.shape for name, weight in own.items()
+        }
+        if same:
+            self.retriever.load_state_dict(state)
+            rows = pipeline.dataset.inter_feat[:_ROWS_COMPARED].to(pipeline.config["device"])
+            self.retriever.eval()
+            with torch.no_grad():
+                same = torch.equal(scores(trained, rows), scores(self.retriever, rows))
+        if not same:
+            raise ValueError(
+                f"backbone_checkpoint: it is a {self.backbone.name} of other settings than this "
+                f"experiment's. Give the settings it was trained with."
+            )
+        getLogger(__name__).info(self.said_beside_figures())
+
+    def said_beside_figures(self) -> str:
+        """What must stand beside figures: which items the language model ranked, and in what control."""
+        seen = "seen items among them" if self.candidates == "all" else "seen items left out before"
+        control = "" if self.control == "none" else f"; control in tests: {self.control}"
+        return (
+            f"{type(self).__name__} ranks {self.n_candidates} candidates of {self.backbone.name}, "
+            f"candidates: {self.candidates} ({seen}){control}"
+        )
+
+    def made_from(self, task: Task) -> dict[str, Any]:
+        """What the trained weights and their validation owe to the retriever; for a fingerprint."""
+        weights = {name: tensor.cpu() for name, tensor in self.retriever.state_dict().items()}
+        return {"retriever": hashlib.sha256(save(weights)).hexdigest()}
+
+    def train(self, mode: bool = True) -> Reranker:
+        """As torch's; the retriever stays in evaluation mode."""
+        super().train(mode)
+        self.retriever.eval()
+        return self
+
+    # ---- RecBole's interface --------------------------------------------------------------------
+
+    @torch.no_grad()
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
+        """The scores of all items: the retriever's, and its candidates above them in their new order.
+
+        With ``candidates: unseen`` what the user had is no candidate, and keeps its score.
+
+        Returns:
+            [B, n_items] float32, finite.
+        """
+        seen = None if self._seen is None else self._seen.pairs(interaction)
+        return self._merged(interaction, seen)
+
+    @torch.no_grad()
+    def full_sort_predict_masked(self, interaction: Interaction, seen: Pairs) -> Tensor:
+        """As ``full_sort_predict``, for a ranking with seen items masked.
+
+        They are taken out before the candidates are chosen: otherwise they would use up places.
+
+        Args:
+            seen: the items that will be masked, as ``SeenItems.pairs`` gives them.
+        """
+        return self._merged(interaction, seen)
+
+    @torch.no_grad()
+    def predict(self, interaction: Interaction) -> Tensor:
+        """The score of each row's own item, as of ``full_sort_predict``. [B]"""
+        # RecBole's sampled evaluation has a row an item: each user is read once.
+        users = torch.cat([interaction[self.USER_ID][:, None], interaction[self.ITEM_SEQ]], dim=1)
+        _, of_row = torch.unique(users, dim=0, return_inverse=True)
+        first = of_row.new_full((int(of_row.max()) + 1,), len(of_row))
+        first.scatter_reduce_(0, of_row, torch.arange(len(of_row), device=of_row.device), "amin")
+        merged = self.full_sort_predict(interaction[first.cpu()])
+        return merged[of_row, interaction[self.ITEM_ID]]
+
+    def _merged(self, interaction: Interaction, seen: Pairs | None) -> Tensor:
+        retrieved = scores(self.retriever, interaction)
+        seen = None if seen is None else tuple(part.to(retrieved.device) for part in seen)
+        candidates = top_items(retrieved, self.n_candidates, seen)
+        return merged_scores(retrieved, candidates, self._reranked(interaction, candidates))
+
+    def _reranked(self, interaction: Interaction, candidates: Tensor) -> Tensor:
+        """The candidates' new scores, [B, k], in the order that they have."""
+        control = self.control if self.is_tested else "none"
+        if control == "retriever":
+            places = torch.arange(candidates.shape[1], device=candidates.device)
+            return -places.float().expand_as(candidates)
+        if control == "none":
+            return self.rerank(interaction, candidates)
+        order = self._shuffled(interaction[self.USER_ID], candidates)
+        found = self.rerank(interaction, candidates.gather(1, order))
+        return torch.empty_like(found).scatter_(1, order, found)
+
+    def _shuffled(self, users: Tensor, candidates: Tensor) -> Tensor:
+        """A random order of each user's candidates, the same every time. int64 [B, k]"""
+        k = candidates.shape[1]
+        draws = [np.random.default_rng((self._seed, user)).random(k) for user in users.tolist()]
+        order = random_order(candidates.cpu().numpy(), np.stack(draws))
+        return torch.from_numpy(order).to(candidates.device)

@@ -1,0 +1,232 @@
+"""What all rerankers share: candidates, controls, whole-catalogue scores, examples with negatives."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from support.stages import pipeline_of
+
+from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.config.keys import KEYS
+from recbole_tslrec.data.histories import training_histories
+from recbole_tslrec.data.keys import CANDIDATES, CONTROL
+from recbole_tslrec.data.negatives import random_negatives, shuffled_in
+from recbole_tslrec.evaluation.ranks import rank_test_targets
+from recbole_tslrec.recbole_bridge.reranker import Reranker
+
+
+class ByNumber(Reranker):
+    """Stands for a language model: the item with the highest number is best."""
+
+    learning_rate_key = "learning_rate"
+    seen_by_it: list
+
+    def rerank(self, interaction, candidates):
+        self.seen_by_it = [*getattr(self, "seen_by_it", []), *candidates.tolist()]
+        return candidates.float()
+
+    def get_extra_state(self):  # it has no language model
+        return {}
+
+    def set_extra_state(self, state):
+        pass
+
+
+class ByPlace(ByNumber):
+    """What stands first in the prompt is worst."""
+
+    def rerank(self, interaction, candidates):
+        super().rerank(interaction, candidates)
+        return torch.arange(candidates.shape[1]).float().expand(candidates.shape)
+
+
+@pytest.fixture(autouse=True)
+def keys_that_are_read(monkeypatch):
+    for key in (*CANDIDATES.keys, *CONTROL.keys):
+        monkeypatch.setitem(KEYS, key.name, key)
+
+
+@pytest.fixture
+def settings(settings):
+    return settings | {"n_candidates": 5, "candidates": "all", "rerank_control": "none"}
+
+
+class Experiment:
+    def __init__(self, settings, dataset, kind=ByNumber, backbone="SASRec"):
+        self.config = Config(f"TSLRec_{backbone}", dataset, config_dict=settings)
+        self.loaders = data_preparation(self.config, create_dataset(self.config))
+        kind = type(kind.__name__, (kind,), {"backbone": BACKBONES[backbone]})
+        self.model = kind(self.config, self.loaders[0]._dataset)
+        self.pipeline = pipeline_of(settings, dataset, f"TSLRec_{backbone}")
+        self.model.prepare(self.pipeline)
+        self.rows = self.loaders[2]._dataset.inter_feat
+        with torch.no_grad():
+            self.retrieved = self.model.retriever.full_sort_predict(self.rows).view(
+                len(self.rows), -1
+            )
+
+    def scores(self):
+        return self.model.full_sort_predict(self.rows)
+
+    def had(self, row: int) -> set[int]:
+        """All that the user had before a test row."""
+        histories = training_histories(self.loaders[0]._dataset)
+        user = int(self.rows["user_id"][row])
+        own = {int(item) for item in self.rows["item_id_list"][row] if item > 0}
+        places = np.flatnonzero(histories.user_ids == user)
+        return own.union(*(histories[int(place)].tolist() for place in places))
+
+
+def order_of(scores: torch.Tensor) -> list[int]:
+    """Items, the best first, of equal ones the lower number."""
+    return sorted(range(1, len(scores)), key=lambda item: (-scores[item].item(), item))
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("candidates", ["all", "unseen"])
+def test_the_candidates_come_first_in_their_new_order(backbone, candidates, small_data, settings):
+    changes = {"candidates": candidates, "MAX_ITEM_LIST_LENGTH": 3}
+    experiment = Experiment(settings | changes, small_data, backbone=backbone)
+    found = experiment.scores()
+    left_out = False
+    for row, scores in enumerate(found):
+        retrieved = order_of(experiment.retrieved[row])
+        had = experiment.had(row) if candidates == "unseen" else set()
+        best = [item for item in retrieved if item not in had][:5]
+        expected = sorted(best, reverse=True) + [item for item in retrieved if item not in best]
+        assert order_of(scores) == expected
+        left_out |= best != retrieved[:5]
+    assert left_out == (candidates == "unseen") and found.isfinite().all()
+    model, rows = experiment.model, experiment.rows
+    torch.testing.assert_close(model.predict(rows), found.gather(1, rows["item_id"][:, None])[:, 0])
+
+
+def test_a_user_is_read_once_for_many_items(small_data, settings):
+    experiment = Experiment(settings, small_data)
+    rows = experiment.rows[torch.arange(3).repeat(7)]
+    rows["item_id"] = torch.arange(1, 22)
+    found = experiment.model.predict(rows)
+    assert len(experiment.model.seen_by_it) == 3
+    torch.testing.assert_close(
+        found, experiment.model.full_sort_predict(rows)[range(21), range(1, 22)]
+    )
+
+
+def test_the_controls(small_data, settings):
+    passed = Experiment(settings | {"rerank_control": "retriever"}, small_data)
+    for scores, retrieved in zip(passed.scores(), passed.retrieved, strict=True):
+        assert order_of(scores) == order_of(retrieved)
+    assert not hasattr(passed.model, "seen_by_it")
+    assert "control in tests: retriever" in passed.model.said_beside_figures()
+    plain = Experiment(settings, small_data)
+    shuffled = Experiment(settings | {"rerank_control": "shuffled"}, small_data)
+    # What goes by the items comes to the same; what goes by their places does not.
+    assert torch.equal(plain.scores(), shuffled.scores())
+    assert plain.model.seen_by_it != shuffled.model.seen_by_it
+    pairs = zip(plain.model.seen_by_it, shuffled.model.seen_by_it, strict=True)
+    assert all(sorted(one) == sorted(other) for one, other in pairs)
+    placed = Experiment(settings, small_data, ByPlace).scores()
+    dealt = Experiment(settings | {"rerank_control": "shuffled"}, small_data, ByPlace)
+    assert not torch.equal(placed, dealt.scores())
+    assert torch.equal(dealt.scores(), dealt.scores())
+    dealt.model.is_tested = False  # as in the training's own validation
+    assert torch.equal(placed, dealt.scores())
+
+
+@pytest.mark.parametrize("candidates", ["all", "unseen"])
+def test_masked_figures_are_of_unseen_candidates(candidates, small_data, settings):
+    experiment = Experiment(settings | {"candidates": candidates}, small_data)
+    ranks = rank_test_targets(experiment.model, *experiment.loaders)
+    scores = experiment.scores()
+    for row, target in enumerate(experiment.rows["item_id"].tolist()):
+        had = experiment.had(row)
+        retrieved = [item for item in order_of(experiment.retrieved[row]) if item not in had]
+        best = sorted(retrieved[:5], reverse=True)
+        masked = best + [item for item in retrieved if item not in best]
+        if target in had:  # it keeps the retriever's score, and its place among those that are left
+            before = experiment.retrieved[row] > experiment.retrieved[row, target]
+            others = {item for item in range(1, 31) if before[item] and item not in had}
+            expected = len(others | set(best)) + 1
+        else:
+            expected = masked.index(target) + 1
+        assert ranks.rank_masked[row] == expected
+        assert ranks.rank[row] == order_of(scores[row]).index(target) + 1
+
+
+def test_a_state_dict_holds_the_retriever_and_serves_alone(small_data, settings):
+    experiment = Experiment(settings, small_data)
+    state = experiment.model.state_dict()
+    assert {name for name in state if name != "_extra_state"} == {
+        f"retriever.{name}" for name in experiment.model.retriever.state_dict()
+    }
+    other = type(experiment.model)(experiment.config, experiment.loaders[0]._dataset)
+    other.load_state_dict(state)
+    assert torch.equal(other.eval().full_sort_predict(experiment.rows), experiment.scores())
+    assert not other.train().retriever.training
+
+
+@pytest.mark.parametrize("change", [{"n_heads": 1}, {"hidden_size": 32}])
+def test_a_backbone_of_other_settings_is_refused(change, small_data, settings):
+    pipeline = pipeline_of(settings, small_data)
+    experiment = Experiment(settings, small_data)
+    other = Config("TSLRec_SASRec", small_data, config_dict=settings | change)
+    model = type(experiment.model)(other, experiment.loaders[0]._dataset)
+    with pytest.raises(ValueError, match="backbone_checkpoint: it is a SASRec of other settings"):
+        model.prepare(pipeline)
+
+
+def test_validation_without_seen_items_wants_candidates_without_them(small_data, settings):
+    given = settings | {"valid_protocol": "masked"}
+    with pytest.raises(ValueError, match=r"candidates: \[all\].*Set candidates: unseen"):
+        Experiment(given, small_data)
+    Experiment(given | {"candidates": "unseen"}, small_data)
+
+
+def test_more_candidates_than_items_are_refused(small_data, settings):
+    with pytest.raises(ValueError, match=r"n_candidates: \[31\] is more than the 30 items"):
+        Experiment(settings | {"n_candidates": 31}, small_data)
+
+
+# ---- negatives ------------------------------------------------------------------------------------
+
+rows_of_examples = st.lists(
+    st.tuples(st.lists(st.integers(0, 8), min_size=6, max_size=6), st.integers(1, 8)), min_size=1
+)
+
+
+@given(rows_of_examples, st.integers(0, 2**32))
+def test_negatives_are_neither_the_target_nor_what_came_before(rows, seed):
+    had, targets = (np.array(part) for part in zip(*rows, strict=True))
+    pairs = np.repeat(np.arange(len(rows)), 6), had.ravel()
+    found = random_negatives(pairs, targets, 9, 4, np.random.default_rng(seed))
+    for items, target, drawn in zip(had.tolist(), targets.tolist(), found.tolist(), strict=True):
+        free = set(range(1, 9)) - {*items, target}
+        assert set(drawn) <= free if free else drawn == [0] * 4
+
+
+def test_negatives_are_drawn_uniformly():
+    had = np.arange(4000).repeat(4), np.tile([3, 0, 7, 3], 4000)
+    found = random_negatives(had, np.full(4000, 1), 10, 5, np.random.default_rng(0))
+    counts = np.bincount(found.ravel(), minlength=10)
+    assert (counts[[0, 1, 3, 7]] == 0).all()
+    assert np.abs(counts[[2, 4, 5, 6, 8, 9]] / 20_000 - 1 / 6).max() < 0.01
+
+
+@given(rows_of_examples, st.integers(0, 2**32))
+def test_the_target_is_shuffled_in(rows, seed):
+    negatives, targets = (np.array(part) for part in zip(*rows, strict=True))
+    candidates, place = shuffled_in(targets, negatives, np.random.default_rng(seed))
+    assert (candidates[range(len(targets)), place] == targets).all()
+    for row, given_row, target in zip(candidates, negatives, targets, strict=True):
+        assert sorted(row) == sorted([*given_row, target])
+        assert (np.diff((row > 0).astype(int)) <= 0).all()
+
+
+def test_every_place_is_as_likely():
+    targets, negatives = np.full(6000, 9), np.tile([[1, 2, 3, 0, 0]], (6000, 1))
+    _, place = shuffled_in(targets, negatives, np.random.default_rng(0))
+    counts = np.bincount(place, minlength=6) / 6000
+    assert np.abs(counts[:4] - 0.25).max() < 0.03 and (counts[4:] == 0).all()

@@ -8,10 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recbole_tslrec.config.keys import KEYS, Effect, KeyGroup, defaults
 from recbole_tslrec.stages.stage import Stage
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from recbole_tslrec.stages.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,8 @@ class Variant:
         keys: of ours on which it depends besides.
         control: whether it stands in the place of a method, to show what that method adds.
         backbone: the one beside which it stands; None for all.
+        record_items: what a comparison keeps of the items of a finished run, for the report: arrays by
+            name from its pipeline and its trained model.
     """
 
     name: str
@@ -35,6 +43,7 @@ class Variant:
     keys: tuple[str, ...] = ()
     control: bool = False
     backbone: str | None = None
+    record_items: Callable[[Pipeline, torch.nn.Module], dict[str, np.ndarray]] | None = None
 
     @property
     def title(self) -> str:

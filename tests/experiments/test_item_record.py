@@ -12,8 +12,8 @@ from recbole.data import create_dataset, data_preparation
 from support.stages import STAGES, categories, stored
 
 from recbole_tslrec.backbones.specification import BACKBONES
-from recbole_tslrec.experiments.run import item_record as module
-from recbole_tslrec.experiments.run.item_record import item_record, places
+from recbole_tslrec.paradigms.tslrec import item_record as module
+from recbole_tslrec.paradigms.tslrec.item_record import item_record, places
 from recbole_tslrec.paradigms.tslrec.models import MODELS
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.pipeline import Pipeline

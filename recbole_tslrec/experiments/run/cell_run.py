@@ -62,7 +62,7 @@ def run_cell(cell: Cell, results: ResultsFolder, keep_checkpoint: bool = False) 
     )
     evaluation = monotonic() - start
     ranks.save(results.ranks_file(cell.id))
-    if cell.variant in ("CI", "TSLRec") and experiment.trainer.config["enhanced_items"] is None:
+    if variants()[cell.variant].record_items and cell.embeddings_from is None:
         _keep_item_record(cell, experiment, results)
     if cell.variant != "Base" and not keep_checkpoint:
         shutil.rmtree(folder)
@@ -85,10 +85,10 @@ def run_cell(cell: Cell, results: ResultsFolder, keep_checkpoint: bool = False) 
 
 
 def _keep_item_record(cell: Cell, experiment: Experiment, results: ResultsFolder) -> None:
-    from recbole_tslrec.experiments.run.item_record import item_record
-
     try:
-        record = item_record(experiment.trainer.pipeline, experiment.trainer.model)
+        record = variants()[cell.variant].record_items(
+            experiment.trainer.pipeline, experiment.trainer.model
+        )
     except ValueError as error:  # the cell is sound without it; the report's pictures leave it out
         getLogger(__name__).warning(
             f"{cell.dataset}, {cell.method}: nothing is kept of its items. {error}"

@@ -34,6 +34,14 @@ Written by `make keys` from the declarations in the code."""
 _FUSED = (*FUSION.names, *NORM.names)
 
 
+def _item_record(pipeline, model) -> dict:
+    from recbole_tslrec.paradigms.tslrec.item_record import (
+        item_record,  # scikit-learn takes a second
+    )
+
+    return item_record(pipeline, model)
+
+
 def _fused(kind: type) -> Variant:
     """The row of what stands beside the id embeddings: h^v, or a control in its place."""
     tslrec = kind is EnhancedEmbedding
@@ -44,6 +52,7 @@ def _fused(kind: type) -> Variant:
         kind.stages,
         (*_FUSED, *kind.keys, *(GIVEN_VECTORS.names if tslrec else ())),
         control=not tslrec,
+        record_items=_item_record if tslrec else None,
     )
 
 
@@ -80,7 +89,13 @@ TSLREC = Paradigm(
     ),
     variants=(
         Variant("Norm", "Norm_{backbone}"),
-        Variant("CI", "CI_{backbone}", stages=(CategoriesStage,), keys=NORM.names),
+        Variant(
+            "CI",
+            "CI_{backbone}",
+            stages=(CategoriesStage,),
+            keys=NORM.names,
+            record_items=_item_record,
+        ),
         *(_fused(kind) for kind in VECTORS.values()),
     ),
     check=_check,

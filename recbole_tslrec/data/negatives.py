@@ -6,18 +6,14 @@ import numpy as np
 
 
 def random_negatives(
-    had: tuple[np.ndarray, np.ndarray],
-    targets: np.ndarray,
-    n_items: int,
-    count: int,
-    generator: np.random.Generator,
+    had: np.ndarray, targets: np.ndarray, n_items: int, count: int, generator: np.random.Generator
 ) -> np.ndarray:
     """Items drawn uniformly from those that neither came before nor are the target.
 
     Among themselves they may be equal, as in LlamaRec's examples (arXiv 2311.02089, the authors' code).
 
     Args:
-        had: int64 [P] each, rows from 0, in any order, and an item that came before their target.
+        had: int64 [B, any], what came before each target, in any order, padded with 0.
         targets: int64 [B].
         n_items: of the data set, the padding item 0 counted.
         count: how many for each target.
@@ -25,11 +21,10 @@ def random_negatives(
     Returns:
         int64 [B, count]; 0 where no other item is left.
     """
-    rows, items = had
-    every = np.arange(len(targets))
     # All rows at once: a row's items lie between two multiples of n_items.
-    keys = np.concatenate([rows * n_items + items, every * n_items + targets])
-    taken = np.unique(keys[keys % n_items > 0])
+    row = np.arange(len(targets))[:, None] * n_items
+    taken = np.concatenate([had, targets[:, None]], axis=1)
+    taken = np.unique((taken + row)[taken > 0])
     of_row = taken // n_items
     n_taken = np.bincount(of_row, minlength=len(targets))
     first = np.cumsum(n_taken) - n_taken
@@ -38,9 +33,7 @@ def random_negatives(
     n_free = n_items - 1 - n_taken
     drawn = generator.integers(0, np.maximum(n_free, 1)[:, None], size=(len(targets), count))
     # The free item of that number stands behind the taken ones that have as many free ones below.
-    ahead = np.searchsorted(
-        free_below + of_row * n_items, drawn + every[:, None] * n_items, side="right"
-    )
+    ahead = np.searchsorted(free_below + of_row * n_items, drawn + row, side="right")
     return np.where(n_free[:, None] > 0, drawn + 1 + ahead - first[:, None], 0)
 
 

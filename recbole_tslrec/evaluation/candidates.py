@@ -26,23 +26,20 @@ if TYPE_CHECKING:
 _ROWS_AT_ONCE = 256
 _SCORE_BYTES = 2**27
 
-# Items of some rows: int64 [P] each, the rows, from 0, and the items.
-Pairs = tuple[Tensor, Tensor]
-
 
 def scores(model: SequentialRecommender, interaction: Interaction) -> Tensor:
     """The scores of all items, [B, n_items], with a column for padding."""
     return model.full_sort_predict(interaction).view(len(interaction), -1)
 
 
-def top_items(all_scores: Tensor, k: int, seen: Pairs | None = None) -> Tensor:
+def top_items(all_scores: Tensor, k: int, seen: Tensor | None = None) -> Tensor:
     """The items with the highest scores, of equal ones those with the lower ids.
 
     Args:
         all_scores: float [B, n_items], with a column for padding, which is no candidate. An item of
             -inf, "not to be ranked", is none either.
         k: how many; 1 or more.
-        seen: items to leave out, as ``SeenItems.pairs`` gives them; None: none.
+        seen: int64 [B, any], items to leave out, padded with 0; None: none.
 
     Returns:
         int64 [B, k], the best first; 0 where there are fewer than k candidates.
@@ -54,7 +51,7 @@ def top_items(all_scores: Tensor, k: int, seen: Pairs | None = None) -> Tensor:
     left = all_scores.clone()
     left[:, 0] = -torch.inf
     if seen is not None:
-        left[seen] = -torch.inf
+        left.scatter_(1, seen, -torch.inf)
     values, items = left.topk(min(k, left.shape[1]), dim=1)
     # topk leaves open which of several items with the last score it takes.
     tied = (left >= values[:, -1:]).sum(dim=1) > values.shape[1]
@@ -66,6 +63,20 @@ def top_items(all_scores: Tensor, k: int, seen: Pairs | None = None) -> Tensor:
     items = items.gather(1, best)
     items = items.masked_fill(left.gather(1, items) == -torch.inf, 0)
     return F.pad(items, (0, k - items.shape[1]))
+
+
+def padded(rows: Tensor, items: Tensor, n_rows: int) -> Tensor:
+    """Items beside their rows, which ascend, as ``SeenItems`` gives them: int64 [n_rows, any], 0-padded.
+
+    Args:
+        rows: int64 [P], from 0 to n_rows - 1.
+        items: int64 [P].
+    """
+    counts = rows.bincount(minlength=n_rows)
+    place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    found = items.new_zeros(n_rows, int(counts.max()))
+    found[rows, place] = items
+    return found
 
 
 def merged_scores(retrieved: Tensor, candidates: Tensor, reranked: Tensor) -> Tensor:
@@ -125,7 +136,7 @@ def row_candidates(
     model: SequentialRecommender,
     rows: Interaction,
     k: int,
-    seen: Callable[[np.ndarray], Pairs] | None = None,
+    seen: Callable[[np.ndarray], Tensor] | None = None,
     show_progress: bool = False,
 ) -> Tensor:
     """The candidates of each row, by a trained model's scores, block by block.
@@ -134,7 +145,8 @@ def row_candidates(
         model: in evaluation mode.
         rows: RecBole's rows.
         k: how many.
-        seen: gives the items to leave out, of rows by their positions; None: none is left out.
+        seen: gives the items to leave out, of rows by their positions, int64 [B, any], padded with 0;
+            None: none is left out.
 
     Returns:
         int32 [n_rows, k] on the CPU, as of ``top_items``.
@@ -146,12 +158,14 @@ def row_candidates(
     for start in tqdm(starts, desc="Candidates", unit=" blocks", disable=not show_progress):
         places = np.arange(start, min(start + size, len(rows)))
         block = scores(model, rows[torch.from_numpy(places)].to(device))
-        left_out = None if seen is None else tuple(part.to(device) for part in seen(places))
+        left_out = None if seen is None else seen(places).to(device)
         found[start : start + size] = top_items(block, k, left_out).to("cpu", torch.int32)
     return found
 
 
-def items_before(dataset: SequentialDataset, histories: Histories) -> Callable[[np.ndarray], Pairs]:
+def items_before(
+    dataset: SequentialDataset, histories: Histories
+) -> Callable[[np.ndarray], Tensor]:
     """What a user had before each training row, in full: the rows' own lists may have lost the oldest.
 
     Args:
@@ -159,7 +173,7 @@ def items_before(dataset: SequentialDataset, histories: Histories) -> Callable[[
         histories: those of the same data set.
 
     Returns:
-        a function from positions of rows to the items before them; its rows are places among those.
+        a function from positions of rows to the items before them, int64 [B, any], padded with 0.
     """
     users = dataset.inter_feat[dataset.uid_field].numpy()
     of_row = np.searchsorted(histories.user_ids, users)
@@ -171,11 +185,11 @@ def items_before(dataset: SequentialDataset, histories: Histories) -> Callable[[
     # Each row's target is one item of the history, and the last row's is the last one.
     lengths = histories.lengths[of_row] - n_rows[of_row] + number
 
-    def before(places: np.ndarray) -> Pairs:
-        own = lengths[places]
-        within = np.arange(own.sum()) - np.repeat(np.cumsum(own) - own, own)
-        items = histories.items[np.repeat(starts[places], own) + within]
-        rows = np.repeat(np.arange(len(places)), own)
-        return torch.from_numpy(rows), torch.from_numpy(items)
+    def before(places: np.ndarray) -> Tensor:
+        positions = np.arange(lengths[places].max())[None, :]
+        there = positions < lengths[places][:, None]
+        items = np.zeros(there.shape, dtype=np.int64)
+        items[there] = histories.items[(starts[places][:, None] + positions)[there]]
+        return torch.from_numpy(items)
 
     return before

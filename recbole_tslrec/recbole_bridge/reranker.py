@@ -17,7 +17,7 @@ from torch import Tensor
 
 from recbole_tslrec.backbones.specification import Backbone
 from recbole_tslrec.data.negatives import random_order
-from recbole_tslrec.evaluation.candidates import Pairs, merged_scores, scores, top_items
+from recbole_tslrec.evaluation.candidates import merged_scores, padded, scores, top_items
 from recbole_tslrec.evaluation.seen_items import SeenItems
 from recbole_tslrec.recbole_bridge.language_model_recommender import LanguageModelRecommender
 from recbole_tslrec.stages.backbone import BackboneStage
@@ -147,7 +147,9 @@ class Reranker(LanguageModelRecommender):
         return self._merged(interaction, seen)
 
     @torch.no_grad()
-    def full_sort_predict_masked(self, interaction: Interaction, seen: Pairs) -> Tensor:
+    def full_sort_predict_masked(
+        self, interaction: Interaction, seen: tuple[Tensor, Tensor]
+    ) -> Tensor:
         """As ``full_sort_predict``, for a ranking with seen items masked.
 
         They are taken out before the candidates are chosen: otherwise they would use up places.
@@ -168,10 +170,12 @@ class Reranker(LanguageModelRecommender):
         merged = self.full_sort_predict(interaction[first.cpu()])
         return merged[of_row, interaction[self.ITEM_ID]]
 
-    def _merged(self, interaction: Interaction, seen: Pairs | None) -> Tensor:
+    def _merged(self, interaction: Interaction, seen: tuple[Tensor, Tensor] | None) -> Tensor:
         retrieved = scores(self.retriever, interaction)
-        seen = None if seen is None else tuple(part.to(retrieved.device) for part in seen)
-        candidates = top_items(retrieved, self.n_candidates, seen)
+        left_out = None
+        if seen is not None:
+            left_out = padded(*seen, len(interaction)).to(retrieved.device)
+        candidates = top_items(retrieved, self.n_candidates, left_out)
         return merged_scores(retrieved, candidates, self._reranked(interaction, candidates))
 
     def _reranked(self, interaction: Interaction, candidates: Tensor) -> Tensor:

@@ -98,6 +98,19 @@ def test_whole_sequences_train_every_variant(variant, backbone, small_data, sett
     assert losses[3] < losses[0]
 
 
+@pytest.mark.parametrize("loss", ["softmax", "gbce"])
+@pytest.mark.parametrize(
+    ("model", "batching"),
+    [("TSLRec_SASRec", "sequence"), ("GRU4Rec", "sequence"), ("Caser", "prefix")],
+)
+def test_sampled_losses_train(model, batching, loss, small_data, settings):
+    changes = {"train_batching": batching, "train_neg_sample_args": None, "epochs": 4}
+    changes |= {"sampled_loss": loss, "sampled_negatives": 20, "learning_rate": 0.01}
+    trainer, _ = trained(model, settings | changes | {"enhancement": "random"}, small_data)
+    losses = trainer.train_loss_dict
+    assert losses[3] < losses[0]
+
+
 @pytest.mark.parametrize("model", ["Caser", "CI_FMLPRec"])
 def test_whole_sequences_are_refused_where_filters_see_the_future(model, small_data, settings):
     with pytest.raises(ValueError, match=f"train_batching.*{model}"):

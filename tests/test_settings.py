@@ -16,6 +16,7 @@ from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.config.keys import KEYS, Effect, result_values
 from recbole_tslrec.config.recbole_keys import check_valid_metric
 from recbole_tslrec.config.spelling import check_spelling
+from recbole_tslrec.config.training_keys import TRAINING_KEYS
 from recbole_tslrec.recbole_bridge.paradigm import PARADIGMS, chain, variants
 from recbole_tslrec.recbole_bridge.register import properties_folder
 
@@ -28,10 +29,12 @@ def test_the_files_of_keys_are_those_of_the_declarations():
     """`make keys` writes them."""
     for path, text in yaml_files().items():
         assert path.read_text() == text, path
-        paradigm = PARADIGMS[path.stem]
         reader = Config.__new__(Config)  # yaml by itself reads 1e-3 as a text
         reader.yaml_loader = reader._build_yaml_loader()
-        assert reader._load_config_files([str(path)]) == paradigm.defaults()
+        defaults = {name: key.default for name, key in TRAINING_KEYS.items()}
+        if path.stem != "overall":
+            defaults = PARADIGMS[path.stem].defaults()
+        assert reader._load_config_files([str(path)]) == defaults
     assert (properties_folder().parent / "docs" / "keys.md").read_text() == page()
 
 
@@ -67,6 +70,10 @@ WRONG = [
     ("enhanced_scale", float("inf"), "enhanced_scale"),
     ("train_window_context", 2, "train_window_context"),
     ("train_batching", "batch", "one of prefix, sequence"),
+    ("sampled_loss", "bce", "sampled_loss: .'bce'. is not one of none, softmax, gbce"),
+    ("sampled_negatives", 0, "sampled_negatives"),
+    ("gbce_calibration", 1.5, "gbce_calibration"),
+    ("softmax_precision", "float16", "one of float32, bfloat16"),
     ("lora_dropout", 1.0, "lora_dropout"),
     ("sft_learning_rate", 0, "sft_learning_rate"),
     ("sft_valid_ratio", 0.9, "sft_valid_ratio"),
@@ -155,6 +162,34 @@ def test_auto_batching_is_whole_sequences_where_the_backbone_may(
     changes = {"train_batching": "auto", "train_neg_sample_args": None}
     config = Config(model, small_data, config_dict=settings | changes)
     assert config["train_batching"] == batching
+
+
+def test_another_loss_is_refused_where_it_has_no_place(small_data, settings):
+    negatives = {"distribution": "uniform", "sample_num": 1}
+    bpr = {"loss_type": "BPR", "train_neg_sample_args": negatives}
+    for change in ({"sampled_loss": "gbce"}, {"softmax_precision": "bfloat16"}):
+        (key,) = change
+        with pytest.raises(ValueError, match=rf"{key}: .*loss_type is \[BPR\]"):
+            Config("TSLRec_SASRec", small_data, config_dict=settings | bpr | change)
+        with pytest.raises(ValueError, match=rf"{key}: .*\[NARM\] is none"):
+            changes = {"train_neg_sample_args": None} | change
+            Config("NARM", small_data, config_dict=settings | changes)
+
+
+def test_losses_that_stand_aside_are_in_no_fingerprint():
+    usual = {name: key.default for name, key in TRAINING_KEYS.items()}
+    names = {"sampled_loss", "sampled_negatives", "gbce_calibration", "softmax_precision"}
+    for changes, counted in (
+        ({}, set()),
+        ({"sampled_negatives": 5, "gbce_calibration": 1.0}, set()),
+        ({"softmax_precision": "bfloat16"}, {"softmax_precision"}),
+        ({"sampled_loss": "softmax"}, {"sampled_loss", "sampled_negatives"}),
+        (
+            {"sampled_loss": "gbce", "softmax_precision": "bfloat16"},
+            names - {"softmax_precision"},
+        ),
+    ):
+        assert names & training_settings(usual | changes).keys() == counted
 
 
 # By key, values that are right, as a strategy; everything else is wrong.

@@ -162,5 +162,5 @@ def test_rows_in_another_order_are_the_same_data(data, settings):
 
 
 def test_nothing_but_true_and_false_allows(data, settings):
-    with pytest.raises(ValueError, match=r"allow_new_data: \[yes\] is neither True nor False"):
+    with pytest.raises(ValueError, match=r"allow_new_data: \['yes'\] is not True or False"):
         Config("SASRec", data, config_dict=settings | {"allow_new_data": "yes"})

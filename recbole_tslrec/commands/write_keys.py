@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from recbole_tslrec.config.keys import Effect, as_yaml
+from recbole_tslrec.config.keys import Effect, Key, as_yaml
+from recbole_tslrec.config.training_keys import TRAINING_GROUPS
 from recbole_tslrec.recbole_bridge.paradigm import PARADIGMS, chain
 from recbole_tslrec.recbole_bridge.register import properties_folder
 
@@ -18,9 +19,14 @@ _CHANGES = {
 }
 
 
+_OVERALL = """Keys that the plug-in adds to every sequential model, RecBole's own among them.
+Written by `make keys` from the declarations in the code."""
+
+
 def yaml_files() -> dict[Path, str]:
     """What each paradigm's yaml is to hold."""
-    return {
+    overall = {properties_folder() / "overall.yaml": as_yaml(_OVERALL, TRAINING_GROUPS)}
+    return overall | {
         properties_folder() / f"{name}.yaml": as_yaml(paradigm.heading, paradigm.keys)
         for name, paradigm in PARADIGMS.items()
     }
@@ -32,25 +38,30 @@ def page() -> str:
         "# Keys",
         "",
         "Every key of ours, by the paradigm whose models have it. Written by `make keys` from the "
-        "declarations in the code. RecBole's own keys are in RecBole's documentation; "
-        "[overall.yaml](../properties/overall.yaml) has those that every sequential model has "
-        "besides.",
+        "declarations in the code. RecBole's own keys are in RecBole's documentation.",
+        "",
+        "## Every sequential model",
+        "",
+        _table([_row(key) for group in TRAINING_GROUPS for key in group.keys]),
     ]
     for name, paradigm in PARADIGMS.items():
         rows = [
-            [
-                f"`{key.name}`",
-                "`~`" if key.default is None else f"`{key.default}`",
-                key.values.expected,
-                _CHANGES[key.effect],
-                ", ".join(_readers(name, key.name)),
-            ]
+            [*_row(key), ", ".join(_readers(name, key.name))]
             for group in paradigm.keys
             for key in group.keys
         ]
-        headers = ["key", "default", "takes", "can change", "read by"]
-        parts += ["", f"## {name}", "", tabulate(rows, headers, tablefmt="github")]
+        parts += ["", f"## {name}", "", _table(rows)]
     return "\n".join(parts) + "\n"
+
+
+def _row(key: Key) -> list[str]:
+    default = "`~`" if key.default is None else f"`{key.default}`"
+    return [f"`{key.name}`", default, key.values.expected, _CHANGES[key.effect]]
+
+
+def _table(rows: list[list[str]]) -> str:
+    headers = ["key", "default", "takes", "can change", "read by"]
+    return tabulate(rows, headers[: len(rows[0])], tablefmt="github")
 
 
 def _readers(paradigm: str, key: str) -> list[str]:

@@ -31,6 +31,7 @@ def training_settings(config: Mapping[str, Any]) -> dict[str, str]:
         config.get("valid_protocol") == "ranked"
     ):  # RecBole's own: what was stored before stays valid
         without_effect.add("valid_protocol")
+    without_effect |= _of_losses_not_taken(config)
     if _draws_in_loaders(config):  # a loader's workers draw other items than it would by itself
         without_effect.remove("worker")
         if (config.get("worker") or 0) > 1:  # which of them draws for whom is by the batch
@@ -40,6 +41,17 @@ def training_settings(config: Mapping[str, Any]) -> dict[str, str]:
         for key, value in sorted(config.items())
         if key not in KEYS and key not in without_effect
     }
+
+
+def _of_losses_not_taken(config: Mapping[str, Any]) -> set[str]:
+    """The keys of losses that stand aside: what is stored from before there were any stays valid."""
+    sampled = config.get("sampled_loss", "none")
+    keys = set() if sampled == "gbce" else {"gbce_calibration"}
+    if sampled == "none":
+        keys |= {"sampled_loss", "sampled_negatives"}
+    if sampled != "none" or config.get("softmax_precision") == "float32":
+        keys.add("softmax_precision")
+    return keys
 
 
 def _draws_in_loaders(config: Mapping[str, Any]) -> bool:

@@ -17,9 +17,9 @@ from recbole.utils.argument_list import (
     training_arguments,
 )
 
-from recbole_tslrec.config.checks import OVERALL_KEYS
 from recbole_tslrec.config.fingerprints import WITHOUT_EFFECT_ON_TRAINING
 from recbole_tslrec.config.keys import KEYS
+from recbole_tslrec.config.training_keys import TRAINING_KEYS
 
 _RECBOLE_KEYS = frozenset(
     [*general_arguments, *training_arguments, *evaluation_arguments, *dataset_arguments, "encoding"]
@@ -49,7 +49,7 @@ def check_spelling(given_keys: Mapping[Any, Any], known_keys: Mapping[str, Any])
 
 def _meant_by(key: str, known_keys: Mapping[str, Any]) -> str | None:
     """The known key that an unknown one looks like; None if it is like none."""
-    ours = [*KEYS, *OVERALL_KEYS]
+    ours = [*KEYS, *TRAINING_KEYS]
     by_form = {_form(one): one for one in [*known_keys, *_RECBOLE_KEYS, *ours]}
     if _form(key) in by_form:
         return by_form[_form(key)]

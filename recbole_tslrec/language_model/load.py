@@ -15,6 +15,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import is_flash_attn_2_available
 
+from recbole_tslrec.config.devices import bf16_is_fast
 from recbole_tslrec.language_model.kinds import model_class
 from recbole_tslrec.language_model.source import LanguageModelSource
 from recbole_tslrec.language_model.weights import (
@@ -28,13 +29,6 @@ from recbole_tslrec.language_model.weights import (
 getLogger("bitsandbytes.backends.cpu.ops").setLevel(ERROR)
 # It warns in every product of every 8-bit layer that it computes in float16, as it always does.
 getLogger("bitsandbytes.autograd._functions").setLevel(ERROR)
-
-
-def bf16_is_fast(device: torch.device) -> bool:
-    """Whether matrix products in bfloat16 run on the device's own instructions."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 def full_precision_dtype(device: torch.device) -> torch.dtype:

@@ -26,15 +26,10 @@ from yaml import YAMLError
 
 from recbole_tslrec.backbones.fmlprec import FMLPRec
 from recbole_tslrec.backbones.specification import BACKBONES, Backbone
-from recbole_tslrec.config.checks import (
-    check_files,
-    check_new_data,
-    check_valid_protocol,
-    check_values,
-    settle_batching,
-)
+from recbole_tslrec.config.checks import check_files, check_values
 from recbole_tslrec.config.recbole_keys import check_loss, check_recbole_keys
 from recbole_tslrec.config.spelling import check_command_line, check_spelling
+from recbole_tslrec.config.training_keys import check_training_keys, check_valid_protocol
 from recbole_tslrec.config.values import text
 from recbole_tslrec.data.check_header import check_columns
 from recbole_tslrec.data.check_interactions import check_interactions
@@ -202,8 +197,8 @@ def with_checks(original):
             check_values(values)
             paradigm.check(values)
             check_files(values)
-        check_new_data(values)
-        settle_batching(values, self.model, backbone is not None and backbone.causal)
+        causal = backbone is not None and backbone.causal
+        check_training_keys(values, self.model, backbone is not None, causal)
         if ours or backbone is not None:
             text().check("dataset", self.dataset)
             check_recbole_keys(values, self.internal_config_dict)

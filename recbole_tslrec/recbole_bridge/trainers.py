@@ -11,6 +11,8 @@ from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.trainer import Trainer
 from torch.nn.utils import parametrize
 
+from recbole_tslrec.backbones.losses import loss_of, softmax_loss
+from recbole_tslrec.backbones.prefix_rows import prefix_loss
 from recbole_tslrec.backbones.specification import backbone_of
 from recbole_tslrec.backbones.whole_sequences.loader import WholeSequenceDataLoader, check_settings
 from recbole_tslrec.backbones.whole_sequences.loss import whole_sequence_loss
@@ -131,11 +133,12 @@ class WatchedTrainer(Trainer):
 
 
 class BackboneTrainer(WatchedTrainer):
-    """Trains the backbones of our table: RecBole's trainer but for ``train_batching: sequence``."""
+    """Trains the backbones of our table: RecBole's trainer but for whole sequences and other losses."""
 
     def __init__(self, config, model):
         if config["train_batching"] == "sequence":
             check_settings(config)
+        self._all_items_loss = loss_of(config, model.n_items)
         super().__init__(config, model)
 
     def fit(self, train_data, valid_data=None, *args, **kwargs):
@@ -155,9 +158,12 @@ class BackboneTrainer(WatchedTrainer):
         return super()._train_epoch(train_data, epoch_idx, loss_with_one_fusion, show_progress)
 
     def _loss(self, interaction):
+        table, loss = backbone_of(self.model).item_table, self._all_items_loss
         if self.config["train_batching"] == "sequence":
-            return whole_sequence_loss(self.model, interaction, backbone_of(self.model).item_table)
-        return self.model.calculate_loss(interaction)
+            return whole_sequence_loss(self.model, interaction, table, loss)
+        if loss is softmax_loss:  # which is RecBole's own
+            return self.model.calculate_loss(interaction)
+        return prefix_loss(self.model, interaction, table, loss)
 
     def evaluate(self, *args, **kwargs):
         """As RecBole's, with one fusion for the whole evaluation."""

@@ -55,7 +55,7 @@ def test_ranked_is_as_if_nothing_was_said(small_data, settings):
 @pytest.mark.parametrize(
     ("model", "changes", "message"),
     [
-        ("SASRec", {"valid_protocol": "seen"}, r"\[seen\] is not one of ranked, masked"),
+        ("SASRec", {"valid_protocol": "seen"}, r"\['seen'\] is not one of ranked, masked"),
         ("NARM", {"valid_protocol": "masked"}, r"\[masked\] .* \[NARM\].*RecBole's own trainer"),
         (
             "TSLRec_SASRec",

@@ -117,6 +117,10 @@ OURS: dict[str, Key] = {
     "train_batching": some(["prefix", "sequence", "auto"]),
     "train_window_context": number(high=1),
     "valid_protocol": some(["ranked", "masked"]),
+    "sampled_loss": some(["none"], ["softmax", "gbce"]),  # there are fewer items than are drawn
+    "sampled_negatives": whole(1),
+    "gbce_calibration": number(high=1),
+    "softmax_precision": some(["float32"], ["bfloat16"]),
     "allow_new_data": boolean(true=None),
 }
 _TRAINING: dict[str, Key] = {

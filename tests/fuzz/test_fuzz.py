@@ -6,8 +6,8 @@ from fuzz.fuzz import SUBJECTS, fuzz, lines, table
 from fuzz.inputs import RAN, RAW, REFUSED, SILENT, Input, Result, Wrong, judge
 from fuzz.key_tables import OURS
 from fuzz.plain_reading import Interactions, compare, plain_readings
-from recbole_tslrec.config.checks import OVERALL_KEYS
 from recbole_tslrec.config.keys import KEYS
+from recbole_tslrec.config.training_keys import TRAINING_KEYS
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
@@ -65,4 +65,4 @@ def test_the_plain_reading_is_in_the_order_of_float64_times():
 
 
 def test_every_key_of_ours_is_tried():
-    assert set(OURS) == {*KEYS, *OVERALL_KEYS}
+    assert set(OURS) == {*KEYS, *TRAINING_KEYS}

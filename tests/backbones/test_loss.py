@@ -14,7 +14,6 @@ from torch.nn.utils import parametrize
 from recbole_tslrec.backbones.fmlprec import FMLPRec
 from recbole_tslrec.backbones.whole_sequences.loader import WholeSequenceDataLoader
 from recbole_tslrec.backbones.whole_sequences.loss import (
-    softmax_loss,
     states_at_all_positions,
     whole_sequence_loss,
 )
@@ -96,52 +95,6 @@ def test_bpr_is_the_prefixes_loss_for_the_same_negatives(backbone):
 
     prefixes = summed(model, train_data, prefix_loss, len)
     assert_same(summed(model, batches, partial(whole_sequence_loss, model), count), prefixes)
-
-
-@pytest.mark.parametrize("rows", [1, 100, 599, 600, 10_000])
-def test_the_softmax_is_exact_in_chunks_of_any_size(rows, monkeypatch):
-    torch.manual_seed(0)
-    states = torch.randn(600, 8, dtype=torch.float64, requires_grad=True)
-    table = torch.randn(50, 8, dtype=torch.float64, requires_grad=True)
-    targets = torch.randint(1, 50, (600,))
-    expected = torch.nn.functional.cross_entropy(states @ table.T, targets)
-    gradients = torch.autograd.grad(3 * expected, (states, table))
-    monkeypatch.setattr("recbole_tslrec.backbones.whole_sequences.loss._CHUNK_BYTES", rows * 50 * 8)
-    loss = softmax_loss(states, table, targets)
-    torch.testing.assert_close(loss, expected)
-    for one, other in zip(torch.autograd.grad(3 * loss, (states, table)), gradients, strict=True):
-        torch.testing.assert_close(one, other)
-
-
-def test_large_logits_neither_overflow_nor_lose_the_loss():
-    states, targets = torch.tensor([[200.0], [-200.0]], requires_grad=True), torch.tensor([1, 1])
-    loss = softmax_loss(states, torch.tensor([[0.0], [1.0]], requires_grad=True), targets)
-    assert loss.item() == pytest.approx(100)  # 0 for the first row, 200 for the second
-    assert torch.autograd.grad(loss, states)[0].tolist() == [[0.0], [-0.5]]
-
-
-def test_in_half_precision_the_loss_is_computed_in_single():
-    states = torch.randn(40, 8, dtype=torch.bfloat16, requires_grad=True)
-    table = torch.randn(500, 8, requires_grad=True)
-    targets = torch.randint(1, 500, (40,))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = softmax_loss(states, table, targets)
-    torch.testing.assert_close(
-        loss, torch.nn.functional.cross_entropy(states.float() @ table.T, targets)
-    )
-    gradients = torch.autograd.grad(loss, (states, table))
-    assert [gradient.dtype for gradient in gradients] == [torch.bfloat16, torch.float32]
-
-
-def test_the_logits_are_not_kept_for_the_backward_pass():
-    table = torch.randn(1000, 4, requires_grad=True)
-    states, targets = torch.randn(512, 4, requires_grad=True), torch.randint(1, 1000, (512,))
-    sizes = []
-    with torch.autograd.graph.saved_tensors_hooks(
-        lambda tensor: sizes.append(tensor.nbytes) or tensor, lambda tensor: tensor
-    ):
-        softmax_loss(states, table, targets)
-    assert sum(sizes) < 10 * table.nbytes < 512 * 1000 * 4
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

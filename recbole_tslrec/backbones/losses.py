@@ -1,0 +1,203 @@
+"""What a training loss makes of users' states and the item table: all items' softmax, or a sample's.
+
+Each takes the states ``[T, H]`` from which targets are predicted, the item table ``[n_items, H]`` with
+the padding in row 0, and the targets ``[T]``, int64. A state scores an item by their dot product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from recbole_tslrec.config.devices import bf16_is_fast
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+# The logits that exist at a time: on a CPU what its cache holds, so that nothing is fetched from memory
+# twice (a third of the time of 2,048 rows at once, 12,102 items, d = 64); a GPU wants more work a call.
+_CHUNK_BYTES = 6 * 2**20
+_CHUNK_BYTES_GPU = 2**28
+
+
+def loss_of(config: Mapping[str, Any], n_items: int) -> Loss:
+    """The loss that an experiment asks for in place of the model's own.
+
+    Args:
+        config: reads ``sampled_loss``, ``sampled_negatives``, ``gbce_calibration`` and
+            ``softmax_precision`` and ``device``.
+        n_items: rows of the item table.
+
+    Raises:
+        ValueError: more items are to be drawn than there are, or the processor has no bfloat16.
+    """
+    kind, n_negatives = config["sampled_loss"], config["sampled_negatives"]
+    if kind == "none" and config["softmax_precision"] == "float32":
+        return softmax_loss
+    if kind == "none":
+        if not bf16_is_fast(config["device"]):
+            raise ValueError(
+                f"softmax_precision: [bfloat16] has no instructions on this [{config['device']}]. "
+                f"Set softmax_precision: float32."
+            )
+        return partial(softmax_loss, products=torch.bfloat16)
+    if n_negatives > n_items - 1:
+        raise ValueError(
+            f"sampled_negatives: [{n_negatives}] is more than the {n_items - 1} items of the data set. "
+            f"Give fewer, or sampled_loss: none."
+        )
+    loss = sampled_softmax_loss
+    if kind == "gbce":
+        loss = partial(gbce_loss, calibration=config["gbce_calibration"])
+
+    def with_new_negatives(states: Tensor, table: Tensor, targets: Tensor) -> Tensor:
+        negatives = torch.randint(1, n_items, (n_negatives,), device=targets.device)
+        return loss(states, table, targets, negatives)
+
+    return with_new_negatives
+
+
+# ---- a sample of the items --------------------------------------------------------------------------
+
+
+def sampled_softmax_loss(
+    states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor
+) -> Tensor:
+    """The mean cross entropy, the sum over all items estimated from some (Bengio & Senécal 2008).
+
+    ``-s⁺ + log(exp s⁺ + Σ_k exp(s_k - log K q_k))`` over K items drawn with the chances q, here 1 of
+    n_items - 1 each. The term of the target is exact, so it is not corrected and a draw of it is left
+    out; the sum within the logarithm is then right on average.
+
+    Args:
+        states, table, targets: as above.
+        negatives: int64 ``[K]``, drawn with replacement from the items, padding not among them; the same
+            for all targets, so that they cost one matrix product.
+
+    Returns:
+        The loss, shape ``[]``.
+    """
+    positive, negative = _scores(states, table, targets, negatives)
+    expected = len(negatives) / (len(table) - 1)  # K q, how often an item is drawn on average
+    logits = torch.cat([positive[:, None], negative - math.log(expected)], dim=1)  # [T, 1 + K]
+    return F.cross_entropy(logits, torch.zeros_like(targets))
+
+
+def gbce_loss(
+    states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor, calibration: float
+) -> Tensor:
+    """gBCE (Petrov & Macdonald, RecSys 2023): binary cross entropy without its overconfidence.
+
+    ``-(log σ(s⁺)^β + Σ_k log(1 - σ(s_k))) / (K + 1)`` with ``β = α(t(1 - 1/α) + 1/α)``, where
+    ``α = K / (n_items - 2)`` is the share of the negative items that is drawn. With t = 0 it is plain
+    binary cross entropy; with t = 1 scores are calibrated as the softmax's are.
+
+    Args:
+        states, table, targets, negatives: as for :func:`sampled_softmax_loss`.
+        calibration: t, from 0 to 1.
+
+    Returns:
+        The mean over the targets, shape ``[]``.
+    """
+    positive, negative = _scores(states, table, targets, negatives)
+    share = len(negatives) / (len(table) - 2)
+    power = share * (calibration * (1 - 1 / share) + 1 / share)
+    terms = power * F.softplus(-positive) + F.softplus(negative).sum(dim=1)
+    return terms.mean() / (len(negatives) + 1)
+
+
+def _scores(
+    states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The targets' scores ``[T]`` and the negative items' ``[T, K]``, -inf where one is the target."""
+    with torch.autocast(states.device.type, enabled=False):  # half precision has no room for it
+        states = states.to(table.dtype)
+        positive = (states * F.embedding(targets, table)).sum(dim=1)
+        negative = states @ F.embedding(negatives, table).T
+    return positive, negative.masked_fill(negatives == targets[:, None], -torch.inf)
+
+
+# ---- all items --------------------------------------------------------------------------------------
+
+
+def softmax_loss(
+    states: Tensor, table: Tensor, targets: Tensor, products: torch.dtype | None = None
+) -> Tensor:
+    """The exact mean cross entropy over all items, with no more than a chunk of logits at a time.
+
+    Of what libraries offer, Liger's and Apple's kernels are written in Triton and do not run on a CPU;
+    ``torch.nn.functional.linear_cross_entropy`` of torch 2.13 does, takes as long as this at the same
+    chunk (half as long again at its own), and is not in torch 2.6, which we support.
+
+    Args:
+        states, table, targets: as above.
+        products: in what the matrix products are computed; their sums, the softmax and the gradients'
+            sums over chunks are float32 at least. None: as these.
+
+    Returns:
+        The loss, shape ``[]``, float32 at least; it can be differentiated once.
+    """
+    return _SoftmaxLoss.apply(states, table, targets, products) / len(targets)
+
+
+class _SoftmaxLoss(torch.autograd.Function):
+    """The summed cross entropy, whose gradients are made along with it.
+
+    They are the softmax less one at the target, times the other factor of the logits: with a chunk's
+    logits still in the processor's cache they cost two matrix products, where autograd would write the
+    logits of all rows to memory and read them again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, states: Tensor, table: Tensor, targets: Tensor, products: torch.dtype | None
+    ) -> Tensor:
+        with torch.autocast(states.device.type, enabled=False):  # half precision has no room for it
+            exact = torch.promote_types(states.dtype, torch.float32)
+            states_, table_ = states.to(exact), table.to(exact)
+            total, *gradients = _loss_and_gradients(states_, table_, targets, products or exact)
+        ctx.save_for_backward(*gradients)
+        ctx.dtypes = states.dtype, table.dtype
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, factor: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        gradients = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        of_states, of_table = ((factor * one).to(dtype) for one, dtype in gradients)
+        return of_states, of_table, None, None
+
+
+def _loss_and_gradients(
+    states: Tensor, table: Tensor, targets: Tensor, products: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The summed cross entropy and its gradients, ``[]``, ``[T, H]`` and ``[n_items, H]``."""
+    total = states.new_zeros(())
+    of_states, of_table = torch.empty_like(states), torch.zeros_like(table)
+    chunk_bytes = _CHUNK_BYTES if states.is_cpu else _CHUNK_BYTES_GPU
+    rows = max(chunk_bytes // (states.element_size() * len(table)), 1)
+    factors, exact = (states.to(products), table.to(products)), states.dtype
+    for first in range(0, len(states), rows):
+        chunk, target = factors[0][first : first + rows], targets[first : first + rows, None]
+        logits = (chunk @ factors[1].T).to(exact)
+        logits -= logits.amax(dim=1, keepdim=True)  # the same softmax, and no overflow
+        total -= logits.gather(1, target).sum()
+        slope = logits.exp_()  # in place, as all that follows: the softmax, less one at the target
+        normaliser = slope.sum(dim=1, keepdim=True)
+        total += normaliser.log().sum()
+        slope /= normaliser
+        slope.scatter_add_(1, target, slope.new_full(target.shape, -1.0))
+        slope = slope.to(products)
+        if products == exact:  # straight to where they go
+            torch.mm(slope, table, out=of_states[first : first + rows])
+            of_table.addmm_(slope.T, chunk)
+        else:
+            of_states[first : first + rows] = slope @ factors[1]
+            of_table += slope.T @ chunk
+    return total, of_states, of_table

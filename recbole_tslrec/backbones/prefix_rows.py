@@ -1,0 +1,48 @@
+"""Another loss for a backbone that is trained on RecBole's rows, one for each prefix."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from recbole.data.interaction import Interaction
+from torch import Tensor, nn
+
+from recbole_tslrec.backbones.hiding import hiding
+from recbole_tslrec.backbones.losses import Loss
+
+if TYPE_CHECKING:
+    from recbole.model.abstract_recommender import SequentialRecommender
+
+
+def prefix_loss(
+    model: SequentialRecommender, interaction: Interaction, item_table: str, loss: Loss
+) -> Tensor:
+    """The model's own loss with another one in the place of its CE over all items.
+
+    What the model adds to its CE stays, as Caser's regularisation.
+
+    Args:
+        model: a backbone whose ``calculate_loss`` calls ``forward`` once, for states ``[B, H]``, and
+            gives their scores of all items to ``loss_fct``.
+        interaction: a batch of RecBole's training loader.
+        item_table: the attribute of the item table, an ``nn.Embedding`` ``[n_items, H]``.
+        loss: what stands for CE.
+
+    Returns:
+        The loss, shape ``[]``.
+    """
+    forward, states = model.forward, []
+
+    def giving_none_away(*arguments: Tensor) -> Tensor:
+        states.append(forward(*arguments))
+        return states[0][:0]  # the model then scores all items for no row
+
+    with hiding(model, forward=giving_none_away, loss_fct=_NoLoss()):
+        rest = model.calculate_loss(interaction)
+    table = getattr(model, item_table).weight
+    return loss(states[0], table, interaction[model.POS_ITEM_ID]) + rest
+
+
+class _NoLoss(nn.Module):
+    def forward(self, scores: Tensor, targets: Tensor) -> Tensor:
+        return scores.new_zeros(())

@@ -1,0 +1,158 @@
+"""The keys of ours that every sequential model has, RecBole's own among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from recbole_tslrec.config.keys import Effect, Key, KeyGroup
+from recbole_tslrec.config.values import YES_OR_NO, integer, number, one_of
+
+_SHARE = number(lambda share: 0 <= share <= 1, "a number in [0, 1]")
+
+# Not made known with `declare`: they enter fingerprints with RecBole's keys (`fingerprints.py`).
+ROWS = KeyGroup(
+    "How histories become training rows",
+    (
+        Key(
+            "train_batching",
+            "prefix",
+            "In [prefix, sequence, auto]. prefix: one row per prefix, as RecBole. sequence: one pass "
+            "over the whole history, for causal backbones (SASRec, GRU4Rec). auto: sequence for those, "
+            "prefix for the others.",
+            one_of("prefix", "sequence", "auto"),
+        ),
+        Key(
+            "train_window_context",
+            0.5,
+            "With sequence: the share of MAX_ITEM_LIST_LENGTH that a target of a longer history has "
+            "before it at least, in [0, 1]. 1: all of it, as prefix.",
+            _SHARE,
+        ),
+    ),
+)
+LOSS = KeyGroup(
+    "The loss, with loss_type: CE; for backbones (SASRec, GRU4Rec, Caser, FMLPRec) and their variants",
+    (
+        Key(
+            "sampled_loss",
+            "none",
+            "What stands for the softmax over all items, in [none, softmax, gbce]; for large "
+            "catalogues. softmax: over the target and a sample of the items, scaled to all of them. "
+            "gbce: gSASRec's binary cross entropy.",
+            one_of("none", "softmax", "gbce"),
+        ),
+        Key(
+            "sampled_negatives",
+            256,
+            "With sampled_loss: the items that a step draws, each with the same chance.",
+            integer(1),
+        ),
+        Key(
+            "gbce_calibration",
+            0.75,
+            "With gbce: t of its paper, in [0, 1]. 0: plain binary cross entropy; 1: scores as the "
+            "softmax's.",
+            _SHARE,
+        ),
+        Key(
+            "softmax_precision",
+            "float32",
+            "In what the softmax over all items computes its matrix products, in [float32, bfloat16]; "
+            "the rest of it is float32. bfloat16 takes half the time where the processor has it.",
+            one_of("float32", "bfloat16"),
+        ),
+    ),
+)
+EPOCH = KeyGroup(
+    "The choice of the epoch",
+    (
+        Key(
+            "valid_protocol",
+            "ranked",
+            "By which ranking of validation the epoch is chosen, in [ranked, masked]. ranked: of all "
+            "items, as RecBole. masked: without the items of the user's history (the target stays); "
+            "for figures with seen items masked. RecBole's test result stays ranked; compare gives "
+            "both.",
+            one_of("ranked", "masked"),
+        ),
+    ),
+)
+DATA = KeyGroup(
+    "The data of a trained model",
+    (
+        Key(
+            "allow_new_data",
+            False,
+            "Whether a checkpoint may go on training, or be evaluated, on other data than it was "
+            "trained with. False: refused, since what is held out now may have been trained on. "
+            "load_data_and_model takes it as an argument.",
+            YES_OR_NO,
+            Effect.NOTHING,
+        ),
+    ),
+)
+TRAINING_GROUPS = (ROWS, LOSS, EPOCH, DATA)
+TRAINING_KEYS = {key.name: key for group in TRAINING_GROUPS for key in group.keys}
+
+
+def check_training_keys(config: dict[str, Any], model: str, backbone: bool, causal: bool) -> None:
+    """Check these keys, and put in the place of ``train_batching: auto`` what it is for a backbone.
+
+    Args:
+        config: all values.
+        model: RecBole's name of the model.
+        backbone: whether it is a backbone of the table, or starts from one.
+        causal: whether that one is causal.
+
+    Raises:
+        ValueError: a value is unknown, or one that the model cannot have.
+    """
+    for name, key in TRAINING_KEYS.items():
+        key.check(config.get(name, key.default))
+    if config["train_batching"] == "sequence" and not causal:
+        raise ValueError(
+            f"train_batching: [sequence] needs a backbone of ours whose output at a position depends "
+            f"on earlier ones alone; [{model}] has none. Set train_batching: prefix, or auto."
+        )
+    if config["train_batching"] == "auto":
+        config["train_batching"] = "sequence" if causal else "prefix"
+    for key in ("sampled_loss", "softmax_precision"):
+        if config[key] != TRAINING_KEYS[key].default:
+            _check_other_loss(config, key, model, backbone)
+
+
+def _check_other_loss(config: Mapping[str, Any], key: str, model: str, backbone: bool) -> None:
+    given, usual = config[key], TRAINING_KEYS[key].default
+    if not backbone:
+        raise ValueError(
+            f"{key}: [{given}] is for backbones; [{model}] is none. Set {key}: {usual}."
+        )
+    if config.get("loss_type") != "CE":
+        raise ValueError(
+            f"{key}: [{given}] stands for CE, and loss_type is [{config.get('loss_type')}]. Set "
+            f"loss_type: CE, or {key}: {usual}."
+        )
+
+
+def check_valid_protocol(config: Mapping[str, Any], model: str, ours: bool) -> None:
+    """Raise ValueError for a ``valid_protocol`` that nobody would follow.
+
+    Args:
+        config: all values.
+        model: its name.
+        ours: whether a trainer of ours trains it.
+    """
+    if config.get("valid_protocol", "ranked") == "ranked":
+        return
+    if not ours:
+        raise ValueError(
+            f"valid_protocol: [masked] is not to be had with [{model}], which RecBole's own trainer "
+            f"trains. Set valid_protocol: ranked."
+        )
+    mode = (config["eval_args"] or {}).get("mode", "full")
+    if (mode["valid"] if isinstance(mode, Mapping) else mode) != "full":
+        raise ValueError(
+            f"valid_protocol: [masked] ranks all items, and eval_args: mode [{mode}] does not. Set "
+            f"mode: full, or valid_protocol: ranked."
+        )

@@ -291,6 +291,9 @@ FIRST_CHANGED = {
     "llm_attention": ("eager", None),
     "llm_gradient_checkpointing": (True, "fine_tuning"),
     "enhancement": ("random", None),
+    "item_text": ("title", None),  # what reads it: test_text_vectors.py
+    "item_text_tokens": (7, None),
+    "item_text_missing": ("unknown", None),
     "fusion": ("sum", None),
     "enhanced_dim": (7, None),
     "enhanced_scale": (0.5, None),

@@ -12,7 +12,7 @@ from test_pipeline import stage_tensors
 from tiny_fine_tuning import CPU, model_and_prompt, settings_of, users_of_one_taste
 
 from recbole_tslrec.language_model import training
-from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import read_items
+from recbole_tslrec.language_model.item_states import read_items
 from recbole_tslrec.paradigms.tslrec.reconstruction import fine_tuning
 
 TOKENS = [f"item {number}" for number in range(20)]
@@ -63,7 +63,7 @@ import torch
 sys.path[:0] = sys.argv[2:]
 from tiny_fine_tuning import CPU, model_and_prompt, settings_of, users_of_one_taste
 from recbole_tslrec.store import processes
-from recbole_tslrec.paradigms.tslrec.augmentation import enhanced_embeddings
+from recbole_tslrec.language_model import item_states
 from recbole_tslrec.language_model import training
 from recbole_tslrec.paradigms.tslrec.reconstruction import fine_tuning
 TOKENS = [f"item {number}" for number in range(20)]
@@ -72,7 +72,7 @@ read = []
 model.reader.register_forward_pre_hook(
     lambda module, args, batch: read.append(len(batch["token_ids"])), with_kwargs=True
 )
-states = enhanced_embeddings.read_items(model.reader, prompt, TOKENS, Path("."), False, items_a_shard=3)
+states = item_states.read_items(model.reader, prompt, TOKENS, Path("."), False, items_a_shard=3)
 Path(f"read-{processes.number()}").write_text(str(sum(read)))
 assert (states is not None) == processes.is_first()
 training.bf16_is_fast = lambda device: False

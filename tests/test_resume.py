@@ -9,9 +9,8 @@ import pytest
 import torch
 from tiny_fine_tuning import CPU, model_and_prompt, settings_of, users_of_one_taste
 
-from recbole_tslrec.language_model import training
-from recbole_tslrec.paradigms.tslrec.augmentation import enhanced_embeddings
-from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import read_items
+from recbole_tslrec.language_model import item_states, training
+from recbole_tslrec.language_model.item_states import read_items
 from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import fine_tune
 
 TOKENS = [f"item {number}" for number in range(20)]
@@ -59,14 +58,14 @@ def read(folder: str, shards: Path, kill_at: int | None = None) -> torch.Tensor:
     model, prompt = model_and_prompt(folder)
     shards.mkdir(exist_ok=True)
     if kill_at is not None:
-        save = enhanced_embeddings.ItemTensors.save
+        save = item_states.ItemTensors.save
 
         def save_or_die(self, path):
             if path.name == f"shard-{kill_at:06d}.safetensors":
                 os.kill(os.getpid(), signal.SIGKILL)
             save(self, path)
 
-        enhanced_embeddings.ItemTensors.save = save_or_die
+        item_states.ItemTensors.save = save_or_die
     return read_items(model.reader, prompt, TOKENS, shards, False, items_a_shard=3)
 
 

@@ -221,12 +221,16 @@ RIGHT = {
     "sft_valid_ratio": st.just(0) | st.floats(0, 0.5),
     "sft_stopping_step": st.integers(1),
     "enhancement": st.just("tslrec")
-    | st.sampled_from(["mean_preference", "backbone_embedding", "random", "frozen_lm"]),
+    | st.sampled_from(["mean_preference", "backbone_embedding", "random", "frozen_lm"])
+    | st.sampled_from(["text", "tfidf", "shuffled_text", "gaussian_text"]),
     "enhanced_items": st.none(),
     "fusion": st.sampled_from(["gate", "sum"]),
     "enhanced_dim": st.integers(1),
     "enhanced_scale": st.integers(1) | st.floats(0, 1e9, exclude_min=True),
     "item_norm": st.sampled_from(["none", "l2"]),
+    "item_text": st.none() | words | st.lists(words, min_size=1),
+    "item_text_tokens": st.integers(1),
+    "item_text_missing": words,
     "tslrec_dir": words,
 }
 # By what is expected, values that are always wrong.
@@ -250,8 +254,9 @@ def wrong_values(key: str):
         return NO_TEXT
     if expected == "a text":
         return NO_TEXT | st.none()
-    assert key == "lora_target_modules"
-    return st.sampled_from(["", None, [], [""], [1], ["a", None], 1, True, {"a": 1}])
+    no_names = st.sampled_from(["", [], [""], [1], ["a", None], 1, True, {"a": 1}])
+    assert key in ("lora_target_modules", "item_text")
+    return no_names | st.none() if key == "lora_target_modules" else no_names
 
 
 def test_every_key_has_its_right_values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from recbole.config import Config
@@ -30,7 +31,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--variants", "--variant", default=",".join(MAIN_VARIANTS), help=", ".join(variants())
     )
-    command.add_argument("--controls", action="store_true", help=f"add {', '.join(controls())}")
+    command.add_argument(
+        "--controls",
+        action="store_true",
+        help=f"add {', '.join(controls({}))}; with item_text all of {', '.join(controls())}",
+    )
     command.add_argument("--seeds", type=int, default=1, help="how many, from 2020 on")
     command.add_argument(
         "--config_files", default="", help="yaml files, separated by spaces; {dataset} is replaced"
@@ -86,13 +91,18 @@ def _grid(args: argparse.Namespace) -> Grid:
     sys.argv = sys.argv[:1]  # every cell is given its settings; a searched key differs among them
     if args.seeds < 1:
         raise ValueError(f"seeds: [{args.seeds}] is not a whole number, 1 or larger.")
-    added = controls() if args.controls else ()
-    return Grid(
+    grid = Grid(
         datasets=(args.datasets or args.dataset).split(","),
         backbones=(args.backbones or args.backbone).split(","),
-        variants=list(dict.fromkeys([*args.variants.split(","), *added])),
+        variants=args.variants.split(","),
         seeds=range(2020, 2020 + args.seeds),  # RecBole's default seed, and the next ones
         config_files=args.config_files.split(),
         settings=settings,
         reuse=args.reuse,
     )
+    if not args.controls:
+        return grid
+    # Those of item texts are added where every data set has them.
+    possible = [controls(grid.given(dataset)) for dataset in grid.datasets]
+    added = [name for name in controls() if all(name in names for names in possible)]
+    return replace(grid, variants=list(dict.fromkeys([*grid.variants, *added])))

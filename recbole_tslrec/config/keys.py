@@ -97,7 +97,13 @@ def declare(title: str, *keys: Key) -> KeyGroup:
 
 # Keys that are newer than stored results, or were not counted, with the value at which nothing has
 # changed: fingerprints stay.
-_LATER = {"item_norm": "none", "llm_gradient_checkpointing": False}
+_LATER = {
+    "item_norm": "none",
+    "llm_gradient_checkpointing": False,
+    "item_text": None,
+    "item_text_tokens": 32,
+    "item_text_missing": "error",
+}
 
 
 def counts(name: str, value: Any) -> bool:

@@ -87,6 +87,19 @@ def _beginnings(texts: list[str], tokenizer: PreTrainedTokenizerBase, most: int)
     return cut
 
 
+def check_item_text(config: Mapping[str, Any], reader: str) -> None:
+    """Raise ValueError if no column of texts is chosen.
+
+    Args:
+        reader: the key and its value that ask for texts, as an error has them.
+    """
+    if config["item_text"] is None:
+        raise ValueError(
+            f"{reader} reads the items' texts, and item_text names no column of the .item file. Set "
+            f"item_text=title, for one."
+        )
+
+
 def read_catalogue(
     config: Mapping[str, Any],
     tokens: Iterable[str],

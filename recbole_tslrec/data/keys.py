@@ -1,38 +1,36 @@
 """The keys of what several paradigms read of the data: the items' texts, a retriever's candidates.
 
-A key is made known with ``declare`` by whoever reads it. No paradigm here reads these yet: the first one
-that does puts ``declare`` in the place of ``KeyGroup``.
+A key is made known with ``declare`` by whoever reads it. No paradigm here reads candidates yet: the
+first one that does puts ``declare`` in the place of ``KeyGroup``.
 """
 
-from recbole_tslrec.config.keys import Key, KeyGroup
+from recbole_tslrec.config.keys import Key, KeyGroup, declare
 from recbole_tslrec.config.values import Values, integer, one_of, text, texts
 
 _COLUMNS = texts("a column of the .item file, or a list of them, or ~")
 
-ITEM_TEXT = KeyGroup(
+ITEM_TEXT = declare(
     "The items' texts, from RecBole's .item file",
-    (
-        Key(
-            "item_text",
-            None,
-            "The columns whose words tell what an item is, joined with ', ' in this order. Without a "
-            "choice an error lists those that there are.",
-            Values(lambda value: value is None or _COLUMNS.accepts(value), _COLUMNS.expected),
-            type="str or list",
-        ),
-        Key(
-            "item_text_tokens",
-            32,
-            "The most tokens of an item's text; what is longer loses its end.",
-            integer(1),
-        ),
-        Key(
-            "item_text_missing",
-            "error",
-            "What becomes of items without a text: 'error' names some and stops; any other value is the "
-            "text of all of them.",
-            text(),
-        ),
+    Key(
+        "item_text",
+        None,
+        "The columns whose words tell what an item is, joined with ', ' in this order. Without a "
+        "choice an error lists those that there are.",
+        Values(lambda value: value is None or _COLUMNS.accepts(value), _COLUMNS.expected),
+        type="str or list",
+    ),
+    Key(
+        "item_text_tokens",
+        32,
+        "The most tokens of an item's text; what is longer loses its end.",
+        integer(1),
+    ),
+    Key(
+        "item_text_missing",
+        "error",
+        "What becomes of items without a text: 'error' names some and stops; any other value is the "
+        "text of all of them.",
+        text(),
     ),
 )
 

@@ -1,11 +1,11 @@
 """The keys of what all paradigms share: the language model, its adapters, its training."""
 
-from recbole_tslrec.config.keys import Effect, Key, declare
+from recbole_tslrec.config.keys import Effect, Key, KeyGroup, declare
 from recbole_tslrec.config.values import ABOVE_0, YES_OR_NO, integer, number, one_of, text, texts
 
 _TITLE = "The language model (§4.1, §4.2)"
 
-READING = declare(
+FROZEN = declare(
     _TITLE,
     Key(
         "llm",
@@ -36,6 +36,10 @@ READING = declare(
         one_of("sdpa", "eager", "flash_attention_2"),
         Effect.NOTHING,
     ),
+)
+
+_POOLING = declare(
+    _TITLE,
     Key(
         "llm_pooling",
         "last",
@@ -44,6 +48,8 @@ READING = declare(
         one_of("last", "mean"),
     ),
 )
+
+READING = KeyGroup(_TITLE, (*FROZEN.keys, *_POOLING.keys))
 
 RESPONSE = declare(
     _TITLE,

@@ -1,4 +1,4 @@
-"""The prompt of histories: words, one slot an item of the history, words (paper §4.1)."""
+"""The prompt of histories: words, the items of the history, words (paper §4.1)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from recbole_tslrec.language_model.prompts.segments import Items, Words, tokens_of
+from recbole_tslrec.language_model.prompts.segments import Items, TokenTable, Words, tokens_of
 from recbole_tslrec.language_model.prompts.template import Template, special_tokens
 
 
@@ -21,28 +21,43 @@ class Prompt:
     Attributes:
         before: d_inst as token ids, with the tokenizer's opening tokens ([CLS], <s>) if it has any.
         after: d_res, with the closing tokens ([SEP]) if it has any.
-        max_history: the most slots; of a longer history the most recent items enter.
+        max_history: the most items; of a longer history the most recent enter.
         shared_prefix: whether ``before``, the same in every prompt, stands once beside a batch
             instead of in each of its prompts; see ``shared_prefix.can_share_prefix``.
+        slots: whether an item has a slot, a position that holds its projected vector.
+        texts: the items' texts by row, or None for none; with slots, a text follows its slot.
+        separator: token ids between two items.
+        context_length: the most positions; None: those of ``max_history`` slots and the words.
     """
 
     before: tuple[int, ...]
     after: tuple[int, ...]
     max_history: int
     shared_prefix: bool = False
+    slots: bool = True
+    texts: TokenTable | None = None
+    separator: tuple[int, ...] = ()
+    context_length: int | None = None
 
     @cached_property
     def template(self) -> Template:
         """What makes its batches."""
-        history = Items("history", slots=True, most=self.max_history)
+        history = Items(
+            "history",
+            slots=self.slots,
+            texts=self.texts,
+            separator=self.separator,
+            most=self.max_history,
+        )
+        own = len(self.before) + self.max_history + len(self.after)
         return Template(
             (Words(self.before), history, Words(self.after)),
-            len(self.before) + self.max_history + len(self.after),
+            own if self.context_length is None else self.context_length,
             self.shared_prefix,
         )
 
     def lengths(self, histories: np.ndarray) -> np.ndarray:
-        """The positions of the prompts themselves, a shared prefix not counted.
+        """The positions of prompts of slots alone, a shared prefix not counted.
 
         Args:
             histories: the number of items of each history, [n] int.
@@ -52,6 +67,10 @@ class Prompt:
         """
         own_words = len(self.after) + (0 if self.shared_prefix else len(self.before))
         return np.minimum(histories, self.max_history) + own_words
+
+    def lengths_of(self, histories: Sequence[np.ndarray]) -> np.ndarray:
+        """The positions of the prompts that ``batch`` makes, a shared prefix not counted. [n] int"""
+        return self.template.lengths({"history": histories})
 
     def batch(self, histories: Sequence[np.ndarray]) -> dict[str, Tensor]:
         """Prompts for several histories, padded on the right, as ``Template.batch`` gives them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from logging import getLogger
 from typing import TYPE_CHECKING, TypeVar
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
 
     from recbole_tslrec.language_model.encoder import ItemEncoder, ItemPromptModel
     from recbole_tslrec.language_model.prompt import Prompt
+    from recbole_tslrec.language_model.prompts.segments import TokenTable
     from recbole_tslrec.language_model.prompts.template import Template
     from recbole_tslrec.language_model.source import LanguageModelSource
+    from recbole_tslrec.language_model.text_encoder import TextEncoder
 
     _P = TypeVar("_P", Prompt, Template)
 
@@ -127,6 +130,46 @@ def load_for_prompts(
         if config["llm_gradient_checkpointing"]:
             keep_few_activations(language_model)
     return language_model
+
+
+def tokenised_texts(config, source: LanguageModelSource, texts: Sequence[str]) -> TokenTable:
+    """The items' texts for a language model, of each the first ``item_text_tokens`` tokens.
+
+    Args:
+        texts: by internal id; the first, padding's, is empty.
+
+    Raises:
+        ValueError: the tokenizer finds nothing to read in a text, or gives what the model does not know.
+    """
+    from recbole_tslrec.language_model.prompts.segments import TokenTable
+    from recbole_tslrec.language_model.source import cannot_be_opened
+
+    with cannot_be_opened(source.name):
+        table = TokenTable.of(source.tokenizer, texts, config["item_text_tokens"])
+    check_words(source, int(table.tokens.max(initial=0)))
+    empty = [repr(texts[row]) for row in (table.lengths[1:] == 0).nonzero()[0] + 1]
+    if empty:
+        raise ValueError(
+            f"item_text: the tokenizer of [{source.name}] finds no word in the texts of {len(empty)} "
+            f"items, among them {', '.join(empty[:5])}. Give these items other texts in the .item file."
+        )
+    return table
+
+
+def make_text_encoder(
+    config, source: LanguageModelSource, texts: TokenTable
+) -> tuple[TextEncoder, Prompt]:
+    """The frozen language model as it reads each item's text alone, and the prompts for it."""
+    from recbole_tslrec.language_model.prompt import Prompt
+    from recbole_tslrec.language_model.prompts.template import special_tokens
+    from recbole_tslrec.language_model.text_encoder import TextEncoder
+
+    before, after = special_tokens(source.tokenizer)
+    prompt = Prompt(
+        before, after, 1, slots=False, texts=texts, context_length=source.context_length
+    )
+    encoder = TextEncoder(load_for_prompts(config, source, with_adapters=False), prompt)
+    return encoder.to(config["device"]), prompt
 
 
 def shared_if_possible(prompt: _P, reader: ItemEncoder, config, training: bool = False) -> _P:

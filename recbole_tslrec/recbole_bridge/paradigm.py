@@ -34,6 +34,8 @@ class Variant:
         backbone: the one beside which it stands; None for all.
         record_items: what a comparison keeps of the items of a finished run, for the report: arrays by
             name from its pipeline and its trained model.
+        requires: keys without whose value it cannot run; it is among all controls only where they are
+            given.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Variant:
     control: bool = False
     backbone: str | None = None
     record_items: Callable[[Pipeline, torch.nn.Module], dict[str, np.ndarray]] | None = None
+    requires: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -161,6 +164,15 @@ def variants() -> dict[str, Variant]:
     return {row.name: row for row in sorted(known, key=lambda row: row.control)}
 
 
-def controls() -> tuple[str, ...]:
-    """The names of the rows that are controls."""
-    return tuple(name for name, row in variants().items() if row.control)
+def controls(given: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+    """The names of the rows that are controls.
+
+    Args:
+        given: the settings under which they are to run; None: whatever they require.
+    """
+    return tuple(
+        name
+        for name, row in variants().items()
+        if row.control
+        and (given is None or all(given.get(key) is not None for key in row.requires))
+    )

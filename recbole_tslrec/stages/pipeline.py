@@ -22,6 +22,7 @@ from tabulate import tabulate
 
 from recbole_tslrec.data.histories import Histories, training_histories
 from recbole_tslrec.data.histories import fingerprint as histories_fingerprint
+from recbole_tslrec.data.item_catalogue import Catalogue, read_catalogue
 from recbole_tslrec.stages.stage import Stage
 from recbole_tslrec.stages.trained_on import validation_fingerprint
 from recbole_tslrec.store import processes
@@ -70,6 +71,13 @@ class Pipeline:
     def histories(self) -> Histories:
         """The users' training histories, internal ids."""
         return training_histories(self.dataset)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The items' texts; errors as in ``read_catalogue``."""
+        config = self.config
+        columns, missing = config["item_text"], config["item_text_missing"]
+        return read_catalogue(config.final_config_dict, self.tokens, columns, missing)
 
     @cached_property
     def data_fingerprint(self) -> dict[str, str]:

@@ -284,7 +284,7 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
     [
         (
             "kept",
-            {"backbones": ("SASRec", "GRU4Rec"), "variants": (*MAIN_VARIANTS, *controls())},
+            {"backbones": ("SASRec", "GRU4Rec"), "variants": (*MAIN_VARIANTS, *controls({}))},
             14,
         ),
         (
@@ -301,7 +301,7 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
             "kept_search",  # the rate that was chosen, for all but frozen_lm
             {
                 "backbones": ("GRU4Rec",),
-                "variants": (*MAIN_VARIANTS, *controls()[:-1]),
+                "variants": (*MAIN_VARIANTS, *controls({})[:-1]),
                 "settings": {"learning_rate": 0.003},
             },
             6,

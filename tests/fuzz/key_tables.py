@@ -74,6 +74,12 @@ def _judge_repeatable(value: Any) -> bool | None:
     return value is True or (None if value else False)  # RecBole asks for what counts as true
 
 
+def _judge_columns(value: Any) -> bool | None:
+    """None, a column or several; which there are is looked at where texts are read."""
+    names = value if isinstance(value, (list, tuple)) else [value]
+    return bool(names) and (value is None or all(isinstance(name, str) and name for name in names))
+
+
 OURS: dict[str, Key] = {
     "backbone_checkpoint": some([None], wrong=_FILE, model=_LM),
     "n_categories": whole(2, 30, "CI_SASRec", above=False),  # there are 30 items
@@ -102,6 +108,9 @@ OURS: dict[str, Key] = {
     "sft_optimizer": some(["adamw_torch"], ["adamw_8bit", "paged_adamw_8bit"], model=_LM),
     "sft_valid_ratio": number(high=0.5, model=_LM),
     "sft_stopping_step": whole(1, model=_LM),
+    "item_text": Key(_LM, [None, "title", ["title"], "", [], [1], 1], _judge_columns),
+    "item_text_tokens": whole(1, model=_LM),
+    "item_text_missing": text(_LM),
     "enhancement": some(
         ["tslrec", "random"], ["mean_preference", "backbone_embedding", "frozen_lm"], model=_LM
     ),

@@ -41,6 +41,7 @@ class Cell:
         seed: RecBole's ``seed``.
         settings: what was given for this variant (``Variant.choose``), with what a search chose.
         data: the hash of the data set's .inter file.
+        texts: the hash of its .item file, where the variant may read the items' texts.
         embeddings_from: the cell of another backbone whose enhanced embeddings this one takes.
     """
 
@@ -50,6 +51,7 @@ class Cell:
     seed: int
     settings: Mapping[str, Any] = field(repr=False)
     data: str = field(repr=False)
+    texts: str = field(default="", repr=False)
     embeddings_from: Cell | None = None
 
     @property
@@ -90,7 +92,8 @@ class Cell:
         ours = {key: value for key, value in settings.items() if key in KEYS}
         defaults = {name: key.default for name, key in KEYS.items()}
         trust = bool(settings.get("llm_trust_remote_code", False))
-        return {
+        texts = {"texts": self.texts} if self.texts else {}  # older than kept results
+        return texts | {
             "format": FORMAT,
             "dataset": self.dataset,
             "data": self.data,

@@ -124,7 +124,7 @@ class Grid:
         data = _data_hash(configs[0])
         for cell, error in errors:
             print(f"compare: {dataset}, {cell.method}, will fail: {error}", flush=True)
-        return [replace(cell, data=data) for cell in groups]
+        return [replace(cell, data=data, texts=_texts_hash(configs[0], cell)) for cell in groups]
 
     def _tell_unused(self, dataset: str, given: Mapping[str, Any]) -> None:
         """Say which keys of the config files no cell takes, since each has its own."""
@@ -207,6 +207,13 @@ def _data_hash(config: Config) -> str:
     }
     interactions = file_hash(path)
     return fingerprint({"inter": interactions, **others}) if others else interactions
+
+
+def _texts_hash(config: Config, cell: Cell) -> str:
+    """Of the items' file, if the cell is given columns of it to read; whether it does is its own."""
+    path = path_of(config).with_suffix(".item")
+    given = cell.settings.get("item_text") is not None
+    return file_hash(path) if given and path.is_file() else ""
 
 
 def _check_evaluation(config: Config) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from recbole_tslrec.data.item_catalogue import check_item_text
+from recbole_tslrec.data.keys import ITEM_TEXT
 from recbole_tslrec.language_model.keys import (
     ADAPTERS,
     HISTORY,
@@ -53,16 +55,19 @@ def _fused(kind: type) -> Variant:
         (*_FUSED, *kind.keys, *(GIVEN_VECTORS.names if tslrec else ())),
         control=not tslrec,
         record_items=_item_record if tslrec else None,
+        requires=("item_text",) if kind.reads_text else (),
     )
 
 
 def _check(config: Mapping[str, Any]) -> None:
-    """Raise ValueError for a file that would take the place of a control."""
+    """Raise ValueError for a file in the place of a control, and for texts that are not named."""
     if config["enhanced_items"] is not None and config["enhancement"] != EnhancedEmbedding.name:
         raise ValueError(
             f"enhanced_items: [{config['enhanced_items']}] would take the place of the control "
             f"enhancement: [{config['enhancement']}]. Give one of the two."
         )
+    if VECTORS[config["enhancement"]].reads_text:
+        check_item_text(config, f"enhancement={config['enhancement']}:")
 
 
 TSLREC = Paradigm(
@@ -73,6 +78,7 @@ TSLREC = Paradigm(
     keys=(
         GIVEN_BACKBONE,
         CATEGORIES,
+        ITEM_TEXT,
         READING,
         RESPONSE,
         INSTRUCTION,

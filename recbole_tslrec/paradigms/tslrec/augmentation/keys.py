@@ -14,7 +14,9 @@ FUSION = declare(
         "tslrec",
         f"What is fused with the id embedding, in [{', '.join(VECTORS)}]. All but the first are "
         "controls: the mean target of fine-tuning over the item's users, the backbone's own item "
-        "embedding, fixed Gaussian vectors, the language model before fine-tuning.",
+        "embedding, fixed Gaussian vectors, the language model before fine-tuning; and of the items' "
+        "texts (item_text) the frozen language model's vectors, TF-IDF with SVD, the text vectors dealt "
+        "out among the items, Gaussian rows of their mean and covariance.",
         one_of(*VECTORS),
     ),
     Key(

@@ -9,13 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from recbole_tslrec.config.keys import result_values
+from recbole_tslrec.language_model.item_states import read_items
 from recbole_tslrec.language_model.keys import READING, RESPONSE
 from recbole_tslrec.language_model.reader import check_language_model
 from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import (
     CATEGORY_DISTRIBUTION,
     ENHANCED_EMBEDDING,
     infer_categories,
-    read_items,
 )
 from recbole_tslrec.paradigms.tslrec.keys import INSTRUCTION
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import (

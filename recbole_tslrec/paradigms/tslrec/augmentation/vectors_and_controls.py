@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from recbole_tslrec.data.keys import ITEM_TEXT
 from recbole_tslrec.language_model.reader import open_source_for
 from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import (
     ENHANCED_EMBEDDING,
@@ -25,11 +26,18 @@ from recbole_tslrec.paradigms.tslrec.augmentation.stages import (
     AugmentationStage,
     FrozenAugmentationStage,
 )
+from recbole_tslrec.paradigms.tslrec.augmentation.text_controls import (
+    gaussian_like,
+    shuffled_rows,
+    tfidf_svd,
+    token_order,
+)
 from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import mean_preferences
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.pipeline import Pipeline
 from recbole_tslrec.stages.stage import Stage
+from recbole_tslrec.stages.text_vectors import TextVectorsStage
 
 
 class ItemVectors(ABC):
@@ -38,6 +46,7 @@ class ItemVectors(ABC):
     name: ClassVar[str]
     stages: ClassVar[tuple[type[Stage], ...]] = ()
     keys: ClassVar[tuple[str, ...]] = ()  # that it reads besides those of its stages
+    reads_text: ClassVar[bool] = False  # whether it cannot do without ``item_text``
 
     @staticmethod
     @abstractmethod
@@ -126,6 +135,63 @@ class FrozenEmbedding(EnhancedEmbedding):
         return pipeline.stage(FrozenAugmentationStage).enhanced_embeddings()
 
 
+class TextEmbedding(ItemVectors):
+    """The words of each item as the frozen language model reads them; no interaction enters."""
+
+    name = "text"
+    stages = (TextVectorsStage,)
+    reads_text = True
+
+    @staticmethod
+    def width(config, dimension: int) -> int:
+        return open_source_for(config).hidden_size
+
+    @staticmethod
+    def make(pipeline: Pipeline) -> Tensor:
+        return pipeline.stage(TextVectorsStage).text_vectors()
+
+
+class TfidfEmbedding(ItemVectors):
+    """TF-IDF of the words with truncated SVD: what the texts say without a language model."""
+
+    name = "tfidf"
+    keys = ITEM_TEXT.names
+    reads_text = True
+
+    @staticmethod
+    def width(config, dimension: int) -> int:
+        return config["enhanced_dim"]
+
+    @staticmethod
+    def make(pipeline: Pipeline) -> Tensor:
+        config, order = pipeline.config, token_order(pipeline.tokens)
+        texts = pipeline.catalogue.rows(pipeline.tokens)[1:]
+        vectors = tfidf_svd([texts[row] for row in order], config["enhanced_dim"], config["seed"])
+        return vectors[torch.from_numpy(order).argsort()]
+
+
+class ShuffledText(TextEmbedding):
+    """The vectors of ``text``, dealt out among the items at random."""
+
+    name = "shuffled_text"
+
+    @staticmethod
+    def make(pipeline: Pipeline) -> Tensor:
+        vectors = TextEmbedding.make(pipeline)
+        return shuffled_rows(vectors, pipeline.tokens, pipeline.config["seed"])
+
+
+class GaussianText(TextEmbedding):
+    """Gaussian rows of the mean and the covariance of ``text``."""
+
+    name = "gaussian_text"
+
+    @staticmethod
+    def make(pipeline: Pipeline) -> Tensor:
+        vectors = TextEmbedding.make(pipeline)
+        return gaussian_like(vectors, pipeline.tokens, pipeline.config["seed"])
+
+
 class GivenVectors(ItemVectors):
     """What the user's file ``enhanced_items`` holds; not a value of ``enhancement``."""
 
@@ -149,6 +215,10 @@ VECTORS: dict[str, type[ItemVectors]] = {
         BackboneEmbedding,
         RandomVectors,
         FrozenEmbedding,
+        TextEmbedding,
+        TfidfEmbedding,
+        ShuffledText,
+        GaussianText,
     )
 }
 

@@ -1,0 +1,139 @@
+"""The hidden states of single items: each alone through a language model, in finished shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from logging import getLogger
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from recbole_tslrec.store import processes
+from recbole_tslrec.store.item_tensors import ItemTensors
+
+if TYPE_CHECKING:
+    from recbole_tslrec.language_model.prompt import Prompt
+
+_STATES = "enhanced_embedding"  # the name of the tensor in a shard
+
+# A step's size in prompt positions, to begin with. It changes the speed, not the result, but for int8
+# (docs/determinism.md).
+_POSITIONS_A_BATCH = {"cuda": 65_536, "cpu": 8192}
+# Items in a file of partial results: what a kill can cost at the most, and what processes share out.
+ITEMS_A_SHARD = 1024
+
+
+def read_items(
+    reader: nn.Module,
+    prompt: Prompt,
+    tokens: Sequence[str],
+    folder: Path,
+    show_progress: bool = True,
+    items_a_shard: int = ITEMS_A_SHARD,
+    doing: str = "Augmentation",
+) -> Tensor | None:
+    """h^v: the hidden state of every item as a one-item history.
+
+    Args:
+        reader: from a batch of ``prompt`` to one vector each, such as an ``ItemPromptModel``.
+        prompt: the words around the item.
+        tokens: the items' tokens, in the order of the rows of ``reader``'s tables, of which row 0 is
+            padding and left out.
+        folder: for finished shards; those that are there already are not computed again.
+        items_a_shard: the items of a shard; several processes share the shards out.
+        doing: what the progress bar and the log call it.
+
+    Returns:
+        [n_items - 1, hidden] float32 on the CPU; None in all processes but the first.
+
+    Raises:
+        ValueError: a state is NaN or infinite; names items.
+    """
+    reader.eval()
+    rows = np.arange(1, len(tokens) + 1)
+    positions = prompt.lengths_of(list(rows[:, None]))
+    shards = np.split(rows, range(items_a_shard, len(rows), items_a_shard))
+    files = [folder / f"shard-{number:06d}.safetensors" for number in range(len(shards))]
+    mine = range(processes.number(), len(shards), processes.count())
+    most = min(items_a_shard, len(rows))
+    read = _halving_on_out_of_memory(reader, prompt, int(positions.max()), most, doing)
+    with tqdm(
+        total=sum(int(positions[shards[number] - 1].sum()) for number in mine),
+        desc=doing,
+        unit=" positions",
+        unit_scale=True,
+        disable=not show_progress,
+    ) as bar:
+        for number in mine:
+            # Tied to the items by token: the run that goes on may number them otherwise.
+            items = [tokens[row - 1] for row in shards[number]]
+            own = positions[shards[number] - 1]
+            if not _is_whole(files[number], items, doing):
+                by_length = np.argsort(own, kind="stable")  # little padding
+                states = read(shards[number][by_length])[np.argsort(by_length)]
+                ItemTensors(items, {_STATES: states}).save(files[number])
+            bar.update(int(own.sum()))
+    processes.wait_for_all()
+    if not processes.is_first():
+        return None
+    return torch.cat([ItemTensors.load(file).tensors[_STATES] for file in files])
+
+
+def _is_whole(shard: Path, tokens: list[str], doing: str) -> bool:
+    """Whether a shard was finished by an earlier run; one that was altered since is made again."""
+    if not shard.is_file():
+        return False
+    try:
+        return ItemTensors.load(shard).tokens == tokens
+    except (ValueError, FileNotFoundError) as error:
+        getLogger(__name__).warning(f"{doing}: a partial result is made again: {error}")
+        return False
+
+
+def _halving_on_out_of_memory(
+    reader: nn.Module, prompt: Prompt, longest: int, most: int, doing: str
+) -> Callable[[np.ndarray], Tensor]:
+    """Reads items in batches as large as memory allows, ``most`` or fewer.
+
+    Args:
+        longest: the positions of the longest prompt.
+
+    Returns:
+        a function from rows to their states.
+    """
+    # transformers is slow to import, and a trained model that is loaded again does without it.
+    from accelerate.utils import find_executable_batch_size
+
+    from recbole_tslrec.language_model.load import bf16_is_fast
+
+    device = next(reader.parameters()).device
+    size = min(max(_POSITIONS_A_BATCH[device.type] // longest, 1), most)
+
+    def halve() -> int:
+        nonlocal size
+        size //= 2
+        if size == 0:
+            raise RuntimeError(
+                f"{doing}: not even one item, {longest} positions, fits the memory of [{device}]. "
+                f"Give llm_quantization: nf4 or a smaller language model."
+            )
+        getLogger(__name__).warning(
+            f"{doing}: out of memory; going on with {size} items in a batch"
+        )
+        return size
+
+    @torch.no_grad()
+    def read(size: int, rows: np.ndarray) -> Tensor:
+        parts = []
+        for start in range(0, len(rows), size):
+            batch = prompt.batch(rows[start : start + size, None])
+            batch = {name: tensor.to(device) for name, tensor in batch.items()}
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device)):
+                parts.append(reader(**batch).cpu())
+        return torch.cat(parts)
+
+    return find_executable_batch_size(read, size, halve)

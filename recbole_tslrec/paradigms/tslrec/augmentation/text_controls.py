@@ -1,0 +1,78 @@
+"""What the vectors of item texts are held against: word counts, texts of other items, noise.
+
+Rows are computed in the order of the items' tokens: an item's internal number, which tells where it
+first appeared, changes none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from torch import Tensor
+
+
+def token_order(tokens: Sequence[str]) -> np.ndarray:
+    """The positions of the items in the order of their tokens. [n] int64"""
+    return np.array(sorted(range(len(tokens)), key=tokens.__getitem__), dtype=np.int64)
+
+
+def tfidf_svd(texts: Sequence[str], n_columns: int, seed: int) -> Tensor:
+    """Latent semantic analysis: TF-IDF of the words, cut to the directions of most weight.
+
+    Args:
+        texts: of n items.
+        n_columns: of the result; those that the texts do not fill are 0.
+
+    Returns:
+        [n, n_columns] float32.
+
+    Raises:
+        ValueError: there is no word in any text.
+    """
+    try:
+        # sublinear: a word twice in a title says little more than once.
+        counts = TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
+    except ValueError as error:
+        raise ValueError(f"item_text: the texts have no words to count: {error}.") from None
+    result = np.zeros((len(texts), n_columns), dtype=np.float32)
+    rank = min(n_columns, *counts.shape)
+    result[:, :rank] = TruncatedSVD(rank, random_state=seed).fit_transform(counts)
+    return torch.from_numpy(result)
+
+
+def shuffled_rows(vectors: Tensor, tokens: Sequence[str], seed: int) -> Tensor:
+    """Every item has the vector of another, drawn once: what is left is not what the words say.
+
+    Args:
+        vectors: [n, width], rows in the order of ``tokens``.
+    """
+    order = token_order(tokens)
+    drawn = np.empty_like(order)
+    drawn[order] = order[np.random.default_rng(seed).permutation(len(order))]
+    return vectors[torch.from_numpy(drawn)]
+
+
+def gaussian_like(vectors: Tensor, tokens: Sequence[str], seed: int) -> Tensor:
+    """Gaussian rows of the same mean and covariance: the shape of the cloud without its items.
+
+    Args:
+        vectors: [n, width], rows in the order of ``tokens``.
+
+    Returns:
+        [n, width] float32.
+    """
+    order = token_order(tokens)
+    ordered = vectors.double().numpy()[order]
+    mean = ordered.mean(axis=0)
+    centred = ordered - mean
+    variances, directions = np.linalg.eigh(centred.T @ centred / len(centred))
+    # A root of the covariance that is the same whatever signs the directions come with.
+    root = (directions * np.sqrt(variances.clip(min=0))) @ directions.T
+    drawn = mean + np.random.default_rng(seed).standard_normal(ordered.shape) @ root
+    result = np.empty_like(drawn)
+    result[order] = drawn
+    return torch.from_numpy(result).float()

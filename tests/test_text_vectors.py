@@ -1,0 +1,187 @@
+"""The items' texts as vectors: the frozen language model's, and what they are held against."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import WORDS, write_atomic
+from hypothesis import given
+from hypothesis import strategies as st
+from recbole.config import Config
+from support.stages import item_vectors, pipeline_of
+from transformers import AutoModel, AutoTokenizer
+
+from recbole_tslrec.language_model.reader import open_source_for, tokenised_texts
+from recbole_tslrec.paradigms.tslrec.augmentation.text_controls import (
+    gaussian_like,
+    shuffled_rows,
+    tfidf_svd,
+)
+from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import VECTORS
+from recbole_tslrec.recbole_bridge.paradigm import controls
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.stages.text_vectors import TextVectorsStage
+
+OF_TEXT = [name for name, kind in VECTORS.items() if kind.reads_text]
+
+
+def write_texts(name="small", n_items=30, seed=0) -> dict[str, str]:
+    """A title of a few known words for every item of the small data set."""
+    generator = np.random.default_rng(seed)
+    texts = {
+        f"i{item}": " ".join(generator.choice(WORDS, size=generator.integers(1, 6)))
+        for item in range(n_items)
+    }
+    rows = [f"{item}\t{text}" for item, text in texts.items()]
+    path = Path("data") / name / f"{name}.item"
+    path.write_text("\n".join(["item_id:token\ttitle:token_seq", *rows]) + "\n", encoding="utf-8")
+    return texts
+
+
+@pytest.fixture
+def with_text(small_data, settings):
+    """Settings of an experiment on the small data set whose items have texts."""
+    write_texts()
+    return settings | {"item_text": "title"}
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_a_vector_is_the_mean_over_the_words_of_the_text_alone(
+    kind, small_data, settings, language_model_folder
+):
+    texts, folder = write_texts(), language_model_folder(kind)
+    changes = {"item_text": ["title"], "item_text_tokens": 4, "enhancement": "text", "llm": folder}
+    pipeline = pipeline_of(settings | changes, small_data)
+    vectors = item_vectors(pipeline)
+    model, tokenizer = (
+        AutoModel.from_pretrained(folder).eval(),
+        AutoTokenizer.from_pretrained(folder),
+    )
+    for token, vector in zip(pipeline.tokens, vectors, strict=True):
+        words = tokenizer(texts[token], add_special_tokens=False)["input_ids"][:4]
+        whole = tokenizer(texts[token])["input_ids"]
+        before = whole.index(words[0])
+        after = whole[
+            before + len(tokenizer(texts[token], add_special_tokens=False)["input_ids"]) :
+        ]
+        ids = torch.tensor([whole[:before] + words + after])
+        with torch.no_grad():
+            states = model(input_ids=ids).last_hidden_state[0, before : before + len(words)]
+        # In bf16 where the processor has it.
+        torch.testing.assert_close(vector, states.mean(dim=0), atol=0.05, rtol=0.05)
+
+
+def test_no_interaction_enters_and_another_order_of_ids_is_the_same(settings, tmp_path):
+    by_name = {}
+    for name, order in (("one", 1), ("other", -1)):
+        rows = [(f"u{user}", f"i{(user + n) % 30}", n) for user in range(40) for n in range(5)]
+        write_atomic(tmp_path / "data", name, rows[::order])
+        write_texts(name)
+        for kind in OF_TEXT:
+            changes = {"item_text": "title", "enhancement": kind, "enhanced_dim": 8}
+            pipeline = pipeline_of(settings | changes, name)
+            rows_of = dict(zip(pipeline.tokens, item_vectors(pipeline), strict=True))
+            by_name[name, kind] = torch.stack([rows_of[f"i{item}"] for item in range(30)])
+        by_name[name] = pipeline.tokens
+    assert by_name["one"] != by_name["other"]
+    for kind in OF_TEXT:
+        torch.testing.assert_close(by_name["one", kind], by_name["other", kind])
+
+
+def test_the_stage_depends_on_the_texts_not_on_their_columns_name(with_text, small_data):
+    def made_from(**changes):
+        return pipeline_of(with_text | changes, small_data).stage(TextVectorsStage).made_from
+
+    before = made_from()
+    assert made_from(item_text=["title"], n_categories=5, seed=3) == before
+    assert made_from(item_text_tokens=2) != before
+    assert made_from(llm_quantization="int8") != before
+    write_texts(seed=1)
+    assert made_from() != before
+
+
+@given(st.integers(2, 40), st.integers(1, 6), st.integers(0, 9))
+def test_controls_of_text_vectors(n_items, width, seed):
+    generator = torch.Generator().manual_seed(seed)
+    vectors = torch.randn(n_items, width, generator=generator)
+    tokens = [f"i{item}" for item in range(n_items)]
+    shuffled = shuffled_rows(vectors, tokens, seed)
+    assert sorted(map(tuple, shuffled.tolist())) == sorted(map(tuple, vectors.tolist()))
+    order = torch.randperm(n_items, generator=generator)
+    for control in (shuffled_rows, gaussian_like):
+        again = control(vectors[order], [tokens[row] for row in order], seed)
+        torch.testing.assert_close(again, control(vectors, tokens, seed)[order])
+
+
+def test_gaussian_rows_have_the_vectors_mean_and_covariance():
+    mixed = torch.randn(20_000, 3) @ torch.tensor([[2.0, 1, 0], [0, 1, 0], [0, 0, 0]]) + 3
+    drawn = gaussian_like(mixed, [str(row) for row in range(len(mixed))], 0)
+    torch.testing.assert_close(drawn.mean(dim=0), mixed.mean(dim=0), atol=0.1, rtol=0)
+    torch.testing.assert_close(drawn.T.cov(), mixed.T.cov(), atol=0.2, rtol=0.05)
+    assert not torch.isclose(drawn[:, 0], mixed[:, 0]).all()
+
+
+def test_tfidf_against_its_formula():
+    texts = ["red nail polish", "red red shoes", "Nail file", "file of the shoes", "red"]
+    words = sorted({word for text in texts for word in text.lower().split()})
+    counts = np.array([[text.lower().split().count(word) for word in words] for text in texts])
+    frequency = np.where(counts > 0, 1 + np.log(np.maximum(counts, 1)), 0)
+    weights = frequency * (np.log((1 + len(texts)) / (1 + (counts > 0).sum(0))) + 1)
+    weights /= np.linalg.norm(weights, axis=1, keepdims=True)
+    left, values, _ = np.linalg.svd(weights, full_matrices=False)
+    expected = (left[:, :3] * values[:3]) @ (left[:, :3] * values[:3]).T
+    vectors = tfidf_svd(texts, 3, seed=0)
+    np.testing.assert_allclose(vectors @ vectors.T, expected, atol=1e-5)
+    wide = tfidf_svd(texts, 20, seed=0)
+    np.testing.assert_allclose(wide @ wide.T, weights @ weights.T, atol=1e-5)
+    assert wide.shape == (5, 20) and not wide[:, len(words) :].any()
+    with pytest.raises(ValueError, match="item_text: the texts have no words to count"):
+        tfidf_svd(["", "!"], 2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (
+            {"item_text": None},
+            ValueError,
+            r"enhancement=text: reads the items' texts.*Set item_text=",
+        ),
+        (
+            {"item_text": "titel"},
+            ValueError,
+            r"item_text: the column \[titel\] is not there.*'title'",
+        ),
+        ({"item_text": "title"}, FileNotFoundError, r"item_text: there is no file .*small.item"),
+    ],
+)
+def test_refused_before_any_training(changes, error, message, small_data, settings, tmp_path):
+    if error is ValueError:
+        write_texts()
+    wrong = settings | {"enhancement": "text"} | changes
+    with pytest.raises(error, match=message):
+        run_experiment("TSLRec_SASRec", small_data, config_dict=wrong)
+    assert not (tmp_path / "saved" / "tslrec").exists()
+
+
+def test_texts_without_a_word_are_named(with_text, small_data):
+    config = Config("TSLRec_SASRec", small_data, config_dict=with_text)
+    source = open_source_for(config)
+    with pytest.raises(ValueError, match=r"finds no word in the texts of 1 items, among them ' '"):
+        tokenised_texts(config, source, ["", "given", " "])
+
+
+@pytest.mark.parametrize("enhancement", ["text", "tfidf"])
+def test_a_model_with_text_trains(enhancement, with_text, small_data):
+    run = run_experiment(
+        "TSLRec_SASRec", small_data, config_dict=with_text | {"enhancement": enhancement}
+    )
+    assert run.trainer.model.fusion.enhanced[1:].any(dim=1).all()
+
+
+def test_controls_of_texts_are_added_where_there_are_texts():
+    without = {"mean_preference", "backbone_embedding", "random", "frozen_lm"}
+    assert set(controls({})) == without and set(controls()) == without | set(OF_TEXT)
+    assert set(controls({"item_text": None})) == without
+    assert set(controls({"item_text": "title"})) == without | set(OF_TEXT)

@@ -5,20 +5,17 @@ After ``import recbole_tslrec``, RecBole's own entry points know ``TSLRec_<backb
 loads on today's torch.
 """
 
+import functools
 import importlib
+import sys
+from pathlib import Path
 from typing import Any
-
-from recbole_tslrec.recbole_bridge import first_imports  # noqa: F401
-
-# isort: split
-from recbole_tslrec.paradigms import BUILT_IN
-from recbole_tslrec.recbole_bridge import patches
-from recbole_tslrec.recbole_bridge.register import register_paradigm
 
 __version__ = "0.1.0"
 
 # The public names and where they are; each is imported when it is first asked for.
 _PUBLIC = {
+    "register_paradigm": "recbole_bridge.register",
     "Recommender": "recommendation.recommender",
     "Experiment": "recbole_bridge.quick_start",
     "run_experiment": "recbole_bridge.quick_start",
@@ -30,18 +27,49 @@ _PUBLIC = {
     "load_checkpoint": "store.checkpoints",
     "fold_checkpoint": "paradigms.tslrec.folding",
 }
-__all__ = ["register_paradigm", *_PUBLIC]
+__all__ = [*_PUBLIC]
 
-patches.apply()
-for paradigm in BUILT_IN:
-    register_paradigm(paradigm)
+
+@functools.cache
+def plug_in() -> None:
+    """Make RecBole know everything of ours; ``import recbole_tslrec`` does it.
+
+    Only the program ``python -m recbole_tslrec`` does it later, in the commands that need RecBole.
+    """
+    from recbole_tslrec.recbole_bridge import first_imports  # noqa: F401
+
+    # isort: split
+    from recbole_tslrec.paradigms import BUILT_IN
+    from recbole_tslrec.recbole_bridge import patches
+    from recbole_tslrec.recbole_bridge.register import register_paradigm
+
+    patches.apply()
+    for paradigm in BUILT_IN:
+        register_paradigm(paradigm)
+
+
+def _runs_as_program() -> bool:
+    """Whether Python was started as ``python -m recbole_tslrec``, or as the installed script.
+
+    Then ``--help`` and ``stages`` need not wait for torch. Processes that such a program starts begin
+    with other words, and plug in at once.
+    """
+    if sys.argv[:1] == ["-m"]:  # while Python looks for what it is to run
+        return ("-m", "recbole_tslrec") in zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
+    script = Path(sys.executable).with_name("recbole_tslrec")
+    return sys.orig_argv[1:2] == sys.argv[:1] == [str(script)]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    plug_in()
     return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+if not _runs_as_program():
+    plug_in()

@@ -6,6 +6,7 @@ import argparse
 import functools
 import sys
 
+from recbole_tslrec import plug_in
 from recbole_tslrec.commands import (
     checkpoints,
     compare,
@@ -17,7 +18,6 @@ from recbole_tslrec.commands import (
     stages,
 )
 from recbole_tslrec.commands.console import HelpWithDefaults, add_debug, command_line
-from recbole_tslrec.config.spelling import check_arguments
 
 _PROGRAM = "recbole_tslrec"
 
@@ -34,7 +34,8 @@ def main() -> None:
         return
     parser = _parser()
     args, keys = parser.parse_known_args()
-    _check(keys, args, parser)
+    if keys:
+        _check(keys, args, parser)
     # RecBole's Config reads sys.argv itself: leave it the keys of the yaml files.
     sys.argv = [sys.argv[0], *keys]
     code = args.run(args)
@@ -45,13 +46,19 @@ def main() -> None:
 def _check(keys: list[str], args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Refuse what the command's options left over if it is no key that it would read."""
     without_experiment = args.command in ("stages", "clean") and args.model is None
-    if keys and (without_experiment or args.command in _WITHOUT_KEYS):
+    if without_experiment or args.command in _WITHOUT_KEYS:
         parser.error(f"{args.command} has no {' '.join(keys)}; see {args.command} --help")
+    plug_in()
+    from recbole_tslrec.config.spelling import check_arguments
+
     check_arguments(keys, vars(args))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=_PROGRAM, description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog=_PROGRAM,
+        description="What goes beyond one RecBole run. Each command has its own --help.",
+    )
     # No abbreviations: RecBole's --seed is not short for --seeds.
     commands = parser.add_subparsers(
         dest="command",

@@ -45,6 +45,7 @@ PROCESS = {
     "test_processes",
     "test_registration",
     "test_resume",
+    "test_start",
     "test_stopping",
     "test_storage",
     "test_stored_stages",

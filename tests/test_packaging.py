@@ -30,7 +30,8 @@ def test_the_wheel_holds_every_module_yaml_and_template(tmp_path):
     modules = {str(path.relative_to(TOP)) for path in (TOP / "recbole_tslrec").rglob("*.py")}
     yaml = {f"recbole_tslrec/{p.relative_to(TOP)}" for p in (TOP / "properties").rglob("*.yaml")}
     templates = {str(path.relative_to(TOP)) for path in TOP.glob("recbole_tslrec/**/templates/*")}
-    assert packed == modules | yaml | templates | {"recbole_tslrec/py.typed"} and templates
+    names = "recbole_tslrec/config/built_in.json"
+    assert packed == modules | yaml | templates | {"recbole_tslrec/py.typed", names} and templates
     code = "import recbole_tslrec.recbole_bridge.register as r; print(r.properties_folder())"
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from recbole.config import Config
 
 from recbole_tslrec.commands import run as run_command
-from recbole_tslrec.commands.write_keys import page, yaml_files
+from recbole_tslrec.commands.write_keys import names, page, yaml_files
+from recbole_tslrec.config import built_in
 from recbole_tslrec.config.checks import check_values
 from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.config.keys import KEYS, Effect, result_values
@@ -36,6 +37,7 @@ def test_the_files_of_keys_are_those_of_the_declarations():
             defaults = PARADIGMS[path.stem].defaults()
         assert reader._load_config_files([str(path)]) == defaults
     assert (properties_folder().parent / "docs" / "keys.md").read_text() == page()
+    assert built_in.FILE.read_text() == names().as_json() == built_in.built_in().as_json()
 
 
 def test_a_paradigm_declares_the_keys_that_its_stages_and_rows_read():

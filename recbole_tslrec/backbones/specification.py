@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from recbole.model.abstract_recommender import SequentialRecommender
-from torch import Tensor
+if TYPE_CHECKING:
+    from recbole.model.abstract_recommender import SequentialRecommender
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -6,22 +6,27 @@ import argparse
 import logging
 from pathlib import Path
 
-from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
-from recbole_tslrec.store.checkpoints import convert_checkpoint
+from recbole_tslrec import plug_in
+from recbole_tslrec.commands.console import add_command
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Declare the commands."""
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "fold",
-        help="turn a trained TSLRec_X, CI_X or Norm_X checkpoint into one of RecBole's plain X",
+        "turn a trained TSLRec_X, CI_X or Norm_X checkpoint into one of RecBole's plain X",
+        "The plain model gives the same scores, and RecBole alone can read it.",
     )
     command.add_argument("--checkpoint", required=True, type=Path, help="the trained model")
     command.add_argument("--output", required=True, type=Path, help="where to write the plain one")
     command.set_defaults(run=_fold)
 
-    command = commands.add_parser(
-        "convert", help="save a checkpoint of RecBole alone in the form that is read without trust"
+    command = add_command(
+        commands,
+        "convert",
+        "save a checkpoint of RecBole alone in the form that is read without trust",
+        "A file that RecBole wrote without this package may hold code; this one does not.",
     )
     command.add_argument("--checkpoint", required=True, type=Path, help="the old file")
     command.add_argument("--output", required=True, type=Path, help="where to write the new one")
@@ -35,10 +40,16 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _fold(args: argparse.Namespace) -> None:
+    plug_in()
+    from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
+
     logging.basicConfig(level=logging.INFO)
     fold_checkpoint(args.checkpoint, args.output)
 
 
 def _convert(args: argparse.Namespace) -> None:
+    plug_in()
+    from recbole_tslrec.store.checkpoints import convert_checkpoint
+
     convert_checkpoint(args.checkpoint, args.output, args.trusted_sha256)
     print(f"[{args.checkpoint}] saved again as [{args.output}], which is read without trust.")

@@ -6,22 +6,30 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from recbole.config import Config
-
+from recbole_tslrec import plug_in
 from recbole_tslrec.backbones.specification import BACKBONES
-from recbole_tslrec.experiments.run.comparison import compare
-from recbole_tslrec.experiments.run.grid import MAIN_VARIANTS, Grid
-from recbole_tslrec.experiments.run.search import declare
-from recbole_tslrec.recbole_bridge.paradigm import controls, set_by_all, variants
-from recbole_tslrec.store import processes
+from recbole_tslrec.commands.console import add_command
+from recbole_tslrec.recbole_bridge.paradigm import (
+    MAIN_VARIANTS,
+    controls,
+    set_by_all,
+    table_rows,
+    variants,
+)
+
+if TYPE_CHECKING:
+    from recbole_tslrec.experiments.run.grid import Grid
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "compare",
-        help="train variants of backbones on data sets over seeds, keep every result, print tables",
+        "train variants of backbones on data sets over seeds, keep every result, print tables",
+        "The same command goes on where an earlier one was stopped.",
         epilog="Any key of the yaml files can be given as --key=value.",
     )
     command.add_argument("--dataset", default="ml-100k", help="name of the data set")
@@ -29,12 +37,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--backbone", default="SASRec", help=", ".join(BACKBONES))
     command.add_argument("--backbones", help="several of them, separated by commas")
     command.add_argument(
-        "--variants", "--variant", default=",".join(MAIN_VARIANTS), help=", ".join(variants())
+        "--variants", "--variant", default=",".join(MAIN_VARIANTS), help=", ".join(table_rows())
     )
     command.add_argument(
         "--controls",
         action="store_true",
-        help=f"add {', '.join(controls({}))}; with item_text all of {', '.join(controls())}",
+        help=f"add {', '.join(controls())}; those of item texts if item_text is given",
     )
     command.add_argument("--seeds", type=int, default=1, help="how many, from 2020 on")
     command.add_argument(
@@ -58,6 +66,11 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _compare(args: argparse.Namespace) -> int:
+    plug_in()
+    from recbole_tslrec.experiments.run.comparison import compare
+    from recbole_tslrec.experiments.run.search import declare
+    from recbole_tslrec.store import processes
+
     if processes.count() > 1:
         raise ValueError(
             "torchrun: compare runs in one process; start it several times on one --results folder to "
@@ -78,6 +91,10 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _grid(args: argparse.Namespace) -> Grid:
     """The grid that the command line asks for; takes RecBole's keys out of ``sys.argv``."""
+    from recbole.config import Config
+
+    from recbole_tslrec.experiments.run.grid import Grid
+
     for argument in sys.argv[1:]:
         if argument.removeprefix("--").split("=")[0] in set_by_all(variants().values()):
             raise ValueError(

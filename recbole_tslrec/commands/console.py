@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 import linecache
 import logging
 import os
@@ -13,12 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-import recbole.config
-
 _DEBUG = "--debug"
 _OURS = Path(__file__).resolve().parents[1]
-_RECBOLES_CONFIG = Path(recbole.config.__file__).resolve().parent
-_RECBOLE = _RECBOLES_CONFIG.parent
+# Found, not imported: the help need not wait for RecBole and torch.
+_RECBOLE = Path(importlib.util.find_spec("recbole").origin).resolve().parent
+_RECBOLES_CONFIG = _RECBOLE / "config"
 
 
 class Refused(SystemExit):
@@ -36,6 +36,22 @@ class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
         if action.default in (None, False, ""):
             return action.help
         return super()._get_help_string(action)
+
+
+def add_command(
+    commands: argparse._SubParsersAction, name: str, summary: str, more: str = "", **options
+) -> argparse.ArgumentParser:
+    """Declare a command.
+
+    Args:
+        summary: what it does, for the list of commands and the top of its own help.
+        more: sentences for its own help alone.
+        **options: as argparse's parsers take them.
+    """
+    sentence = f"{summary[0].upper()}{summary[1:]}."
+    return commands.add_parser(
+        name, help=summary, description=f"{sentence} {more}".strip(), **options
+    )
 
 
 def add_debug(parser: argparse.ArgumentParser) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from recbole_tslrec.data.import_.data_import import import_data
-from recbole_tslrec.data.import_.interaction_files import FORMS, Columns
+from recbole_tslrec.commands.console import add_command
+from recbole_tslrec.data.import_ import FORMS
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
-    command = commands.add_parser(
-        "import", help="turn a data set into RecBole's files, and print its row of Table 1"
+    command = add_command(
+        commands,
+        "import",
+        "turn a data set into RecBole's files, and print its row of Table 1",
+        "Users and items with few interactions can be left out; times become places in a history.",
     )
     command.add_argument("--source", required=True, type=Path, help="the file of interactions")
     command.add_argument("--dataset", required=True, help="the name that the data set gets")
@@ -43,6 +46,9 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _import(args: argparse.Namespace) -> None:
+    from recbole_tslrec.data.import_.data_import import import_data
+    from recbole_tslrec.data.import_.interaction_files import Columns
+
     done = import_data(
         args.source,
         args.data_path,

@@ -5,25 +5,27 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from tabulate import tabulate
 
-from recbole_tslrec.recommendation.output import check_output, write_tables
-from recbole_tslrec.recommendation.requests import (
-    HELD_OUT,
-    UNKNOWN_ITEMS,
-    read_histories,
-    read_users,
-)
-from recbole_tslrec.recommendation.search import INDEXES
-from recbole_tslrec.recommendation.similar import ITEM_TABLE, UNDER
+from recbole_tslrec import plug_in
+from recbole_tslrec.commands.console import add_command
+from recbole_tslrec.recommendation import HELD_OUT, INDEXES, ITEM_TABLE, UNDER, UNKNOWN_ITEMS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Declare the commands."""
     _add_recommend(commands)
-    command = commands.add_parser("similar", help="the items that are nearest to an item")
+    command = add_command(
+        commands,
+        "similar",
+        "the items that are nearest to an item",
+        "By the cosine, under the vectors of a trained model.",
+    )
     _add_model(command)
     command.add_argument(
         "--items", required=True, help="one item's token, or several, separated by commas"
@@ -39,8 +41,11 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_recommend(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser(
-        "recommend", help="the best items for users, by a trained model's checkpoint"
+    command = add_command(
+        commands,
+        "recommend",
+        "the best items for users, by a trained model's checkpoint",
+        "Reads the data set that the model was trained on.",
     )
     _add_model(command)
     whom = command.add_mutually_exclusive_group(required=True)
@@ -92,6 +97,8 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 
 def _recommend(args: argparse.Namespace) -> None:
+    plug_in()
+    from recbole_tslrec.recommendation.output import check_output
     from recbole_tslrec.recommendation.recommender import Recommender
 
     check_output(args.output)
@@ -108,18 +115,24 @@ def _recommend(args: argparse.Namespace) -> None:
 
 
 def _users(args: argparse.Namespace) -> list[str] | None:
+    from recbole_tslrec.recommendation.requests import read_users
+
     if args.all_users:
         return None
     return read_users(args.users_file) if args.users_file else _listed(args.users)
 
 
 def _histories(args: argparse.Namespace) -> Mapping[str, list[str]] | None:
+    from recbole_tslrec.recommendation.requests import read_histories
+
     if args.history is not None:
         return {"history": _listed(args.history)}
     return read_histories(args.histories_file) if args.histories_file else None
 
 
 def _similar(args: argparse.Namespace) -> None:
+    plug_in()
+    from recbole_tslrec.recommendation.output import check_output
     from recbole_tslrec.recommendation.recommender import Recommender
 
     check_output(args.output)
@@ -132,6 +145,8 @@ def _listed(text: str | None) -> list[str] | None:
 
 
 def _give(tables: Iterable[pd.DataFrame], output: Path | None) -> None:
+    from recbole_tslrec.recommendation.output import write_tables
+
     if output is not None:
         print(f"{write_tables(tables, output):,} rows in {output}")
         return

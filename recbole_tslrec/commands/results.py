@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from recbole_tslrec.experiments.run.packing import pack
-from recbole_tslrec.recbole_bridge.quick_start import given_config_files
+from recbole_tslrec import plug_in
+from recbole_tslrec.commands.console import add_command
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Declare the commands."""
-    command = commands.add_parser(
-        "report", help="tables, tests and pictures from a grid's kept results"
+    command = add_command(
+        commands,
+        "report",
+        "tables, tests and pictures from a grid's kept results",
+        "Trains nothing: it reads what compare has kept.",
     )
     command.add_argument(
         "--results", required=True, type=Path, help="the folder a grid has written"
@@ -20,18 +23,22 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--output", required=True, type=Path, help="where to write the report")
     command.set_defaults(run=_report)
 
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "pack",
-        help="make a folder of results small: one file a data set, without what no report reads",
+        "make a folder of results small: one file a data set, without what no report reads",
+        "No compare may be writing to it meanwhile.",
     )
     command.add_argument(
         "--results", required=True, type=Path, help="a folder that a grid has written"
     )
     command.set_defaults(run=_pack)
 
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "efficiency",
-        help="time and memory of TSLRec and E4SRec on one language model (the paper's Figure 3)",
+        "time and memory of TSLRec and E4SRec on one language model (the paper's Figure 3)",
+        "Measures a few batches of each and multiplies: no model is trained to the end.",
     )
     command.add_argument("--dataset", default="ml-100k", help="name of the data set")
     command.add_argument("--config_files", default="", help="yaml files, separated by spaces")
@@ -66,11 +73,15 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _pack(args: argparse.Namespace) -> None:
+    from recbole_tslrec.experiments.run.packing import pack
+
     print(f"{pack(args.results) / 2**20:.1f} MiB in {args.results}")
 
 
 def _efficiency(args: argparse.Namespace) -> None:
-    from recbole_tslrec.experiments import efficiency  # imports transformers
+    plug_in()
+    from recbole_tslrec.experiments import efficiency
+    from recbole_tslrec.recbole_bridge.quick_start import given_config_files
 
     scale = efficiency.scale_of(
         args.dataset,

@@ -5,13 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-import torch
-from recbole.config import Config
-from recbole.quick_start import run
-
+from recbole_tslrec import plug_in
 from recbole_tslrec.commands.console import HelpWithDefaults, add_debug, command_line
-from recbole_tslrec.config.spelling import check_arguments, check_command_line
-from recbole_tslrec.recbole_bridge.quick_start import given_config_files
 
 
 def main() -> None:
@@ -29,6 +24,12 @@ def run_command(prog: str | None = None) -> None:
         ValueError, OSError, ...: what the experiment refuses, or a bug.
     """
     args, keys = _run_parser(prog).parse_known_args()
+    plug_in()
+    from recbole.quick_start import run
+
+    from recbole_tslrec.config.spelling import check_arguments, check_command_line
+    from recbole_tslrec.recbole_bridge.quick_start import given_config_files
+
     check_arguments(keys, vars(args))
     check_command_line(sys.argv[1:])  # options, too: RecBole reads them again
     config_files = given_config_files(args.config_files)
@@ -72,6 +73,9 @@ def _check_processes(args: argparse.Namespace, config_files: list[str]) -> None:
     """Raise what each process would raise after it is started, with a traceback in a traceback."""
     if args.nproc < 1:
         raise ValueError(f"nproc: [{args.nproc}] is not a whole number, 1 or larger.")
+    import torch
+    from recbole.config import Config
+
     config = Config(args.model, args.dataset, config_files)
     n_gpus = min(len(config["gpu_id"].split(",")), torch.cuda.device_count())
     if args.nproc > n_gpus:

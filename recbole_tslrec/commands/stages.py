@@ -8,21 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole.config import Config
-from recbole.data import create_dataset, data_preparation
-
-from recbole_tslrec.recbole_bridge.paradigm import staged_models
-from recbole_tslrec.recbole_bridge.quick_start import given_config_files
+from recbole_tslrec import plug_in
+from recbole_tslrec.commands.console import add_command
 from recbole_tslrec.stages.inventory import explain, size, stored_stages, table
-from recbole_tslrec.stages.pipeline import Pipeline
 from recbole_tslrec.stages.prune import leftovers, remove
 from recbole_tslrec.store.store import fingerprint
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Declare the commands."""
-    command = commands.add_parser(
-        "stages", help="list the stored stages; with --model, why they would be reused or not"
+    command = add_command(
+        commands,
+        "stages",
+        "list the stored stages; with --model, why they would be reused or not",
+        "Makes no stage. With --model, any key of the yaml files can be given as --key=value.",
     )
     _add_experiment(command)
     command.add_argument(
@@ -30,8 +29,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     command.set_defaults(run=_stages)
 
-    command = commands.add_parser(
-        "clean", help="show what nothing uses of the stored stages, and with --yes remove it"
+    command = add_command(
+        commands,
+        "clean",
+        "show what nothing uses of the stored stages, and with --yes remove it",
+        "Takes nothing that a living process makes or builds on.",
     )
     _add_experiment(command)
     command.add_argument("--yes", action="store_true", help="remove it; without, only show it")
@@ -67,6 +69,9 @@ def _wanted(args: argparse.Namespace) -> tuple[Path, dict]:
         return args.tslrec_dir or Path("saved/tslrec"), {}
     if args.dataset is None:
         raise ValueError("--model needs --dataset.")
+    plug_in()
+    from recbole_tslrec.recbole_bridge.quick_start import given_config_files
+
     given = {"tslrec_dir": str(args.tslrec_dir)} if args.tslrec_dir else {}
     return wanted_by(args.model, args.dataset, given_config_files(args.config_files), given)
 
@@ -84,6 +89,12 @@ def wanted_by(
     Args:
         model, dataset, config_file_list, config_dict: as RecBole's ``run_recbole`` takes them.
     """
+    from recbole.config import Config
+    from recbole.data import create_dataset, data_preparation
+
+    from recbole_tslrec.recbole_bridge.paradigm import staged_models
+    from recbole_tslrec.stages.pipeline import Pipeline
+
     config = Config(model, dataset, config_file_list, dict(config_dict or {}))
     root = Path(config["tslrec_dir"] or "saved/tslrec")
     if model not in staged_models():

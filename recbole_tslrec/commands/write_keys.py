@@ -1,4 +1,4 @@
-"""Writes the yaml files and the page of keys from the declarations (``make keys``)."""
+"""Writes the yaml files, the page of keys and the list of names (``make keys``)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from recbole_tslrec.config import built_in
+from recbole_tslrec.config.built_in import BuiltIn
 from recbole_tslrec.config.keys import Effect, Key, as_yaml
 from recbole_tslrec.config.training_keys import TRAINING_GROUPS
-from recbole_tslrec.recbole_bridge.paradigm import PARADIGMS, chain
+from recbole_tslrec.recbole_bridge.paradigm import (
+    PARADIGMS,
+    chain,
+    staged_models,
+    table_rows,
+    variants,
+)
 from recbole_tslrec.recbole_bridge.register import properties_folder
 
 _CHANGES = {
@@ -64,6 +72,14 @@ def _table(rows: list[list[str]]) -> str:
     return tabulate(rows, headers[: len(rows[0])], tablefmt="github")
 
 
+def names() -> BuiltIn:
+    """``config/built_in.json``: what is known without RecBole."""
+    stages = {stage.name for row in variants().values() for stage in chain(row.stages)}
+    stages |= {model.lower() for model in staged_models()}
+    keys = {key for paradigm in PARADIGMS.values() for key in paradigm.defaults()}
+    return BuiltIn(tuple(table_rows().values()), tuple(sorted(stages)), tuple(sorted(keys)))
+
+
 def _readers(paradigm: str, key: str) -> list[str]:
     """The stages of a paradigm that read a key, and its rows of a comparison that do so themselves."""
     rows = PARADIGMS[paradigm].variants
@@ -76,7 +92,7 @@ def _readers(paradigm: str, key: str) -> list[str]:
 def main() -> None:
     """Write them."""
     docs = properties_folder().parent / "docs" / "keys.md"
-    for path, text in {**yaml_files(), docs: page()}.items():
+    for path, text in {**yaml_files(), docs: page(), built_in.FILE: names().as_json()}.items():
         path.write_text(text, encoding="utf-8")
         print(path)
 

@@ -18,13 +18,8 @@ from torch.nn.utils import parametrize
 
 from recbole_tslrec.data.histories import training_histories
 from recbole_tslrec.evaluation.blocks import BlockDataLoader
+from recbole_tslrec.evaluation.metrics import metrics, save_arrays
 from recbole_tslrec.evaluation.seen_items import SeenItems
-from recbole_tslrec.store.store import write_atomically
-
-PROTOCOLS = {"ranked": "seen items ranked", "masked": "seen items masked"}
-CUTOFFS = (5, 10)
-# The metrics of the paper, by RecBole's names.
-METRICS = {"HR@5": "hit@5", "HR@10": "hit@10", "NDCG@5": "ndcg@5", "NDCG@10": "ndcg@10"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,26 +49,6 @@ class Ranks:
     def save(self, path: Path) -> None:
         """Write the arrays as one .npz, atomically."""
         save_arrays(path, asdict(self))
-
-
-def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays of numbers or texts as one .npz, atomically; makes the folder."""
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:  # given a name, NumPy would add .npz to it
-            np.savez_compressed(file, **arrays)
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, write)
-
-
-def metrics(ranks: np.ndarray) -> dict[str, float]:
-    """HR@k, the share of ranks up to k; NDCG@k, the mean of 1 / log2(1 + rank) of those, else 0."""
-    gains = 1 / np.log2(1 + ranks)
-    hits = {k: ranks <= k for k in CUTOFFS}
-    return {f"hit@{k}": float(hit.mean()) for k, hit in hits.items()} | {
-        f"ndcg@{k}": float((gains * hit).mean()) for k, hit in hits.items()
-    }
 
 
 def target_ranks(

@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from recbole_tslrec.config.built_in import Row, built_in
 from recbole_tslrec.config.keys import KEYS, Effect, KeyGroup, defaults
-from recbole_tslrec.stages.stage import Stage
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
     from recbole_tslrec.stages.pipeline import Pipeline
+    from recbole_tslrec.stages.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,9 @@ class Paradigm:
 # RecBole's own model, untouched, beside which all others stand.
 BASE = Variant("Base", "{backbone}")
 
+# What is compared if nothing is said.
+MAIN_VARIANTS = ("Base", "CI", "TSLRec")
+
 PARADIGMS: dict[str, Paradigm] = {}
 
 
@@ -164,15 +168,29 @@ def variants() -> dict[str, Variant]:
     return {row.name: row for row in sorted(known, key=lambda row: row.control)}
 
 
+def table_rows() -> dict[str, Row]:
+    """What a table says of the rows of a comparison, by name, controls last.
+
+    Before the package is plugged into RecBole those are the built-in ones.
+    """
+    if not PARADIGMS:
+        return {row.name: row for row in built_in().rows}
+    return {
+        name: Row(name, one.title, one.control, tuple(stage.name for stage in chain(one.stages)))
+        for name, one in variants().items()
+    }
+
+
 def controls(given: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """The names of the rows that are controls.
 
     Args:
         given: the settings under which they are to run; None: whatever they require.
     """
+    if given is None:
+        return tuple(name for name, row in table_rows().items() if row.control)
     return tuple(
         name
         for name, row in variants().items()
-        if row.control
-        and (given is None or all(given.get(key) is not None for key in row.requires))
+        if row.control and all(given.get(key) is not None for key in row.requires)
     )

@@ -26,6 +26,7 @@ from yaml import YAMLError
 
 from recbole_tslrec.backbones.fmlprec import FMLPRec
 from recbole_tslrec.backbones.specification import BACKBONES, Backbone
+from recbole_tslrec.config.built_in import note_stages
 from recbole_tslrec.config.checks import check_files, check_values
 from recbole_tslrec.config.recbole_keys import check_loss, check_recbole_keys
 from recbole_tslrec.config.spelling import check_command_line, check_spelling
@@ -36,7 +37,6 @@ from recbole_tslrec.data.check_interactions import check_interactions
 from recbole_tslrec.data.time_order import check_order
 from recbole_tslrec.recbole_bridge.paradigm import Paradigm, add, paradigm_of, staged_models
 from recbole_tslrec.recbole_bridge.trainers import BackboneTrainer
-from recbole_tslrec.stages.stage import MODEL_NAMES
 from recbole_tslrec.store import processes
 
 _KEEPING_ALL = (None, False, {}, "[0,inf)")  # values of filters
@@ -81,8 +81,9 @@ def register_paradigm(paradigm: Paradigm) -> None:
             f"models other names."
         )
     add(paradigm)
+    # A model whose own training is kept has its name in lower case for the stage's.
+    note_stages(name.lower() for name in paradigm.models)
     for name, model in paradigm.models.items():
-        MODEL_NAMES.add(name.lower())
         _register_model(model)
         setattr(recbole.trainer, f"{name}Trainer", paradigm.trainer)
 

@@ -16,11 +16,7 @@ import numpy as np
 from recbole_tslrec.data.histories import Histories, training_histories
 from recbole_tslrec.data.import_.text_files import read_lines
 from recbole_tslrec.recbole_bridge.trained_model import TrainedModel
-
-# What a history may end before.
-HELD_OUT = ("validation", "test")
-# What becomes of items in a given history that the model does not know.
-UNKNOWN_ITEMS = ("refuse", "skip")
+from recbole_tslrec.recommendation import HELD_OUT, UNKNOWN_ITEMS
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from recbole_tslrec.backbones.specification import backbone_of
 from recbole_tslrec.evaluation.candidates import top_items
 
-# How the best items are looked for.
-INDEXES = ("auto", "none", "exact", "approximate")
 # From so many items on an exact index takes less time than the scores of all items (docs/scale.md).
 LARGE = 100_000
 # faiss's advice for an inverted file: 4 to 16 times the root of the items, 39 points a list or more.

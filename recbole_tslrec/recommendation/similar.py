@@ -18,12 +18,12 @@ from recbole_tslrec.paradigms.tslrec.augmentation.item_table import (
 from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import vectors_of
 from recbole_tslrec.recbole_bridge.paradigm import chain
 from recbole_tslrec.recbole_bridge.trained_model import TrainedModel
+from recbole_tslrec.recommendation import E_V, H_V, ITEM_TABLE, TEXT, UNDER
 from recbole_tslrec.recommendation.search import item_table
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.pipeline import Pipeline
 from recbole_tslrec.stages.stage import Stage
 
-ITEM_TABLE, E_V, H_V, TEXT = UNDER = ("item_table", "e_v", "h_v", "text")
 # Cosines of a block of items with all others.
 _ITEMS_AT_ONCE = 128
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from recbole_tslrec.stages.stage import stage_names
+from recbole_tslrec.config.built_in import stage_names
 from recbole_tslrec.store.files import file_hash
 from recbole_tslrec.store.locks import Owner, is_held, read_owner
 from recbole_tslrec.store.store import MANIFEST, UNFINISHED, fingerprint, read_manifest

@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
+from recbole_tslrec.config.built_in import stage_names
 from recbole_tslrec.stages.inventory import StoredStage, stored_stages
-from recbole_tslrec.stages.stage import stage_names
 from recbole_tslrec.store.locks import is_held, lock_files
 from recbole_tslrec.store.store import fingerprint
 

@@ -9,26 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
+from recbole_tslrec.config.built_in import note_stages
 from recbole_tslrec.config.keys import result_values
 from recbole_tslrec.store.item_tensors import ItemTensors
 from recbole_tslrec.store.store import StoredResult, fingerprint
 
 if TYPE_CHECKING:
     from recbole_tslrec.stages.pipeline import Pipeline
-
-
-# Models whose own training is kept as a stage, by their names in lower case.
-MODEL_NAMES: set[str] = set()
-
-
-def stage_names() -> list[str]:
-    """The names of all stages that are known, those of a paradigm once it is imported."""
-    found, kinds = set(MODEL_NAMES), [Stage]
-    while kinds:
-        kind = kinds.pop()
-        kinds += kind.__subclasses__()
-        found |= {vars(kind)["name"]} if isinstance(vars(kind).get("name"), str) else set()
-    return sorted(found)
 
 
 class Stage(ABC):
@@ -53,6 +40,11 @@ class Stage(ABC):
     keys: ClassVar[tuple[str, ...]] = ()
     together: ClassVar[bool] = False
     product: ClassVar[str] = ""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if isinstance(vars(cls).get("name"), str):
+            note_stages([cls.name])
 
     def __init__(self, pipeline: Pipeline):
         self.pipeline = pipeline

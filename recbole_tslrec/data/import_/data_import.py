@@ -73,7 +73,7 @@ def import_data(
     """Turn a published data set into ``folder/name/name.inter``, and ``name.item`` if there is text.
 
     Args:
-        source: the interactions, in one of ``interaction_files.FORMS``.
+        source: the interactions, in one of ``import_.FORMS``.
         folder: RecBole's ``data_path``.
         name: the name that the data set gets.
         form: one of ``FORMS``; auto: as recognised by the first line.

@@ -20,7 +20,6 @@ from recbole_tslrec.data.import_.text_files import (
     read_rows,
 )
 
-FORMS = ("sequences", "csv", "atomic")
 _SEPARATORS = "\t,;"  # of a log's columns; sequences have spaces
 _ZONE = r":\d\d.*(?:Z|[+-]\d\d(?::?\d\d)?)$"
 _GUESSES = {
@@ -52,7 +51,7 @@ def recognise(path: Path) -> str:
 
 
 def read_interactions(path: Path, form: str, columns: Columns) -> Interactions:
-    """Read a file of one of ``FORMS``.
+    """Read a file of one of ``import_.FORMS``.
 
     Raises:
         ValueError: something malformed, with file and line; a column that is not there or not

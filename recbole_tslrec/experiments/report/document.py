@@ -16,6 +16,7 @@ import jinja2
 import pandas as pd
 from markdown_it import MarkdownIt
 
+from recbole_tslrec.config.built_in import built_in
 from recbole_tslrec.config.keys import KEYS
 from recbole_tslrec.store.store import write_atomically
 
@@ -130,7 +131,7 @@ def _settings_text(cells: pd.DataFrame) -> str:
     Of RecBole's keys only those that were given: the rest are its defaults for the model and data.
     """
     given = {key for settings in cells["settings"] for key in settings}
-    shown = (given | KEYS.keys()) - set(_VARYING)
+    shown = (given | KEYS.keys() | {*built_in().keys}) - set(_VARYING)
     values: dict[str, Counter] = {}
     for effective in cells["effective"]:
         for key, value in effective.items():

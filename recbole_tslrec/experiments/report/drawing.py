@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from matplotlib.figure import Figure
 from PIL import Image
 
-from recbole_tslrec.recbole_bridge.paradigm import BASE, variants
+from recbole_tslrec.recbole_bridge.paradigm import BASE, table_rows
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -22,7 +22,7 @@ _PNG_COLOURS = 64  # enough for smooth edges; the file is a third of the size
 
 def row_style(variant: str) -> tuple[str, str]:
     """The colour and the marker of a row of a comparison."""
-    rows = [name for name in variants() if name != BASE.name]
+    rows = [name for name in table_rows() if name != BASE.name]
     place = rows.index(variant) if variant in rows else len(rows)
     return _ROW_COLOURS[place % len(_ROW_COLOURS)], _ROW_MARKERS[place % len(_ROW_MARKERS)]
 

@@ -14,13 +14,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import SymmetricalLogLocator
 
-from recbole_tslrec.evaluation.ranks import PROTOCOLS
+from recbole_tslrec.evaluation.metrics import PROTOCOLS
 from recbole_tslrec.evaluation.significance import bootstrap_interval
 from recbole_tslrec.experiments.report import drawing
 from recbole_tslrec.experiments.report.document import Block
 from recbole_tslrec.experiments.report.results import MAIN_METRIC, METHOD, Results
 from recbole_tslrec.experiments.report.tables import variant_name
-from recbole_tslrec.recbole_bridge.paradigm import chain, controls, variants
+from recbole_tslrec.recbole_bridge.paradigm import controls, table_rows
 
 # In the order in which stages become known.
 _PART_COLOURS = (
@@ -116,9 +116,9 @@ def _seconds(results: Results) -> pd.DataFrame:
 
 def _parts() -> dict[str, str]:
     """The colour of each part of a cell's time: the stages, in their order, and what follows them."""
-    kinds = (stage for row in variants().values() for stage in chain(row.stages))
-    stages = zip(dict.fromkeys(stage.name for stage in kinds), cycle(_PART_COLOURS), strict=False)
-    return dict(stages) | {"training": drawing.BLUE, "evaluation": drawing.GREY}
+    stages = dict.fromkeys(stage for row in table_rows().values() for stage in row.stages)
+    coloured = zip(stages, cycle(_PART_COLOURS), strict=False)
+    return dict(coloured) | {"training": drawing.BLUE, "evaluation": drawing.GREY}
 
 
 # ---- the gain over Base by group of users ----------------------------------------------------------

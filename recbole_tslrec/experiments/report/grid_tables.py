@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from recbole_tslrec.evaluation.ranks import METRICS, PROTOCOLS
-from recbole_tslrec.experiments.run.cells import Cell
-from recbole_tslrec.experiments.run.grid import Grid
+from recbole_tslrec.evaluation.metrics import METRICS, PROTOCOLS
 from recbole_tslrec.experiments.run.kept_cells import DONE
+
+if TYPE_CHECKING:
+    from recbole_tslrec.experiments.run.cells import Cell
+    from recbole_tslrec.experiments.run.grid import Grid
 
 
 @dataclass

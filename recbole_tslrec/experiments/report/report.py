@@ -11,7 +11,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from recbole_tslrec.evaluation.ranks import PROTOCOLS
+from recbole_tslrec.evaluation.metrics import PROTOCOLS
 from recbole_tslrec.experiments.report import tables
 from recbole_tslrec.experiments.report.document import Block, render, write_document
 from recbole_tslrec.experiments.report.results import MAIN_METRIC, Results, cell_name

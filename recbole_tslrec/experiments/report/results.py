@@ -15,16 +15,16 @@ import numpy as np
 import pandas as pd
 
 from recbole_tslrec.backbones.specification import BACKBONES
-from recbole_tslrec.evaluation.ranks import METRICS, PROTOCOLS
-from recbole_tslrec.experiments.run.cells import FORMAT
+from recbole_tslrec.evaluation.metrics import METRICS, PROTOCOLS
 from recbole_tslrec.experiments.run.kept_cells import (
     DONE,
+    FORMAT,
     RANK_COLUMNS,
     ResultsFolder,
     differing_metrics,
     read_lines,
 )
-from recbole_tslrec.recbole_bridge.paradigm import variants
+from recbole_tslrec.recbole_bridge.paradigm import table_rows
 
 # What the text and the pictures go by; all metrics are in tables.
 MAIN_METRIC = "NDCG@10"
@@ -44,7 +44,7 @@ _DEFAULTS: dict[str, Any] = {
 
 def in_order(column: pd.Series) -> pd.Series:
     """A key for ``sort_values``: backbones and variants in the order of a table, others by name."""
-    known = {"backbone": list(BACKBONES), "variant": list(variants())}.get(column.name)
+    known = {"backbone": list(BACKBONES), "variant": list(table_rows())}.get(column.name)
     if known is None:
         return column
     places = {name: number for number, name in enumerate(known)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from recbole_tslrec.evaluation.ranks import METRICS
+from recbole_tslrec.evaluation.metrics import METRICS
 from recbole_tslrec.evaluation.significance import (
     ALPHA,
     Comparison,
@@ -27,14 +27,14 @@ from recbole_tslrec.experiments.report.results import (
     Results,
     in_order,
 )
-from recbole_tslrec.recbole_bridge.paradigm import controls, variants
+from recbole_tslrec.recbole_bridge.paradigm import controls, table_rows
 
 NOTHING = "–"
 
 
 def variant_name(variant: str) -> str:
     """What a table calls a row; one of a later version by its own name."""
-    known = variants()
+    known = table_rows()
     return known[variant].title if variant in known else variant
 
 

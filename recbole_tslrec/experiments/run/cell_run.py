@@ -21,7 +21,8 @@ import recbole_tslrec
 from recbole_tslrec.backbones.specification import BACKBONES
 from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.config.keys import KEYS, Effect
-from recbole_tslrec.evaluation.ranks import CUTOFFS, rank_test_targets, save_arrays
+from recbole_tslrec.evaluation.metrics import CUTOFFS, save_arrays
+from recbole_tslrec.evaluation.ranks import rank_test_targets
 from recbole_tslrec.experiments.run.cells import Cell, description
 from recbole_tslrec.experiments.run.kept_cells import DONE, FAILED, ResultsFolder
 from recbole_tslrec.experiments.run.machine import machine

@@ -20,12 +20,12 @@ import torch
 from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.config.keys import KEYS, Effect, counts
 from recbole_tslrec.config.recbole_keys import listed
-from recbole_tslrec.evaluation.ranks import CUTOFFS
+from recbole_tslrec.evaluation.metrics import CUTOFFS
+from recbole_tslrec.experiments.run.kept_cells import FORMAT
 from recbole_tslrec.recbole_bridge.paradigm import variants
 from recbole_tslrec.store.checkpoints import load_checkpoint
 from recbole_tslrec.store.store import file_hash, fingerprint
 
-FORMAT = 1
 # The first version of ours whose results are those of today. Raised when a change makes a cell result in
 # something else; kept cells are then run again, as they are not for every release.
 _RESULTS_OF = "0.1.0"

@@ -14,11 +14,15 @@ from recbole_tslrec.config.spelling import check_spelling
 from recbole_tslrec.data.check_header import check_columns, path_of
 from recbole_tslrec.data.check_interactions import check_interactions, count_items
 from recbole_tslrec.experiments.run.cells import Cell
-from recbole_tslrec.recbole_bridge.paradigm import chain, set_by_all, staged_models, variants
+from recbole_tslrec.recbole_bridge.paradigm import (
+    MAIN_VARIANTS,
+    chain,
+    set_by_all,
+    staged_models,
+    variants,
+)
 from recbole_tslrec.recbole_bridge.quick_start import read_config_file
 from recbole_tslrec.store.store import file_hash, fingerprint
-
-MAIN_VARIANTS = ("Base", "CI", "TSLRec")  # what is compared if nothing is said
 
 
 @dataclass(frozen=True)

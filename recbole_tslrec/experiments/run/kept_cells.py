@@ -25,8 +25,9 @@ from zipfile import BadZipFile
 import numpy as np
 from filelock import FileLock, Timeout
 
-from recbole_tslrec.evaluation.ranks import METRICS, PROTOCOLS, metrics
+from recbole_tslrec.evaluation.metrics import METRICS, PROTOCOLS, metrics
 
+FORMAT = 1  # of a line
 DONE, FAILED = "done", "failed"
 RANK_COLUMNS = {"ranked": "rank", "masked": "rank_masked"}  # by protocol
 OWN_ARRAYS = {"ranks": "rank", "items": "place"}  # that no two cells share

@@ -1,0 +1,34 @@
+"""The metrics of a table, and the protocols under which they are measured; needs NumPy alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from recbole_tslrec.store.store import write_atomically
+
+PROTOCOLS = {"ranked": "seen items ranked", "masked": "seen items masked"}
+CUTOFFS = (5, 10)
+# The metrics of the paper, by RecBole's names.
+METRICS = {"HR@5": "hit@5", "HR@10": "hit@10", "NDCG@5": "ndcg@5", "NDCG@10": "ndcg@10"}
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays of numbers or texts as one .npz, atomically; makes the folder."""
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:  # given a name, NumPy would add .npz to it
+            np.savez_compressed(file, **arrays)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, write)
+
+
+def metrics(ranks: np.ndarray) -> dict[str, float]:
+    """HR@k, the share of ranks up to k; NDCG@k, the mean of 1 / log2(1 + rank) of those, else 0."""
+    gains = 1 / np.log2(1 + ranks)
+    hits = {k: ranks <= k for k in CUTOFFS}
+    return {f"hit@{k}": float(hit.mean()) for k, hit in hits.items()} | {
+        f"ndcg@{k}": float((gains * hit).mean()) for k, hit in hits.items()
+    }

@@ -96,7 +96,7 @@ def test_a_bug_keeps_its_traceback(screen, monkeypatch):
     def broken(*_, **__):
         raise ValueError("a bug")
 
-    monkeypatch.setattr(run_command, "run", broken)
+    monkeypatch.setattr("recbole.quick_start.run", broken)
     with pytest.raises(ValueError, match="a bug"):
         screen(*RUN)
 

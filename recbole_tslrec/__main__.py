@@ -17,9 +17,7 @@ from recbole_tslrec.commands import (
     run,
     stages,
 )
-from recbole_tslrec.commands.console import HelpWithDefaults, add_debug, command_line
-
-_PROGRAM = "recbole_tslrec"
+from recbole_tslrec.commands.console import PROGRAM, HelpWithDefaults, add_debug, command_line
 
 # They run no experiment of RecBole's. Nor do stages and clean, unless one is given.
 _WITHOUT_KEYS = ("import", "report", "fold", "convert", "patches", "recommend", "similar")
@@ -30,7 +28,7 @@ def main() -> None:
     """Read the command; keys of the yaml files follow as ``--key=value``, as RecBole reads them."""
     if sys.argv[1:2] == ["run"]:  # RecBole's own command line follows
         del sys.argv[1]
-        run.run_command(f"{_PROGRAM} run")
+        run.run_command(f"{PROGRAM} run")
         return
     parser = _parser()
     args, keys = parser.parse_known_args()
@@ -56,7 +54,7 @@ def _check(keys: list[str], args: argparse.Namespace, parser: argparse.ArgumentP
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=_PROGRAM,
+        prog=PROGRAM,
         description="What goes beyond one RecBole run. Each command has its own --help.",
     )
     # No abbreviations: RecBole's --seed is not short for --seeds.

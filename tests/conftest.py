@@ -74,6 +74,7 @@ SLOW = {
     "test_recommender",
     "test_report",
     "test_reranker",
+    "test_screen",
     "test_similar",
     "test_trained_on",
     "test_trainer",

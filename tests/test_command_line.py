@@ -13,9 +13,9 @@ from torch.nn.functional import cross_entropy
 
 import recbole_tslrec
 from recbole_tslrec import __main__
-from recbole_tslrec.commands import console as command_line
 from recbole_tslrec.commands import run as run_command
-from recbole_tslrec.commands.console import is_refusal
+from recbole_tslrec.config import refusals
+from recbole_tslrec.config.refusals import is_refusal
 from recbole_tslrec.store.files import DiskError
 
 TOP = Path(recbole_tslrec.__file__).parents[1]
@@ -73,7 +73,23 @@ REFUSED = [
     (["stages", "--model=CI_SASRec"], "stages: --model needs --dataset."),
     (["stages", "--model=CI_SASRec", "--dataset=x", "--config_files=y"], "stages: config_files: "),
     (["report", "--results=nowhere", "--output=x"], "report: results: [nowhere] has no cells"),
-    (["fold", "--checkpoint=nowhere", "--output=x"], "fold: "),
+    (
+        ["fold", "--checkpoint=nowhere", "--output=x"],
+        "fold: --checkpoint: there is no file [nowhere]. Give the path of one.",
+    ),
+    (
+        ["convert", "--checkpoint=nowhere", "--output=x", "--trusted_sha256=0"],
+        "convert: --checkpoint: there is no file [nowhere].",
+    ),
+    (
+        ["import", "--source=nowhere", "--dataset=x"],
+        "import: --source: there is no file [nowhere].",
+    ),
+    (
+        [*RUN, "--enhanced_items=x"],
+        "run: enhanced_items: there is no file [x]. Set enhanced_items to",
+    ),
+    ([*RUN, "--backbone_checkpoint=x"], "run: backbone_checkpoint: there is no file [x]. Set "),
 ]
 
 
@@ -96,7 +112,7 @@ def test_a_bug_keeps_its_traceback(screen, monkeypatch):
     def broken(*_, **__):
         raise ValueError("a bug")
 
-    monkeypatch.setattr("recbole.quick_start.run", broken)
+    monkeypatch.setattr("recbole_tslrec.recbole_bridge.quick_start.run_experiment", broken)
     with pytest.raises(ValueError, match="a bug"):
         screen(*RUN)
 
@@ -118,7 +134,7 @@ def test_what_is_a_refusal():
     assert not is_refusal(raised(lambda: cross_entropy(torch.zeros(2, 3), torch.zeros(3).long())))
     assert not is_refusal(ValueError("never raised"))
     # On a line of ours, but by Python.
-    assert not is_refusal(raised(lambda: command_line._origin(1)))
+    assert not is_refusal(raised(lambda: refusals._origin(1)))
 
 
 @pytest.mark.parametrize(

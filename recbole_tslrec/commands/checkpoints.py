@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from recbole_tslrec import plug_in
-from recbole_tslrec.commands.console import add_command
+from recbole_tslrec.commands.console import add_command, check_is_file
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -40,6 +40,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _fold(args: argparse.Namespace) -> None:
+    check_is_file("checkpoint", args.checkpoint)
     plug_in()
     from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
 
@@ -48,6 +49,7 @@ def _fold(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
+    check_is_file("checkpoint", args.checkpoint)
     plug_in()
     from recbole_tslrec.store.checkpoints import convert_checkpoint
 

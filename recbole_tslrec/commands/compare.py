@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from recbole_tslrec import plug_in
 from recbole_tslrec.backbones.specification import BACKBONES
-from recbole_tslrec.commands.console import add_command
+from recbole_tslrec.commands.console import PROGRAM, add_command
 from recbole_tslrec.recbole_bridge.paradigm import (
     MAIN_VARIANTS,
     controls,
@@ -84,6 +84,7 @@ def _compare(args: argparse.Namespace) -> int:
             f"What is finished is kept in [{args.results}]; the same command goes on from there."
         ) from None
     print(comparison.tables())
+    print(f"\nNext: python -m {PROGRAM} report --results={args.results} --output=report")
     for cell, error in comparison.failed:
         print(f"compare: failed: {cell.dataset}, {cell.method}, seed {cell.seed}: {error}")
     return 1 if comparison.failed else 0

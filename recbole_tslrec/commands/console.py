@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.util
-import linecache
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
+from recbole_tslrec.config.refusals import is_refusal, keep_traceback
+
+PROGRAM = "recbole_tslrec"
 _DEBUG = "--debug"
-_OURS = Path(__file__).resolve().parents[1]
-# Found, not imported: the help need not wait for RecBole and torch.
-_RECBOLE = Path(importlib.util.find_spec("recbole").origin).resolve().parent
-_RECBOLES_CONFIG = _RECBOLE / "config"
 
 
 class Refused(SystemExit):
@@ -52,6 +47,12 @@ def add_command(
     return commands.add_parser(
         name, help=summary, description=f"{sentence} {more}".strip(), **options
     )
+
+
+def check_is_file(option: str, path: Path) -> None:
+    """Raise FileNotFoundError, which names the option, for a file that is not there."""
+    if not path.is_file():
+        raise FileNotFoundError(f"--{option}: there is no file [{path}]. Give the path of one.")
 
 
 def add_debug(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +91,7 @@ def command_line(command: Callable[[], None], name: str | None = None) -> Callab
         except Exception as error:
             if debug or not is_refusal(error):
                 raise
-            _keep_traceback(error)
+            keep_traceback(error)
             raise _refused(called, error) from None
 
     return run
@@ -102,41 +103,3 @@ def _refused(name: str, error: Exception) -> Refused:
     sys.stdout.flush()
     print(line, file=sys.stderr, flush=True)
     return Refused(line)
-
-
-def is_refusal(error: BaseException) -> bool:
-    """Whether an error is of what the user gave, or of the machine, and says so itself.
-
-    That is one that we or RecBole raise on purpose, what goes wrong while RecBole reads its settings, a
-    package that is missing, and what the operating system says of a file. An error from inside torch,
-    or on a line that is no ``raise``, is a bug.
-    """
-    if isinstance(error, ModuleNotFoundError) or (
-        isinstance(error, OSError) and error.errno is not None
-    ):
-        return True
-    file, line = _origin(error.__traceback__)
-    if _RECBOLES_CONFIG in file.parents:
-        return True
-    on_purpose = line.startswith("raise ") and not {_OURS, _RECBOLE}.isdisjoint(file.parents)
-    return on_purpose and isinstance(error, (ValueError, OSError, RuntimeError, ImportError))
-
-
-def _origin(trace: TracebackType | None) -> tuple[Path, str]:
-    """The file in which an error was raised, and the line."""
-    frames = traceback.extract_tb(trace)
-    if not frames:
-        return Path(), ""
-    last = frames[-1]
-    return Path(last.filename).resolve(), linecache.getline(last.filename, last.lineno or 0).strip()
-
-
-def _keep_traceback(error: Exception) -> None:
-    """Write the traceback into the log file, if RecBole has opened one."""
-    told = "".join(traceback.format_exception(error))
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.FileHandler):
-            handler.handle(logging.makeLogRecord({"msg": told, "levelno": logging.ERROR} | _NAMED))
-
-
-_NAMED = {"levelname": "ERROR", "name": "recbole_tslrec"}

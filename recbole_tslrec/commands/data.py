@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from recbole_tslrec.commands.console import add_command
+from recbole_tslrec.commands.console import add_command, check_is_file
 from recbole_tslrec.data.import_ import FORMS
 
 
@@ -46,6 +46,9 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _import(args: argparse.Namespace) -> None:
+    check_is_file("source", args.source)
+    if args.item_text is not None:
+        check_is_file("item_text", args.item_text)
     from recbole_tslrec.data.import_.data_import import import_data
     from recbole_tslrec.data.import_.interaction_files import Columns
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from recbole_tslrec import plug_in
-from recbole_tslrec.commands.console import add_command
+from recbole_tslrec.commands.console import add_command, check_is_file
 from recbole_tslrec.recommendation import HELD_OUT, INDEXES, ITEM_TABLE, UNDER, UNKNOWN_ITEMS
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 
 def _recommend(args: argparse.Namespace) -> None:
+    check_is_file("checkpoint", args.checkpoint)
     plug_in()
     from recbole_tslrec.recommendation.output import check_output
     from recbole_tslrec.recommendation.recommender import Recommender
@@ -131,6 +132,7 @@ def _histories(args: argparse.Namespace) -> Mapping[str, list[str]] | None:
 
 
 def _similar(args: argparse.Namespace) -> None:
+    check_is_file("checkpoint", args.checkpoint)
     plug_in()
     from recbole_tslrec.recommendation.output import check_output
     from recbole_tslrec.recommendation.recommender import Recommender

@@ -25,16 +25,19 @@ def run_command(prog: str | None = None) -> None:
     """
     args, keys = _run_parser(prog).parse_known_args()
     plug_in()
-    from recbole.quick_start import run
-
     from recbole_tslrec.config.spelling import check_arguments, check_command_line
-    from recbole_tslrec.recbole_bridge.quick_start import given_config_files
+    from recbole_tslrec.recbole_bridge.quick_start import given_config_files, run_experiment
+    from recbole_tslrec.recbole_bridge.summary import summary
 
     check_arguments(keys, vars(args))
     check_command_line(sys.argv[1:])  # options, too: RecBole reads them again
     config_files = given_config_files(args.config_files)
-    if args.nproc != 1 or args.world_size > 0:
-        _check_processes(args, config_files)
+    if args.nproc == 1 and args.world_size <= 0:
+        print(summary(run_experiment(args.model, args.dataset, config_files, describe=True)))
+        return
+    _check_processes(args, config_files)
+    from recbole.quick_start import run
+
     run(
         args.model,
         args.dataset,

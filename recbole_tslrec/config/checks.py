@@ -24,4 +24,6 @@ def check_files(config: Mapping[str, Any]) -> None:
     for name, key in KEYS.items():
         path = config.get(name) if key.effect is Effect.FILE else None
         if path is not None and not os.path.isfile(path):  # False, too, of a name that cannot be
-            raise FileNotFoundError(f"{name}: there is no file [{path}].")
+            raise FileNotFoundError(
+                f"{name}: there is no file [{path}]. Set {name} to one that is there, or leave it out."
+            )

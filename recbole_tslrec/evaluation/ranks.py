@@ -15,6 +15,7 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from torch import Tensor
 from torch.nn.utils import parametrize
+from tqdm import tqdm
 
 from recbole_tslrec.data.histories import training_histories
 from recbole_tslrec.evaluation.blocks import BlockDataLoader
@@ -131,7 +132,7 @@ def rank_test_targets(model, train_data, valid_data, test_data) -> Ranks:
     blocks = BlockDataLoader.of(test_data, model)
     parts = []
     with parametrize.cached():  # a fused item table is made once for the whole pass
-        for interaction, _, _, targets in blocks:
+        for interaction, _, _, targets in tqdm(blocks, desc="Both protocols", delay=2):
             users = interaction[dataset.uid_field].numpy()
             pairs = tuple(part.to(device) for part in seen.pairs(interaction))
             interaction, aims = interaction.to(device), targets.to(device)

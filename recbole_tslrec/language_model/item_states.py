@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from recbole_tslrec.store import processes
+from recbole_tslrec.store.duration import Pace
 from recbole_tslrec.store.item_tensors import ItemTensors
 
 if TYPE_CHECKING:
@@ -61,8 +62,10 @@ def read_items(
     mine = range(processes.number(), len(shards), processes.count())
     most = min(items_a_shard, len(rows))
     read = _halving_on_out_of_memory(reader, prompt, int(positions.max()), most, doing)
+    total = sum(int(positions[shards[number] - 1].sum()) for number in mine)
+    pace, done = Pace(doing), 0
     with tqdm(
-        total=sum(int(positions[shards[number] - 1].sum()) for number in mine),
+        total=total,
         desc=doing,
         unit=" positions",
         unit_scale=True,
@@ -76,6 +79,10 @@ def read_items(
                 by_length = np.argsort(own, kind="stable")  # little padding
                 states = read(shards[number][by_length])[np.argsort(by_length)]
                 ItemTensors(items, {_STATES: states}).save(files[number])
+                done += int(own.sum())
+                pace.tell(done, total)
+            else:
+                total -= int(own.sum())  # an earlier run has read it
             bar.update(int(own.sum()))
     processes.wait_for_all()
     if not processes.is_first():

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
@@ -47,8 +48,11 @@ from recbole_tslrec.language_model.task import (
     TrainingSettings,
 )
 from recbole_tslrec.store import processes
+from recbole_tslrec.store.duration import Pace
 from recbole_tslrec.store.files import broken_seal, seal
 
+# The rate is told after so many batches, and the first that warms up.
+_FIRST_BATCHES = 5
 # Within an epoch a checkpoint is written every so many seconds: what a kill can cost at the most.
 _SECONDS_A_CHECKPOINT = 600
 _HELD_OUT = "eval_"  # what transformers puts before the name of a metric
@@ -75,8 +79,10 @@ def _batches_of(task: Task, settings: TrainingSettings) -> PositionBudgetSampler
     shared, of_each = task.more_positions
     getLogger(__name__).info(
         f"{task.name} on {len(task.lengths)} {task.unit} in {len(sampler)} batches an epoch, "
-        f"{sampler.examples_a_batch:.1f} {task.unit} each; {100 * sampler.padding_share():.1f} % of "
-        f"the positions are padding; instruction of {shared + of_each} positions "
+        f"{sampler.examples_a_batch:.1f} {task.unit} each; "
+        f"{sampler.positions_an_epoch(task.more_positions):,} positions an epoch, {settings.epochs} "
+        f"epochs at most; {100 * sampler.padding_share():.1f} % of the positions are padding; "
+        f"instruction of {shared + of_each} positions "
         f"{'in every prompt' if of_each else 'shared by a batch'}"
     )
     return sampler
@@ -201,6 +207,7 @@ class _Watch(TrainerCallback):
         self.task, self.meter, self.bar = task, meter, bar
         self.writer = SummaryWriter(log_folder) if log_folder else None
         self._saved_at = monotonic()
+        self._pace = Pace(task.name, skip=1, after=_FIRST_BATCHES)
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         if state.best_model_checkpoint is None and self.trainer.best_before is not None:
@@ -211,7 +218,9 @@ class _Watch(TrainerCallback):
         self.bar.initial = self.bar.n = round(done * self.bar.total)
 
     def on_step_end(self, args, state, control, lr_scheduler=None, **kwargs) -> None:
-        self.bar.update(self.meter.trained_positions + self.bar.initial - self.bar.n)
+        done = self.meter.trained_positions + self.bar.initial
+        self.bar.update(done - self.bar.n)
+        self._pace.tell(done, self.bar.total, round(self.bar.total / args.num_train_epochs))
         self._draw("loss", self.trainer.last_loss, state.global_step)
         self._draw("learning_rate", lr_scheduler.get_last_lr()[0], state.global_step)
         ends_an_epoch = state.global_step % self.trainer.steps_an_epoch == 0
@@ -283,7 +292,8 @@ def train(
         RuntimeError: a batch does not fit the device's memory.
     """
     sampler = _batches_of(task, settings)
-    with metered(model.reader) as meter:
+    # Log lines stand above the bar, not in it.
+    with metered(model.reader) as meter, logging_redirect_tqdm():
         bar = tqdm(
             total=settings.epochs * sampler.positions_an_epoch(task.more_positions),
             desc=task.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,20 @@ from typing import Any
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.dataloader import AbstractDataLoader
+from recbole.data.transform import construct_transform
 from recbole.trainer import Trainer
-from recbole.utils import get_model, get_trainer, init_logger, init_seed
+from recbole.utils import (
+    get_environment,
+    get_flops,
+    get_model,
+    get_trainer,
+    init_logger,
+    init_seed,
+    set_color,
+)
 
 from recbole_tslrec.config.recbole_keys import check_validation
+from recbole_tslrec.recbole_bridge.trainers import StagesFirst
 from recbole_tslrec.store.store import StoredResult
 
 
@@ -54,7 +65,8 @@ class Experiment:
             the first is None if there was no test.
         best_valid_score: the value of ``valid_metric`` that chose the epoch.
         stages: the stages before the fused model, made or reused; none for RecBole's own models.
-        seconds: the time of RecBole's own loop, the stages not counted.
+        seconds: the time of RecBole's own loop and of the test, the stages not counted.
+        test_seconds: of these the test's.
         checkpoint: the trained model, RecBole's file.
         trainer: RecBole's trainer, with its ``config`` and ``model``; the model's weights are the
             best epoch's after a test, and the last one's without.
@@ -66,11 +78,34 @@ class Experiment:
     best_valid_score: float
     stages: list[StoredResult]
     seconds: float
+    test_seconds: float
     checkpoint: str
     trainer: Trainer
     train_data: AbstractDataLoader
     valid_data: AbstractDataLoader
     test_data: AbstractDataLoader
+
+
+def _new_log(config) -> None:
+    root = logging.getLogger()
+    for handler in root.handlers[:]:  # else this run would go on in the log file of the one before
+        root.removeHandler(handler)
+    init_logger(config)
+
+
+def _flops(config, data, model) -> str:
+    """RecBole's line. To count may draw at random, so that it stands where RecBole has it."""
+    transform, logger = construct_transform(config), logging.getLogger()
+    flops = get_flops(model, data, config["device"], logger, transform)
+    return f"{set_color('FLOPs', 'blue')}: {flops}"
+
+
+def _log_results(config, valid: Mapping[str, float], test: Mapping[str, float] | None) -> None:
+    """RecBole's lines."""
+    logger, machine = logging.getLogger(), get_environment(config).draw()
+    logger.info(f"The running environment of this training is as follows:\n{machine}")
+    logger.info(f"{set_color('best valid ', 'yellow')}: {valid}")
+    logger.info(f"{set_color('test result', 'yellow')}: {test}")
 
 
 def run_experiment(
@@ -79,12 +114,15 @@ def run_experiment(
     config_file_list: Sequence[str] | None = None,
     config_dict: Mapping[str, Any] | None = None,
     test: bool = True,
+    describe: bool = False,
 ) -> Experiment:
     """RecBole's ``run_recbole``, which keeps what its result dict does not hold.
 
     Args:
         model, dataset, config_file_list, config_dict: as ``run_recbole`` takes them.
         test: whether to test the trained model.
+        describe: whether to log what ``run_recbole`` logs: settings, data, model, machine and results.
+            It does so when nothing is refused any more.
 
     Raises:
         ValueError: an epoch is to be chosen on validation, and there is nobody to validate on, or its
@@ -92,31 +130,38 @@ def run_experiment(
     """
     config = Config(model, dataset, config_file_list, dict(config_dict or {}))
     init_seed(config["seed"], config["reproducibility"])
-    root = logging.getLogger()
-    for handler in root.handlers[:]:  # else this run would go on in the log file of the one before
-        root.removeHandler(handler)
-    init_logger(config)
+    _new_log(config)
     data = create_dataset(config)
+    described = [str(part) for part in (sys.argv, config, data)]  # as they are now
     train_data, valid_data, test_data = data_preparation(config, data)
     check_validation(config, valid_data)
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     recommender = get_model(config["model"])(config, train_data._dataset).to(config["device"])
+    if describe:
+        described += [str(recommender), _flops(config, data, recommender)]
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, recommender)
+    if describe:
+        if isinstance(trainer, StagesFirst):
+            trainer.check(train_data, valid_data, config["show_progress"])
+        for part in described:
+            logging.getLogger().info(part)  # to the root, as RecBole does
     start = monotonic()
     score, best_valid_result = trainer.fit(
         train_data, valid_data, show_progress=config["show_progress"]
     )
-    test_result = None
+    test_result, begun = None, monotonic()
     if test:
         test_result = trainer.evaluate(test_data, show_progress=config["show_progress"])
-    stages = getattr(trainer, "stages", [])
-    seconds = monotonic() - start - getattr(trainer, "seconds_of_stages", 0.0)
+    stages, end = getattr(trainer, "stages", []), monotonic()
+    if describe:
+        _log_results(config, best_valid_result, test_result)
     return Experiment(
         test_result,
         best_valid_result,
         float(score),
         stages,
-        seconds,
+        end - start - getattr(trainer, "seconds_of_stages", 0.0),
+        end - begun,
         trainer.saved_model_file,
         trainer,
         train_data,

@@ -175,7 +175,7 @@ class StagesFirst:
     """Mixin for a trainer: runs the stages that the model needs, then RecBole's own loop.
 
     Attributes:
-        pipeline: the pipeline that ``fit`` ran; None before, and when a checkpoint is resumed.
+        pipeline: what ``fit`` runs, or ran; None before ``check``, and when a checkpoint is resumed.
         seconds_of_stages: how long ``fit`` took to check, make or read them, or to wait for them.
         stages: the stages that ``fit`` made or reused, in order.
     """
@@ -207,9 +207,8 @@ class StagesFirst:
         processes.part()  # RecBole's loop goes on in the first process
         return super().fit(train_data, valid_data, verbose, saved, show_progress, **more)
 
-    def _prepare(self, train_data, valid_data, show_progress) -> None:
-        """Give the model what its stages make."""
-        start = monotonic()
+    def check(self, train_data, valid_data, show_progress=False) -> None:
+        """Raise what would stop the stages after hours; ``fit`` calls it unless it was called before."""
         check_validation(self.config, valid_data)
         self.pipeline = Pipeline(
             self.config,
@@ -220,6 +219,12 @@ class StagesFirst:
             self.tensorboard.log_dir,
         )
         self.pipeline.check(self.model.stages(self.config))
+
+    def _prepare(self, train_data, valid_data, show_progress) -> None:
+        """Give the model what its stages make."""
+        start = monotonic()
+        if self.pipeline is None:
+            self.check(train_data, valid_data, show_progress)
         self.model.prepare(self.pipeline)
         self.seconds_of_stages = monotonic() - start
         self.stages = self.pipeline.used

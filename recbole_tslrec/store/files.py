@@ -19,7 +19,10 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 _SEAL = "seal.json"
+_LONG_TO_READ = 1 << 28  # bytes: from here on there is a bar
 _REMEDIES = {
     errno.ENOSPC: "Free some space there (python -m recbole_tslrec clean shows what may go)",
     errno.EDQUOT: "Your quota is used up: free some space there",
@@ -36,10 +39,19 @@ class DiskError(OSError):
 
 def file_hash(path: Path) -> str:
     """The SHA-256 of a file's content."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    digest, size = hashlib.sha256(), os.stat(path).st_size
+    bar = tqdm(
+        total=size,
+        desc=f"Check {os.path.basename(path)}",
+        unit="B",
+        unit_scale=True,
+        delay=2,
+        disable=size < _LONG_TO_READ,
+    )
+    with open(path, "rb") as file, bar:
         while block := file.read(1 << 20):
             digest.update(block)
+            bar.update(len(block))
     return digest.hexdigest()
 
 

@@ -6,10 +6,13 @@ Its words stand in ``templates/report.md``; here is what they are about.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
+
+from tqdm import tqdm
 
 from recbole_tslrec.evaluation.metrics import PROTOCOLS
 from recbole_tslrec.experiments.report import tables
@@ -77,7 +80,7 @@ def make_report(results: Results, command: str) -> tuple[str, list[Block]]:
 def _tables(results: Results) -> dict[str, dict[str, Block]]:
     """Every table by its part of the report, and there by protocol or data set."""
     parts: dict[str, dict[str, Block]] = {"gains": {}, "main": {}, "significance": {}}
-    for protocol in PROTOCOLS:
+    for protocol in tqdm(PROTOCOLS, desc="Report: tests and tables", delay=1):
         tested = tables.all_comparisons(results, protocol)
         main_metric = tested["metric"] == MAIN_METRIC
         of_tslrec = tested[(tested["method"] == "TSLRec") & main_metric]
@@ -94,18 +97,20 @@ def _tables(results: Results) -> dict[str, dict[str, Block]]:
 def _pictures(results: Results) -> dict[str, dict[str, Block]]:
     from recbole_tslrec.experiments.report import figures  # draws, with matplotlib
 
-    parts: dict[str, dict[str, Any]] = {
-        "time": {"": figures.time_figure(results)},
-        "categories": {"": figures.category_figure(results)},
-        "activity": {name: figures.activity_figure(results, name) for name in PROTOCOLS},
-        "popularity": {name: figures.popularity_figure(results, name) for name in PROTOCOLS},
-        "gate": {"": figures.gate_figure(results)},
-        "maps": figures.map_figures(results),
+    makers: dict[str, Callable[[], dict[str, Any]]] = {
+        "time": lambda: {"": figures.time_figure(results)},
+        "categories": lambda: {"": figures.category_figure(results)},
+        "activity": lambda: {name: figures.activity_figure(results, name) for name in PROTOCOLS},
+        "popularity": lambda: {
+            name: figures.popularity_figure(results, name) for name in PROTOCOLS
+        },
+        "gate": lambda: {"": figures.gate_figure(results)},
+        "maps": lambda: figures.map_figures(results),
     }
-    return {
-        part: {name: one for name, one in pictures.items() if one is not None}
-        for part, pictures in parts.items()
-    }
+    parts = {}
+    for part, make in tqdm(makers.items(), desc="Report: pictures", delay=1):
+        parts[part] = {name: one for name, one in make().items() if one is not None}
+    return parts
 
 
 def _left_out(blocks: dict[str, dict[str, Block]]) -> list[str]:

@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 
+from recbole_tslrec.config.refusals import is_refusal, keep_traceback
 from recbole_tslrec.experiments.report.grid_tables import FinishedGrid
 from recbole_tslrec.experiments.run.cell_run import failure, run_cell
 from recbole_tslrec.experiments.run.cells import Cell
 from recbole_tslrec.experiments.run.grid import Grid
 from recbole_tslrec.experiments.run.kept_cells import DONE, ResultsFolder
+from recbole_tslrec.experiments.run.pace import Pace
 from recbole_tslrec.experiments.run.search import Search, best_values, with_values
 from recbole_tslrec.recbole_bridge.paradigm import variants
 
@@ -97,7 +99,8 @@ def _searched(
                 chosen[cell.id] = with_values(cell, values)
                 print(f"compare: search for {_group(cell)} chose {values}", flush=True)
             except Exception as error:  # its cells fail of it, the others are worth running
-                getLogger(__name__).error(f"The search for {_group(cell)} failed.", exc_info=True)
+                _tell_failure(f"The search for {_group(cell)}", error)
+                print(f"compare: search for {_group(cell)} failed: {error}", flush=True)
                 failed[_group(cell)] = error
 
         return run
@@ -146,7 +149,13 @@ def _run(
     for line in lines.values():
         results.check_metrics(line)
     lines |= tried or {}
-    print(f"compare: {len(cells)} cells, {len(lines)} of them finished before", flush=True)
+    missing = [cell for cell in cells if cell.id not in lines]
+    pace, waiting = Pace(before.values()), {cell.id: cell for cell in missing}
+    print(
+        f"compare: {len(cells)} cells, {len(lines)} of them finished before, {len(missing)} to do"
+        f"{pace.told(missing)}",
+        flush=True,
+    )
 
     def task(cell: Cell) -> Callable[[], None]:
         def run() -> None:
@@ -154,14 +163,18 @@ def _run(
             # Another process may have done it meanwhile, or have failed to.
             if not _is_done(line) and line == before.get(cell.id):
                 place = f"{list(cells).index(cell) + 1} of {len(cells)}"
-                print(f"compare: {place}: {cell.dataset}, {_label(cell)}", flush=True)
+                told = pace.told(waiting.values())
+                print(f"compare: {place}: {cell.dataset}, {_label(cell)}{told}", flush=True)
+                start = time.monotonic()
                 line = _line(cell, results, keep)
                 results.cells.append(line)
+                if _is_done(line):
+                    pace.note(cell, time.monotonic() - start)
             lines[cell.id] = line
+            del waiting[cell.id]
 
         return run
 
-    missing = [cell for cell in cells if cell.id not in lines]
     needs = {cell.id: _needs(cell) for cell in missing}
     _share({cell.id: task(cell) for cell in missing}, needs, results)
     return lines
@@ -181,11 +194,19 @@ def _needs(cell: Cell) -> list[str]:
     return base + ([cell.embeddings_from.id] if cell.embeddings_from else [])
 
 
+def _tell_failure(what: str, error: Exception) -> None:
+    """A bug's traceback goes to the screen, that of a refusal into the log file."""
+    if is_refusal(error):
+        keep_traceback(error)
+    else:
+        getLogger(__name__).error(f"{what} failed.", exc_info=error)
+
+
 def _line(cell: Cell, results: ResultsFolder, keep: bool) -> dict[str, Any]:
     try:
         return run_cell(cell, results, keep)
     except Exception as error:  # whatever it is, the other cells are worth running
-        getLogger(__name__).error(f"{cell.dataset}, {_label(cell)}, failed.", exc_info=True)
+        _tell_failure(f"{cell.dataset}, {_label(cell)}", error)
         print(f"compare: {cell.dataset}, {_label(cell)}, failed: {error}", flush=True)
         shutil.rmtree(results.checkpoints(cell.id), ignore_errors=True)
         return failure(cell, error)

@@ -1,0 +1,71 @@
+"""The last lines of an experiment's screen: what came of it, what it took, and what to do next."""
+
+from __future__ import annotations
+
+from logging import getLogger
+
+from tabulate import tabulate
+
+from recbole_tslrec.evaluation.metrics import METRICS, PROTOCOLS
+from recbole_tslrec.evaluation.ranks import rank_test_targets
+from recbole_tslrec.recbole_bridge.quick_start import Experiment
+from recbole_tslrec.recbole_bridge.trainers import WatchedTrainer
+from recbole_tslrec.store.duration import duration
+
+_LONG_TEST = 600  # seconds
+
+
+def summary(experiment: Experiment) -> str:
+    """The test's metrics, under both protocols where that can be, the times, the model, a command.
+
+    Ranks the test targets once more, for the protocol that RecBole does not have.
+    """
+    config, checkpoint = experiment.trainer.config, experiment.checkpoint
+    head = f"{config['model']} on {config['dataset']}, seed {config['seed']}"
+    times = [
+        f"{stage.name} {duration(stage.seconds)}{' (reused)' if stage.reused else ''}"
+        for stage in experiment.stages
+    ]
+    times.append(f"training and test {duration(experiment.seconds)}")
+    return (
+        f"\n{_metrics(experiment, head)}\n\n"
+        f"Time:  {', '.join(times)}\n"
+        f"Model: {checkpoint}\n"
+        f"Next:  python -m recbole_tslrec recommend --checkpoint={checkpoint} --all_users "
+        f"--output=recommendations.csv"
+    )
+
+
+def _metrics(experiment: Experiment, head: str) -> str:
+    both = _both_protocols(experiment)
+    if both is None:
+        found = experiment.test_result
+        return tabulate(
+            [["test", *(f"{value:.4f}" for value in found.values())]],
+            [head, *found],
+            tablefmt="github",
+            disable_numparse=True,
+        )
+    rows = [
+        [f"test, {PROTOCOLS[name]}", *(f"{found[key]:.4f}" for key in METRICS.values())]
+        for name, found in both.items()
+    ]
+    return tabulate(rows, [head, *METRICS], tablefmt="github", disable_numparse=True)
+
+
+def _both_protocols(experiment: Experiment) -> dict[str, dict[str, float]] | None:
+    """None for a model or an evaluation whose targets cannot be ranked here: RecBole's metrics stand."""
+    if not isinstance(experiment.trainer, WatchedTrainer):
+        return None
+    if experiment.test_seconds > _LONG_TEST:
+        getLogger(__name__).info(
+            f"The test took {duration(experiment.test_seconds)}, and is not repeated for the protocol "
+            f"that masks seen items; compare has both."
+        )
+        return None
+    data = (experiment.train_data, experiment.valid_data, experiment.test_data)
+    try:
+        return rank_test_targets(experiment.trainer.model, *data).metrics()
+    except ValueError as error:  # sampled items, or a split that came ready-made
+        getLogger(__name__).info(f"Metrics under RecBole's protocol alone: {error}")
+        return None

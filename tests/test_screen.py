@@ -1,0 +1,133 @@
+"""What a run tells: its time beforehand, and at the end a short block."""
+
+import logging
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recbole_tslrec.evaluation.ranks import rank_test_targets
+from recbole_tslrec.experiments.run.pace import Pace as GridPace
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.recbole_bridge.summary import summary
+from recbole_tslrec.store import duration as module
+from recbole_tslrec.store.duration import Pace, duration
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (280, "4 min 40 s"),
+        (3600, "1 h"),
+        (7500, "2 h 5 min"),
+        (-1, "0 s"),
+    ],
+)
+def test_durations_for_people(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_the_rate_is_that_after_the_first_batch(monkeypatch, caplog):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(module, "monotonic", lambda: clock.now)
+    pace = Pace("Fine-tuning", skip=1, after=2)
+    with caplog.at_level(logging.INFO):
+        for seconds, done in ((100, 10), (101, 110), (102, 210), (103, 310)):
+            clock.now = seconds
+            pace.tell(done, total=1210, an_epoch=600)
+    assert [record.getMessage() for record in caplog.records] == [
+        "Fine-tuning: 100 positions a second so far; 6 s an epoch, 10 s left at most"
+    ]
+
+
+def test_nothing_is_told_of_what_is_done_already(caplog):
+    with caplog.at_level(logging.INFO):
+        Pace("Augmentation").tell(10, total=10)
+    assert not caplog.records
+
+
+def cell(backbone="SASRec", variant="Base", dataset="d"):
+    return SimpleNamespace(dataset=dataset, backbone=backbone, variant=variant)
+
+
+def line(seconds, made=0, reused=0, **place):
+    return vars(cell(**place)) | {
+        "status": "done",
+        "seconds": {
+            "training": seconds,
+            "evaluation": 0,
+            "stages": {"fine_tuning": made, "backbone": reused},
+        },
+        "reused_stages": ["backbone"],
+    }
+
+
+def test_a_grids_time_is_that_of_its_rows():
+    pace = GridPace([line(10), line(30, made=10, reused=500, variant="TSLRec")])
+    assert pace.left([cell(), cell(variant="TSLRec")]) == 50
+    assert pace.left([cell(backbone="Caser")]) == 10  # the same variant
+    assert pace.left([cell(variant="CI")]) == 25  # the mean of its data set
+    assert pace.left([cell(dataset="other")]) is None
+    assert pace.told([cell()]) == "; about 10 s left"
+    pace.note(cell(dataset="other"), 90)
+    assert pace.told([cell()]) == "; 1 min 30 s a cell so far, about 10 s left"
+    assert GridPace().told([cell()]) == ""
+
+
+@given(st.lists(st.tuples(st.sampled_from(["Base", "CI"]), st.floats(0, 1e6))))
+def test_a_known_row_takes_the_mean_of_its_times(times):
+    pace = GridPace([line(seconds, variant=variant) for variant, seconds in times])
+    known = [seconds for variant, seconds in times if variant == "CI"]
+    if known:
+        assert pace.left([cell(variant="CI")]) == pytest.approx(sum(known) / len(known))
+
+
+def test_a_runs_last_lines(small_data, settings):
+    experiment = run_experiment("TSLRec_SASRec", small_data, config_dict=settings)
+    told = summary(experiment)
+    data = (experiment.train_data, experiment.valid_data, experiment.test_data)
+    metrics = rank_test_targets(experiment.trainer.model, *data).metrics()
+    for protocol, words in (("ranked", "seen items ranked"), ("masked", "seen items masked")):
+        (row,) = (one for one in told.splitlines() if words in one)
+        assert f"{metrics[protocol]['ndcg@10']:.4f}" in row
+    stages = ("backbone", "categories", "fine_tuning", "augmentation", "training and test")
+    assert all(re.search(rf"{stage} \d+ s", told) for stage in stages)
+    assert f"Model: {experiment.checkpoint}\n" in told
+    assert f"recommend --checkpoint={experiment.checkpoint} " in told
+
+
+def test_a_test_that_is_not_ranked_twice(small_data, settings):
+    settings = settings | {"train_neg_sample_args": None}
+    sampled = {"eval_args": {"order": "TO", "mode": "uni10"}}
+    experiment = run_experiment("SASRec", small_data, config_dict=settings | sampled)
+    assert "| hit@5" in summary(experiment)
+    long = run_experiment("SASRec", small_data, config_dict=settings)
+    long.test_seconds = 3600
+    assert "masked" not in summary(long) and "hit@5" in summary(long)
+
+
+def test_the_log_is_recboles_and_comes_once_nothing_is_refused(small_data, settings):
+    def logged() -> str:
+        """What is in the log files; they start anew."""
+        files = list(Path("log").rglob("*.log"))
+        texts = [file.read_text() for file in files]
+        shutil.rmtree("log")
+        return "".join(texts)
+
+    wrong = settings | {"llm_instruction": "history " * 70}
+    with pytest.raises(ValueError, match="no room"):
+        run_experiment("TSLRec_SASRec", small_data, config_dict=wrong, describe=True)
+    assert "Hyper Parameters" not in logged()
+    run_experiment("TSLRec_SASRec", small_data, config_dict=settings, describe=True)
+    told = logged()
+    parts = ("General Hyper Parameters", "number of users", "FLOPs", "test result", "best valid")
+    for part in (*parts, "running environment"):
+        assert told.count(part) == 1, part
+    assert told.index("Hyper Parameters") < told.index("Stage backbone: start")

@@ -285,6 +285,7 @@ FIRST_CHANGED = {
     "sft_learning_rate": (0.5, "fine_tuning"),
     "sft_batch_positions": (7, "fine_tuning"),
     "sft_optimizer": ("adamw_8bit", "fine_tuning"),
+    "sft_users": (0.5, "fine_tuning"),
     "sft_valid_ratio": (0.4, "fine_tuning"),
     "sft_stopping_step": (7, "fine_tuning"),
     "llm_trust_remote_code": (True, None),

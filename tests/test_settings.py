@@ -220,6 +220,7 @@ RIGHT = {
     "sft_learning_rate": st.integers(1) | st.floats(0, 1e9, exclude_min=True),
     "sft_batch_positions": st.integers(1),
     "sft_optimizer": st.sampled_from(["adamw_torch", "adamw_8bit", "paged_adamw_8bit"]),
+    "sft_users": st.floats(0, 1, exclude_min=True),
     "sft_valid_ratio": st.just(0) | st.floats(0, 0.5),
     "sft_stopping_step": st.integers(1),
     "enhancement": st.just("tslrec")

@@ -100,6 +100,7 @@ def declare(title: str, *keys: Key) -> KeyGroup:
 _LATER = {
     "item_norm": "none",
     "llm_gradient_checkpointing": False,
+    "sft_users": 1.0,
     "item_text": None,
     "item_text_tokens": 32,
     "item_text_missing": "error",

@@ -45,6 +45,17 @@ class Histories:
         index = range(len(self))[index]
         return self.items[self.offsets[index] : self.offsets[index + 1]]
 
+    def of(self, positions: np.ndarray) -> Histories:
+        """Those of some users.
+
+        Args:
+            positions: ascending and distinct, int64 ``[n]``.
+        """
+        lengths = self.lengths[positions]
+        taken = np.isin(np.repeat(np.arange(len(self)), self.lengths), positions)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        return Histories(self.user_ids[positions], offsets, self.items[taken])
+
     @property
     def lengths(self) -> np.ndarray:
         """The number of items of every user, int64 ``[n_users]``."""

@@ -147,6 +147,13 @@ TRAINING = declare(
         ABOVE_0,
     ),
     Key(
+        "sft_users",
+        1.0,
+        "The share of users that fine-tuning reads, in (0, 1]; drawn once with the seed. Below 1: a "
+        "quick first run.",
+        number(lambda share: 0 < share <= 1, "a number in (0, 1]"),
+    ),
+    Key(
         "sft_valid_ratio",
         0.05,
         "The share of users held out to watch fine-tuning and stop it, in [0, 0.5]. 0: none, no early "

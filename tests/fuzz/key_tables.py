@@ -106,6 +106,7 @@ OURS: dict[str, Key] = {
     "sft_learning_rate": number(beside=[0], model=_LM),
     "sft_batch_positions": whole(1, 10**5, model=_LM),
     "sft_optimizer": some(["adamw_torch"], ["adamw_8bit", "paged_adamw_8bit"], model=_LM),
+    "sft_users": number(high=1, beside=[0], model=_LM),
     "sft_valid_ratio": number(high=0.5, model=_LM),
     "sft_stopping_step": whole(1, model=_LM),
     "item_text": Key(_LM, [None, "title", ["title"], "", [], [1], 1], _judge_columns),

@@ -117,6 +117,21 @@ class CategoriesStage(Stage):
         return {CATEGORY: self.item_categories()}
 
 
+def drawn_users(tokens: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """A share of the users, the same in whatever order the file has them.
+
+    Args:
+        tokens: str [n], the users' tokens, distinct.
+        share: in (0, 1]; one user is drawn at least.
+
+    Returns:
+        Positions in ``tokens``, ascending, int64.
+    """
+    by_token = np.argsort(tokens.astype(str), kind="stable")
+    shuffled = np.random.default_rng(seed).permutation(by_token)
+    return np.sort(shuffled[: max(round(share * len(tokens)), 1)])
+
+
 class ReadsItems(Stage):
     """A stage in which the language model reads items: what fine-tuning and augmentation share."""
 
@@ -219,8 +234,15 @@ class FineTuningStage(ReadsItems):
         return checkpoints
 
     def examples(self) -> tuple[Histories, csr_matrix]:
-        """What is learned from: the users' histories, and ḡ in the same order."""
-        return self.pipeline.histories, self.categories.preferences()
+        """What is learned from: the histories of the share ``sft_users``, and ḡ in the same order."""
+        histories, preferences = self.pipeline.histories, self.categories.preferences()
+        share = self.config["sft_users"]
+        if share == 1:
+            return histories, preferences
+        dataset = self.pipeline.dataset
+        tokens = dataset.field2id_token[dataset.uid_field][histories.user_ids]
+        chosen = drawn_users(tokens, share, self.config["seed"])
+        return histories.of(chosen), preferences[chosen]
 
     def how(self) -> FineTuningSettings:
         """The settings of the training."""

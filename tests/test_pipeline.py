@@ -301,8 +301,9 @@ FIRST_CHANGED = {
     "item_norm": ("l2", None),
     "tslrec_dir": ("elsewhere", None),
 }
-# Their content counts, by tests of their own; and E4SRec's, which has no stage but the backbone.
-_ELSEWHERE = {"llm", "backbone_checkpoint", "enhanced_items"}
+# Their content counts, or they need texts: by tests of their own. And E4SRec's, which has no stage but
+# the backbone.
+_ELSEWHERE = {"llm", "backbone_checkpoint", "enhanced_items", "item_prompt", "item_slots"}
 _PEERS = {
     "max_examples_per_user",
     "e4srec_instruction",

@@ -234,6 +234,8 @@ RIGHT = {
     "item_text": st.none() | words | st.lists(words, min_size=1),
     "item_text_tokens": st.integers(1),
     "item_text_missing": words,
+    "item_prompt": st.sampled_from(["slot", "text", "both"]),
+    "item_slots": st.sampled_from(["embedding", "text", "both"]),
     "tslrec_dir": words,
 }
 # By what is expected, values that are always wrong.

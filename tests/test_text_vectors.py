@@ -1,15 +1,14 @@
 """The items' texts as vectors: the frozen language model's, and what they are held against."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from conftest import WORDS, write_atomic
+from conftest import write_atomic
 from hypothesis import given
 from hypothesis import strategies as st
 from recbole.config import Config
 from support.stages import item_vectors, pipeline_of
+from support.texts import write_texts
 from transformers import AutoModel, AutoTokenizer
 
 from recbole_tslrec.language_model.reader import open_source_for, tokenised_texts
@@ -24,19 +23,6 @@ from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.stages.text_vectors import TextVectorsStage
 
 OF_TEXT = [name for name, kind in VECTORS.items() if kind.reads_text]
-
-
-def write_texts(name="small", n_items=30, seed=0) -> dict[str, str]:
-    """A title of a few known words for every item of the small data set."""
-    generator = np.random.default_rng(seed)
-    texts = {
-        f"i{item}": " ".join(generator.choice(WORDS, size=generator.integers(1, 6)))
-        for item in range(n_items)
-    }
-    rows = [f"{item}\t{text}" for item, text in texts.items()]
-    path = Path("data") / name / f"{name}.item"
-    path.write_text("\n".join(["item_id:token\ttitle:token_seq", *rows]) + "\n", encoding="utf-8")
-    return texts
 
 
 @pytest.fixture

@@ -104,6 +104,8 @@ _LATER = {
     "item_text": None,
     "item_text_tokens": 32,
     "item_text_missing": "error",
+    "item_prompt": "slot",
+    "item_slots": "embedding",
 }
 
 

@@ -100,6 +100,17 @@ def check_item_text(config: Mapping[str, Any], reader: str) -> None:
         )
 
 
+def catalogue_of(config, tokens: Iterable[str]) -> Catalogue:
+    """The texts that an experiment's settings name; errors as in ``read_catalogue``.
+
+    Args:
+        config: RecBole's config with our keys.
+        tokens: of the items, padding left out.
+    """
+    columns, missing = config["item_text"], config["item_text_missing"]
+    return read_catalogue(config.final_config_dict, tokens, columns, missing)
+
+
 def read_catalogue(
     config: Mapping[str, Any],
     tokens: Iterable[str],

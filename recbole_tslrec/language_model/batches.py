@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -99,17 +99,17 @@ class Batches(DataLoader):
         self.batch_sampler.set_epoch(epoch)
 
 
-def own_lengths(prompt: Prompt, histories: np.ndarray) -> np.ndarray:
+def own_lengths(prompt: Prompt, histories: Sequence[np.ndarray]) -> np.ndarray:
     """The positions of prompts without the instruction, so that batches are the same however it is read.
 
     Args:
         prompt: the words around the histories.
-        histories: the number of items of each history, [n] int.
+        histories: rows of the item table.
 
     Returns:
         [n] int.
     """
-    return replace(prompt, shared_prefix=True).lengths(histories)
+    return replace(prompt, shared_prefix=True).lengths_of(histories)
 
 
 def instruction_positions(prompt: Prompt) -> tuple[int, int]:

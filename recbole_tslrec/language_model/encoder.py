@@ -124,7 +124,7 @@ class ItemPromptModel(ItemEncoder):
         pooling: see ``readout.pool``.
     """
 
-    def __init__(self, language_model: nn.Module, item_embeddings: Tensor, pooling: str):
+    def __init__(self, language_model: nn.Module, item_embeddings: Tensor | None, pooling: str):
         super().__init__(language_model, item_embeddings)
         self.pooling = pooling
 

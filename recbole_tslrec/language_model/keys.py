@@ -51,6 +51,25 @@ _POOLING = declare(
 
 READING = KeyGroup(_TITLE, (*FROZEN.keys, *_POOLING.keys))
 
+ITEM_INPUTS = declare(
+    _TITLE,
+    Key(
+        "item_prompt",
+        "slot",
+        "What stands for an item in the prompt, in [slot, text, both]. slot: one position that holds a "
+        "projected vector. text: its words (item_text), of which a history takes many more positions.",
+        one_of("slot", "text", "both"),
+    ),
+    Key(
+        "item_slots",
+        "embedding",
+        "What a slot projects, in [embedding, text, both]. embedding: e_v, the trained backbone's. "
+        "text: the frozen language model's vector of the item's words (item_text). Both take the "
+        "positions that one takes.",
+        one_of("embedding", "text", "both"),
+    ),
+)
+
 RESPONSE = declare(
     _TITLE,
     Key("llm_response", "Response:", "d_res, the words after the history.", text()),

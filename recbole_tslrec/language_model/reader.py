@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from torch import Tensor
 
+from recbole_tslrec.language_model.item_inputs import has_slots, has_words
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 # transformers is slow to import, and the models that use this file are imported with the package.
 
+_BETWEEN_ITEMS = ";"
 _WORTH = "which makes it two to five times as fast"
 
 
@@ -34,12 +37,16 @@ def open_source_for(config) -> LanguageModelSource:
 
 
 def make_prompt_for(
-    config, source: LanguageModelSource, instruction: str = "llm_instruction"
+    config,
+    source: LanguageModelSource,
+    instruction: str = "llm_instruction",
+    texts: Sequence[str] | None = None,
 ) -> Prompt:
     """The experiment's prompt for a language model; logs how much of a history it holds.
 
     Args:
         instruction: the key of the words before the history.
+        texts: of the items by internal id, if their words stand in the prompt.
     """
     from recbole_tslrec.language_model.prompt import make_prompt
     from recbole_tslrec.language_model.source import cannot_be_opened
@@ -57,7 +64,38 @@ def make_prompt_for(
             f"llm_max_history: [{config['llm_max_history']}] items do not fit the language model's "
             f"context of {source.context_length}; the most recent {prompt.max_history} enter."
         )
-    return prompt
+    return prompt if texts is None else _with_words(config, source, prompt, texts)
+
+
+def _with_words(
+    config, source: LanguageModelSource, prompt: Prompt, texts: Sequence[str]
+) -> Prompt:
+    """The prompt with the items' words in place of their slots, or behind them."""
+    from recbole_tslrec.language_model.prompts.segments import tokens_of
+
+    # A blank before each text, as within a sentence.
+    table = tokenised_texts(config, source, [f" {text}" if text else "" for text in texts])
+    words = replace(
+        prompt,
+        max_history=config["llm_max_history"],
+        slots=has_slots(config),
+        texts=table,
+        separator=tokens_of(source.tokenizer, _BETWEEN_ITEMS),
+        context_length=source.context_length,
+    )
+    longest = int(table.lengths.max(initial=0)) + words.slots + len(words.separator)
+    fitting = _room(source, prompt) // longest
+    if fitting < words.max_history:
+        getLogger(__name__).warning(
+            f"llm_max_history: of [{words.max_history}] items with their words as few as {fitting} may "
+            f"fit the language model's context of {source.context_length}; the oldest are left out."
+        )
+    return words
+
+
+def _room(source: LanguageModelSource, prompt: Prompt) -> int:
+    """The positions that a prompt's own words leave for items."""
+    return source.context_length - len(prompt.before) - len(prompt.after)
 
 
 def check_words(source: LanguageModelSource, largest: int) -> None:
@@ -78,14 +116,14 @@ def check_words(source: LanguageModelSource, largest: int) -> None:
 
 
 def make_reader(
-    config, source: LanguageModelSource, item_embeddings: Tensor, with_adapters: bool
+    config, source: LanguageModelSource, item_embeddings: Tensor | None, with_adapters: bool
 ) -> ItemPromptModel:
     """The language model with item slots, as it is before training, on the experiment's device.
 
     Args:
         config: RecBole's config with our keys.
         source: an opened source.
-        item_embeddings: e_v, [n_items, d] with the padding row 0.
+        item_embeddings: what the slots project, [n_items, d] with the padding row 0; None without slots.
         with_adapters: whether it is to be trained.
 
     Raises:
@@ -211,7 +249,13 @@ def check_language_model(config, instruction: str = "llm_instruction") -> None:
         ValueError, OSError, ModuleNotFoundError: says which key, its value, and what to do.
     """
     source = open_source_for(config)
-    make_prompt_for(config, source, instruction)
+    prompt = make_prompt_for(config, source, instruction)
+    longest = config["item_text_tokens"] + has_slots(config)
+    if has_words(config) and longest > _room(source, prompt):
+        raise ValueError(
+            f"item_text_tokens: an item takes up to {longest} positions, and the prompt's own words "
+            f"leave {_room(source, prompt)} of the language model's {source.context_length}. Give fewer."
+        )
     check_source(config, source)
 
 

@@ -22,7 +22,7 @@ from tabulate import tabulate
 
 from recbole_tslrec.data.histories import Histories, training_histories
 from recbole_tslrec.data.histories import fingerprint as histories_fingerprint
-from recbole_tslrec.data.item_catalogue import Catalogue, read_catalogue
+from recbole_tslrec.data.item_catalogue import Catalogue, catalogue_of
 from recbole_tslrec.stages.stage import Stage
 from recbole_tslrec.stages.trained_on import validation_fingerprint
 from recbole_tslrec.store import processes
@@ -75,9 +75,7 @@ class Pipeline:
     @cached_property
     def catalogue(self) -> Catalogue:
         """The items' texts; errors as in ``read_catalogue``."""
-        config = self.config
-        columns, missing = config["item_text"], config["item_text_missing"]
-        return read_catalogue(config.final_config_dict, self.tokens, columns, missing)
+        return catalogue_of(self.config, self.tokens)
 
     @cached_property
     def data_fingerprint(self) -> dict[str, str]:
@@ -108,7 +106,7 @@ class Pipeline:
         ordered: dict[type[Stage], Stage] = {}
         for kind in kinds:
             stage = self.stage(kind)
-            ordered |= {type(before): before for before in self.chain(stage.needs)}
+            ordered |= {type(before): before for before in self.chain(stage.needed)}
             ordered[kind] = stage
         return list(ordered.values())
 
@@ -118,7 +116,7 @@ class Pipeline:
         for kind in kinds:
             stage = self.stage(kind)
             if not self.store.has(stage.name, stage.made_from):
-                to_make |= {type(before): before for before in self.missing(stage.needs)}
+                to_make |= {type(before): before for before in self.missing(stage.needed)}
                 to_make[kind] = stage
         return list(to_make.values())
 
@@ -163,7 +161,7 @@ class Pipeline:
                     f"stop it when RecBole's own loop begins; with more processes its stages are then "
                     f"reused."
                 )
-            for kind in stage.needs:
+            for kind in stage.needed:
                 self.get(self.stage(kind))
         # A stage's result must not depend on whether the stages before it were made or reused, nor
         # the fused model's on either.

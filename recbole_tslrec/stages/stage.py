@@ -76,6 +76,11 @@ class Stage(ABC):
         """About how much it takes while it is made."""
         return 0
 
+    @property
+    def needed(self) -> tuple[type[Stage], ...]:
+        """The stages that must be there under these settings: ``needs``, unless a key adds to them."""
+        return self.needs
+
     # ---- for those who use it -------------------------------------------------------------------
 
     @property

@@ -112,6 +112,8 @@ OURS: dict[str, Key] = {
     "item_text": Key(_LM, [None, "title", ["title"], "", [], [1], 1], _judge_columns),
     "item_text_tokens": whole(1, model=_LM),
     "item_text_missing": text(_LM),
+    "item_prompt": some(["slot"], ["text", "both"], model=_LM),
+    "item_slots": some(["embedding"], ["text", "both"], model=_LM),
     "enhancement": some(
         ["tslrec", "random"], ["mean_preference", "backbone_embedding", "frozen_lm"], model=_LM
     ),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ from torch.nn import functional as F
 from recbole_tslrec.backbones.specification import BACKBONES
 from recbole_tslrec.config.keys import result_values
 from recbole_tslrec.data.histories import latest_rows
+from recbole_tslrec.data.item_catalogue import catalogue_of
+from recbole_tslrec.language_model.item_inputs import has_words, slot_inputs, slots_hold_text
+from recbole_tslrec.language_model.keys import ITEM_INPUTS
 from recbole_tslrec.language_model.learner import TrainedParts
 from recbole_tslrec.language_model.reader import (
     check_fine_tuning,
@@ -36,6 +40,7 @@ from recbole_tslrec.recbole_bridge.language_model_recommender import (
     without_wrapper,
 )
 from recbole_tslrec.stages.backbone import BackboneStage
+from recbole_tslrec.stages.text_vectors import TextVectorsStage
 
 if TYPE_CHECKING:
     from recbole_tslrec.language_model.prompt import Prompt
@@ -76,14 +81,22 @@ class E4SRec(LanguageModelRecommender):
         check_language_model(config, "e4srec_instruction")
         check_fine_tuning(config)
         self.settings = {key: config[key] for key in (*_KEYS, "seed")}
-        self._draws = result_values(
-            config, ["llm_gradient_checkpointing"]
-        )  # no use to a checkpoint
+        # Of no use to a checkpoint. Where words are from does not count: they do.
+        self._draws = result_values(config, ["llm_gradient_checkpointing", *ITEM_INPUTS.names])
+        if has_words(config):
+            self._draws |= result_values(config, ["item_text_tokens"])
         self.source = open_source_for(config)
         table = getattr(self.backbone.model_class(config, dataset), self.backbone.item_table)
-        untrained = torch.ones(self.n_items, table.embedding_dim)  # until prepare, or a checkpoint
+        self._width = table.embedding_dim
+        width = self._slot_width(config)
+        untrained = torch.ones(self.n_items, width)  # until prepare, or a checkpoint
         self.reader = make_reader(config, self.source, untrained, with_adapters=True)
-        prompt = make_prompt_for(config, self.source, "e4srec_instruction")
+        self._texts, texts = {}, None
+        if has_words(config):
+            tokens = dataset.field2id_token[dataset.iid_field][1:].tolist()
+            catalogue = catalogue_of(config, tokens)
+            self._texts, texts = {"texts": catalogue.fingerprint}, catalogue.rows(tokens)
+        prompt = make_prompt_for(config, self.source, "e4srec_instruction", texts)
         self.prompt = shared_if_possible(prompt, self.reader, config, training=True)
         self.reader.language_model = without_wrapper(self.reader.language_model)
         # Unlike in the stages of TSLRec it is saved: a checkpoint serves without the backbone's stage.
@@ -96,23 +109,34 @@ class E4SRec(LanguageModelRecommender):
     @staticmethod
     def stages(config) -> tuple[type[Stage], ...]:
         """The stages whose results this model takes."""
-        return (BackboneStage,)
+        texts = config is not None and slots_hold_text(config)
+        return (BackboneStage, *((TextVectorsStage,) if texts else ()))
+
+    def _slot_width(self, config) -> int:
+        """How many columns the table has that the slots project."""
+        if not slots_hold_text(config):
+            return self._width
+        of_text = self.source.hidden_size
+        return of_text if config["item_slots"] == "text" else self._width + of_text
 
     def prepare(self, pipeline: Pipeline) -> None:
-        """Take the trained backbone's item embeddings, to unit size as ``ItemPromptModel`` has them.
+        """Take what the slots project, to unit size as ``ItemPromptModel`` has it.
 
         Raises:
             ValueError: a given ``backbone_checkpoint`` has embeddings of another width.
         """
         embeddings = pipeline.stage(BackboneStage).item_embeddings()
-        table = self.reader.item_embeddings
-        if embeddings.shape[1] != table.shape[1]:
+        if embeddings.shape[1] != self._width:
             raise ValueError(
                 f"backbone_checkpoint: its item embeddings have {embeddings.shape[1]} columns, and "
-                f"{self.backbone.name} under this experiment's settings has {table.shape[1]}. Give "
+                f"{self.backbone.name} under this experiment's settings has {self._width}. Give "
                 f"the settings it was trained with."
             )
-        table[1:] = (embeddings / embeddings.pow(2).mean().sqrt()).to(table)
+        config, texts = pipeline.config, None
+        if slots_hold_text(config):
+            texts = pipeline.stage(TextVectorsStage).text_vectors()
+        slots, table = slot_inputs(config, embeddings, texts), self.reader.item_embeddings
+        table[1:] = (slots / slots.pow(2).mean().sqrt()).to(table)
 
     def task(self, dataset) -> Task:
         """What to learn: the next item of every user's latest ``max_examples_per_user`` training rows.
@@ -132,7 +156,7 @@ class E4SRec(LanguageModelRecommender):
             unit="interactions",
             learning_rate_key=self.learning_rate_key,
             examples=examples,
-            lengths=own_lengths(self.prompt, examples.lengths),
+            lengths=own_lengths(self.prompt, [history for history, _ in examples]),
             collate=partial(_collate, self.prompt),
             more_positions=instruction_positions(self.prompt),
         )
@@ -146,6 +170,7 @@ class E4SRec(LanguageModelRecommender):
         items = self.reader.item_embeddings.cpu().numpy()
         return {
             "settings": self.settings | self._draws,
+            **self._texts,
             "language_model": self.source.identity,
             "item_embeddings": hashlib.sha256(items.tobytes()).hexdigest(),
             "examples": task.examples.content_hash(),
@@ -163,15 +188,15 @@ class E4SRec(LanguageModelRecommender):
         Returns:
             [B, hidden] float32.
         """
-        lengths = item_seq_len.tolist()
+        lengths = item_seq_len.cpu().numpy()
         rows = zip(item_seq.cpu().numpy(), lengths, strict=True)
         histories = [row[:length] for row, length in rows]
         if torch.is_grad_enabled():
             return self._read(histories)
         # Evaluation has thousands of users in a batch: by length, so that little is padding.
-        order = np.argsort(lengths, kind="stable")
-        n_words = len(self.prompt.before) + len(self.prompt.after)
-        size = max(1, _POSITIONS_A_PASS // (n_words + min(max(lengths), self.prompt.max_history)))
+        positions = replace(self.prompt, shared_prefix=False).lengths_of(histories)
+        order = np.lexsort((lengths, positions))
+        size = max(1, _POSITIONS_A_PASS // int(positions.max()))
         hidden = torch.cat(
             [
                 self._read([histories[user] for user in order[start : start + size]])

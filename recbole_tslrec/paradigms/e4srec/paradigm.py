@@ -1,9 +1,15 @@
 """What E4SRec hands over: its model, keys, and row of a comparison."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from recbole_tslrec.data.keys import ITEM_TEXT
+from recbole_tslrec.language_model.item_inputs import check_item_inputs, has_slots
 from recbole_tslrec.language_model.keys import (
     ADAPTERS,
     EXAMPLES,
     HISTORY,
+    ITEM_INPUTS,
     MEMORY,
     OPTIMISATION,
     READING,
@@ -23,10 +29,20 @@ are the backbone's, as they are for TSLRec: so both share one trained backbone. 
 stops the training. Written by `make keys` from the declarations in the code."""
 
 _READ = (
-    *(READING, RESPONSE, HISTORY, MEMORY),
+    *(ITEM_TEXT, READING, ITEM_INPUTS, RESPONSE, HISTORY, MEMORY),
     *(ADAPTERS, STOPPING, OPTIMISATION),
     *(EXAMPLES, OWN),
 )
+
+
+def _check(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for items without slots, and for texts that are not named."""
+    if not has_slots(config):
+        raise ValueError(
+            "item_prompt=text: E4SRec's items have slots. Set item_prompt=both, or slot."
+        )
+    check_item_inputs(config)
+
 
 E4SREC = Paradigm(
     name="E4SRec",
@@ -43,4 +59,5 @@ E4SREC = Paradigm(
             backbone=E4SRec.backbone.name,
         ),
     ),
+    check=_check,
 )

@@ -5,9 +5,11 @@ from typing import Any
 
 from recbole_tslrec.data.item_catalogue import check_item_text
 from recbole_tslrec.data.keys import ITEM_TEXT
+from recbole_tslrec.language_model.item_inputs import check_item_inputs
 from recbole_tslrec.language_model.keys import (
     ADAPTERS,
     HISTORY,
+    ITEM_INPUTS,
     MEMORY,
     OPTIMISATION,
     READING,
@@ -66,6 +68,7 @@ def _check(config: Mapping[str, Any]) -> None:
             f"enhanced_items: [{config['enhanced_items']}] would take the place of the control "
             f"enhancement: [{config['enhancement']}]. Give one of the two."
         )
+    check_item_inputs(config)
     if VECTORS[config["enhancement"]].reads_text:
         check_item_text(config, f"enhancement={config['enhancement']}:")
 
@@ -80,6 +83,7 @@ TSLREC = Paradigm(
         CATEGORIES,
         ITEM_TEXT,
         READING,
+        ITEM_INPUTS,
         RESPONSE,
         INSTRUCTION,
         HISTORY,

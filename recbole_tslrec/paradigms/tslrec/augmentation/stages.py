@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from recbole_tslrec.config.keys import result_values
+from recbole_tslrec.data.keys import ITEM_TEXT
 from recbole_tslrec.language_model.item_states import read_items
-from recbole_tslrec.language_model.keys import READING, RESPONSE
+from recbole_tslrec.language_model.keys import ITEM_INPUTS, READING, RESPONSE
 from recbole_tslrec.language_model.reader import check_language_model
 from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import (
     CATEGORY_DISTRIBUTION,
@@ -43,7 +44,7 @@ class AugmentationStage(ReadsItems):
 
     @cached_property
     def made_from(self) -> dict[str, Any]:
-        return {"fine_tuning": self.fine_tuning.fingerprint}
+        return {"fine_tuning": self.fine_tuning.fingerprint}  # it names the texts, too
 
     def make(self, folder: Path) -> dict[str, Any] | None:
         model = self.fine_tuning.tuned_model()
@@ -55,7 +56,7 @@ class AugmentationStage(ReadsItems):
         self.save(folder, enhanced, distribution)
         # The categories that were fine-tuned on, which may not be those of now.
         labels = {CategoriesStage.product: tuned.notes.get(CategoriesStage.product)}
-        return notes | provenance.read_from(self.backbone) | labels
+        return notes | provenance.read_from(*self.sources) | labels
 
     def read(
         self, reader, folder: Path, adapters: dict[str, str] | None
@@ -68,7 +69,7 @@ class AugmentationStage(ReadsItems):
         from recbole_tslrec.language_model.meter import metered
 
         shards = folder / WORK / "shards"
-        read = {"adapters": adapters} | provenance.read_from(self.backbone)
+        read = {"adapters": adapters} | provenance.read_from(*self.sources)
         provenance.keep_only_own(shards, read)
         prompt, pipeline = self.prompt(reader, training=False), self.pipeline
         with metered(reader) as meter:
@@ -125,7 +126,10 @@ class FrozenAugmentationStage(AugmentationStage):
 
     needs = (BackboneStage,)
     # The instruction names K.
-    keys = (*READING.names, *RESPONSE.names, *INSTRUCTION.names, "n_categories")
+    keys = (
+        *(*READING.names, *RESPONSE.names, *INSTRUCTION.names, "n_categories"),
+        *(*ITEM_INPUTS.names, *ITEM_TEXT.names),
+    )
 
     @classmethod
     def check(cls, config, n_items: int | None) -> None:
@@ -138,7 +142,7 @@ class FrozenAugmentationStage(AugmentationStage):
             "seed": self.config["seed"],
             "language_model": self.source.identity,
             "backbone": self.backbone.fingerprint,
-        }
+        } | self.texts_made_from()
 
     def make(self, folder: Path) -> dict[str, Any] | None:
         reader = self.reader(with_adapters=False)
@@ -146,4 +150,4 @@ class FrozenAugmentationStage(AugmentationStage):
         if enhanced is None:
             return None
         self.save(folder, enhanced, {})
-        return notes | provenance.read_from(self.backbone)
+        return notes | provenance.read_from(*self.sources)

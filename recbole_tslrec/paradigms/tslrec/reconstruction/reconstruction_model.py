@@ -69,4 +69,6 @@ class ReconstructionModel(nn.Module):
             module.load_state_dict({key: stored[f"{name}.{key}"] for key in module.state_dict()})
 
     def _projections(self) -> dict[str, nn.Linear]:
-        return {"linear_proj": self.reader.linear_proj, "preference_head": self.preference_head}
+        slots = getattr(self.reader, "linear_proj", None)  # without slots there is none
+        projections = {"linear_proj": slots, "preference_head": self.preference_head}
+        return {name: module for name, module in projections.items() if module is not None}

@@ -15,9 +15,18 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.nn import functional as F
 
+from recbole_tslrec.data.keys import ITEM_TEXT
+from recbole_tslrec.language_model.item_inputs import (
+    has_slots,
+    has_words,
+    reads_text,
+    slot_inputs,
+    slots_hold_text,
+)
 from recbole_tslrec.language_model.keys import (
     ADAPTERS,
     HISTORY,
+    ITEM_INPUTS,
     MEMORY,
     OPTIMISATION,
     READING,
@@ -39,6 +48,7 @@ from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import prior_pre
 from recbole_tslrec.stages import provenance
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.stage import Stage
+from recbole_tslrec.stages.text_vectors import TextVectorsStage
 from recbole_tslrec.store import processes
 from recbole_tslrec.store.store import WORK, fingerprint, write_json
 
@@ -54,6 +64,7 @@ if TYPE_CHECKING:
 
 CATEGORY = "category"  # [n_items] int64
 _FILE = "items.safetensors"
+_COLUMNS = ("item_text", "item_text_missing")  # where the texts are from
 LOADED = "loaded_language_model"  # in a stage's notes: what transformers read of the weights
 _LANGUAGE_MODEL = "language_model.json"  # the identity of what the adapters beside it belong to
 
@@ -141,6 +152,28 @@ class ReadsItems(Stage):
     def backbone(self) -> BackboneStage:
         return self.pipeline.stage(BackboneStage)
 
+    @property
+    def needed(self) -> tuple[type[Stage], ...]:
+        texts = (TextVectorsStage,) if slots_hold_text(self.config) else ()
+        return (*texts, *self.needs)  # the texts first: what is wrong with them shows soon
+
+    @property
+    def sources(self) -> tuple[Stage, ...]:
+        """The stages whose results the slots hold."""
+        texts = (TextVectorsStage,) if slots_hold_text(self.config) else ()
+        return tuple(self.pipeline.stage(kind) for kind in (BackboneStage, *texts))
+
+    def settings(self) -> dict[str, Any]:
+        # The texts themselves stand for their columns, and count where they are read.
+        unread = ITEM_TEXT.names if not reads_text(self.config) else _COLUMNS
+        return {key: value for key, value in super().settings().items() if key not in unread}
+
+    def texts_made_from(self) -> dict[str, Any]:
+        """What ``made_from`` says of the items' texts; nothing where they are not read."""
+        of_words = {"texts": self.pipeline.catalogue.fingerprint} if has_words(self.config) else {}
+        _, *texts = self.sources
+        return of_words | {stage.name: stage.fingerprint for stage in texts}
+
     @cached_property
     def source(self) -> LanguageModelSource:
         """The experiment's language model, its weights not loaded."""
@@ -148,14 +181,24 @@ class ReadsItems(Stage):
 
     def prompt(self, reader: ItemPromptModel, training: bool) -> Prompt:
         """The words around the items, as ``reader`` takes the fewest positions."""
-        prompt = make_prompt_for(self.config, self.source)
+        pipeline = self.pipeline
+        texts = pipeline.catalogue.rows(pipeline.tokens) if has_words(self.config) else None
+        prompt = make_prompt_for(self.config, self.source, texts=texts)
         return shared_if_possible(prompt, reader, self.config, training)
 
     def reader(self, with_adapters: bool) -> ItemPromptModel:
         """The language model with item slots, as it is before fine-tuning."""
         init_seed(self.config["seed"], self.config["reproducibility"])
-        padded = F.pad(self.backbone.item_embeddings(), (0, 0, 1, 0))
-        return make_reader(self.config, self.source, padded, with_adapters)
+        return make_reader(self.config, self.source, self.slots(), with_adapters)
+
+    def slots(self) -> Tensor | None:
+        """What the slots project, [n_items, width] with the padding row 0; None without slots."""
+        if not has_slots(self.config):
+            return None
+        backbone, *texts = self.sources
+        vectors = texts[0].text_vectors() if texts else None
+        own = slot_inputs(self.config, backbone.item_embeddings(), vectors)
+        return F.pad(own, (0, 0, 1, 0))
 
 
 class FineTuningStage(ReadsItems):
@@ -165,6 +208,8 @@ class FineTuningStage(ReadsItems):
     needs = (CategoriesStage,)
     keys = (
         *READING.names,
+        *ITEM_INPUTS.names,
+        *ITEM_TEXT.names,
         *RESPONSE.names,
         *HISTORY.names,
         *MEMORY.names,
@@ -192,7 +237,7 @@ class FineTuningStage(ReadsItems):
             "language_model": self.source.identity,
             "categories": self.categories.fingerprint,
             "training": self.pipeline.data_fingerprint["training"],
-        }
+        } | self.texts_made_from()
 
     def make(self, folder: Path) -> dict[str, Any]:
         from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import fine_tune
@@ -221,7 +266,7 @@ class FineTuningStage(ReadsItems):
         del model
         gc.collect()
         torch.cuda.empty_cache()
-        return report.as_dict() | loaded | provenance.read_from(self.backbone, self.categories)
+        return report.as_dict() | loaded | provenance.read_from(*self.sources, self.categories)
 
     def _checkpoints(self, folder: Path) -> Path:
         """The folder of the checkpoints, with those that are of the very same data and categories."""
@@ -229,7 +274,7 @@ class FineTuningStage(ReadsItems):
         users = dataset.field2id_token[dataset.uid_field].tolist()
         # Which users are held out follows from their order in the file.
         order = {"order": fingerprint([users, self.pipeline.tokens])}
-        read = order | provenance.read_from(self.backbone, self.categories)
+        read = order | provenance.read_from(*self.sources, self.categories)
         provenance.keep_only_own(checkpoints, read)
         return checkpoints
 
@@ -285,7 +330,8 @@ class FineTuningStage(ReadsItems):
         """
         folder = self.stored.folder
         self.source.check_is(folder / _LANGUAGE_MODEL)
-        provenance.check_read(self, self.backbone)
+        for stage in self.sources:
+            provenance.check_read(self, stage)
         model = self.reconstruction_model()
         model.load(folder)
         return model

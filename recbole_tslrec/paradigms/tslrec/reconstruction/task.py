@@ -7,6 +7,7 @@ distribution. Equations 1 to 3 of the paper are in ``reconstruction_model.py``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -55,14 +56,15 @@ def reconstruction_task(
     """
     by_length = valid_users[np.argsort(histories.lengths[valid_users], kind="stable")]
     held_out = HeldOut(
-        _UserExamples(histories, preferences, by_length), _users_a_batch(prompt, batch_positions)
+        _UserExamples(histories, preferences, by_length),
+        _users_a_batch(prompt, [histories[user] for user in by_length], batch_positions),
     )
     return Task(
         name="Fine-tuning",
         unit="users",
         learning_rate_key="sft_learning_rate",
         examples=_UserExamples(histories, preferences, train_users),
-        lengths=own_lengths(prompt, histories.lengths[train_users]),
+        lengths=own_lengths(prompt, [histories[user] for user in train_users]),
         collate=partial(_collate, prompt),
         more_positions=instruction_positions(prompt),
         validation=held_out if len(valid_users) else None,
@@ -77,9 +79,11 @@ def _collate(
     return prompt.batch(users) | {"preference": torch.from_numpy(np.stack(targets)).float()}
 
 
-def _users_a_batch(prompt: Prompt, batch_positions: int) -> int:
+def _users_a_batch(prompt: Prompt, histories: Sequence[np.ndarray], batch_positions: int) -> int:
     """Held-out users in a batch, were they all of the longest history."""
     longest = len(prompt.before) + prompt.max_history + len(prompt.after)
+    if prompt.texts is not None and len(histories):
+        longest = int(replace(prompt, shared_prefix=False).lengths_of(histories).max())
     return max(batch_positions // longest, 1)
 
 

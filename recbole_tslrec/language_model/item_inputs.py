@@ -1,0 +1,65 @@
+"""What stands for an item in a prompt: a slot of its embedding, of its text's vector, or its words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recbole_tslrec.data.item_catalogue import check_item_text
+
+
+def has_slots(config: Mapping[str, Any]) -> bool:
+    """Whether an item has a position in the prompt that holds a projected vector."""
+    return config["item_prompt"] != "text"
+
+
+def has_words(config: Mapping[str, Any]) -> bool:
+    """Whether an item's words stand in the prompt."""
+    return config["item_prompt"] != "slot"
+
+
+def slots_hold_text(config: Mapping[str, Any]) -> bool:
+    """Whether the slots are made of text vectors, with or without e_v."""
+    return has_slots(config) and config["item_slots"] != "embedding"
+
+
+def reads_text(config: Mapping[str, Any]) -> bool:
+    """Whether the prompts depend on the items' texts."""
+    return has_words(config) or slots_hold_text(config)
+
+
+def check_item_inputs(config: Mapping[str, Any]) -> None:
+    """Raise ValueError if texts are asked for and no column of them is chosen."""
+    for key, asks in (("item_slots", slots_hold_text), ("item_prompt", has_words)):
+        if asks(config):
+            check_item_text(config, f"{key}={config[key]}:")
+
+
+def slot_inputs(config: Mapping[str, Any], embeddings: Tensor, texts: Tensor | None) -> Tensor:
+    """What the slots project, by the key ``item_slots``.
+
+    Side by side both have unit size, so that neither drowns the other; a text vector is without the
+    part that all have in common, which of a language model's states is most of their length.
+
+    Args:
+        embeddings: e_v, [n_items - 1, d].
+        texts: vectors of the texts, [n_items - 1, width], if the slots hold them.
+
+    Returns:
+        [n_items - 1, d], [n_items - 1, width] or [n_items - 1, d + width].
+    """
+    if texts is None:
+        return embeddings
+    own = _to_unit_size(texts - texts.mean(dim=0))
+    if config["item_slots"] == "text":
+        return own
+    return torch.cat([_to_unit_size(embeddings), own], dim=1)
+
+
+def _to_unit_size(vectors: Tensor) -> Tensor:
+    """With a root mean square of 1; zeros stay."""
+    size = vectors.pow(2).mean().sqrt()
+    return vectors / size if size > 0 else vectors

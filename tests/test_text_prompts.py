@@ -1,0 +1,148 @@
+"""Items' words in the language model's prompts and in its slots."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from recbole.config import Config
+from recbole.quick_start import load_data_and_model
+from support.stages import STAGES, item_vectors, pipeline_of
+from support.texts import write_texts
+from transformers import AutoTokenizer
+
+from recbole_tslrec.language_model.item_inputs import slot_inputs
+from recbole_tslrec.language_model.reader import make_prompt_for, open_source_for
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+
+WAYS = [("slot", "text"), ("slot", "both"), ("text", "embedding"), ("both", "both")]
+
+
+@pytest.fixture
+def with_text(small_data, settings):
+    """Settings of an experiment on the small data set whose items have texts."""
+    write_texts()
+    return settings | {"item_text": "title", "sft_epochs": 1}
+
+
+def test_a_prompt_holds_the_words_of_its_items(with_text, small_data):
+    texts = write_texts()
+    changes = {"item_prompt": "both", "item_text_tokens": 3, "llm_instruction": "given history"}
+    pipeline = pipeline_of(with_text | changes, small_data)
+    config, rows = pipeline.config, pipeline.catalogue.rows(pipeline.tokens)
+    prompt = make_prompt_for(config, open_source_for(config), texts=rows)
+    tokenizer = AutoTokenizer.from_pretrained(config["llm"])
+
+    def ids(text):
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    histories = [np.array([3]), np.array([1, 2, 7])]
+    expected = []
+    for history in histories:
+        items = [[0, *ids(texts[pipeline.tokens[row - 1]])[:3]] for row in history]
+        within = [token for item in items for token in [*ids(";"), *item]][len(ids(";")) :]
+        expected.append([*prompt.before, *within, *prompt.after])
+    batch = prompt.batch(histories)
+    for row, tokens in enumerate(expected):
+        mask = batch["attention_mask"][row].bool()
+        assert batch["token_ids"][row][mask].tolist() == tokens
+        assert [item for item in batch["item_rows"][row].tolist() if item >= 0] == list(
+            histories[row]
+        )
+    assert prompt.lengths_of(histories).tolist() == [len(tokens) for tokens in expected]
+
+
+def test_the_oldest_items_go_where_words_do_not_fit(with_text, small_data, caplog):
+    changes = {"item_prompt": "text", "llm_max_history": 50}
+    pipeline = pipeline_of(with_text | changes, small_data)
+    config, rows = pipeline.config, pipeline.catalogue.rows(pipeline.tokens)
+    source = open_source_for(config)
+    prompt = make_prompt_for(config, source, texts=rows)
+    assert "items with their words as few as" in caplog.text
+    batch = prompt.batch([np.arange(1, 31)])
+    assert batch["token_ids"].shape[1] <= source.context_length
+    last = prompt.batch([np.array([30])])["token_ids"][0]
+    own = last[len(prompt.before) :]
+    assert batch["token_ids"][0, -len(own) :].tolist() == own.tolist()
+
+
+def test_slots_hold_embedding_and_text_at_one_size():
+    embeddings, texts = torch.randn(50, 4) * 0.02, torch.randn(50, 6) * 9 + 100
+    assert slot_inputs({"item_slots": "embedding"}, embeddings, None) is embeddings
+    both = slot_inputs({"item_slots": "both"}, embeddings, texts)
+    own = slot_inputs({"item_slots": "text"}, embeddings, texts)
+    assert both.shape == (50, 10) and torch.equal(both[:, 4:], own)
+    for part in (both[:, :4], own):
+        torch.testing.assert_close(part.pow(2).mean().sqrt(), torch.tensor(1.0))
+    torch.testing.assert_close(own.mean(dim=0), torch.zeros(6), atol=1e-5, rtol=0)
+    same = torch.ones(5, 3)  # all items have one text
+    assert not slot_inputs({"item_slots": "text"}, same, same).any()
+
+
+@pytest.mark.parametrize(("prompt", "slots"), WAYS)
+def test_both_stages_read_texts(prompt, slots, with_text, small_data):
+    changes = {"item_prompt": prompt, "item_slots": slots}
+    run = run_experiment("TSLRec_SASRec", small_data, config_dict=with_text | changes)
+    names = [stage.name for stage in run.stages]
+    expected = ["backbone", "categories", "fine_tuning", "augmentation"]
+    reads_vectors = prompt != "text" and slots != "embedding"
+    assert sorted(names) == sorted(["text_vectors"] * reads_vectors + expected)
+    again = pipeline_of(with_text | changes, small_data)
+    vectors = item_vectors(again)
+    assert all(stage.reused for stage in again.used)
+    write_texts(seed=1)
+    other = pipeline_of(with_text | changes, small_data)
+    assert not torch.equal(item_vectors(other), vectors)
+    made = [stage.name for stage in other.used if not stage.reused]
+    assert sorted(made) == sorted(["text_vectors"] * reads_vectors + expected[2:])
+
+
+@pytest.mark.parametrize(("prompt", "slots"), WAYS)
+def test_the_frozen_model_reads_texts_too(prompt, slots, with_text, small_data):
+    changes = {"item_prompt": prompt, "item_slots": slots, "enhancement": "frozen_lm"}
+    one = item_vectors(pipeline_of(with_text | changes, small_data))
+    plain = item_vectors(pipeline_of(with_text | {"enhancement": "frozen_lm"}, small_data))
+    assert one.shape == plain.shape and not torch.allclose(one, plain)
+
+
+def test_texts_that_are_not_read_change_no_stage(settings, small_data):
+    last = [STAGES["augmentation"]]
+    before = pipeline_of(settings, small_data).made_from(last)
+    given = settings | {"item_text": "title", "item_text_tokens": 5, "item_text_missing": "none"}
+    assert pipeline_of(given, small_data).made_from(last) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"item_slots": "both"}, r"item_slots=both: reads the items' texts.*Set item_text="),
+        ({"item_prompt": "text"}, r"item_prompt=text: reads the items' texts.*Set item_text="),
+    ],
+)
+@pytest.mark.parametrize("model", ["TSLRec_SASRec", "E4SRec"])
+def test_without_texts_it_is_refused(model, changes, message, small_data, settings):
+    if (model, changes) == ("E4SRec", {"item_prompt": "text"}):
+        message = "item_prompt=text: E4SRec's items have slots. Set item_prompt=both, or slot"
+    with pytest.raises(ValueError, match=message):
+        Config(model, small_data, config_dict=settings | changes)
+
+
+def test_texts_that_leave_no_room_are_refused_before_any_training(with_text, small_data):
+    changes = {"item_prompt": "text", "item_text_tokens": 64}
+    with pytest.raises(ValueError, match="item_text_tokens: an item takes up to 64 positions"):
+        run_experiment("TSLRec_SASRec", small_data, config_dict=with_text | changes)
+    assert not Path("saved/tslrec").exists()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "slots"), [("slot", "text"), ("slot", "both"), ("both", "both")]
+)
+def test_e4srec_reads_texts_and_is_loaded_again(prompt, slots, with_text, small_data):
+    changes = {"item_prompt": prompt, "item_slots": slots}
+    run = run_experiment("E4SRec", small_data, config_dict=with_text | changes)
+    width = {"text": 32, "both": 96}[slots]
+    assert run.trainer.model.reader.item_embeddings.shape[1] == width
+    _, loaded, _, _, _, test_data = load_data_and_model(str(run.checkpoint))
+    batch = next(iter(test_data))[0]
+    scores = [model.eval().full_sort_predict(batch) for model in (run.trainer.model, loaded)]
+    torch.testing.assert_close(*scores)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from logging import getLogger
 from typing import TYPE_CHECKING, TypeVar
@@ -136,6 +137,21 @@ def make_reader(
     return reader.to(config["device"])
 
 
+@contextmanager
+def _bars(shown: bool) -> Iterator[None]:
+    """Without transformers' bars while it loads, if RecBole is to show none either."""
+    from transformers.utils import logging
+
+    switch_off = not shown and logging.is_progress_bar_enabled()
+    if switch_off:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if switch_off:
+            logging.enable_progress_bar()
+
+
 def load_for_prompts(
     config, source: LanguageModelSource, with_adapters: bool, head: bool = False
 ) -> nn.Module:
@@ -154,9 +170,10 @@ def load_for_prompts(
         load_language_model,
     )
 
-    language_model = load_language_model(
-        source, config["llm_quantization"], config["device"], config["llm_attention"], head
-    )
+    with _bars("show_progress" not in config or config["show_progress"]):
+        language_model = load_language_model(
+            source, config["llm_quantization"], config["device"], config["llm_attention"], head
+        )
     if with_adapters:
         language_model = add_adapters(
             language_model,

@@ -98,6 +98,20 @@ def test_whole_sequences_train_every_variant(variant, backbone, small_data, sett
     assert losses[3] < losses[0]
 
 
+@pytest.mark.parametrize("loss_type", ["CE", "BPR"])
+def test_trimmed_rows_train_as_recboles_do(loss_type, small_data, settings):
+    negatives = {"distribution": "uniform", "sample_num": 1} if loss_type == "BPR" else None
+    changes = {"loss_type": loss_type, "train_neg_sample_args": negatives, "epochs": 2}
+    runs = [
+        trained("Caser", settings | changes | {"train_batching": batching}, small_data)
+        for batching in ("prefix", "trimmed")
+    ]
+    one, other = (trainer.train_loss_dict for trainer, _ in runs)
+    assert list(other.values()) == pytest.approx(list(one.values()), rel=1e-4)
+    weights = [trainer.model.state_dict() for trainer, _ in runs]
+    assert weights[0].keys() == weights[1].keys()
+
+
 @pytest.mark.parametrize("loss", ["softmax", "gbce"])
 @pytest.mark.parametrize(
     ("model", "batching"),

@@ -154,13 +154,11 @@ def test_a_value_out_of_range_is_refused(key, value, message, small_data, settin
     [
         ("SASRec", "sequence"),
         ("CI_GRU4Rec", "sequence"),
-        ("Caser", "prefix"),
+        ("TSLRec_Caser", "trimmed"),
         ("CI_FMLPRec", "prefix"),
     ],
 )
-def test_auto_batching_is_whole_sequences_where_the_backbone_may(
-    model, batching, small_data, settings
-):
+def test_auto_batching_is_the_quickest_of_the_backbone(model, batching, small_data, settings):
     changes = {"train_batching": "auto", "train_neg_sample_args": None}
     config = Config(model, small_data, config_dict=settings | changes)
     assert config["train_batching"] == batching
@@ -428,7 +426,10 @@ def test_workers_count_where_they_draw(small_data, settings):
 
 def test_other_models_of_recbole_train_on_prefixes(small_data, settings):
     keys = settings | {"train_neg_sample_args": None}
-    for value, message in (("sequence", r"\[NARM\] has none"), ("sequnce", "is not one of prefix")):
+    for value, message in (
+        ("sequence", r"not for \[NARM\], which takes prefix"),
+        ("sequnce", "is not one of prefix"),
+    ):
         with pytest.raises(ValueError, match=rf"train_batching: .*{message}"):
             Config("NARM", small_data, config_dict=keys | {"train_batching": value})
     auto = Config("NARM", small_data, config_dict=keys | {"train_batching": "auto"})

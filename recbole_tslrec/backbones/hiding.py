@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -27,3 +27,14 @@ def hiding(model: nn.Module, **attributes: Any) -> Iterator[None]:
             delattr(model, name)
         for name, value in (own | modules).items():
             setattr(model, name, value)
+
+
+class Function(nn.Module):
+    """A function where a model expects a module."""
+
+    def __init__(self, function: Callable[..., Tensor]):
+        super().__init__()
+        self._function = function
+
+    def forward(self, *arguments: Tensor) -> Tensor:
+        return self._function(*arguments)

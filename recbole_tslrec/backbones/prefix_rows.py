@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from recbole.data.interaction import Interaction
-from torch import Tensor, nn
+from torch import Tensor
 
-from recbole_tslrec.backbones.hiding import hiding
+from recbole_tslrec.backbones.hiding import Function, hiding
 from recbole_tslrec.backbones.losses import Loss
 
 if TYPE_CHECKING:
@@ -37,12 +37,8 @@ def prefix_loss(
         states.append(forward(*arguments))
         return states[0][:0]  # the model then scores all items for no row
 
-    with hiding(model, forward=giving_none_away, loss_fct=_NoLoss()):
+    no_loss = Function(lambda scores, targets: scores.new_zeros(()))
+    with hiding(model, forward=giving_none_away, loss_fct=no_loss):
         rest = model.calculate_loss(interaction)
     table = getattr(model, item_table).weight
     return loss(states[0], table, interaction[model.POS_ITEM_ID]) + rest
-
-
-class _NoLoss(nn.Module):
-    def forward(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return scores.new_zeros(())

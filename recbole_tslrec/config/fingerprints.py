@@ -25,7 +25,7 @@ def training_settings(config: Mapping[str, Any]) -> dict[str, str]:
         config: RecBole's ``final_config_dict``.
     """
     without_effect = set(WITHOUT_EFFECT_ON_TRAINING)
-    if config.get("train_batching") == "prefix":
+    if config.get("train_batching") in ("prefix", "trimmed"):
         without_effect.add("train_window_context")
     if (
         config.get("valid_protocol") == "ranked"
@@ -36,6 +36,8 @@ def training_settings(config: Mapping[str, Any]) -> dict[str, str]:
         without_effect.remove("worker")
         if (config.get("worker") or 0) > 1:  # which of them draws for whom is by the batch
             without_effect.remove("eval_batch_size")
+    if config.get("train_batching") == "trimmed":  # which is that, computed otherwise
+        config = {**config, "train_batching": "prefix"}
     return {
         key: str(value)
         for key, value in sorted(config.items())

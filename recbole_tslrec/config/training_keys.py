@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recbole_tslrec.config.keys import Effect, Key, KeyGroup
@@ -17,10 +17,11 @@ ROWS = KeyGroup(
         Key(
             "train_batching",
             "prefix",
-            "In [prefix, sequence, auto]. prefix: one row per prefix, as RecBole. sequence: one pass "
-            "over the whole history, for causal backbones (SASRec, GRU4Rec). auto: sequence for those, "
-            "prefix for the others.",
-            one_of("prefix", "sequence", "auto"),
+            "In [prefix, sequence, trimmed, auto]. prefix: one row per prefix, as RecBole. sequence: "
+            "one pass over the whole history, for causal backbones (SASRec, GRU4Rec). trimmed: "
+            "RecBole's rows without their padding, for Caser. auto: the quickest that the backbone "
+            "takes.",
+            one_of("prefix", "sequence", "trimmed", "auto"),
         ),
         Key(
             "train_window_context",
@@ -96,27 +97,29 @@ TRAINING_GROUPS = (ROWS, LOSS, EPOCH, DATA)
 TRAINING_KEYS = {key.name: key for group in TRAINING_GROUPS for key in group.keys}
 
 
-def check_training_keys(config: dict[str, Any], model: str, backbone: bool, causal: bool) -> None:
+def check_training_keys(
+    config: dict[str, Any], model: str, batchings: Sequence[str], backbone: bool
+) -> None:
     """Check these keys, and put in the place of ``train_batching: auto`` what it is for a backbone.
 
     Args:
         config: all values.
         model: RecBole's name of the model.
+        batchings: the values of ``train_batching`` that its backbone takes, the quickest first.
         backbone: whether it is a backbone of the table, or starts from one.
-        causal: whether that one is causal.
 
     Raises:
         ValueError: a value is unknown, or one that the model cannot have.
     """
     for name, key in TRAINING_KEYS.items():
         key.check(config.get(name, key.default))
-    if config["train_batching"] == "sequence" and not causal:
-        raise ValueError(
-            f"train_batching: [sequence] needs a backbone of ours whose output at a position depends "
-            f"on earlier ones alone; [{model}] has none. Set train_batching: prefix, or auto."
-        )
     if config["train_batching"] == "auto":
-        config["train_batching"] = "sequence" if causal else "prefix"
+        config["train_batching"] = batchings[0]
+    if config["train_batching"] not in batchings:
+        raise ValueError(
+            f"train_batching: [{config['train_batching']}] is not for [{model}], which takes "
+            f"{', '.join(batchings)}. Set one of these, or auto."
+        )
     for key in ("sampled_loss", "softmax_precision"):
         if config[key] != TRAINING_KEYS[key].default:
             _check_other_loss(config, key, model, backbone)

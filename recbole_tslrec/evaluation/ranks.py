@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 from tqdm import tqdm
 
+from recbole_tslrec.backbones.specification import without_padding
 from recbole_tslrec.data.histories import training_histories
 from recbole_tslrec.evaluation.blocks import BlockDataLoader
 from recbole_tslrec.evaluation.metrics import metrics, save_arrays
@@ -131,7 +132,8 @@ def rank_test_targets(model, train_data, valid_data, test_data) -> Ranks:
     model.eval()
     blocks = BlockDataLoader.of(test_data, model)
     parts = []
-    with parametrize.cached():  # a fused item table is made once for the whole pass
+    # A fused item table is made once for the whole pass.
+    with parametrize.cached(), without_padding(model):
         for interaction, _, _, targets in tqdm(blocks, desc="Both protocols", delay=2):
             users = interaction[dataset.uid_field].numpy()
             pairs = tuple(part.to(device) for part in seen.pairs(interaction))

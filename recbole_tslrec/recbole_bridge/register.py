@@ -198,8 +198,8 @@ def with_checks(original):
             check_values(values)
             paradigm.check(values)
             check_files(values)
-        causal = backbone is not None and backbone.causal
-        check_training_keys(values, self.model, backbone is not None, causal)
+        batchings = ("prefix",) if backbone is None else backbone.batchings
+        check_training_keys(values, self.model, batchings, backbone is not None)
         if ours or backbone is not None:
             text().check("dataset", self.dataset)
             check_recbole_keys(values, self.internal_config_dict)

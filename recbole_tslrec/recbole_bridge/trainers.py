@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import nullcontext
 from pathlib import Path
 from time import monotonic
 
@@ -13,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from recbole_tslrec.backbones.losses import loss_of, softmax_loss
 from recbole_tslrec.backbones.prefix_rows import prefix_loss
-from recbole_tslrec.backbones.specification import backbone_of
+from recbole_tslrec.backbones.specification import backbone_of, without_padding
 from recbole_tslrec.backbones.whole_sequences.loader import WholeSequenceDataLoader, check_settings
 from recbole_tslrec.backbones.whole_sequences.loss import whole_sequence_loss
 from recbole_tslrec.config.recbole_keys import check_topk, check_validation
@@ -143,11 +144,22 @@ class BackboneTrainer(WatchedTrainer):
 
     def fit(self, train_data, valid_data=None, *args, **kwargs):
         """As RecBole's; its loader gives way to one of whole sequences if the settings say so."""
+        self._tell_of_padding()
         if self.config["train_batching"] == "sequence":
             train_data = WholeSequenceDataLoader(
                 self.config, train_data._dataset, train_data._sampler, train_data.shuffle
             )
         return super().fit(train_data, valid_data, *args, **kwargs)
+
+    def _tell_of_padding(self) -> None:
+        longest = self.config["MAX_ITEM_LIST_LENGTH"]
+        backbone = backbone_of(self.model)
+        if self.config["train_batching"] == "prefix" and "trimmed" in backbone.batchings:
+            self.logger.warning(
+                f"[{backbone.name}]'s time grows with the third power of MAX_ITEM_LIST_LENGTH: "
+                f"[{longest}]. train_batching: trimmed leaves padding out, for the same loss in less "
+                f"time; a smaller MAX_ITEM_LIST_LENGTH takes less still."
+            )
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         def loss_with_one_fusion(interaction):
@@ -159,15 +171,19 @@ class BackboneTrainer(WatchedTrainer):
 
     def _loss(self, interaction):
         table, loss = backbone_of(self.model).item_table, self._all_items_loss
-        if self.config["train_batching"] == "sequence":
+        batching = self.config["train_batching"]
+        if batching == "sequence":
             return whole_sequence_loss(self.model, interaction, table, loss)
-        if loss is softmax_loss:  # which is RecBole's own
+        if batching == "prefix" and loss is softmax_loss:  # RecBole's own, to the bit
             return self.model.calculate_loss(interaction)
-        return prefix_loss(self.model, interaction, table, loss)
+        with without_padding(self.model) if batching == "trimmed" else nullcontext():
+            if self.model.loss_type != "CE":
+                return self.model.calculate_loss(interaction)
+            return prefix_loss(self.model, interaction, table, loss)
 
     def evaluate(self, *args, **kwargs):
-        """As RecBole's, with one fusion for the whole evaluation."""
-        with parametrize.cached():
+        """As RecBole's, with one fusion for the whole evaluation, and without padding."""
+        with parametrize.cached(), without_padding(self.model):
             return super().evaluate(*args, **kwargs)
 
 

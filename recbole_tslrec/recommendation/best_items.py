@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from recbole_tslrec.backbones.specification import backbone_of
+from recbole_tslrec.backbones.specification import backbone_of, without_padding
 from recbole_tslrec.evaluation.blocks import BlockDataLoader
 from recbole_tslrec.recbole_bridge.trained_model import TrainedModel
 from recbole_tslrec.recommendation.requests import Requests
@@ -84,7 +84,8 @@ class BestItems:
         items = torch.zeros(len(requests), k, dtype=torch.int64)
         scores = torch.zeros(len(requests), k)
         done = 0
-        with parametrize.cached():  # a fused item table is made once for all blocks
+        # A fused item table is made once for all blocks.
+        with parametrize.cached(), without_padding(self._model):
             for rows, *_ in blocks:
                 places = blocks.order[done : done + len(rows)]
                 histories = [torch.from_numpy(requests.histories[place]) for place in places]

@@ -126,7 +126,7 @@ OURS: dict[str, Key] = {
     "e4srec_instruction": text("E4SRec"),
     "e4srec_learning_rate": number(beside=[0], model="E4SRec"),
     "tslrec_dir": folder(_LM),
-    "train_batching": some(["prefix", "sequence", "auto"]),
+    "train_batching": some(["prefix", "sequence", "auto"], wrong=["trimmed"]),
     "train_window_context": number(high=1),
     "valid_protocol": some(["ranked", "masked"]),
     "sampled_loss": some(["none"], ["softmax", "gbce"]),  # there are fewer items than are drawn

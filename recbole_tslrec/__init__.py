@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "register_paradigm": "recbole_bridge.register",
     "Recommender": "recommendation.recommender",
+    "write_page": "recommendation.explore.page",
     "Experiment": "recbole_bridge.quick_start",
     "run_experiment": "recbole_bridge.quick_start",
     "Paradigm": "recbole_bridge.paradigm",

@@ -20,7 +20,16 @@ from recbole_tslrec.commands import (
 from recbole_tslrec.commands.console import PROGRAM, HelpWithDefaults, add_debug, command_line
 
 # They run no experiment of RecBole's. Nor do stages and clean, unless one is given.
-_WITHOUT_KEYS = ("import", "report", "fold", "convert", "patches", "recommend", "similar")
+_WITHOUT_KEYS = (
+    "import",
+    "report",
+    "fold",
+    "convert",
+    "patches",
+    "recommend",
+    "similar",
+    "explore",
+)
 
 
 @command_line

@@ -60,6 +60,7 @@ SLOW = {
     "test_e4srec",
     "test_efficiency",
     "test_end_to_end",
+    "test_explore",
     "test_fine_tuning",
     "test_folding",
     "test_forged_checkpoints",

@@ -1,4 +1,4 @@
-"""``recommend`` and ``similar``: what a trained model has to say, on the screen or into a file."""
+"""``recommend``, ``similar`` and ``explore``: what a trained model has to say."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "the language model; h_v, the language model's; text, the words of the titles",
     )
     command.set_defaults(run=_similar)
+    _add_explore(commands)
 
 
 def _add_recommend(commands: argparse._SubParsersAction) -> None:
@@ -83,6 +84,27 @@ def _add_recommend(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("--device", default="cpu", help="where the model works: cpu, cuda, cuda:1")
     command.set_defaults(run=_recommend)
+
+
+def _add_explore(commands: argparse._SubParsersAction) -> None:
+    command = add_command(
+        commands,
+        "explore",
+        "write a page of HTML to look at a trained model, or two side by side",
+        "Shows users, items and a map in a browser, without network.",
+    )
+    command.add_argument("--checkpoint", required=True, type=Path, help="the trained model")
+    command.add_argument(
+        "--beside", type=Path, help="another one of the same data, to stand beside it"
+    )
+    command.add_argument(
+        "--output", default=Path("explore.html"), type=Path, help="the page's file"
+    )
+    command.add_argument(
+        "--n_users", default=25_000, type=int, help="the most test users; of more, a sample"
+    )
+    command.add_argument("--device", default="cpu", help="where the models work: cpu, cuda, cuda:1")
+    command.set_defaults(run=_explore)
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
@@ -155,3 +177,18 @@ def _give(tables: Iterable[pd.DataFrame], output: Path | None) -> None:
     for table in tables:
         rows = table.to_dict("list")
         print(tabulate(rows, headers="keys", floatfmt=".4f", disable_numparse=[0, 2]))
+
+
+def _explore(args: argparse.Namespace) -> None:
+    plug_in()
+    from recbole_tslrec.recommendation.explore.page import write_page
+
+    write_page(
+        args.checkpoint,
+        args.output,
+        beside=args.beside,
+        n_users=args.n_users,
+        device=args.device,
+        show_progress=True,
+    )
+    print(f"Open [{args.output}] in a browser; it needs no network.")

@@ -13,10 +13,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recbole_tslrec.recbole_bridge.trained_model import load_trained_model
+from recbole_tslrec.recommendation import INDEXES, ITEM_TABLE
 from recbole_tslrec.recommendation.best_items import BestItems
 from recbole_tslrec.recommendation.requests import Requests, RequestsOf
-from recbole_tslrec.recommendation.search import INDEXES
-from recbole_tslrec.recommendation.similar import ITEM_TABLE, nearest
+from recbole_tslrec.recommendation.similar import nearest
 from recbole_tslrec.recommendation.titles import read_titles
 
 # Users whose rows and results are in memory at a time.

@@ -53,10 +53,14 @@ def nearest(
     Raises:
         ValueError: ``under`` is none of them, or there are no such vectors.
     """
-    if under == TEXT:
-        cosines = _of_words(trained, titles)
-    else:
-        cosines = _of_vectors(item_vectors(trained, under))
+    cosines = (
+        _of_words(trained, titles) if under == TEXT else cosines_of(item_vectors(trained, under))
+    )
+    return best_of(cosines, items, k)
+
+
+def best_of(cosines: Cosines, items: np.ndarray, k: int) -> tuple[Tensor, Tensor]:
+    """The k nearest other items by their cosines; see :func:`nearest`."""
     found, scores = [], []
     for block in np.array_split(items, max(1, -(-len(items) // _ITEMS_AT_ONCE))):
         of_block = F.pad(cosines(block - 1), (1, 0))  # a column for padding
@@ -66,7 +70,8 @@ def nearest(
     return torch.cat(found), torch.cat(scores)
 
 
-def _of_vectors(vectors: Tensor) -> Cosines:
+def cosines_of(vectors: Tensor) -> Cosines:
+    """The cosines of vectors of all items in the order of internal ids, without padding."""
     directions = F.normalize(vectors.float(), dim=1)
     return lambda rows: directions[torch.from_numpy(rows)] @ directions.T
 
@@ -102,39 +107,17 @@ def item_vectors(trained: TrainedModel, under: str) -> Tensor:
                 f"under: [{type(trained.model).__name__}] has no one item table. Set under=text."
             )
         return table[1:].detach().cpu()
-    if under == E_V:
-        return stages_of(trained, under, (BackboneStage,)).stage(BackboneStage).item_embeddings()
-    if under == H_V:
-        return _beside_the_ids(trained)
-    raise ValueError(f"under: [{under}] is none of {', '.join(UNDER)}.")
-
-
-def _beside_the_ids(trained: TrainedModel) -> Tensor:
-    if not isinstance(trained.model, EnhancedItemTable):
-        raise ValueError(_without(trained, H_V))
-    vectors = vectors_of(trained.config)
-    return vectors.make(stages_of(trained, H_V, vectors.stages))
-
-
-def stages_of(trained: TrainedModel, under: str, kinds: Sequence[type[Stage]]) -> Pipeline:
-    """The pipeline of a trained model, in which these stages are there; none is made.
-
-    Raises:
-        ValueError: the model has no such stages, or they are not kept.
-    """
-    model, config = trained.model, trained.config
-    own = model.stages(config) if isinstance(model, FusedItemTable) else ()
-    if not set(kinds) <= set(chain(own)):
+    if under not in (E_V, H_V):
+        raise ValueError(f"under: [{under}] is none of {', '.join(UNDER)}.")
+    if under == H_V and not isinstance(trained.model, EnhancedItemTable):
         raise ValueError(_without(trained, under))
-    loaders = trained.train_data, trained.valid_data
-    pipeline = Pipeline(config, *loaders, model.backbone, show_progress=False)
-    if missing := pipeline.missing(kinds):
-        raise ValueError(
-            f"under: [{under}] needs the stage {missing[-1].name} of [{trained.checkpoint}], which is "
-            f"not kept in [{pipeline.store.root}]. Run the same experiment again, or start where it was "
-            f"run. Without it there is under={ITEM_TABLE}."
-        )
-    return pipeline
+    try:
+        if under == E_V:
+            return kept_stages(trained, (BackboneStage,)).stage(BackboneStage).item_embeddings()
+        vectors = vectors_of(trained.config)
+        return vectors.make(kept_stages(trained, vectors.stages))
+    except LookupError:
+        raise ValueError(_without(trained, under)) from None
 
 
 def _without(trained: TrainedModel, under: str) -> str:
@@ -142,3 +125,24 @@ def _without(trained: TrainedModel, under: str) -> str:
         f"under: [{trained.config['model']}] has no [{under}], which a stage before it would make. Set "
         f"under={ITEM_TABLE}, or give the checkpoint of a TSLRec model."
     )
+
+
+def kept_stages(trained: TrainedModel, kinds: Sequence[type[Stage]]) -> Pipeline:
+    """The pipeline of a trained model, in which these stages are there; none is made.
+
+    Raises:
+        LookupError: the model has no such stages.
+        ValueError: they are not kept.
+    """
+    model, config = trained.model, trained.config
+    own = model.stages(config) if isinstance(model, FusedItemTable) else ()
+    if not set(kinds) <= set(chain(own)):
+        raise LookupError(f"[{config['model']}] has no stages {[kind.name for kind in kinds]}.")
+    loaders = trained.train_data, trained.valid_data
+    pipeline = Pipeline(config, *loaders, model.backbone, show_progress=False)
+    if missing := pipeline.missing(kinds):
+        raise ValueError(
+            f"The stage {missing[-1].name} of [{trained.checkpoint}] is not kept in "
+            f"[{pipeline.store.root}]. Run the same experiment again, or start where it was run."
+        )
+    return pipeline

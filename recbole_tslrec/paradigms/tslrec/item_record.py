@@ -55,13 +55,13 @@ def item_record(pipeline: Pipeline, model: FusedItemTable) -> dict[str, np.ndarr
     augmentation.check_agrees()
     category = categories.item_categories().numpy()
     inferred, place = places(augmentation.category_distributions().numpy(), category)
-    shown = _map_sample(pipeline.tokens)
+    shown = map_sample(pipeline.tokens)
     record |= {
         "category": category,
         "inferred": inferred,
         "place": place,
-        "map_before": _map(pipeline.stage(BackboneStage).item_embeddings().numpy(), shown),
-        "map_after": _map(augmentation.enhanced_embeddings().numpy(), shown),
+        "map_before": map_of(pipeline.stage(BackboneStage).item_embeddings().numpy(), shown),
+        "map_after": map_of(augmentation.enhanced_embeddings().numpy(), shown),
     }
     if hasattr(model.fusion, "mean_gate"):
         record["mean_gate"] = model.mean_gate()[1:].float().cpu().numpy()
@@ -92,14 +92,14 @@ def _check_own_embeddings(config) -> None:
             )
 
 
-def _map_sample(tokens: list[str]) -> np.ndarray:
+def map_sample(tokens: list[str]) -> np.ndarray:
     """Rows of at most ``MAP_ITEMS`` items: the same items whatever their internal ids."""
     by_token = np.argsort(np.array(tokens), kind="stable")
     size = min(MAP_ITEMS, len(tokens))
     return np.random.default_rng(_MAP_SEED).choice(by_token, size, replace=False)
 
 
-def _map(vectors: np.ndarray, shown: np.ndarray) -> np.ndarray:
+def map_of(vectors: np.ndarray, shown: np.ndarray) -> np.ndarray:
     """t-SNE of some rows after PCA to at most 50 columns; [n, 2] float32, NaN for the other rows."""
     points = np.full((len(vectors), 2), np.nan, dtype=np.float32)
     chosen = vectors[shown].astype(np.float64)

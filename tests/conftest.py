@@ -68,6 +68,7 @@ SLOW = {
     "test_given_files",
     "test_item_record",
     "test_language_model",
+    "test_llamarec",
     "test_odd_folders",
     "test_paper_settings",
     "test_pipeline",
@@ -282,4 +283,9 @@ def settings(language_model_folder):
         "sft_epochs": 2,
         "sft_batch_positions": 64,
         "lora_r": 2,
+        "n_candidates": 5,
+        "llamarec_items": "slots",
+        "llamarec_head": "linear",
+        "llamarec_instruction": "predict",
+        "llamarec_max_history": 3,
     }

@@ -14,8 +14,6 @@ from test_pipeline import (
     write_with_other_held_out,
 )
 
-from recbole_tslrec.config.keys import KEYS
-from recbole_tslrec.data.keys import CANDIDATES
 from recbole_tslrec.evaluation.candidates import scores, top_items
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.stages.backbone import BackboneStage
@@ -23,12 +21,6 @@ from recbole_tslrec.stages.candidates import CandidatesStage
 from recbole_tslrec.stages.pipeline import Pipeline
 from recbole_tslrec.stages.trained_backbone import trained_backbone
 from recbole_tslrec.store.checkpoints import load_checkpoint, write_checkpoint
-
-
-@pytest.fixture(autouse=True)
-def keys_that_are_read(monkeypatch):
-    for key in CANDIDATES.keys:
-        monkeypatch.setitem(KEYS, key.name, key)
 
 
 @pytest.fixture

@@ -45,6 +45,11 @@ _forget_keys()  # the import has declared them, for all tests of this process
 
 
 @pytest.fixture
+def settings(settings):
+    return settings | {"sft_batch_positions": 512}  # few steps, also of long prompts
+
+
+@pytest.fixture
 def data(tmp_path):
     write_histories(tmp_path, "one", histories())
     return "one"

@@ -10,6 +10,8 @@ from conftest import write_atomic
 from support.stages import STAGES, categories, item_vectors, pipeline_of, stored
 
 from recbole_tslrec.config.keys import KEYS
+from recbole_tslrec.data.keys import CANDIDATES, CONTROL
+from recbole_tslrec.paradigms.llamarec.keys import OWN as LLAMAREC
 from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import ENHANCED_EMBEDDING
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CATEGORY, CategoriesStage
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
@@ -301,13 +303,16 @@ FIRST_CHANGED = {
     "item_norm": ("l2", None),
     "tslrec_dir": ("elsewhere", None),
 }
-# Their content counts, or they need texts: by tests of their own. And E4SRec's, which has no stage but
-# the backbone.
+# Their content counts, or they need texts: by tests of their own. And keys of models without TSLRec's
+# stages.
 _ELSEWHERE = {"llm", "backbone_checkpoint", "enhanced_items", "item_prompt", "item_slots"}
 _PEERS = {
     "max_examples_per_user",
     "e4srec_instruction",
     "e4srec_learning_rate",
+    *CANDIDATES.names,
+    *CONTROL.names,
+    *LLAMAREC.names,
 }
 
 

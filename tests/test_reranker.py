@@ -10,9 +10,7 @@ from recbole.data import create_dataset, data_preparation
 from support.stages import pipeline_of
 
 from recbole_tslrec.backbones.specification import BACKBONES
-from recbole_tslrec.config.keys import KEYS
 from recbole_tslrec.data.histories import training_histories
-from recbole_tslrec.data.keys import CANDIDATES, CONTROL
 from recbole_tslrec.data.negatives import random_negatives, shuffled_in
 from recbole_tslrec.evaluation.ranks import rank_test_targets
 from recbole_tslrec.recbole_bridge.reranker import Reranker
@@ -41,12 +39,6 @@ class ByPlace(ByNumber):
     def rerank(self, interaction, candidates):
         super().rerank(interaction, candidates)
         return torch.arange(candidates.shape[1]).float().expand(candidates.shape)
-
-
-@pytest.fixture(autouse=True)
-def keys_that_are_read(monkeypatch):
-    for key in (*CANDIDATES.keys, *CONTROL.keys):
-        monkeypatch.setitem(KEYS, key.name, key)
 
 
 @pytest.fixture

@@ -234,6 +234,16 @@ RIGHT = {
     "item_text_missing": words,
     "item_prompt": st.sampled_from(["slot", "text", "both"]),
     "item_slots": st.sampled_from(["embedding", "text", "both"]),
+    "n_candidates": st.integers(1),
+    "candidates": st.sampled_from(["all", "unseen"]),
+    "rerank_control": st.sampled_from(["none", "retriever", "shuffled"]),
+    "llamarec_instruction": words,
+    "llamarec_items": st.sampled_from(["text", "slots"]),
+    "llamarec_max_history": st.integers(1),
+    "llamarec_head": st.sampled_from(["letters", "linear"]),
+    "llamarec_loss": st.sampled_from(["letters", "vocabulary"]),
+    "llamarec_negatives": st.sampled_from(["random", "retrieved"]),
+    "llamarec_learning_rate": st.integers(1) | st.floats(0, 1e9, exclude_min=True),
     "tslrec_dir": words,
 }
 # By what is expected, values that are always wrong.

@@ -1,10 +1,6 @@
-"""The keys of what several paradigms read of the data: the items' texts, a retriever's candidates.
+"""The keys of what several paradigms read of the data: the items' texts, a retriever's candidates."""
 
-A key is made known with ``declare`` by whoever reads it. No paradigm here reads candidates yet: the
-first one that does puts ``declare`` in the place of ``KeyGroup``.
-"""
-
-from recbole_tslrec.config.keys import Key, KeyGroup, declare
+from recbole_tslrec.config.keys import Key, declare
 from recbole_tslrec.config.values import Values, integer, one_of, text, texts
 
 _COLUMNS = texts("a column of the .item file, or a list of them, or ~")
@@ -36,32 +32,26 @@ ITEM_TEXT = declare(
 
 _CANDIDATES_TITLE = "The candidates, which the trained backbone puts first"
 
-CANDIDATES = KeyGroup(
+CANDIDATES = declare(
     _CANDIDATES_TITLE,
-    (
-        Key(
-            "n_candidates", 20, "How many items of each user the language model ranks.", integer(1)
-        ),
-        Key(
-            "candidates",
-            "all",
-            "In [all, unseen]. unseen: items of the user's history are no candidates; for figures with "
-            "seen items masked. all: they are, as RecBole ranks them.",
-            one_of("all", "unseen"),
-        ),
+    Key("n_candidates", 20, "How many items of each user the language model ranks.", integer(1)),
+    Key(
+        "candidates",
+        "all",
+        "In [all, unseen]. unseen: items of the user's history are no candidates; for figures with seen "
+        "items masked. all: they are, as RecBole ranks them.",
+        one_of("all", "unseen"),
     ),
 )
 
-CONTROL = KeyGroup(
+CONTROL = declare(
     _CANDIDATES_TITLE,
-    (
-        Key(
-            "rerank_control",
-            "none",
-            "In [none, retriever, shuffled]: controls, in tests alone; what is trained is the same. "
-            "retriever: the candidates keep the backbone's order. shuffled: they stand in the prompt in "
-            "random order; otherwise the backbone's first stands first.",
-            one_of("none", "retriever", "shuffled"),
-        ),
+    Key(
+        "rerank_control",
+        "none",
+        "In [none, retriever, shuffled]: controls, in tests alone; what is trained is the same. "
+        "retriever: the candidates keep the backbone's order. shuffled: they stand in the prompt in "
+        "random order; otherwise the backbone's first stands first.",
+        one_of("none", "retriever", "shuffled"),
     ),
 )

@@ -109,8 +109,8 @@ def rank_test_targets(model, train_data, valid_data, test_data) -> Ranks:
     but which holds the test rows before this one where a split gives a user several).
 
     Args:
-        model: a trained sequential RecBole model. If it has ``full_sort_predict_masked``, as rerankers
-            do, that gives the scores of the second protocol.
+        model: a trained sequential RecBole model; with ``protocol_scores``, as rerankers have it, where
+            the two protocols go by different scores.
         train_data, valid_data, test_data: RecBole's loaders of the same experiment.
 
     Returns:
@@ -138,11 +138,13 @@ def rank_test_targets(model, train_data, valid_data, test_data) -> Ranks:
             users = interaction[dataset.uid_field].numpy()
             pairs = tuple(part.to(device) for part in seen.pairs(interaction))
             interaction, aims = interaction.to(device), targets.to(device)
-            scores = model.full_sort_predict(interaction).view(-1, dataset.item_num)
-            ranked, masked = target_ranks(scores, aims, pairs)
-            if hasattr(model, "full_sort_predict_masked"):
-                scores = model.full_sort_predict_masked(interaction, pairs)
-                _, masked = target_ranks(scores, aims, pairs)
+            if hasattr(model, "protocol_scores"):
+                both = model.protocol_scores(interaction, pairs, aims)
+                ranked = target_ranks(both[0], aims, pairs)[0]
+                masked = target_ranks(both[1], aims, pairs)[1]
+            else:
+                scores = model.full_sort_predict(interaction).view(-1, dataset.item_num)
+                ranked, masked = target_ranks(scores, aims, pairs)
             parts.append((users, targets.numpy(), ranked.cpu().numpy(), masked.cpu().numpy()))
     order = np.argsort(blocks.order)
     users, targets, rank, rank_masked = (

@@ -10,6 +10,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from recbole_tslrec.language_model.prompt import Prompt
+from recbole_tslrec.language_model.prompts.template import Template
 from recbole_tslrec.language_model.task import Examples
 
 
@@ -112,9 +113,24 @@ def own_lengths(prompt: Prompt, histories: Sequence[np.ndarray]) -> np.ndarray:
     return replace(prompt, shared_prefix=True).lengths_of(histories)
 
 
-def instruction_positions(prompt: Prompt) -> tuple[int, int]:
-    """The positions of the instruction: for each batch, for each prompt."""
-    return (len(prompt.before), 0) if prompt.shared_prefix else (0, len(prompt.before))
+def instruction_positions(prompt: Prompt | Template) -> tuple[int, int]:
+    """The positions of the leading words: for each batch, for each prompt."""
+    leading = len(prompt.before) if isinstance(prompt, Prompt) else prompt.n_leading
+    return (leading, 0) if prompt.shared_prefix else (0, leading)
+
+
+def of_like_length(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
+    """Batches for an evaluation, from short to long.
+
+    Args:
+        lengths: the positions of every prompt, [n] int, above 0.
+        budget: the most positions of a batch, padding included; a longer prompt is one by itself.
+
+    Returns:
+        places in ``lengths``, each in one batch.
+    """
+    order = np.argsort(lengths, kind="stable")
+    return np.split(order, _cut(lengths[order], budget)[:-1])
 
 
 def _round_up(lengths: np.ndarray) -> np.ndarray:

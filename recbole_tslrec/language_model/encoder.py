@@ -61,6 +61,16 @@ class ItemEncoder(nn.Module):
         self.linear_proj.weight *= spread.cpu() / self.linear_proj.in_features**0.5
         self.linear_proj.bias.copy_(mean)
 
+    def take_item_embeddings(self, embeddings: Tensor) -> None:
+        """Put a trained backbone's e_v in the place of what there was, to unit size, and keep them.
+
+        Args:
+            embeddings: [n_items - 1, d], without padding.
+        """
+        self.item_embeddings[1:] = (embeddings / embeddings.pow(2).mean().sqrt()).to(
+            self.item_embeddings
+        )
+
     def embed(
         self, token_ids: Tensor, item_rows: Tensor | None, soft_rows: Tensor | None
     ) -> Tensor:

@@ -4,6 +4,7 @@ A new one is a folder here, and a line below.
 """
 
 from recbole_tslrec.paradigms.e4srec.paradigm import E4SREC
+from recbole_tslrec.paradigms.llamarec.paradigm import LLAMAREC
 from recbole_tslrec.paradigms.tslrec.paradigm import TSLREC
 
-BUILT_IN = (TSLREC, E4SREC)
+BUILT_IN = (TSLREC, E4SREC, LLAMAREC)

@@ -143,21 +143,37 @@ class Reranker(LanguageModelRecommender):
         Returns:
             [B, n_items] float32, finite.
         """
-        seen = None if self._seen is None else self._seen.pairs(interaction)
-        return self._merged(interaction, seen)
+        retrieved = scores(self.retriever, interaction)
+        candidates = self._candidates(interaction, retrieved)
+        return merged_scores(retrieved, candidates, self._reranked(interaction, candidates))
 
     @torch.no_grad()
-    def full_sort_predict_masked(
-        self, interaction: Interaction, seen: tuple[Tensor, Tensor]
-    ) -> Tensor:
-        """As ``full_sort_predict``, for a ranking with seen items masked.
+    def protocol_scores(
+        self, interaction: Interaction, seen: tuple[Tensor, Tensor], targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Scores by which the targets have their ranks, seen items ranked and seen items masked.
 
-        They are taken out before the candidates are chosen: otherwise they would use up places.
+        For the second seen items are left out before the candidates are chosen: otherwise they would
+        use up places. Where the target is no candidate its rank does not hang on the candidates' order,
+        and they keep the retriever's: so the authors evaluate as well.
 
         Args:
             seen: the items that will be masked, as ``SeenItems.pairs`` gives them.
+            targets: int64 [B].
+
+        Returns:
+            [B, n_items] float32 each.
         """
-        return self._merged(interaction, seen)
+        retrieved = scores(self.retriever, interaction)
+        unseen = self._without(seen, retrieved)
+        both = []
+        for candidates in (self._candidates(interaction, retrieved), unseen):
+            found = _as_they_stand(candidates)
+            (rows,) = (candidates == targets[:, None]).any(dim=1).nonzero(as_tuple=True)
+            if len(rows):
+                found[rows] = self._reranked(interaction[rows], candidates[rows])
+            both.append(merged_scores(retrieved, candidates, found))
+        return both[0], both[1]
 
     @torch.no_grad()
     def predict(self, interaction: Interaction) -> Tensor:
@@ -170,20 +186,22 @@ class Reranker(LanguageModelRecommender):
         merged = self.full_sort_predict(interaction[first.cpu()])
         return merged[of_row, interaction[self.ITEM_ID]]
 
-    def _merged(self, interaction: Interaction, seen: tuple[Tensor, Tensor] | None) -> Tensor:
-        retrieved = scores(self.retriever, interaction)
-        left_out = None
-        if seen is not None:
-            left_out = padded(*seen, len(interaction)).to(retrieved.device)
-        candidates = top_items(retrieved, self.n_candidates, left_out)
-        return merged_scores(retrieved, candidates, self._reranked(interaction, candidates))
+    def _candidates(self, interaction: Interaction, retrieved: Tensor) -> Tensor:
+        """int64 [B, k], by the key ``candidates``."""
+        if self._seen is None:
+            return top_items(retrieved, self.n_candidates)
+        return self._without(self._seen.pairs(interaction), retrieved)
+
+    def _without(self, seen: tuple[Tensor, Tensor], retrieved: Tensor) -> Tensor:
+        """The candidates without seen items. int64 [B, k]"""
+        left_out = padded(*seen, len(retrieved)).to(retrieved.device)
+        return top_items(retrieved, self.n_candidates, left_out)
 
     def _reranked(self, interaction: Interaction, candidates: Tensor) -> Tensor:
         """The candidates' new scores, [B, k], in the order that they have."""
         control = self.control if self.is_tested else "none"
         if control == "retriever":
-            places = torch.arange(candidates.shape[1], device=candidates.device)
-            return -places.float().expand_as(candidates)
+            return _as_they_stand(candidates)
         if control == "none":
             return self.rerank(interaction, candidates)
         order = self._shuffled(interaction[self.USER_ID], candidates)
@@ -196,3 +214,9 @@ class Reranker(LanguageModelRecommender):
         draws = [np.random.default_rng((self._seed, user)).random(k) for user in users.tolist()]
         order = random_order(candidates.cpu().numpy(), np.stack(draws))
         return torch.from_numpy(order).to(candidates.device)
+
+
+def _as_they_stand(candidates: Tensor) -> Tensor:
+    """Scores that leave candidates in their order. float32 [B, k]"""
+    places = torch.arange(candidates.shape[1], device=candidates.device)
+    return -places.float().repeat(len(candidates), 1)

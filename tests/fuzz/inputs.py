@@ -223,6 +223,9 @@ def small_settings(data: Path, **changes) -> dict:
         "sft_epochs": 1,
         "sft_batch_positions": 256,
         "lora_r": 2,
+        "n_candidates": 5,
+        "llamarec_items": "slots",
+        "llamarec_head": "linear",
     } | changes
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fuzz.key_values import Key, anything, boolean, folder, number, some, text, whole
 
+_RERANKER = "LlamaRec_SASRec"
 _LM = "TSLRec_SASRec"
 _FILE = ["no.pth", "data", "no.safetensors"]
 _LEAVE_TWO = {"LS": "valid_and_test"}
@@ -125,6 +126,16 @@ OURS: dict[str, Key] = {
     "max_examples_per_user": whole(1, model="E4SRec"),
     "e4srec_instruction": text("E4SRec"),
     "e4srec_learning_rate": number(beside=[0], model="E4SRec"),
+    "n_candidates": whole(1, 7, _RERANKER),
+    "candidates": some(["all", "unseen"], model=_RERANKER),
+    "rerank_control": some(["none", "retriever", "shuffled"], model=_RERANKER),
+    "llamarec_instruction": text(_RERANKER),
+    "llamarec_items": some(["slots"], ["text"], model=_RERANKER),
+    "llamarec_max_history": whole(1, model=_RERANKER),
+    "llamarec_head": some(["linear"], ["letters"], model=_RERANKER),
+    "llamarec_loss": some(["letters"], ["vocabulary"], model=_RERANKER),
+    "llamarec_negatives": some(["random", "retrieved"], model=_RERANKER),
+    "llamarec_learning_rate": number(beside=[0], model=_RERANKER),
     "tslrec_dir": folder(_LM),
     "train_batching": some(["prefix", "sequence", "auto"], wrong=["trimmed"]),
     "train_window_context": number(high=1),

@@ -46,6 +46,7 @@ _RIVALS = {
     "llm_instruction": _INSTRUCTION,
     "llm_response": _INSTRUCTION,
     "e4srec_instruction": _INSTRUCTION,
+    "llamarec_instruction": ["the prompt"],
     "data_path": [*_FILE, "exists in the device"],  # RecBole's words, with the folder
     "encoding": _FILE,
     "field_separator": _FILE,

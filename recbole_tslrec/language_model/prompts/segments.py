@@ -51,6 +51,30 @@ class TokenTable:
         rows = Ragged.of([np.array(row, dtype=np.int64) for row in ids], most, keep="start")
         return cls(rows.flat, rows.counts)
 
+    @classmethod
+    def behind(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        before: str,
+        texts: Sequence[str],
+        most: int | None = None,
+    ) -> TokenTable:
+        """As ``of``, with the tokens that the texts have behind some words.
+
+        A tokenizer that puts a word's start before whatever it reads puts none there.
+        """
+        front = tokens_of(tokenizer, before)
+        whole = tokenizer([before + text for text in texts], add_special_tokens=False)["input_ids"]
+        # Where the words' own tokens change, a text has those that it has by itself.
+        ids = [
+            tuple(row[len(front) :])
+            if tuple(row[: len(front)]) == front
+            else tokens_of(tokenizer, text)
+            for row, text in zip(whole, texts, strict=True)
+        ]
+        rows = Ragged.of([np.array(row, dtype=np.int64) for row in ids], most, keep="start")
+        return cls(rows.flat, rows.counts)
+
     @cached_property
     def starts(self) -> np.ndarray:
         """Where each text begins in ``tokens``. [rows]"""

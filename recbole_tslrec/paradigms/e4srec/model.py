@@ -135,8 +135,7 @@ class E4SRec(LanguageModelRecommender):
         config, texts = pipeline.config, None
         if slots_hold_text(config):
             texts = pipeline.stage(TextVectorsStage).text_vectors()
-        slots, table = slot_inputs(config, embeddings, texts), self.reader.item_embeddings
-        table[1:] = (slots / slots.pow(2).mean().sqrt()).to(table)
+        self.reader.take_item_embeddings(slot_inputs(config, embeddings, texts))
 
     def task(self, dataset) -> Task:
         """What to learn: the next item of every user's latest ``max_examples_per_user`` training rows.

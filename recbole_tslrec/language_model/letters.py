@@ -1,0 +1,58 @@
+"""Candidates under letters, and the logits by which a language model chooses among them.
+
+LlamaRec's verbalizer (arXiv 2311.02089, §3.2.2), with the tokens that the letters have in the prompt.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from recbole_tslrec.language_model.prompts.template import answers_in_context
+from recbole_tslrec.language_model.readout import Head, head_of, stored_head
+from recbole_tslrec.language_model.source import LanguageModelSource
+
+LETTERS = string.ascii_uppercase
+
+
+def letters_behind(source: LanguageModelSource, words: str, count: int) -> list[int]:
+    """The token ids that the first letters have behind a prompt's last words; errors as there."""
+    return answers_in_context(source.tokenizer, words, LETTERS[:count])
+
+
+class FrozenHead(nn.Module):
+    """Rows of a language-model head, as they are before training; not in a state dict.
+
+    Args:
+        head: of the tokens that answer.
+    """
+
+    weight: Tensor
+
+    def __init__(self, head: Head):
+        super().__init__()
+        self.scale = head.scale
+        self.register_buffer("weight", head.weight.detach().clone(), persistent=False)
+        bias = None if head.bias is None else head.bias.detach().clone()
+        self.register_buffer("bias", bias, persistent=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., H] -> [..., k] float32."""
+        return Head(self.weight, self.bias, self.scale)(hidden)
+
+
+def head_of_answers(
+    model: nn.Module, source: LanguageModelSource, token_ids: Sequence[int], device: torch.device
+) -> FrozenHead:
+    """The head of some tokens, of a model with its head or without.
+
+    Raises:
+        ValueError: there is none, neither in the model nor in its files.
+    """
+    whole = head_of(model)
+    if whole is not None:
+        return FrozenHead(whole.rows(token_ids))
+    return FrozenHead(stored_head(source, token_ids, device))

@@ -1,0 +1,229 @@
+"""LlamaRec: a language model re-ranks a retriever's candidates by the letters they stand under.
+
+Reference:
+    Zhenrui Yue et al. "LlamaRec: Two-Stage Recommendation using Large Language Models for Ranking."
+    PGAI@CIKM 2023, arXiv 2311.02089.
+    Reference code: https://github.com/Yueeeeeeee/LlamaRec
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from recbole_tslrec.backbones.specification import BACKBONES, Backbone
+from recbole_tslrec.config.keys import result_values
+from recbole_tslrec.data.histories import latest_rows
+from recbole_tslrec.data.item_catalogue import catalogue_of
+from recbole_tslrec.data.keys import CANDIDATES, ITEM_TEXT
+from recbole_tslrec.language_model.keys import ADAPTERS, EXAMPLES, MEMORY, OPTIMISATION, STOPPING
+from recbole_tslrec.language_model.reader import (
+    check_fine_tuning,
+    check_source,
+    open_source_for,
+    shared_if_possible,
+)
+from recbole_tslrec.language_model.task import Task
+from recbole_tslrec.paradigms.llamarec.examples import (
+    CandidateExamples,
+    collate,
+    values_of,
+    with_random_negatives,
+    with_retrieved_negatives,
+)
+from recbole_tslrec.paradigms.llamarec.keys import OWN
+from recbole_tslrec.paradigms.llamarec.ranker import make_ranker
+from recbole_tslrec.recbole_bridge.reranker import Reranker
+from recbole_tslrec.stages.candidates import CandidatesStage
+
+if TYPE_CHECKING:
+    from recbole.data.interaction import Interaction
+
+    from recbole_tslrec.language_model.learner import TrainedParts
+    from recbole_tslrec.language_model.prompts.segments import TokenTable
+    from recbole_tslrec.stages.pipeline import Pipeline
+    from recbole_tslrec.stages.stage import Stage
+
+# The most prompt positions, padding included, in one pass of an evaluation. It changes the speed and
+# the memory, not the result, but for int8 (docs/determinism.md).
+_POSITIONS_A_PASS = 16_384
+# The keys on which the trained weights depend, besides those that say where the language model is.
+_KEYS = (
+    *("llm_quantization", "llm_pooling"),
+    *(MEMORY.names + ADAPTERS.names + STOPPING.names + OPTIMISATION.names + EXAMPLES.names),
+    *(ITEM_TEXT.names + CANDIDATES.names + OWN.names),
+)
+
+
+class LlamaRec(Reranker):
+    """A history and a retriever's candidates in one prompt; logits of the next letter rank them.
+
+    Trained are adapters on a frozen language model; with slots the projection of e_v as well, and with
+    ``llamarec_head: linear`` the layer that scores.
+
+    Raises:
+        ValueError, OSError, ModuleNotFoundError: the language model, the items' texts or the candidates
+            cannot serve; before any training.
+    """
+
+    learning_rate_key = "llamarec_learning_rate"
+    kept = ("retriever.", "ranker.reader.item_embeddings")
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        from recbole_tslrec.paradigms.llamarec.prompt import (
+            answers_of,
+            check_template,
+            make_template,
+        )
+
+        self.source = open_source_for(config)
+        check_source(config, self.source)
+        check_fine_tuning(config)
+        self.settings = result_values(config, _KEYS) | {"seed": config["seed"]}
+        self.show_progress = config["show_progress"]
+        texts = self._read_texts(config, dataset)
+        self.answers = None
+        if self.settings["llamarec_head"] == "letters":
+            with_end = self.settings["llamarec_loss"] == "vocabulary"
+            self.answers = answers_of(self.source, self.n_candidates, with_end)
+        template = make_template(
+            self.source,
+            self.settings["llamarec_instruction"],
+            texts,
+            self.n_candidates,
+            min(self.settings["llamarec_max_history"], config["MAX_ITEM_LIST_LENGTH"]),
+            closed=self.answers is None,
+        )
+        check_template(self.source, template, self.n_candidates)
+        width = getattr(self.retriever, self.backbone.item_table).embedding_dim
+        self.ranker = make_ranker(config, self.source, self.answers, self.n_items, width)
+        self.template = shared_if_possible(template, self.ranker.reader, config, training=True)
+        self._retrieved: Tensor | None = None  # for the training rows
+
+    def _read_texts(self, config, dataset) -> TokenTable | None:
+        """The items' texts by internal id; None for slots."""
+        self._texts: str | None = None
+        if self.settings["llamarec_items"] == "slots":
+            return None
+        from recbole_tslrec.paradigms.llamarec.prompt import item_texts
+
+        tokens = dataset.field2id_token[dataset.iid_field][1:].tolist()
+        catalogue = catalogue_of(config, tokens)
+        self._texts = catalogue.fingerprint
+        return item_texts(self.source, catalogue, tokens, config["item_text_tokens"])
+
+    # ---- what the trainer asks ------------------------------------------------------------------
+
+    @staticmethod
+    def stages(config) -> tuple[type[Stage], ...]:
+        """The stages whose results this model takes."""
+        retrieved = config is not None and config["llamarec_negatives"] == "retrieved"
+        return (*Reranker.stages(config), *([CandidatesStage] if retrieved else []))
+
+    def prepare(self, pipeline: Pipeline) -> None:
+        """Take the trained backbone, its item embeddings for slots, its candidates as negatives.
+
+        Raises:
+            ValueError: as ``Reranker.prepare``.
+        """
+        super().prepare(pipeline)
+        if self.settings["llamarec_items"] == "slots":
+            table = getattr(self.retriever, self.backbone.item_table).weight
+            self.ranker.reader.take_item_embeddings(table[1 : self.n_items])
+        if self.settings["llamarec_negatives"] == "retrieved":
+            self._retrieved = pipeline.stage(CandidatesStage).row_candidates()
+
+    def task(self, dataset) -> Task:
+        """What to learn: the letter of the next item, of every user's latest training rows."""
+        from recbole_tslrec.language_model.batches import instruction_positions
+        from recbole_tslrec.paradigms.llamarec.prompt import with_answer
+
+        examples = self._examples(dataset)
+        template, answers = self.template, None
+        if self.settings["llamarec_loss"] == "vocabulary":
+            template, answers = with_answer(template), self.answers
+        # Without the leading words, so that batches are the same however these are read.
+        own = replace(template, shared_prefix=True)
+        return Task(
+            name=type(self).__name__,
+            unit="interactions",
+            learning_rate_key=self.learning_rate_key,
+            examples=examples,
+            lengths=examples.prompt_lengths(own, answers),
+            collate=partial(collate, template, answers),
+            more_positions=instruction_positions(template),
+        )
+
+    def _examples(self, dataset) -> CandidateExamples:
+        generator = np.random.default_rng(self.settings["seed"])
+        users = dataset.inter_feat[dataset.uid_field].numpy()
+        chosen = latest_rows(users, self.settings["max_examples_per_user"])
+        rows = dataset.inter_feat[chosen]
+        if self._retrieved is None:
+            found = with_random_negatives(dataset, chosen, self.n_candidates, generator)
+        else:
+            retrieved, targets = self._retrieved[chosen].numpy(), rows[self.POS_ITEM_ID].numpy()
+            found = with_retrieved_negatives(retrieved, targets, generator)
+        histories, lengths = rows[self.ITEM_SEQ].numpy(), rows[self.ITEM_SEQ_LEN].numpy()
+        return CandidateExamples(histories, lengths, *found)
+
+    def learner(self) -> TrainedParts:
+        """What the training loop trains."""
+        return self.ranker
+
+    def made_from(self, task: Task) -> dict[str, Any]:
+        """What the trained weights depend on, for a fingerprint; after ``prepare``."""
+        return super().made_from(task) | {
+            "settings": self.settings,
+            "language_model": self.source.identity,
+            "texts": self._texts,
+            "examples": task.examples.content_hash(),
+        }
+
+    # ---- what a reranker does -------------------------------------------------------------------
+
+    def rerank(self, interaction: Interaction, candidates: Tensor) -> Tensor:
+        """The logits of the candidates' letters, [B, k] float32; see ``Reranker.rerank``."""
+        from recbole_tslrec.language_model.batches import of_like_length
+        from recbole_tslrec.language_model.load import bf16_is_fast
+
+        device = candidates.device
+        histories, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN].tolist()
+        rows = zip(histories.cpu().numpy(), lengths, candidates.cpu().numpy(), strict=True)
+        examples = [(history[:length], own[own > 0], 0) for history, length, own in rows]
+        positions = replace(self.template, shared_prefix=False).lengths(values_of(examples))
+        found = torch.zeros(candidates.shape, device=device)
+        passes = of_like_length(positions, _POSITIONS_A_PASS)
+        hidden = not self.show_progress or len(passes) == 1
+        for part in tqdm(passes, desc="Reranking", unit=" passes", leave=False, disable=hidden):
+            batch = self.template.batch(values_of([examples[place] for place in part]))
+            batch = {name: tensor.to(device) for name, tensor in batch.items()}
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device)):
+                found[part] = self.ranker.logits(**batch)
+        return found
+
+
+def _of(backbone: Backbone) -> type[LlamaRec]:
+    # RecBole pickles a class by reference, so it must be found under this module.
+    return type(
+        f"LlamaRec_{backbone.name}",
+        (LlamaRec,),
+        {
+            "__module__": __name__,
+            "__doc__": f"{LlamaRec.__doc__} The retriever is {backbone.name}.",
+            "backbone": backbone,
+        },
+    )
+
+
+MODELS: dict[str, type[LlamaRec]] = {
+    model.__name__: model for model in map(_of, BACKBONES.values())
+}
+globals().update(MODELS)

@@ -1,0 +1,73 @@
+"""What LlamaRec hands over: its models, keys, and rows of a comparison."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from recbole_tslrec.data.keys import CANDIDATES, CONTROL, ITEM_TEXT
+from recbole_tslrec.language_model.keys import (
+    ADAPTERS,
+    EXAMPLES,
+    MEMORY,
+    OPTIMISATION,
+    READING,
+    STOPPING,
+)
+from recbole_tslrec.paradigms.llamarec.keys import OWN
+from recbole_tslrec.paradigms.llamarec.model import MODELS, LlamaRec
+from recbole_tslrec.recbole_bridge.language_model_trainer import LanguageModelTrainer
+from recbole_tslrec.recbole_bridge.paradigm import Paradigm, Variant
+from recbole_tslrec.stages.keys import GIVEN_BACKBONE, PLACE
+
+_HEADING = """\
+LlamaRec (arXiv 2311.02089): a language model re-ranks the candidates of a backbone. LlamaRec_<backbone>.
+RecBole's own keys for training (epochs, learning_rate, train_batch_size, ...) and those of RecBole's
+<backbone>.yaml are the backbone's, which TSLRec and E4SRec share; sft_* are the language model's.
+llamarec_paper.yaml has the authors' settings, llamarec_cpu.yaml small ones.
+Written by `make keys` from the declarations in the code."""
+
+_READ = (
+    *(READING, MEMORY, ADAPTERS, STOPPING, OPTIMISATION),
+    *(EXAMPLES, ITEM_TEXT, CANDIDATES, OWN),
+)
+_MOST_LETTERS = 26
+
+
+def _check(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for values that contradict each other."""
+    by_letters = config["llamarec_head"] == "letters"
+    if config["llamarec_loss"] == "vocabulary" and not by_letters:
+        raise ValueError(
+            f"llamarec_loss: [vocabulary] is of the language model's own head, and llamarec_head: "
+            f"[{config['llamarec_head']}] is none. Set llamarec_head: letters."
+        )
+    if by_letters and config["n_candidates"] > _MOST_LETTERS:
+        raise ValueError(
+            f"n_candidates: [{config['n_candidates']}] are more than the {_MOST_LETTERS} letters. Set "
+            f"n_candidates: {_MOST_LETTERS}, or llamarec_head: linear."
+        )
+
+
+def _row(name: str, rerank_control: str) -> Variant:
+    return Variant(
+        name,
+        "LlamaRec_{backbone}",
+        {"rerank_control": rerank_control},
+        LlamaRec.stages(None),
+        tuple(key for group in (*_READ, CONTROL) for key in group.names),
+        control=rerank_control != "none",
+    )
+
+
+LLAMAREC = Paradigm(
+    name="LlamaRec",
+    heading=_HEADING,
+    models=MODELS,
+    trainer=LanguageModelTrainer,
+    keys=(GIVEN_BACKBONE, *_READ, CONTROL, PLACE),
+    variants=(
+        _row("LlamaRec", "none"),
+        _row("llamarec_retriever_order", "retriever"),
+        _row("llamarec_shuffled", "shuffled"),
+    ),
+    check=_check,
+)

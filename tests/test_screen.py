@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recbole_tslrec.commands.console import check_is_file
 from recbole_tslrec.evaluation.ranks import rank_test_targets
+from recbole_tslrec.experiments.run.comparison import tell_failure
 from recbole_tslrec.experiments.run.pace import Pace as GridPace
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.recbole_bridge.summary import summary
@@ -87,6 +89,19 @@ def test_a_known_row_takes_the_mean_of_its_times(times):
     known = [seconds for variant, seconds in times if variant == "CI"]
     if known:
         assert pace.left([cell(variant="CI")]) == pytest.approx(sum(known) / len(known))
+
+
+def test_a_failure_that_explains_itself_shows_no_traceback(caplog):
+    for raise_one, shown in (
+        (lambda: check_is_file("source", Path("nowhere")), False),
+        (lambda: {}["a bug"], True),
+    ):
+        caplog.clear()
+        try:
+            raise_one()
+        except Exception as error:
+            tell_failure("d, SASRec (Base), seed 1", error)
+        assert [record.exc_info is not None for record in caplog.records] == [True] * shown
 
 
 def test_a_runs_last_lines(small_data, settings):

@@ -99,7 +99,7 @@ def _searched(
                 chosen[cell.id] = with_values(cell, values)
                 print(f"compare: search for {_group(cell)} chose {values}", flush=True)
             except Exception as error:  # its cells fail of it, the others are worth running
-                _tell_failure(f"The search for {_group(cell)}", error)
+                tell_failure(f"The search for {_group(cell)}", error)
                 print(f"compare: search for {_group(cell)} failed: {error}", flush=True)
                 failed[_group(cell)] = error
 
@@ -194,7 +194,7 @@ def _needs(cell: Cell) -> list[str]:
     return base + ([cell.embeddings_from.id] if cell.embeddings_from else [])
 
 
-def _tell_failure(what: str, error: Exception) -> None:
+def tell_failure(what: str, error: Exception) -> None:
     """A bug's traceback goes to the screen, that of a refusal into the log file."""
     if is_refusal(error):
         keep_traceback(error)
@@ -206,7 +206,7 @@ def _line(cell: Cell, results: ResultsFolder, keep: bool) -> dict[str, Any]:
     try:
         return run_cell(cell, results, keep)
     except Exception as error:  # whatever it is, the other cells are worth running
-        _tell_failure(f"{cell.dataset}, {_label(cell)}", error)
+        tell_failure(f"{cell.dataset}, {_label(cell)}", error)
         print(f"compare: {cell.dataset}, {_label(cell)}, failed: {error}", flush=True)
         shutil.rmtree(results.checkpoints(cell.id), ignore_errors=True)
         return failure(cell, error)

@@ -255,19 +255,15 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
         for change in ({"seed": 2}, {"data": "1"}, {"learning_rate": 0.1}, {"epochs": 2}):
             assert cell(variant).id != cell(variant, **change).id, (variant, change)
     assert len({cell(variant).id for variant in known_variants()}) == len(known_variants())
+    fused = {"TSLRec", *controls()}
+    by_model = {"random", "text", "shuffled_text", "gaussian_text"}  # as wide as its states
     depends = {
         "n_categories": {"CI", "TSLRec", "mean_preference", "frozen_lm"},
         "sft_epochs": {"TSLRec", "E4SRec"},
-        "fusion": {"TSLRec", "mean_preference", "backbone_embedding", "random", "frozen_lm"},
-        "item_norm": {
-            "CI",
-            "TSLRec",
-            "mean_preference",
-            "backbone_embedding",
-            "random",
-            "frozen_lm",
-        },
-        "llm": {"TSLRec", "random", "frozen_lm", "E4SRec"},
+        "sft_users": {"TSLRec"},
+        "fusion": fused,
+        "item_norm": {"CI", *fused},
+        "llm": {"TSLRec", "frozen_lm", "E4SRec", *by_model},
         "llm_pooling": {"TSLRec", "frozen_lm", "E4SRec"},
     }
     depends["llm_instruction"] = {"TSLRec", "frozen_lm"}

@@ -23,6 +23,7 @@ from recbole_tslrec.store.checkpoints import load_checkpoint, saying_which, writ
 
 def fold(model: FusedItemTable) -> FusedItemTable:
     """Replace the fusion by its result, in place: the item table is a plain parameter afterwards."""
+    model.item_table.eval()  # as it scores: in training cold items have no rows
     parametrize.remove_parametrizations(model.item_table, "weight", leave_parametrized=True)
     return model
 

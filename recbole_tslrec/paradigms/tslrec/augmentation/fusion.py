@@ -116,11 +116,14 @@ class EnhancedFusion(nn.Module):
     # taken, and held in half precision: its rounding is far below the noise of what it holds, and
     # it is in every checkpoint.
     enhanced: Tensor
+    # Items without a training interaction, [n_items] bool; None: all rows are fused.
+    cold: Tensor | None
 
     def __init__(self, id_embeddings: Tensor, width: int, scale: float):
         super().__init__()
         n_items, dimension = id_embeddings.shape
         self.register_buffer("enhanced", torch.zeros(n_items, width, dtype=torch.float16))
+        self.register_buffer("cold", None)
         self.projection = nn.Linear(width, dimension)
         # Inputs have variance 1, so the projection's rows of this size give h' the wanted scale.
         deviation = scale * initial_scale(id_embeddings) / width**0.5
@@ -151,6 +154,25 @@ class EnhancedFusion(nn.Module):
         """h' of every item, [n_items, d]."""
         return _ProjectHalf.apply(self.projection.weight, self.projection.bias, self.enhanced)
 
+    def tell_cold_items(self) -> None:
+        """Have rows of items without a training interaction be h' alone; ``set_cold`` says which."""
+        self.cold = torch.zeros(len(self.enhanced), dtype=torch.bool)
+
+    def set_cold(self, cold: Tensor) -> None:
+        """Take which items have no training interaction, [n_items - 1] bool, no padding."""
+        self.cold[1:] = cold
+
+    def settled(self, fused: Tensor, projected: Tensor) -> Tensor:
+        """The item table: ``fused``, but for cold items, whose id rows nothing but noise has made.
+
+        In training a cold item is never a target: the softmax would push its row away, and h' with it.
+        There its row is 0, and its logit says nothing.
+        """
+        if self.cold is None:
+            return fused
+        own = torch.zeros_like(projected) if self.training else projected
+        return torch.where(self.cold[:, None], own, fused)
+
 
 class GateFusion(EnhancedFusion):
     """a = σ(W_a[e; h'] + b_a), elementwise; fused = a ⊙ e + (1 − a) ⊙ h'."""
@@ -171,7 +193,7 @@ class GateFusion(EnhancedFusion):
         with torch.autocast(id_embeddings.device.type, enabled=False):
             projected = self.project()  # [n_items, d]
             gate = self._gate(id_embeddings, projected)  # [n_items, d]
-            return torch.lerp(projected, id_embeddings, gate)
+            return self.settled(torch.lerp(projected, id_embeddings, gate), projected)
 
     @torch.no_grad()
     def mean_gate(self, id_embeddings: Tensor) -> Tensor:
@@ -183,7 +205,8 @@ class SumFusion(EnhancedFusion):
     """fused = e + h'."""
 
     def forward(self, id_embeddings: Tensor) -> Tensor:
-        return id_embeddings + self.project()
+        projected = self.project()
+        return self.settled(id_embeddings + projected, projected)
 
 
 FUSIONS: dict[str, type[EnhancedFusion]] = {"gate": GateFusion, "sum": SumFusion}

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from recbole_tslrec.paradigms.tslrec.augmentation.fusion import FUSIONS, CategoryFusion, EqualNorms
+from recbole_tslrec.paradigms.tslrec.augmentation.fusion import (
+    FUSIONS,
+    CategoryFusion,
+    EnhancedFusion,
+    EqualNorms,
+)
 from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import vectors_of
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
 
@@ -76,8 +82,12 @@ class EnhancedItemTable(FusedItemTable):
             width = vectors_of(config).width(config, id_embeddings.shape[1])
             config["enhanced_width"] = min(width, config["enhanced_dim"])
             config["enhanced_width_of"] = width_of
-        fusion = FUSIONS[config["fusion"]]
-        return fusion(id_embeddings, config["enhanced_width"], config["enhanced_scale"])
+        fusion = FUSIONS[config["fusion"]](
+            id_embeddings, config["enhanced_width"], config["enhanced_scale"]
+        )
+        if isinstance(fusion, EnhancedFusion) and vectors_of(config).tells_cold_items(config):
+            fusion.tell_cold_items()
+        return fusion
 
     @staticmethod
     def stages(config) -> tuple[type[Stage], ...]:
@@ -85,6 +95,9 @@ class EnhancedItemTable(FusedItemTable):
 
     def prepare(self, pipeline: Pipeline) -> None:
         self.fusion.set_enhanced(vectors_of(pipeline.config).make(pipeline))
+        if isinstance(self.fusion, EnhancedFusion) and self.fusion.cold is not None:
+            had = np.bincount(pipeline.histories.items, minlength=len(pipeline.tokens) + 1)
+            self.fusion.set_cold(torch.from_numpy(had[1:] == 0))
 
     @torch.no_grad()
     def mean_gate(self) -> Tensor:

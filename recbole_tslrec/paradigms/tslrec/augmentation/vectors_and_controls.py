@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from recbole_tslrec.data.keys import ITEM_TEXT
+from recbole_tslrec.language_model.item_inputs import reads_text
 from recbole_tslrec.language_model.reader import open_source_for
 from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import (
     ENHANCED_EMBEDDING,
@@ -48,6 +49,11 @@ class ItemVectors(ABC):
     keys: ClassVar[tuple[str, ...]] = ()  # that it reads besides those of its stages
     reads_text: ClassVar[bool] = False  # whether it cannot do without ``item_text``
 
+    @classmethod
+    def tells_cold_items(cls, config) -> bool:
+        """Whether it knows something of an item that nobody has had."""
+        return cls.reads_text
+
     @staticmethod
     @abstractmethod
     def width(config, dimension: int) -> int:
@@ -64,6 +70,10 @@ class EnhancedEmbedding(ItemVectors):
 
     name = "tslrec"
     stages = (AugmentationStage,)
+
+    @classmethod
+    def tells_cold_items(cls, config) -> bool:
+        return reads_text(config)
 
     @staticmethod
     def width(config, dimension: int) -> int:

@@ -63,6 +63,14 @@ def loss_of(config: Mapping[str, Any], n_items: int) -> Loss:
     return with_new_negatives
 
 
+def biased(states: Tensor, table: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """States and table of whose products a bias of each item, ``[n_items]``, is a part.
+
+    The bias is one more column of the table, by which every state has a 1.
+    """
+    return F.pad(states, (0, 1), value=1.0), torch.cat([table, bias[:, None]], dim=1)
+
+
 # ---- a sample of the items --------------------------------------------------------------------------
 
 

@@ -8,14 +8,18 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_tslrec.backbones.hiding import Function, hiding
-from recbole_tslrec.backbones.losses import Loss
+from recbole_tslrec.backbones.losses import Loss, biased
 
 if TYPE_CHECKING:
     from recbole.model.abstract_recommender import SequentialRecommender
 
 
 def prefix_loss(
-    model: SequentialRecommender, interaction: Interaction, item_table: str, loss: Loss
+    model: SequentialRecommender,
+    interaction: Interaction,
+    item_table: str,
+    loss: Loss,
+    item_bias: str | None = None,
 ) -> Tensor:
     """The model's own loss with another one in the place of its CE over all items.
 
@@ -27,6 +31,7 @@ def prefix_loss(
         interaction: a batch of RecBole's training loader.
         item_table: the attribute of the item table, an ``nn.Embedding`` ``[n_items, H]``.
         loss: what stands for CE.
+        item_bias: the attribute of the items' biases, ``[n_items]``; None for a model without.
 
     Returns:
         The loss, shape ``[]``.
@@ -40,5 +45,7 @@ def prefix_loss(
     no_loss = Function(lambda scores, targets: scores.new_zeros(()))
     with hiding(model, forward=giving_none_away, loss_fct=no_loss):
         rest = model.calculate_loss(interaction)
-    table = getattr(model, item_table).weight
-    return loss(states[0], table, interaction[model.POS_ITEM_ID]) + rest
+    factors = states[0], getattr(model, item_table).weight
+    if item_bias is not None:
+        factors = biased(*factors, getattr(model, item_bias))
+    return loss(*factors, interaction[model.POS_ITEM_ID]) + rest

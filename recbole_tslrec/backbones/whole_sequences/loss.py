@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from recbole.data.interaction import Interaction
 from torch import Tensor
+from torch.nn import functional as F
 
 from recbole_tslrec.backbones.hiding import hiding
-from recbole_tslrec.backbones.losses import Loss, softmax_loss
+from recbole_tslrec.backbones.losses import Loss, biased, softmax_loss
 
 if TYPE_CHECKING:
     from recbole.model.abstract_recommender import SequentialRecommender
@@ -19,16 +20,18 @@ def whole_sequence_loss(
     interaction: Interaction,
     item_table: str = "item_embedding",
     loss: Loss = softmax_loss,
+    item_bias: str | None = None,
 ) -> Tensor:
     """The mean over the batch's targets of the model's own loss, CE over all items or BPR.
 
     Args:
         model: a causal backbone (positions count from the left) whose ``forward`` takes the item
             lists and their lengths and ends in ``gather_indexes``, and which scores an item by the
-            dot product with its row in the item table.
+            dot product with its row in the item table, plus its bias if there is one.
         interaction: a batch of :class:`.WholeSequenceDataLoader`.
         item_table: the attribute of the item table, an ``nn.Embedding`` ``[n_items, H]``.
         loss: what stands for CE.
+        item_bias: the attribute of the items' biases, ``[n_items]``; None for a model without.
 
     Returns:
         The loss, shape ``[]``.
@@ -39,12 +42,16 @@ def whole_sequence_loss(
         model, interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN]
     )[is_target]  # [T, H]
     positives = targets[is_target]  # [T]
-    table = getattr(model, item_table)
+    table = getattr(model, item_table).weight
+    if item_bias is not None:
+        states, table = biased(states, table, getattr(model, item_bias))
     if model.loss_type == "BPR":
         negatives = interaction[model.NEG_ITEM_ID][is_target]
-        scores = [(states * table(items)).sum(dim=-1) for items in (positives, negatives)]
+        scores = [
+            (states * F.embedding(items, table)).sum(dim=-1) for items in (positives, negatives)
+        ]
         return model.loss_fct(*scores)
-    return loss(states, table.weight, positives)
+    return loss(states, table, positives)
 
 
 def states_at_all_positions(

@@ -20,6 +20,7 @@ _PUBLIC = {
     "write_page": "recommendation.explore.page",
     "Experiment": "recbole_bridge.quick_start",
     "run_experiment": "recbole_bridge.quick_start",
+    "register_backbone": "recbole_bridge.register",
     "Paradigm": "recbole_bridge.paradigm",
     "Variant": "recbole_bridge.paradigm",
     "Pipeline": "stages.pipeline",

@@ -159,7 +159,7 @@ def test_a_backbones_table_is_found_by_its_name(small_data, settings, monkeypatc
     asked = []
     original = trainer_module.whole_sequence_loss
 
-    def loss(model, interaction, item_table):
+    def loss(model, interaction, item_table, *more):
         asked.append(item_table)
         return original(model, interaction)
 

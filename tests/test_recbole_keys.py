@@ -4,6 +4,7 @@ import pytest
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer
+from support.small_backbones import keys_of
 
 from recbole_tslrec.config.recbole_keys import RECBOLE_KEYS, check_loss
 
@@ -181,8 +182,8 @@ def test_recboles_own_defaults_are_taken(model, small_data, settings):
 
 def test_every_key_of_the_table_is_one_of_recboles(small_data, settings):
     known = set()
-    for model in ("SASRec", "GRU4Rec", "Caser"):
-        given = {"data_path": "data", "train_neg_sample_args": None}
+    for model in ("SASRec", "GRU4Rec", "Caser", "S3Rec"):
+        given = {"data_path": "data", "train_neg_sample_args": None} | keys_of(model)
         known |= Config(model, small_data, config_dict=given).internal_config_dict.keys()
     assert set(RECBOLE_KEYS) <= known
 

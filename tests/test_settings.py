@@ -171,9 +171,9 @@ def test_another_loss_is_refused_where_it_has_no_place(small_data, settings):
         (key,) = change
         with pytest.raises(ValueError, match=rf"{key}: .*loss_type is \[BPR\]"):
             Config("TSLRec_SASRec", small_data, config_dict=settings | bpr | change)
-        with pytest.raises(ValueError, match=rf"{key}: .*\[NARM\] is none"):
+        with pytest.raises(ValueError, match=rf"{key}: .*\[CORE\] is none"):
             changes = {"train_neg_sample_args": None} | change
-            Config("NARM", small_data, config_dict=settings | changes)
+            Config("CORE", small_data, config_dict=settings | changes)
 
 
 def test_losses_that_stand_aside_are_in_no_fingerprint():
@@ -437,10 +437,10 @@ def test_workers_count_where_they_draw(small_data, settings):
 def test_other_models_of_recbole_train_on_prefixes(small_data, settings):
     keys = settings | {"train_neg_sample_args": None}
     for value, message in (
-        ("sequence", r"not for \[NARM\], which takes prefix"),
+        ("sequence", r"not for \[CORE\], which takes prefix"),
         ("sequnce", "is not one of prefix"),
     ):
         with pytest.raises(ValueError, match=rf"train_batching: .*{message}"):
-            Config("NARM", small_data, config_dict=keys | {"train_batching": value})
-    auto = Config("NARM", small_data, config_dict=keys | {"train_batching": "auto"})
+            Config("CORE", small_data, config_dict=keys | {"train_batching": value})
+    auto = Config("CORE", small_data, config_dict=keys | {"train_batching": "auto"})
     assert auto["train_batching"] == "prefix"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +26,14 @@ class Backbone:
             and padding on the right can be cut off.
         trimmed: the dotted name of what makes a context manager of a model, within which its
             ``forward`` gives the same, up to rounding, without its padding; None if there is none.
+        ignores_padding: whether padding on the right can be cut off and every score stays, though one
+            pass does not give every prediction. Causal backbones do so anyhow.
+        by_product: whether an item's score is the product of what one call of ``forward`` gives with
+            the item's row, plus its bias; and the loss sees states in no other way. Then another loss
+            may stand for CE.
+        rows_beyond: how many rows the table has behind the items', as for a mask token.
+        item_bias: the attribute with a bias for each item's score, [n_items]; None for none.
+        needs: RecBole's keys with the values without which no variant of it can be trained.
     """
 
     name: str
@@ -32,6 +41,11 @@ class Backbone:
     item_table: str = "item_embedding"
     causal: bool = False
     trimmed: str | None = None
+    ignores_padding: bool = False
+    by_product: bool = False
+    rows_beyond: int = 0
+    item_bias: str | None = None
+    needs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def model_class(self) -> type[SequentialRecommender]:
@@ -43,26 +57,75 @@ class Backbone:
         quickest = ("sequence",) * self.causal + ("trimmed",) * (self.trimmed is not None)
         return (*quickest, "prefix")
 
+    @property
+    def cuts_padding(self) -> bool:
+        """Whether a batch's item lists can be cut to its longest history."""
+        return self.causal or self.ignores_padding
+
     def item_embeddings(self, checkpoint: dict[str, Any]) -> Tensor:
         """e_v: the item table in a checkpoint of the model, [n_items - 1, d] float32."""
         table = checkpoint["state_dict"][f"{self.item_table}.weight"]
-        return table[1:].float()  # row 0 is padding, and not zero
+        # Row 0 is padding, and not zero.
+        return table[1 : len(table) - self.rows_beyond].float()
 
 
 _RECBOLE = "recbole.model.sequential_recommender"
+_OURS = "recbole_tslrec.backbones"
 
 BACKBONES: dict[str, Backbone] = {
     backbone.name: backbone
     for backbone in (
-        Backbone("GRU4Rec", f"{_RECBOLE}.gru4rec", causal=True),
+        Backbone("GRU4Rec", f"{_RECBOLE}.gru4rec", by_product=True, causal=True),
         Backbone(
             "Caser",
             f"{_RECBOLE}.caser",
+            by_product=True,
             trimmed="recbole_tslrec.backbones.caser.without_padding",
         ),
-        Backbone("SASRec", f"{_RECBOLE}.sasrec", causal=True),
-        Backbone("FMLPRec", "recbole_tslrec.backbones.fmlprec"),
+        Backbone("SASRec", f"{_RECBOLE}.sasrec", by_product=True, causal=True),
+        Backbone("FMLPRec", f"{_OURS}.fmlprec", by_product=True),
+        Backbone("BSARec", f"{_OURS}.bsarec", by_product=True),
+        Backbone("LRURec", f"{_OURS}.lrurec", by_product=True, causal=True, item_bias="item_bias"),
+        Backbone("GRU4RecF", f"{_RECBOLE}.gru4recf", by_product=True, causal=True),
+        Backbone("SASRecF", f"{_RECBOLE}.sasrecf", by_product=True, causal=True),
+        Backbone("FDSA", f"{_RECBOLE}.fdsa", by_product=True, causal=True),
+        Backbone("BERT4Rec", f"{_RECBOLE}.bert4rec", rows_beyond=1, item_bias="output_bias"),
+        Backbone(
+            "S3Rec",
+            f"{_RECBOLE}.s3rec",
+            ignores_padding=True,
+            rows_beyond=1,
+            needs={"train_stage": "finetune"},
+        ),
+        Backbone("CORE", f"{_RECBOLE}.core", ignores_padding=True),
+        Backbone("LightSANs", f"{_RECBOLE}.lightsans", by_product=True),
+        Backbone("NARM", f"{_RECBOLE}.narm", by_product=True, ignores_padding=True),
+        Backbone("STAMP", f"{_RECBOLE}.stamp", by_product=True),
+        Backbone("SRGNN", f"{_RECBOLE}.srgnn", by_product=True, ignores_padding=True),
+        Backbone("GCSAN", f"{_RECBOLE}.gcsan", by_product=True, ignores_padding=True),
+        Backbone("NextItNet", f"{_RECBOLE}.nextitnet", by_product=True),
+        Backbone("SINE", f"{_RECBOLE}.sine", by_product=True),
+        Backbone("FOSSIL", f"{_RECBOLE}.fossil"),
+        Backbone("HRM", f"{_RECBOLE}.hrm", by_product=True),
+        Backbone("SHAN", f"{_RECBOLE}.shan", by_product=True),
+        Backbone("NPE", f"{_RECBOLE}.npe"),
+        Backbone("FEARec", f"{_RECBOLE}.fearec"),
+        Backbone("TransRec", f"{_RECBOLE}.transrec", ignores_padding=True),
+        Backbone("SASRecCPR", f"{_RECBOLE}.sasreccpr"),
+        Backbone("GRU4RecCPR", f"{_RECBOLE}.gru4reccpr"),
     )
+}
+
+
+# RecBole's sequential models that are none, and why: what is refused says so.
+NO_BACKBONES: dict[str, str] = {
+    "DIEN": "judges one item at a time from the features of user and item, and has no item table",
+    "DIN": "judges one item at a time from the features of user and item, and has no item table",
+    "FPMC": "has three item tables, two of them for scores",
+    "GRU4RecKG": "reads embeddings of a knowledge graph, which the data sets here do not have",
+    "HGN": "has two item tables, one to read histories and one for scores",
+    "KSR": "reads embeddings of a knowledge graph, which the data sets here do not have",
+    "RepeatNet": "scores items by a layer with a row for each, and not by its item table",
 }
 
 

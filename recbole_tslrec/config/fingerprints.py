@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from recbole_tslrec.config.keys import KEYS
+from recbole_tslrec.store.files import file_hash
 
 # RecBole's keys that cannot change what a trained backbone is. Every other key of the experiment
 # that is not ours enters its fingerprint: an unknown key may belong to a user's own backbone.
@@ -38,11 +40,14 @@ def training_settings(config: Mapping[str, Any]) -> dict[str, str]:
             without_effect.remove("eval_batch_size")
     if config.get("train_batching") == "trimmed":  # which is that, computed otherwise
         config = {**config, "train_batching": "prefix"}
-    return {
+    settings = {
         key: str(value)
         for key, value in sorted(config.items())
         if key not in KEYS and key not in without_effect
     }
+    if config.get("train_stage") == "finetune":  # S3Rec goes on from what is in the file
+        settings["pre_model_path"] = file_hash(Path(config["pre_model_path"]))
+    return settings
 
 
 def _of_losses_not_taken(config: Mapping[str, Any]) -> set[str]:

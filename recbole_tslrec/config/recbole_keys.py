@@ -5,6 +5,7 @@ A model is asked only of the keys that it has.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -35,9 +36,15 @@ def check_recbole_keys(config: Mapping[str, Any], model_keys: Collection[str]) -
         eval_args = {"order": "RO", **eval_args}  # as RecBole has it where it is left out
     _check_entries({"eval_args": eval_args}, "eval_args", optional=False)
     _check_kinds(config)
-    if "n_heads" in model_keys and config["hidden_size"] % config["n_heads"]:
+    for key in ("selected_features", "item_attribute"):
+        if key in model_keys:
+            _check_features(config, key)
+    if "train_stage" in model_keys:
+        _check_pretraining(config)
+    width = "hidden_size" if "hidden_size" in model_keys else "embedding_size"  # CORE has no other
+    if "n_heads" in model_keys and config[width] % config["n_heads"]:
         raise ValueError(
-            f"n_heads: [{config['n_heads']}] does not divide hidden_size: [{config['hidden_size']}]. "
+            f"n_heads: [{config['n_heads']}] does not divide {width}: [{config[width]}]. "
             f"Give one that does."
         )
 
@@ -137,6 +144,43 @@ def check_valid_metric(config: Mapping[str, Any]) -> None:
         raise ValueError(
             f"valid_metric: [{config['valid_metric']}] is not computed; these are: "
             f"[{', '.join(dict.fromkeys(computed))}]. Give one of them, or change metrics and topk."
+        )
+
+
+def check_needs(config: Mapping[str, Any], needs: Mapping[str, Any], model: str) -> None:
+    """Raise ValueError where a key has another value than a model's backbone can be trained with."""
+    for key, needed in needs.items():
+        if config.get(key) != needed:
+            raise ValueError(
+                f"{key}: [{config.get(key)}] is not what [{model}] can be trained with. "
+                f"Set {key}: {needed}."
+            )
+
+
+def _check_features(config: Mapping[str, Any], key: str) -> None:
+    """Raise ValueError for an item's feature that the model reads and ``load_col`` does not load."""
+    loaded = config["load_col"]
+    for name in listed(config, key):
+        if loaded is not None and name not in loaded.get("item", ()):
+            raise ValueError(
+                f"{key}: [{name}] is no column of items that load_col loads. Give load_col with "
+                f"'item': ['{config['ITEM_ID_FIELD']}', '{name}'] in it, or {key} another column."
+            )
+
+
+def _check_pretraining(config: Mapping[str, Any]) -> None:
+    """Raise ValueError if S3Rec would leave no pretrained model, or find none to go on from."""
+    stage, path = config["train_stage"], config["pre_model_path"]
+    if stage == "finetune" and not os.path.isfile(path):
+        raise ValueError(
+            f"pre_model_path: there is no file [{path}]. Train S3Rec with train_stage: pretrain first, "
+            f"and give the file that it writes into checkpoint_dir."
+        )
+    epochs, step = config["pretrain_epochs"], config["save_step"]
+    if stage == "pretrain" and epochs < step:
+        raise ValueError(
+            f"save_step: [{step}] is more than pretrain_epochs: [{epochs}], and no model would be "
+            f"written. Set save_step: {epochs}."
         )
 
 

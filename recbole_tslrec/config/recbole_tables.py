@@ -202,6 +202,10 @@ RECBOLE_KEYS: dict[str, Values] = {
     "item_inter_num_interval": _INTERVALS,
     # models
     "loss_type": one_of("CE", "BPR"),
+    "train_stage": one_of("pretrain", "finetune"),
+    "pretrain_epochs": integer(1),
+    "save_step": integer(1),
+    "pre_model_path": _PATH,
     "hidden_size": _SIZE,
     "embedding_size": _SIZE,
     "inner_size": _SIZE,
@@ -216,7 +220,10 @@ RECBOLE_KEYS: dict[str, Values] = {
     "hidden_act": one_of("gelu", "relu", "swish", "tanh", "sigmoid"),
     "layer_norm_eps": _SHARE,
     "initializer_range": _SHARE,
-    "reg_weight": _SHARE,
+    "reg_weight": Values(  # SHAN has two
+        lambda value: all(map(_SHARE.accepts, value if isinstance(value, list) else [value])),
+        "a number, 0 or larger, or a list of them",
+    ),
 }
 
 # RecBole reads it, and has no default of it.

@@ -98,7 +98,7 @@ TRAINING_KEYS = {key.name: key for group in TRAINING_GROUPS for key in group.key
 
 
 def check_training_keys(
-    config: dict[str, Any], model: str, batchings: Sequence[str], backbone: bool
+    config: dict[str, Any], model: str, batchings: Sequence[str], by_product: bool
 ) -> None:
     """Check these keys, and put in the place of ``train_batching: auto`` what it is for a backbone.
 
@@ -106,7 +106,8 @@ def check_training_keys(
         config: all values.
         model: RecBole's name of the model.
         batchings: the values of ``train_batching`` that its backbone takes, the quickest first.
-        backbone: whether it is a backbone of the table, or starts from one.
+        by_product: whether it is, or starts from, a backbone that scores by products of states and
+            items.
 
     Raises:
         ValueError: a value is unknown, or one that the model cannot have.
@@ -122,14 +123,15 @@ def check_training_keys(
         )
     for key in ("sampled_loss", "softmax_precision"):
         if config[key] != TRAINING_KEYS[key].default:
-            _check_other_loss(config, key, model, backbone)
+            _check_other_loss(config, key, model, by_product)
 
 
-def _check_other_loss(config: Mapping[str, Any], key: str, model: str, backbone: bool) -> None:
+def _check_other_loss(config: Mapping[str, Any], key: str, model: str, by_product: bool) -> None:
     given, usual = config[key], TRAINING_KEYS[key].default
-    if not backbone:
+    if not by_product:
         raise ValueError(
-            f"{key}: [{given}] is for backbones; [{model}] is none. Set {key}: {usual}."
+            f"{key}: [{given}] is for backbones whose scores are products of states and items; "
+            f"[{model}] is none. Set {key}: {usual}."
         )
     if config.get("loss_type") != "CE":
         raise ValueError(

@@ -65,7 +65,7 @@ class BlockDataLoader(FullSortEvalDataLoader):
             rows = min(rows, _ROWS_ON_CPU)
         self.order = np.arange(len(dataset))
         # A transform may move the items of a list to its right end.
-        self._cut = backbone is not None and backbone.causal and config["transform"] is None
+        self._cut = backbone is not None and backbone.cuts_padding and config["transform"] is None
         if self._cut:
             lengths = dataset.inter_feat[dataset.item_list_length_field].numpy()
             self.order = np.argsort(-lengths, kind="stable")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from recbole_tslrec.backbones.specification import Backbone
 from recbole_tslrec.config.built_in import Row, built_in
 from recbole_tslrec.config.keys import KEYS, Effect, KeyGroup, defaults
 
@@ -111,6 +112,8 @@ class Paradigm:
         trainer: RecBole's trainer for them.
         keys: all that its models read of ours, in the order of the yaml.
         variants: its rows of a comparison, in the order of a table.
+        add_backbone: makes its models of a backbone that a user registers, and puts them into
+            ``models``; returns them.
         check: raises ValueError for values of its keys that contradict each other.
     """
 
@@ -121,6 +124,7 @@ class Paradigm:
     keys: tuple[KeyGroup, ...]
     variants: tuple[Variant, ...] = ()
     check: Callable[[Mapping[str, Any]], None] = lambda config: None
+    add_backbone: Callable[[Backbone], Iterable[type]] = lambda backbone: ()
 
     def defaults(self) -> dict[str, Any]:
         """The values of its keys if none is given."""

@@ -115,6 +115,16 @@ _NOTES = [
         _around(trained_on.noting_its_data),
     ),
     Patch(
+        "recbole.trainer.S3RecTrainer.fit",
+        "the same where S3Rec is pretrained, which has a loop of its own",
+        _around(trained_on.noting_its_data),
+    ),
+    Patch(
+        "recbole.model.sequential_recommender.s3rec.S3Rec.__init__",
+        "S3Rec goes on from a pretrained file, by row: of no other items or training interactions",
+        _around(trained_on.going_on_from_the_same_data),
+    ),
+    Patch(
         "recbole.trainer.Trainer.evaluate",
         "no metrics of a model whose rows are other items', or that was trained on the test",
         _around(trained_on.comparing_what_is_evaluated),

@@ -17,25 +17,35 @@ import pkgutil
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import recbole.model
 import recbole.trainer
+from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import ModelType
 from yaml import YAMLError
 
+from recbole_tslrec.backbones.bsarec import BSARec
 from recbole_tslrec.backbones.fmlprec import FMLPRec
-from recbole_tslrec.backbones.specification import BACKBONES, Backbone
+from recbole_tslrec.backbones.lrurec import LRURec
+from recbole_tslrec.backbones.specification import BACKBONES, NO_BACKBONES, Backbone
 from recbole_tslrec.config.built_in import note_stages
 from recbole_tslrec.config.checks import check_files, check_values
-from recbole_tslrec.config.recbole_keys import check_loss, check_recbole_keys
+from recbole_tslrec.config.recbole_keys import check_loss, check_needs, check_recbole_keys
 from recbole_tslrec.config.spelling import check_command_line, check_spelling
 from recbole_tslrec.config.training_keys import check_training_keys, check_valid_protocol
 from recbole_tslrec.config.values import text
 from recbole_tslrec.data.check_header import check_columns
 from recbole_tslrec.data.check_interactions import check_interactions
 from recbole_tslrec.data.time_order import check_order
-from recbole_tslrec.recbole_bridge.paradigm import Paradigm, add, paradigm_of, staged_models
+from recbole_tslrec.recbole_bridge.paradigm import (
+    PARADIGMS,
+    Paradigm,
+    add,
+    paradigm_of,
+    staged_models,
+)
 from recbole_tslrec.recbole_bridge.trainers import BackboneTrainer
 from recbole_tslrec.store import processes
 
@@ -43,7 +53,7 @@ _KEEPING_ALL = (None, False, {}, "[0,inf)")  # values of filters
 _SEQUENTIAL = "recbole.model.sequential_recommender"
 
 # Backbones that RecBole does not have.
-_BACKBONES: dict[str, type] = {"FMLPRec": FMLPRec}
+_BACKBONES: dict[str, type] = {"FMLPRec": FMLPRec, "BSARec": BSARec, "LRURec": LRURec}
 
 
 def our_models() -> dict[str, type]:
@@ -65,7 +75,7 @@ def register() -> None:
     for model in _BACKBONES.values():
         _register_model(model)
     for name in BACKBONES:
-        setattr(recbole.trainer, f"{name}Trainer", BackboneTrainer)
+        _register_trainer(name)
 
 
 def register_paradigm(paradigm: Paradigm) -> None:
@@ -81,11 +91,60 @@ def register_paradigm(paradigm: Paradigm) -> None:
             f"models other names."
         )
     add(paradigm)
+    for model in paradigm.models.values():
+        _register_variant(paradigm, model)
+
+
+def register_backbone(
+    model: type[SequentialRecommender], item_table: str = "item_embedding", **more: Any
+) -> None:
+    """Make a recommender of one's own a backbone, ``MyModel``, with ``TSLRec_MyModel`` and its like.
+
+    RecBole finds all of them by name from then on, in this process. A model's own keys have no
+    defaults: give them in a config file, ``loss_type`` among them.
+
+    Args:
+        model: a RecBole model with one item table for input and scores, at the top level of a module.
+        item_table: the attribute that holds the table, an ``nn.Embedding`` [n_items, d].
+        more: what else there is to say of it (``causal``, ``rows_beyond``, …), as of ``Backbone``.
+
+    Raises:
+        ValueError: it is no sequential model of RecBole, cannot be imported by its name, or another
+            model has that name.
+    """
+    name = model.__name__
+    if not issubclass(model, SequentialRecommender):
+        raise ValueError(f"[{name}] is no SequentialRecommender of RecBole, which a backbone is.")
+    if getattr(sys.modules[model.__module__], name, None) is not model:
+        raise ValueError(
+            f"[{name}] is not found in [{model.__module__}]. Define it at the top level of a module: a "
+            f"checkpoint holds its name alone."
+        )
+    known = {one.lower() for one in (*our_models(), *_recbole_models())}
+    if name.lower() in known:
+        raise ValueError(f"There is a model [{name}] already. Give yours another name.")
+    BACKBONES[name] = backbone = Backbone(name, model.__module__, item_table, **more)
+    _BACKBONES[name] = model
+    _register_model(model)
+    _register_trainer(name)
+    for paradigm in PARADIGMS.values():
+        for variant in paradigm.add_backbone(backbone):
+            _register_variant(paradigm, variant)
+
+
+def _register_trainer(backbone: str) -> None:
+    """A backbone gets our trainer; one with a trainer of its own (S3Rec's, that pretrains) gets both."""
+    name = f"{backbone}Trainer"
+    own = getattr(recbole.trainer, name, None)
+    trainer = BackboneTrainer if own is None else type(name, (BackboneTrainer, own), {})
+    setattr(recbole.trainer, name, trainer)
+
+
+def _register_variant(paradigm: Paradigm, model: type) -> None:
     # A model whose own training is kept has its name in lower case for the stage's.
-    note_stages(name.lower() for name in paradigm.models)
-    for name, model in paradigm.models.items():
-        _register_model(model)
-        setattr(recbole.trainer, f"{name}Trainer", paradigm.trainer)
+    note_stages([model.__name__.lower()])
+    _register_model(model)
+    setattr(recbole.trainer, f"{model.__name__}Trainer", paradigm.trainer)
 
 
 def _register_model(model: type) -> None:
@@ -132,12 +191,24 @@ def naming_models(original):
 
 
 def _unknown_model(name: str) -> str:
+    backbone = name.partition("_")[2]
+    if backbone in NO_BACKBONES:
+        return (
+            f"There is no model [{name}]: [{backbone}] {NO_BACKBONES[backbone]}. Choose another "
+            f"backbone, of {', '.join(BACKBONES)}."
+        )
     models = {model.lower(): model for model in (*our_models(), *_recbole_models())}
     near = [models[match] for match in difflib.get_close_matches(name.lower(), models, n=3)]
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    variants = {
+        name: name.removesuffix(model.backbone.name) + "<backbone>"
+        for name, model in staged_models().items()
+        if model.backbone is not None and name.endswith(f"_{model.backbone.name}")
+    }
+    ours = dict.fromkeys(variants.get(name, name) for name in our_models())
     return (
-        f"There is no model [{name}].{hint} Models of recbole_tslrec: {', '.join(our_models())}; "
-        f"RecBole's own sequential models work as ever."
+        f"There is no model [{name}].{hint} Models of recbole_tslrec: {', '.join(ours)}, with a "
+        f"backbone of {', '.join(BACKBONES)}; RecBole's own sequential models work as ever."
     )
 
 
@@ -199,10 +270,13 @@ def with_checks(original):
             paradigm.check(values)
             check_files(values)
         batchings = ("prefix",) if backbone is None else backbone.batchings
-        check_training_keys(values, self.model, batchings, backbone is not None)
+        by_product = backbone is not None and backbone.by_product
+        check_training_keys(values, self.model, batchings, by_product)
         if ours or backbone is not None:
             text().check("dataset", self.dataset)
             check_recbole_keys(values, self.internal_config_dict)
+        if paradigm is not None and backbone is not None:
+            check_needs(values, backbone.needs, self.model)
         if ours:
             check_loss(values)
         check_valid_protocol(values, self.model, ours or backbone is not None)

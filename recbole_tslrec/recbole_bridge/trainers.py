@@ -170,16 +170,17 @@ class BackboneTrainer(WatchedTrainer):
         return super()._train_epoch(train_data, epoch_idx, loss_with_one_fusion, show_progress)
 
     def _loss(self, interaction):
-        table, loss = backbone_of(self.model).item_table, self._all_items_loss
+        backbone, loss = backbone_of(self.model), self._all_items_loss
+        table, bias = backbone.item_table, backbone.item_bias
         batching = self.config["train_batching"]
         if batching == "sequence":
-            return whole_sequence_loss(self.model, interaction, table, loss)
+            return whole_sequence_loss(self.model, interaction, table, loss, bias)
         if batching == "prefix" and loss is softmax_loss:  # RecBole's own, to the bit
             return self.model.calculate_loss(interaction)
         with without_padding(self.model) if batching == "trimmed" else nullcontext():
             if self.model.loss_type != "CE":
                 return self.model.calculate_loss(interaction)
-            return prefix_loss(self.model, interaction, table, loss)
+            return prefix_loss(self.model, interaction, table, loss, bias)
 
     def evaluate(self, *args, **kwargs):
         """As RecBole's, with one fusion for the whole evaluation, and without padding."""

@@ -93,5 +93,5 @@ def _in_this_order(state: dict[str, Tensor], stage: BackboneStage, path: Path) -
                 f"order of then. {remedy(path.parent)}"
             )
     rows = state[table].clone()
-    rows[1:] = stage.item_embeddings()
+    rows[1 : dataset.item_num] = stage.item_embeddings()
     return {**state, table: rows}

@@ -18,7 +18,7 @@ from recbole.data.dataset import SequentialDataset
 
 from recbole_tslrec.data.histories import fingerprint as histories_fingerprint
 from recbole_tslrec.data.histories import training_histories
-from recbole_tslrec.store.checkpoints import config_of
+from recbole_tslrec.store.checkpoints import check_checkpoint, config_of
 from recbole_tslrec.store.store import fingerprint
 
 # In a checkpoint's ``trained_on``, as an error calls them.
@@ -209,6 +209,27 @@ def remembering_its_data(original):
         self._resumed = resume_file, config_of(resume_file)["trained_on"]
 
     return resume_checkpoint
+
+
+def going_on_from_the_same_data(original):
+    """``S3Rec.__init__`` that takes the weights of a pretrained model of this very data."""
+
+    @functools.wraps(original)
+    def init(self, config, dataset):
+        if config["train_stage"] == "finetune":
+            path = config["pre_model_path"]
+            check_checkpoint(path)
+            noted, now = config_of(path)["trained_on"], data_notes(dataset, None)
+            check_numbering(noted, dataset, path)
+            if noted is None or noted.get("training") != now.get("training"):
+                raise ValueError(
+                    f"pre_model_path: [{path}] was trained on other {NOTED['training']} than this "
+                    f"experiment has, or does not say on which. Train S3Rec with train_stage: pretrain "
+                    f"under this experiment's settings."
+                )
+        original(self, config, dataset)
+
+    return init
 
 
 def noting_its_data(original):

@@ -8,17 +8,19 @@ import pytest
 import torch
 from causality import assert_causal
 from recbole.trainer import Trainer
+from support.small_backbones import keys_of
 from tiny import SHORT, make_model, prepare
 from torch.nn.utils import parametrize
 
 from recbole_tslrec.backbones.fmlprec import FMLPRec
+from recbole_tslrec.backbones.specification import BACKBONES
 from recbole_tslrec.backbones.whole_sequences.loader import WholeSequenceDataLoader
 from recbole_tslrec.backbones.whole_sequences.loss import (
     states_at_all_positions,
     whole_sequence_loss,
 )
 
-BACKBONES = ["SASRec", "GRU4Rec"]
+CAUSAL = [name for name, backbone in BACKBONES.items() if backbone.causal]
 BPR = {"loss_type": "BPR", "train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}}
 
 
@@ -49,13 +51,14 @@ def assert_same(one, other) -> None:
         assert error < 1e-9, name
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", CAUSAL)
 @pytest.mark.parametrize("keys", [{"lengths": SHORT}, {"train_window_context": 1.0}])
 def test_loss_and_gradients_are_those_of_the_prefixes(backbone, keys):
-    config, train_data, _ = prepare(backbone, **keys)
+    config, train_data, _ = prepare(backbone, **keys | keys_of(backbone, "tiny"))
     model = make_model(config, train_data)
     prefixes = summed(model, train_data, model.calculate_loss, len)
-    loss_function = partial(whole_sequence_loss, model)
+    bias = BACKBONES[backbone].item_bias
+    loss_function = partial(whole_sequence_loss, model, item_bias=bias)
     assert_same(summed(model, make_loader(config, train_data), loss_function, count), prefixes)
 
 
@@ -76,9 +79,9 @@ def test_so_they_are_with_a_fused_item_table():
     assert_same(summed(model, make_loader(config, train_data), loss_function, count), prefixes)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", CAUSAL)
 def test_bpr_is_the_prefixes_loss_for_the_same_negatives(backbone):
-    config, train_data, _ = prepare(backbone, lengths=SHORT, **BPR)
+    config, train_data, _ = prepare(backbone, lengths=SHORT, **BPR | keys_of(backbone, "tiny"))
     model = make_model(config, train_data)
     batches = list(make_loader(config, train_data))
     negatives = {}
@@ -94,12 +97,13 @@ def test_bpr_is_the_prefixes_loss_for_the_same_negatives(backbone):
         return model.calculate_loss(batch)
 
     prefixes = summed(model, train_data, prefix_loss, len)
-    assert_same(summed(model, batches, partial(whole_sequence_loss, model), count), prefixes)
+    loss_function = partial(whole_sequence_loss, model, item_bias=BACKBONES[backbone].item_bias)
+    assert_same(summed(model, batches, loss_function, count), prefixes)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", CAUSAL)
 def test_the_backbones_that_claim_to_be_causal_are(backbone):
-    config, train_data, _ = prepare(backbone)
+    config, train_data, _ = prepare(backbone, **keys_of(backbone, "tiny"))
     assert_causal(make_model(config, train_data))
 
 

@@ -6,10 +6,12 @@ from functools import partial
 
 import pytest
 import torch
+from support.small_backbones import keys_of
 from tiny import SHORT, make_model, prepare
 
 from recbole_tslrec.backbones.losses import gbce_loss, sampled_softmax_loss, softmax_loss
 from recbole_tslrec.backbones.prefix_rows import prefix_loss
+from recbole_tslrec.backbones.specification import BACKBONES
 from recbole_tslrec.backbones.whole_sequences.loader import WholeSequenceDataLoader
 from recbole_tslrec.backbones.whole_sequences.loss import whole_sequence_loss
 
@@ -29,13 +31,15 @@ def with_gradients(model, loss) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("backbone", ["SASRec", "GRU4Rec", "Caser", "FMLPRec"])
+@pytest.mark.parametrize("backbone", [name for name, one in BACKBONES.items() if one.by_product])
 def test_with_the_whole_softmax_it_is_the_models_own_loss(backbone):
-    config, train_data, _ = prepare(backbone, reg_weight=0.1)
-    model = make_model(config, train_data)
+    weights = {"reg_weight": [0.1, 0.1] if backbone == "SHAN" else 0.1}
+    config, train_data, _ = prepare(backbone, **weights | keys_of(backbone, "tiny"))
+    model = make_model(config, train_data).float()  # SRGNN makes graphs of single precision
     batch = next(iter(train_data))
+    bias = BACKBONES[backbone].item_bias
     expected = with_gradients(model, model.calculate_loss(batch))
-    found = with_gradients(model, prefix_loss(model, batch, TABLE, softmax_loss))
+    found = with_gradients(model, prefix_loss(model, batch, TABLE, softmax_loss, bias))
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, msg=lambda text, name=name: name + text)
     assert not {"forward", "loss_fct"} & vars(model).keys()

@@ -18,7 +18,6 @@ from conftest import write_atomic
 from recbole.config import Config
 
 from recbole_tslrec.__main__ import main
-from recbole_tslrec.backbones.specification import BACKBONES
 from recbole_tslrec.experiments.report import grid_tables
 from recbole_tslrec.experiments.run import cells as cells_module
 from recbole_tslrec.experiments.run import comparison as comparison_module
@@ -286,7 +285,7 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
         (
             "kept_reuse",
             {
-                "backbones": tuple(BACKBONES),
+                "backbones": ("GRU4Rec", "Caser", "SASRec", "FMLPRec"),
                 "variants": ("Base", "TSLRec"),
                 "settings": {"MAX_ITEM_LIST_LENGTH": 10},
                 "reuse": True,

@@ -40,6 +40,7 @@ def pretrained(dataset: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_classes(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     lines = [f"i{item}\t{'a b' if item % 3 else 'c'}" for item in range(40)]
     path.write_text("\n".join(["item_id:token\tclass:token_seq", *lines]) + "\n")
 

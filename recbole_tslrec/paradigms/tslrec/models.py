@@ -37,10 +37,17 @@ def _make(variant: str, backbone: Backbone) -> type[SequentialRecommender]:
     )
 
 
-MODELS: dict[str, type[SequentialRecommender]] = {
-    model.__name__: model
-    for model in (
-        _make(variant, backbone) for variant in ITEM_TABLES for backbone in BACKBONES.values()
-    )
-}
-globals().update(MODELS)
+MODELS: dict[str, type[SequentialRecommender]] = {}
+
+
+def add_backbone(backbone: Backbone) -> list[type[SequentialRecommender]]:
+    """Make the variants of a backbone, and put them into ``MODELS``."""
+    made = [_make(variant, backbone) for variant in ITEM_TABLES]
+    by_name = {model.__name__: model for model in made}
+    MODELS.update(by_name)
+    globals().update(by_name)
+    return made
+
+
+for _backbone in BACKBONES.values():
+    add_backbone(_backbone)

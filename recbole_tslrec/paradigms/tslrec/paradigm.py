@@ -23,7 +23,7 @@ from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import (
     EnhancedEmbedding,
 )
 from recbole_tslrec.paradigms.tslrec.keys import CATEGORIES, INSTRUCTION
-from recbole_tslrec.paradigms.tslrec.models import MODELS
+from recbole_tslrec.paradigms.tslrec.models import MODELS, add_backbone
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
 from recbole_tslrec.recbole_bridge.paradigm import Paradigm, Variant
 from recbole_tslrec.recbole_bridge.trainers import TwoStageTrainer
@@ -109,4 +109,5 @@ TSLREC = Paradigm(
         *(_fused(kind) for kind in VECTORS.values()),
     ),
     check=_check,
+    add_backbone=add_backbone,
 )

@@ -24,6 +24,23 @@ if TYPE_CHECKING:
     from recbole_tslrec.stages.stage import Stage
 
 
+class OfItems(nn.Module):
+    """What is done to the items' rows; the rows behind them, a mask token's, stay as they are.
+
+    Args:
+        change: what is done to [n_items, d].
+        n_items: the number of items, padding among them.
+    """
+
+    def __init__(self, change: nn.Module, n_items: int):
+        super().__init__()
+        self.change = change
+        self.n_items = n_items
+
+    def forward(self, table: Tensor) -> Tensor:
+        return torch.cat([self.change(table[: self.n_items]), table[self.n_items :]])
+
+
 class FusedItemTable:
     """Mixin: the backbone's item table is the fusion's output wherever the backbone reads it.
 
@@ -36,12 +53,15 @@ class FusedItemTable:
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        id_embeddings = self.item_table.weight
-        fusion = self._make_fusion(config, id_embeddings)
-        parametrize.register_parametrization(self.item_table, "weight", fusion)
+        table = self.item_table.weight
+        id_embeddings = table[: len(table) - self.backbone.rows_beyond]
+        changes = [self._make_fusion(config, id_embeddings)]
         if self.normalised or config["item_norm"] == "l2":
-            norms = EqualNorms(id_embeddings)
-            parametrize.register_parametrization(self.item_table, "weight", norms)
+            changes.append(EqualNorms(id_embeddings))
+        for change in changes:
+            if self.backbone.rows_beyond:
+                change = OfItems(change, len(id_embeddings))
+            parametrize.register_parametrization(self.item_table, "weight", change)
 
     def _make_fusion(self, config, id_embeddings: Tensor) -> nn.Module:
         raise NotImplementedError
@@ -57,17 +77,22 @@ class FusedItemTable:
 
     @property
     def item_table(self) -> nn.Embedding:
-        """The backbone's item table; its ``weight`` is the fused one, [n_items, d]."""
+        """The backbone's item table; its ``weight`` is the fused one, [n_items, d].
+
+        A backbone may have rows of its own behind the items' (``rows_beyond``).
+        """
         return getattr(self, self.backbone.item_table)
 
     @property
     def fusion(self) -> nn.Module:
-        return self.item_table.parametrizations.weight[0]
+        fusion = self.item_table.parametrizations.weight[0]
+        return fusion.change if isinstance(fusion, OfItems) else fusion
 
     @property
-    def id_embeddings(self) -> nn.Parameter:
+    def id_embeddings(self) -> Tensor:
         """The trained id embeddings under the fusion, [n_items, d]."""
-        return self.item_table.parametrizations.weight.original
+        table = self.item_table.parametrizations.weight.original
+        return table[: len(table) - self.backbone.rows_beyond]
 
 
 class EnhancedItemTable(FusedItemTable):

@@ -1,0 +1,190 @@
+"""Every line of the table of backbones: what it says of its model, and that its variants work."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.model.sequential_recommender.sasrec import SASRec
+from recbole.quick_start import load_data_and_model
+from recbole.utils import get_model, get_trainer
+from support.small_backbones import keys_of, pretrained
+
+from recbole_tslrec import register_backbone
+from recbole_tslrec.backbones.specification import BACKBONES, NO_BACKBONES
+from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
+from recbole_tslrec.paradigms.tslrec.models import MODELS
+from recbole_tslrec.recbole_bridge.paradigm import PARADIGMS
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.recbole_bridge.register import _recbole_models
+from recbole_tslrec.recbole_bridge.trainers import BackboneTrainer
+
+VARIANTS = ("TSLRec", "CI", "Norm")
+# Each backbone in one variant: which variant changes nothing that is a backbone's own.
+ONE_EACH = [f"{VARIANTS[n % 3]}_{name}" for n, name in enumerate(BACKBONES)]
+
+
+def untrained(name: str, dataset: str, settings: dict):
+    """A model with random weights, without dropout, and a batch of validation rows."""
+    keys = settings | {"train_neg_sample_args": None} | keys_of(name)
+    config = Config(name, dataset, config_dict=keys)
+    train_data, valid_data, _ = data_preparation(config, create_dataset(config))
+    torch.manual_seed(0)
+    model = get_model(name)(config, train_data._dataset).eval()
+    return model, next(iter(valid_data))[0]
+
+
+@pytest.mark.parametrize("model", ONE_EACH)
+def test_a_variant_trains_loads_and_folds_to_the_plain_model_of_the_same_scores(
+    model, small_data, settings, tmp_path
+):
+    variant, _, backbone = model.partition("_")
+    changes = keys_of(backbone) | ({"enhancement": "random"} if variant == "TSLRec" else {})
+    if backbone == "S3Rec":
+        changes |= pretrained(small_data, settings)
+    experiment = run_experiment(model, small_data, config_dict=settings | changes)
+    _, fused, _, _, _, test_data = load_data_and_model(experiment.checkpoint)
+    fold_checkpoint(experiment.checkpoint, tmp_path / "plain.pth")
+    config, plain, *_ = load_data_and_model(str(tmp_path / "plain.pth"))
+    assert type(plain) is get_model(backbone) and config["model"] == backbone
+    interaction = next(iter(test_data))[0]
+    with torch.no_grad():
+        expected = fused.eval().full_sort_predict(interaction)
+        torch.testing.assert_close(plain.eval().full_sort_predict(interaction), expected)
+    assert expected.numel() == len(interaction) * test_data.dataset.item_num
+    assert expected.isfinite().all()
+
+
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name != "S3Rec"])
+def test_padding_is_cut_off_of_those_backbones_whose_scores_stay(name, small_data, settings):
+    """S3Rec's scores are SASRec's, but for the table's last row; it needs a file to start from."""
+    model, rows = untrained(name, small_data, settings)
+    rows = rows[rows["item_length"] <= 3]
+    short = Interaction({column: rows[column] for column in rows.columns})
+    short.update(Interaction({"item_id_list": rows["item_id_list"][:, :3]}))
+    with torch.no_grad():
+        expected = model.full_sort_predict(rows)
+        if BACKBONES[name].cuts_padding:
+            torch.testing.assert_close(model.full_sort_predict(short), expected)
+
+
+@pytest.mark.parametrize("name", ["BERT4Rec", "S3Rec"])
+def test_rows_behind_the_items_stay_the_backbones_own(name, small_data, settings):
+    changes = keys_of(name) | {"enhancement": "random", "item_norm": "l2"}
+    if name == "S3Rec":
+        changes |= pretrained(small_data, settings)
+    experiment = run_experiment(f"TSLRec_{name}", small_data, config_dict=settings | changes)
+    model = experiment.trainer.model
+    n_items = len(model.id_embeddings)
+    table = model.item_table.parametrizations.weight.original
+    assert len(table) == n_items + 1 == experiment.test_data.dataset.item_num + 1
+    assert torch.equal(model.item_table.weight[n_items:], table[n_items:])
+    lengths = model.item_table.weight[1:n_items].norm(dim=1)
+    torch.testing.assert_close(lengths, lengths[:1].expand_as(lengths))
+    assert model.fusion.enhanced.shape[0] == n_items
+    spec = BACKBONES[name]
+    plain = {"state_dict": {f"{spec.item_table}.weight": table}}
+    assert torch.equal(spec.item_embeddings(plain), table[1:n_items].float())
+
+
+@pytest.mark.parametrize("name", NO_BACKBONES)
+def test_what_is_no_backbone_is_refused_with_the_reason(name, small_data, settings):
+    with pytest.raises(ValueError, match=rf"\[TSLRec_{name}\]: \[{name}\] \w+ .*SASRec"):
+        Config(f"TSLRec_{name}", small_data, config_dict=settings)
+
+
+def test_every_sequential_model_of_recbole_is_a_backbone_or_has_a_reason():
+    ours = {name for name, one in BACKBONES.items() if one.module.startswith("recbole.")}
+    assert ours | set(NO_BACKBONES) == set(_recbole_models()) and not ours & set(NO_BACKBONES)
+
+
+def test_features_that_are_not_loaded_are_named(small_data, settings):
+    with pytest.raises(ValueError, match=r"^selected_features: .class. .*load_col"):
+        Config("TSLRec_SASRecF", small_data, config_dict=settings)
+
+
+# ---- S3Rec's two stages ------------------------------------------------------------------------------
+
+
+def test_s3rec_goes_on_from_its_own_pretraining_alone(small_data, settings, tmp_path):
+    keys = settings | keys_of("S3Rec")
+    with pytest.raises(ValueError, match="^train_stage: .pretrain. .*Set train_stage: finetune"):
+        Config("TSLRec_S3Rec", small_data, config_dict=keys)
+    with pytest.raises(ValueError, match="^pre_model_path: there is no file"):
+        Config("TSLRec_S3Rec", small_data, config_dict=keys | {"train_stage": "finetune"})
+    with pytest.raises(ValueError, match="^save_step: .50. is more than pretrain_epochs: .1."):
+        Config("S3Rec", small_data, config_dict=keys | {"pretrain_epochs": 1})
+    keys |= pretrained(small_data, settings)
+    base = run_experiment("S3Rec", small_data, config_dict=keys | {"train_neg_sample_args": None})
+    assert base.test_result["ndcg@10"] >= 0
+    file = tmp_path / "data" / small_data / f"{small_data}.inter"
+    file.write_text(file.read_text() + "u3\ti1\t99\n")
+    with pytest.raises(ValueError, match="^pre_model_path: .* other training interactions"):
+        run_experiment("TSLRec_S3Rec", small_data, config_dict=keys)
+
+
+# ---- a user's own ------------------------------------------------------------------------------------
+
+
+class MyMean(SequentialRecommender):
+    """A user's own backbone: the mean of the history's items, from a table of another name."""
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.loss_type = config["loss_type"]
+        self.things = torch.nn.Embedding(self.n_items, config["my_width"], padding_idx=0)
+
+    def forward(self, item_seq, item_seq_len):
+        counts = torch.arange(1, item_seq.shape[1] + 1)[:, None]
+        return self.gather_indexes(self.things(item_seq).cumsum(dim=1) / counts, item_seq_len - 1)
+
+    def calculate_loss(self, interaction):
+        scores = self.full_sort_predict(interaction)
+        return torch.nn.functional.cross_entropy(scores, interaction[self.POS_ITEM_ID])
+
+    def predict(self, interaction):
+        scores = self.full_sort_predict(interaction)
+        return scores.gather(1, interaction[self.ITEM_ID][:, None])[:, 0]
+
+    def full_sort_predict(self, interaction):
+        states = self(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        return states @ self.things.weight.T
+
+
+@pytest.fixture
+def my_mean():
+    register_backbone(MyMean, item_table="things", causal=True)
+    yield
+    BACKBONES.pop("MyMean")
+    for variant in VARIANTS:
+        PARADIGMS["TSLRec"].models.pop(f"{variant}_MyMean")
+
+
+def test_a_users_own_model_is_a_backbone_like_any_other(my_mean, small_data, settings, tmp_path):
+    keys = settings | {"my_width": 8, "loss_type": "CE"}
+    experiment = run_experiment(
+        "TSLRec_MyMean", small_data, config_dict=keys | {"train_batching": "sequence"}
+    )
+    assert type(experiment.trainer.model) is MODELS["TSLRec_MyMean"]
+    fold_checkpoint(experiment.checkpoint, tmp_path / "plain.pth")
+    config, plain, *_ = load_data_and_model(str(tmp_path / "plain.pth"))
+    assert type(plain) is MyMean
+    assert issubclass(get_trainer(config["MODEL_TYPE"], "MyMean"), BackboneTrainer)
+    assert experiment.stages[0].name == "backbone"  # it serves the stages, too
+    with pytest.raises(ValueError, match="a model .MyMean. already"):
+        register_backbone(MyMean)
+
+
+def test_what_cannot_be_registered_is_refused():
+    class Inner(SASRec):
+        pass
+
+    with pytest.raises(ValueError, match="Inner.*top level of a module"):
+        register_backbone(Inner)
+    with pytest.raises(ValueError, match="no SequentialRecommender"):
+        register_backbone(torch.nn.Linear)
+    with pytest.raises(ValueError, match="a model .SASRec. already"):
+        register_backbone(SASRec)

@@ -244,6 +244,17 @@ RIGHT = {
     "llamarec_loss": st.sampled_from(["letters", "vocabulary"]),
     "llamarec_negatives": st.sampled_from(["random", "retrieved"]),
     "llamarec_learning_rate": st.integers(1) | st.floats(0, 1e9, exclude_min=True),
+    "item_code": st.sampled_from(["collaborative", "sequential", "random"])
+    | st.sampled_from(["independent", "embedding", "file_order"]),
+    "code_clusters": st.integers(2),
+    "code_leaf_items": st.integers(1),
+    "code_max_history": st.integers(1),
+    "code_score": st.sampled_from(["sum", "mean"]),
+    "p5_learning_rate": st.integers(1) | st.floats(0, 1e9, exclude_min=True),
+    "pod_tasks": st.sampled_from([["sequential"], ["sequential", "top_n"]]),
+    "pod_vectors": st.integers(0),
+    "pod_candidates": st.integers(2),
+    "pod_learning_rate": st.integers(1) | st.floats(0, 1e9, exclude_min=True),
     "tslrec_dir": words,
 }
 # By what is expected, values that are always wrong.
@@ -256,6 +267,8 @@ def wrong_values(key: str):
     expected = KEYS[key].values.expected
     if expected == "True or False":
         return st.sampled_from([None, 0, 1, "True", "False", "", [], 0.0])
+    if expected == "a whole number, 0 or larger":
+        return NO_NUMBER | NOT_FINITE | st.integers(max_value=-1) | st.floats()
     if expected.startswith("a whole number"):
         return NO_NUMBER | NOT_FINITE | st.integers(max_value=0) | st.floats()
     if expected.startswith("a number"):
@@ -267,6 +280,9 @@ def wrong_values(key: str):
         return NO_TEXT
     if expected == "a text":
         return NO_TEXT | st.none()
+    if key == "pod_tasks":
+        no_tasks = st.sampled_from(["", [], ["top_n"], ["top_n", "sequential"], None, 1, True])
+        return no_tasks | st.just(["sequential", "sequential"])
     no_names = st.sampled_from(["", [], [""], [1], ["a", None], 1, True, {"a": 1}])
     assert key in ("lora_target_modules", "item_text")
     return no_names | st.none() if key == "lora_target_modules" else no_names

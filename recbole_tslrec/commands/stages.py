@@ -92,7 +92,7 @@ def wanted_by(
     from recbole.config import Config
     from recbole.data import create_dataset, data_preparation
 
-    from recbole_tslrec.recbole_bridge.paradigm import staged_models
+    from recbole_tslrec.recbole_bridge.paradigm import backbone_for, staged_models
     from recbole_tslrec.stages.pipeline import Pipeline
 
     config = Config(model, dataset, config_file_list, dict(config_dict or {}))
@@ -101,7 +101,7 @@ def wanted_by(
         return root, {}
     kind = staged_models()[model]
     train_data, valid_data, _ = data_preparation(config, create_dataset(config))
-    pipeline = Pipeline(config, train_data, valid_data, kind.backbone)
+    pipeline = Pipeline(config, train_data, valid_data, backbone_for(kind, config))
     return root, pipeline.made_from(kind.stages(config))
 
 

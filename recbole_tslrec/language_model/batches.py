@@ -94,10 +94,12 @@ class Weighted(Dataset):
 
 
 class Batches(DataLoader):
-    """torch's loader, which passes the epoch on to the sampler of batches."""
+    """torch's loader, which passes the epoch on to the sampler of batches and to the examples."""
 
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)
+        if hasattr(self.dataset.examples, "set_epoch"):
+            self.dataset.examples.set_epoch(epoch)
 
 
 def own_lengths(prompt: Prompt, histories: Sequence[np.ndarray]) -> np.ndarray:

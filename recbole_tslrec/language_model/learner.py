@@ -1,4 +1,4 @@
-"""What a training loop is handed of a model with adapters: saved and loaded is what is trained."""
+"""What a training loop is handed of a model: saved and loaded is what is trained."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TRAINED = "trained.safetensors"
 
 
 class TrainedParts(nn.Module):
-    """A learner (``task.Learner``) most of whose weights are frozen.
+    """A learner (``task.Learner``); its frozen weights, if any, are not saved.
 
     Args:
         reader: the language model that reads prompts.

@@ -34,7 +34,12 @@ class Learner(Protocol):
 
 
 class Examples(Protocol):
-    """Examples by number; each is what the task's ``collate`` takes."""
+    """Examples by number; each is what the task's ``collate`` takes.
+
+    If they have a method ``set_epoch(epoch)``, it is called before each epoch, with its number from 0
+    on: what an example draws at random must follow from that, and from no generator that a resumed
+    training would find elsewhere.
+    """
 
     def __len__(self) -> int: ...
 
@@ -108,6 +113,7 @@ class TrainingSettings:
         stopping_step: epochs without a better metric before training stops.
         seed: of the batches and of dropout.
         schedule: ``linear``, which falls to 0 after a warm-up over the first 5 %, or ``constant``.
+        weight_decay: of AdamW, for all weights but biases and norms.
     """
 
     epochs: int
@@ -117,6 +123,7 @@ class TrainingSettings:
     stopping_step: int
     seed: int
     schedule: str = "linear"
+    weight_decay: float = 0.0
 
 
 @dataclass

@@ -359,6 +359,7 @@ def _training_arguments(
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.schedule,
+        weight_decay=settings.weight_decay,
         warmup_steps=0.05 if settings.schedule == "linear" else 0,  # below 1: a share of all steps
         optim=settings.optimizer,
         per_device_eval_batch_size=held_out.batch_size if held_out else 1,

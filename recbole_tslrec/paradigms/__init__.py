@@ -5,6 +5,8 @@ A new one is a folder here, and a line below.
 
 from recbole_tslrec.paradigms.e4srec.paradigm import E4SREC
 from recbole_tslrec.paradigms.llamarec.paradigm import LLAMAREC
+from recbole_tslrec.paradigms.p5.paradigm import P5
+from recbole_tslrec.paradigms.pod.paradigm import POD
 from recbole_tslrec.paradigms.tslrec.paradigm import TSLREC
 
-BUILT_IN = (TSLREC, E4SREC, LLAMAREC)
+BUILT_IN = (TSLREC, E4SREC, LLAMAREC, P5, POD)

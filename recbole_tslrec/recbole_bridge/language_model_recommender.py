@@ -1,4 +1,4 @@
-"""A recommender whose frozen language model is trained through adapters, as RecBole keeps it."""
+"""A recommender whose language model is trained, through adapters or whole, as RecBole keeps it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ class LanguageModelRecommender(SequentialRecommender):
     """A model that ``LanguageModelTrainer`` trains.
 
     A state dict holds what is trained, what ``kept`` names, and what identifies the language model. The
-    language model's own weights are not in it: they are read when the model is made, and a state dict
-    that belongs to another language model is refused.
+    language model's frozen weights are not in it: they are read when the model is made, and a state
+    dict that belongs to another language model is refused.
 
     Attributes:
         learning_rate_key: the key of its learning rate.
+        schedule, weight_decay: of the training, see ``TrainingSettings``.
         kept: what stays in a state dict besides, by the beginnings of names.
         source: the opened language model.
         is_tested: False while the training's own validation scores; a control acts in tests alone, so
@@ -32,6 +33,8 @@ class LanguageModelRecommender(SequentialRecommender):
     """
 
     learning_rate_key: ClassVar[str]
+    schedule: ClassVar[str] = "constant"
+    weight_decay: ClassVar[float] = 0.0
     kept: ClassVar[tuple[str, ...]] = ()
 
     source: LanguageModelSource
@@ -75,7 +78,7 @@ class LanguageModelRecommender(SequentialRecommender):
         """Raise ValueError if a state dict belongs to another language model than this one's."""
         if state != self.source.identity:
             raise ValueError(
-                f"llm: the language model [{self.source.name}] is not the one that these adapters "
+                f"llm: the language model [{self.source.name}] is not the one that these weights "
                 f"were trained on: its files or its revision differ. Give that one."
             )
 

@@ -1,4 +1,4 @@
-"""The trainer of a language model that recommends by itself (E4SRec): the one loop, then RecBole."""
+"""The trainer of a language model that recommends by itself (E4SRec, P5): the one loop, then RecBole."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.language_model.task import Task, TrainingReport, TrainingSettings
 from recbole_tslrec.recbole_bridge.trainers import StagesFirst, WatchedTrainer
-from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.pipeline import Pipeline, cost_table
 from recbole_tslrec.stages.stage import Stage
 from recbole_tslrec.stages.trained_on import data_notes, numbering, validation_fingerprint
@@ -50,9 +49,9 @@ class TrainedLanguageModel(Stage):
 
 
 class LanguageModelTrainer(StagesFirst, WatchedTrainer):
-    """Trains a language model that recommends by itself (E4SRec), in the loop for language models.
+    """Trains a language model that recommends by itself (E4SRec, P5, POD), in the one loop.
 
-    RecBole's keys for training are the backbone's, which is trained before; the keys ``sft_*`` take
+    RecBole's keys for training are the backbone's, if one is trained before; the keys ``sft_*`` take
     their place. RecBole's evaluation after every epoch chooses the epoch. The trained weights are kept
     as a stage, named after the model, and what is unfinished of it is gone on from; RecBole's
     checkpoint is written from it.
@@ -73,7 +72,7 @@ class LanguageModelTrainer(StagesFirst, WatchedTrainer):
             params=[weight for weight in self.model.parameters() if weight.requires_grad],
             learner="adam",
             learning_rate=self.config[self.model.learning_rate_key],
-            weight_decay=0.0,
+            weight_decay=self.model.weight_decay,
         )
 
     def resume_checkpoint(self, resume_file):
@@ -170,16 +169,18 @@ class LanguageModelTrainer(StagesFirst, WatchedTrainer):
             optimizer=config["sft_optimizer"],
             stopping_step=config["sft_stopping_step"],
             seed=config["seed"],
-            schedule="constant",
+            schedule=self.model.schedule,
+            weight_decay=self.model.weight_decay,
         )
 
     def _made_from(self, task: Task) -> dict:
         """All that the trained weights, and the metrics of their epochs, depend on."""
         config, data = self.config, self.pipeline.dataset
+        stages = self.model.stages(config)
         validated = self.pipeline.valid_data if task.validation is not None else None
         measured = {key: str(config[key]) for key in ("metrics", "topk")}
         return {
-            "backbone": self.pipeline.stage(BackboneStage).fingerprint,
+            **{kind.name: self.pipeline.stage(kind).fingerprint for kind in stages},
             **self.model.made_from(task),
             "recbole": training_settings(config.final_config_dict) | measured,
             "items": numbering(data),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from recbole_tslrec.backbones.specification import Backbone
     from recbole_tslrec.stages.pipeline import Pipeline
     from recbole_tslrec.stages.stage import Stage
 
@@ -108,7 +109,7 @@ class Paradigm:
         name: of its yaml in ``properties/``.
         heading: the comment at the top of that yaml.
         models: its models by RecBole's name. Each has ``backbone``, a line of the table of backbones or
-            None, ``stages(config)`` and ``prepare(pipeline)``.
+            None (see ``backbone_for``), ``stages(config)`` and ``prepare(pipeline)``.
         trainer: RecBole's trainer for them.
         keys: all that its models read of ours, in the order of the yaml.
         variants: its rows of a comparison, in the order of a table.
@@ -159,6 +160,15 @@ def add(paradigm: Paradigm) -> None:
 def staged_models() -> dict[str, type]:
     """The models of all paradigms by RecBole's name."""
     return {name: model for one in PARADIGMS.values() for name, model in one.models.items()}
+
+
+def backbone_for(model: type, config: Mapping[str, Any]) -> Backbone | None:
+    """The backbone of a staged model under some settings.
+
+    It is the model's ``backbone``; where it depends on a key, what its own ``backbone_for`` says.
+    """
+    choose = getattr(model, "backbone_for", None)
+    return model.backbone if choose is None else choose(config)
 
 
 def paradigm_of(model: str) -> Paradigm | None:

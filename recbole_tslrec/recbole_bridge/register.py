@@ -16,6 +16,7 @@ import os
 import pkgutil
 import sys
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from recbole_tslrec.recbole_bridge.paradigm import (
     PARADIGMS,
     Paradigm,
     add,
+    backbone_for,
     paradigm_of,
     staged_models,
 )
@@ -223,7 +225,9 @@ def with_our_yaml(original):
     @functools.wraps(original)
     def load_internal_config_dict(self, model, model_class, dataset):
         # RecBole reads the backbone's own yaml under the backbone's name.
-        paradigm, backbone = paradigm_of(model), _backbone_of(model)
+        paradigm = paradigm_of(model)
+        own = {} if paradigm is None else paradigm.defaults()
+        backbone = _backbone_of(model, own | self.external_config_dict)
         name = model if backbone is None else backbone.name
         original(self, name, model_class, dataset)
         for file in ("overall", f"model/{name}"):
@@ -231,7 +235,7 @@ def with_our_yaml(original):
             if path.is_file():
                 self._update_internal_config_dict(str(path))
         if paradigm is not None:
-            self.internal_config_dict.update(paradigm.defaults())
+            self.internal_config_dict.update(own)
             if backbone is None:  # no yaml of RecBole's says it: training rows without negatives
                 self.internal_config_dict.setdefault("loss_type", "CE")
         columns = (self.internal_config_dict.get("load_col") or {}).get("inter")
@@ -248,10 +252,10 @@ def with_our_yaml(original):
     return load_internal_config_dict
 
 
-def _backbone_of(model: str) -> Backbone | None:
+def _backbone_of(model: str, values: Mapping[str, Any]) -> Backbone | None:
     """The backbone of a model of ours, or the model's own line in the table of backbones."""
     staged = staged_models()
-    return staged[model].backbone if model in staged else BACKBONES.get(model)
+    return backbone_for(staged[model], values) if model in staged else BACKBONES.get(model)
 
 
 def with_checks(original):
@@ -261,7 +265,7 @@ def with_checks(original):
         for key, value in values.items():
             if isinstance(value, np.generic):  # as a loop over np.arange gives; json knows none
                 values[key] = value.item()
-        paradigm, backbone = paradigm_of(self.model), _backbone_of(self.model)
+        paradigm, backbone = paradigm_of(self.model), _backbone_of(self.model, values)
         ours = self.model in our_models()
         if paradigm is not None:
             check_command_line(sys.argv[1:])

@@ -21,6 +21,7 @@ from recbole_tslrec.config.recbole_keys import check_topk, check_validation
 from recbole_tslrec.evaluation.blocks import BlockDataLoader
 from recbole_tslrec.evaluation.collector import TopkCollector
 from recbole_tslrec.evaluation.seen_items import SeenItems
+from recbole_tslrec.recbole_bridge.paradigm import backbone_for
 from recbole_tslrec.stages.pipeline import Pipeline, cost_table
 from recbole_tslrec.store import processes
 from recbole_tslrec.store.files import check_writable
@@ -231,7 +232,7 @@ class StagesFirst:
             self.config,
             train_data,
             valid_data,
-            self.model.backbone,
+            backbone_for(type(self.model), self.config),
             show_progress,
             self.tensorboard.log_dir,
         )

@@ -22,7 +22,7 @@ from recbole_tslrec.config.keys import KEYS, Effect, counts
 from recbole_tslrec.config.recbole_keys import listed
 from recbole_tslrec.evaluation.metrics import CUTOFFS
 from recbole_tslrec.experiments.run.kept_cells import FORMAT
-from recbole_tslrec.recbole_bridge.paradigm import variants
+from recbole_tslrec.recbole_bridge.paradigm import paradigm_of, variants
 from recbole_tslrec.store.checkpoints import load_checkpoint
 from recbole_tslrec.store.store import file_hash, fingerprint
 
@@ -66,8 +66,10 @@ class Cell:
             return f"{self.model}, embeddings of {self.embeddings_from.backbone}"
         if self.variant == "Base":
             return f"{self.model} (Base)"
-        control = variants()[self.variant].control
-        return f"{self.model}, {self.variant}" if control else self.model
+        if variants()[self.variant].control:
+            return f"{self.model}, {self.variant}"
+        # A model of several rows, such as P5 with other codes.
+        return self.variant if self.variant.startswith(f"{self.model}-") else self.model
 
     @cached_property
     def id(self) -> str:
@@ -90,7 +92,9 @@ class Cell:
         }
         settings = {**self.settings, **own}
         ours = {key: value for key, value in settings.items() if key in KEYS}
+        paradigm = paradigm_of(self.model)
         defaults = {name: key.default for name, key in KEYS.items()}
+        defaults |= {} if paradigm is None else paradigm.defaults()
         trust = bool(settings.get("llm_trust_remote_code", False))
         texts = {"texts": self.texts} if self.texts else {}  # older than kept results
         return texts | {
@@ -155,9 +159,10 @@ def _weights_hash(checkpoint: str) -> str:
 
 @cache
 def _language_model_identity(llm: str, trust_remote_code: bool) -> Any:
+    from recbole_tslrec.language_model.scratch import SHAPES
     from recbole_tslrec.language_model.source import EMBEDDED, open_source
 
-    if llm == EMBEDDED:  # one and the same, by its hash
+    if llm in (EMBEDDED, *SHAPES):  # one and the same, by its hash; or made anew
         return llm
     try:
         return open_source(llm, trust_remote_code).identity

@@ -1,0 +1,79 @@
+"""P5 and POD in the loop for language models: killed and gone on with, and divided among processes."""
+
+import multiprocessing
+import os
+import signal
+
+import pytest
+import torch
+import yaml
+from test_contract import assert_same, state_of
+from test_processes import SCRIPT, torchrun
+
+from recbole_tslrec.language_model import training
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.store.checkpoints import load_checkpoint
+
+WITHOUT_TRACE = {"tslrec_dir": "unbroken", "checkpoint_dir": "unbroken"}
+
+
+@pytest.fixture
+def settings(settings):
+    return settings | {"llm": "scratch", "sft_batch_positions": 512, "code_leaf_items": 6}
+
+
+def die_at(step: int, model: str, dataset: str, settings: dict) -> None:
+    """Run, and kill this process after a step, before its checkpoint is written."""
+    torch.set_num_threads(1)  # a forked process has no other threads
+    take_step = training._Watch.on_step_end
+
+    def step_or_die(self, args, state, control, **kwargs):
+        take_step(self, args, state, control, **kwargs)
+        if state.global_step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    training._Watch.on_step_end = step_or_die
+    run_experiment(model, dataset, config_dict=settings)
+
+
+@pytest.mark.parametrize(("model", "kill_at"), [("P5", 3), ("POD", 7)])
+def test_killed_it_goes_on_to_the_same_bits(model, kill_at, small_data, settings, monkeypatch):
+    """Within an epoch, whose sentences and segments are drawn again."""
+    torch.set_num_threads(1)
+    monkeypatch.setattr(training, "_SECONDS_A_CHECKPOINT", -1)
+    unbroken = run_experiment(model, small_data, config_dict=settings | WITHOUT_TRACE)
+    process = multiprocessing.get_context("fork").Process(
+        target=die_at, args=(kill_at, model, small_data, settings)
+    )
+    process.start()
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL
+    begun = []
+    monkeypatch.setattr(
+        training._Watch, "on_step_begin", lambda *args, **_: begun.append(args[2].global_step)
+    )
+    resumed = run_experiment(model, small_data, config_dict=settings)
+    assert begun[0] == kill_at - 1
+    assert_same(state_of(unbroken), state_of(resumed))
+    assert resumed.test_result == unbroken.test_result
+
+
+def test_two_processes_train_what_one_trains(small_data, settings, tmp_path):
+    settings |= {"sft_epochs": 1, "sft_optimizer": "adamw_torch"}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
+    done = torchrun(
+        tmp_path,
+        str(SCRIPT),
+        "--model=POD",
+        f"--dataset={small_data}",
+        "--config_files=settings.yaml",
+    )
+    assert done.stderr.count("test result") + done.stdout.count("test result") == 1
+    (checkpoint,) = (tmp_path / "saved").glob("POD-*.pth")
+    state = load_checkpoint(str(checkpoint))["state_dict"]
+    one = run_experiment("POD", small_data, config_dict=settings | WITHOUT_TRACE)
+    for name, weight in state_of(one).items():
+        if weight.is_floating_point():  # dropout draws from each process's own random state
+            torch.testing.assert_close(state[name], weight, rtol=0, atol=0.05, msg=name)
+        else:
+            assert torch.equal(state[name], weight), name

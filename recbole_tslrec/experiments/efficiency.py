@@ -144,7 +144,11 @@ def peak_memory_alone(way: Way, scale: Scale, steps: int = 2) -> int:
     On a GPU what torch took there; on a CPU what the process took in all.
     """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak_memory_here, (way, scale, steps))
+        peak = pool.apply(_peak_memory_here, (way, scale, steps))
+        # It ends by itself: ray, which RecBole imports, answers a termination with a traceback.
+        pool.close()
+        pool.join()
+    return peak
 
 
 def _peak_memory_here(way: Way, scale: Scale, steps: int) -> int:

@@ -58,8 +58,8 @@ def _runs_as_program() -> bool:
     """
     if sys.argv[:1] == ["-m"]:  # while Python looks for what it is to run
         return ("-m", "recbole_tslrec") in zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
-    script = Path(sys.executable).with_name("recbole_tslrec")
-    return sys.orig_argv[1:2] == sys.argv[:1] == [str(script)]
+    script, called = Path(sys.executable).with_name("recbole_tslrec"), sys.argv[:1]
+    return called == sys.orig_argv[1:2] and script in (Path(name).absolute() for name in called)
 
 
 def __getattr__(name: str) -> Any:

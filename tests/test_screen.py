@@ -126,6 +126,8 @@ def test_a_test_that_is_not_ranked_twice(small_data, settings):
     long = run_experiment("SASRec", small_data, config_dict=settings)
     long.test_seconds = 3600
     assert "masked" not in summary(long) and "hit@5" in summary(long)
+    long.test_result = None
+    assert "nobody to test" in summary(long)
 
 
 def test_the_log_is_recboles_and_comes_once_nothing_is_refused(small_data, settings):

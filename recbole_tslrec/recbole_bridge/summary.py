@@ -37,6 +37,8 @@ def summary(experiment: Experiment) -> str:
 
 
 def _metrics(experiment: Experiment, head: str) -> str:
+    if experiment.test_result is None:
+        return f"{head}: the split leaves nobody to test."
     both = _both_protocols(experiment)
     if both is None:
         found = experiment.test_result

@@ -1,4 +1,4 @@
-"""What the stages without a language model cost as users, items and categories grow.
+"""What the stages without a language model, and recommending, cost as users and items grow.
 
     OMP_NUM_THREADS=1 python benchmarks/scale.py --sizes=10000,100000,1000000
 
@@ -7,6 +7,7 @@ interactions a user. Time is the processor time of the process, which other work
 changes less than it does the time on the clock; memory is the peak of the resident memory during the
 stage, beside what its input alone took. k-means is measured for one restart, of the ten that a stage
 makes, and on Gaussian noise, in which it finds nothing and so runs through all of its iterations.
+Recommending is for 1,000 users, whatever n: its cost is that times the number of users.
 """
 
 from __future__ import annotations
@@ -15,27 +16,34 @@ import argparse
 import itertools
 import multiprocessing
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import process_time
 from types import SimpleNamespace
 
 import numpy as np
 import torch
+from recbole.config import Config
 from recbole.data.interaction import Interaction
+from recbole.model.sequential_recommender import SASRec
 
 from recbole_tslrec.data.histories import Histories, fingerprint, training_histories
+from recbole_tslrec.evaluation.blocks import SCORE_BYTES
 from recbole_tslrec.experiments.run.machine import machine
 from recbole_tslrec.paradigms.tslrec.augmentation.fusion import GateFusion
 from recbole_tslrec.paradigms.tslrec.reconstruction.categories import latent_categories
 from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import prior_preferences
+from recbole_tslrec.recommendation.search import FullScores, ProductIndex, choose_search
 from recbole_tslrec.store.item_tensors import ItemTensors
 
 INTERACTIONS_A_USER = 8
 LIST_LENGTH = 50  # RecBole's MAX_ITEM_LIST_LENGTH
 DIMENSION = 64  # of e_v
+RECOMMENDED = 1000  # users to recommend to
 
 # The work of a stage on input that is there already.
 Work = Callable[[], object]
@@ -119,6 +127,41 @@ def standardising(n: int, width: int) -> Work:
     return lambda: fusion.set_enhanced(vectors)
 
 
+def recommending(index: str, n: int, _) -> Work:
+    """The best ten of n items for so many users, in the blocks in which ``recommend`` takes them."""
+    model, rows = untrained_model(n), histories_as_rows(n)
+    with torch.no_grad():
+        search = choose_search(model, index, rows[:8], FullScores(model, None))
+    seen = rows[model.ITEM_SEQ]
+    size = min(128, SCORE_BYTES // (4 * (n + 1)))
+
+    @torch.no_grad()
+    def work():
+        for start in range(0, RECOMMENDED, size):
+            block = slice(start, start + size)
+            search.best(rows[block], 10, seen[block])
+
+    return work
+
+
+def making_an_index(n: int, _) -> Work:
+    model = untrained_model(n)
+    return lambda: ProductIndex(model, model.item_embedding.weight, approximate=True)
+
+
+def untrained_model(n: int) -> SASRec:
+    sys.argv = sys.argv[:1]  # RecBole reads it
+    settings = {"train_neg_sample_args": None, "gpu_id": "", "hidden_size": DIMENSION}
+    config = Config("SASRec", "ml-100k", config_dict=settings)
+    return SASRec(config, SimpleNamespace(num=lambda field: n + 1)).eval()
+
+
+def histories_as_rows(n: int) -> Interaction:
+    items = np.random.default_rng(0).integers(1, n + 1, size=(RECOMMENDED, INTERACTIONS_A_USER))
+    lengths = torch.full((RECOMMENDED,), INTERACTIONS_A_USER)
+    return Interaction({"item_id_list": torch.from_numpy(items), "item_length": lengths})
+
+
 def tokens(kind: str, n: int) -> list[str]:
     return [f"{kind}{number}" for number in range(n)]
 
@@ -149,6 +192,10 @@ STAGES = {
     "items' tensors: align by token": Stage(aligning, "d"),
     "items' tensors: content hash": Stage(hashing_content, "d"),
     "h^v: standardise, PCA to d/2": Stage(standardising, "d"),
+    "best 10 for 1,000 users, all scores": Stage(partial(recommending, "none")),
+    "best 10 for 1,000 users, exact index": Stage(partial(recommending, "exact")),
+    "best 10 for 1,000 users, approximate index": Stage(partial(recommending, "approximate")),
+    "approximate index: make": Stage(making_an_index),
     "k-means, one restart": Stage(clustering, "K"),
 }
 

@@ -203,7 +203,10 @@ STAGES = {
 def measure(name: str, n: int, value: int | None) -> tuple[float, float, float]:
     """Processor seconds, GiB of the input, GiB at the peak; in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measure_here, (name, n, value))
+        measured = pool.apply(_measure_here, (name, n, value))
+        pool.close()  # else it is killed, which ray, once loaded, reports
+        pool.join()
+    return measured
 
 
 def _measure_here(name: str, n: int, value: int | None) -> tuple[float, float, float]:

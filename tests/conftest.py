@@ -71,6 +71,7 @@ SLOW = {
     "test_item_record",
     "test_language_model",
     "test_llamarec",
+    "test_new_items",
     "test_odd_folders",
     "test_p5",
     "test_paper_settings",

@@ -16,6 +16,8 @@ from recbole_tslrec.recommendation import HELD_OUT, INDEXES, ITEM_TABLE, UNDER, 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from recbole_tslrec.recommendation.recommender import Recommender
+
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Declare the commands."""
@@ -114,6 +116,12 @@ def _add_model(command: argparse.ArgumentParser) -> None:
         "--titles", help="columns of the .item file, separated by commas (default: found by name)"
     )
     command.add_argument(
+        "--new_items",
+        type=Path,
+        help="lines token, tab, text: items that came after training, for a model that knows items by "
+        "their words",
+    )
+    command.add_argument(
         "--output", type=Path, help="a .csv or .jsonl file to write (default: to the screen)"
     )
 
@@ -130,6 +138,7 @@ def _recommend(args: argparse.Namespace) -> None:
     recommender = Recommender(
         args.checkpoint, device=args.device, titles=_listed(args.titles), index=args.index
     )
+    _take_new_items(recommender, args)
     requests = recommender.requests(users, histories, args.before, args.unknown_items)
     tables = recommender.tables(requests, args.k, args.seen, args.output is not None)
     if recommender.recall is not None:
@@ -161,7 +170,15 @@ def _similar(args: argparse.Namespace) -> None:
 
     check_output(args.output)
     recommender = Recommender(args.checkpoint, titles=_listed(args.titles))
+    _take_new_items(recommender, args)
     _give([recommender.similar(_listed(args.items), args.k, args.under)], args.output)
+
+
+def _take_new_items(recommender: Recommender, args: argparse.Namespace) -> None:
+    if args.new_items is not None:
+        from recbole_tslrec.recommendation.new_items import read_new_items
+
+        recommender.add_items(read_new_items(args.new_items), args.output is not None)
 
 
 def _listed(text: str | None) -> list[str] | None:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from recbole_tslrec.recbole_bridge.trained_model import load_trained_model
 from recbole_tslrec.recommendation import INDEXES, ITEM_TABLE
 from recbole_tslrec.recommendation.best_items import BestItems
-from recbole_tslrec.recommendation.requests import Requests, RequestsOf
+from recbole_tslrec.recommendation.requests import Requests, RequestsOf, named
 from recbole_tslrec.recommendation.similar import nearest
 from recbole_tslrec.recommendation.titles import read_titles
 
@@ -58,13 +58,42 @@ class Recommender:
         if index not in INDEXES:
             raise ValueError(f"index: [{index}] is none of {', '.join(INDEXES)}.")
         self._trained = load_trained_model(checkpoint, device)
-        self._best_items = BestItems(self._trained, index)
-        self._requests_of = RequestsOf(self._trained)
+        self._index = index
         dataset = self._trained.dataset
-        self._tokens = dataset.field2id_token[dataset.iid_field].astype(object)
-        self.items: list[str] = self._tokens[1:].tolist()
+        self.items: list[str] = dataset.field2id_token[dataset.iid_field][1:].tolist()
+        self._take_items()
         self.titles = read_titles(self._trained.config.final_config_dict, self.items, titles)
         self.recall: float | None = None
+
+    def _take_items(self) -> None:
+        """Make anew what depends on the catalogue."""
+        n_known = self._trained.dataset.item_num - 1
+        self._tokens = np.array(["", *self.items], dtype=object)  # by internal id
+        self._requests_of = RequestsOf(self._trained, self.items[n_known:])
+        self._best_items = BestItems(self._trained, self._index)
+
+    def add_items(self, texts: Mapping[str, str], show_progress: bool = False) -> None:
+        """Take in items that came after training; they are recommended from now on.
+
+        It needs a TSLRec model that knows items by their words alone: ``enhancement: text``, or
+        ``item_prompt: text``; its language model reads them.
+
+        Args:
+            texts: by the new items' tokens.
+            show_progress: whether to draw a progress bar.
+
+        Raises:
+            ValueError: the model knows items by more than words, an item is known already or has no
+                text, or a stage of the model is not kept.
+        """
+        from recbole_tslrec.recommendation.new_items import add_new_items  # slow to import
+
+        if there := sorted(texts.keys() & set(self.items)):
+            raise ValueError(f"new_items: {named(there)} known already.")
+        add_new_items(self._trained, texts, show_progress)
+        self.items += texts
+        self._take_items()
+        self.titles = dict.fromkeys(self.items, "") | (self.titles or {}) | dict(texts)
 
     # ---- recommending ---------------------------------------------------------------------------
 

@@ -56,15 +56,17 @@ class RequestsOf:
 
     Args:
         trained: the model with its data.
+        items: tokens of further items, whose internal ids follow the data set's.
     """
 
-    def __init__(self, trained: TrainedModel):
+    def __init__(self, trained: TrainedModel, items: Iterable[str] = ()):
         self._trained = trained
         dataset = trained.dataset
         self._name = dataset.dataset_name
         self._user_tokens = dataset.field2id_token[dataset.uid_field]
         self._users: Mapping[str, int] = dataset.field2token_id[dataset.uid_field]
-        self._items: Mapping[str, int] = dataset.field2token_id[dataset.iid_field]
+        more = {token: dataset.item_num + at for at, token in enumerate(items)}
+        self._items: Mapping[str, int] = dataset.field2token_id[dataset.iid_field] | more
 
     # ---- users of the data set ------------------------------------------------------------------
 

@@ -53,10 +53,14 @@ def nearest(
     Raises:
         ValueError: ``under`` is none of them, or there are no such vectors.
     """
-    cosines = (
-        _of_words(trained, titles) if under == TEXT else cosines_of(item_vectors(trained, under))
-    )
-    return best_of(cosines, items, k)
+    if under == TEXT:
+        return best_of(_of_words(trained, titles), items, k)
+    vectors = item_vectors(trained, under)
+    if items.max(initial=0) > len(vectors):
+        raise ValueError(
+            f"items: one is new, and has no vector under [{under}]. Set under=item_table."
+        )
+    return best_of(cosines_of(vectors), items, k)
 
 
 def best_of(cosines: Cosines, items: np.ndarray, k: int) -> tuple[Tensor, Tensor]:

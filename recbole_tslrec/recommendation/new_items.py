@@ -1,0 +1,144 @@
+"""Items that came after training: rows of the item table from their words alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, nn
+
+from recbole_tslrec.data.import_.text_files import read_lines
+from recbole_tslrec.language_model.item_inputs import has_slots
+from recbole_tslrec.language_model.item_states import read_items
+from recbole_tslrec.language_model.reader import (
+    make_prompt_for,
+    make_text_encoder,
+    open_source_for,
+    shared_if_possible,
+    tokenised_texts,
+)
+from recbole_tslrec.paradigms.tslrec.augmentation.item_table import EnhancedItemTable
+from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import (
+    EnhancedEmbedding,
+    TextEmbedding,
+    vectors_of,
+)
+from recbole_tslrec.paradigms.tslrec.reconstruction.stages import FineTuningStage
+from recbole_tslrec.recbole_bridge.trained_model import TrainedModel
+from recbole_tslrec.recommendation.requests import named
+from recbole_tslrec.recommendation.similar import kept_stages
+
+# Directions in which the known items differ by less, beside the most, are rounding.
+_LEAST = 1e-6
+
+
+def add_new_items(
+    trained: TrainedModel, texts: Mapping[str, str], show_progress: bool = False
+) -> None:
+    """Give the item table of a trained model rows for items that it was not trained on; in place.
+
+    A new item is one that nobody has had: its row is h', what the trained projection makes of its
+    words. Its vector is scaled and turned as the known items' were. The rows come last, in the order of
+    ``texts``; the data set stays as it was.
+
+    Args:
+        trained: a model whose vectors beside the ids come from items' words alone.
+        texts: by the new items' tokens.
+        show_progress: whether to draw a progress bar.
+
+    Raises:
+        ValueError: the model reads more of an item than its words, an item has no text, or a stage of
+            the model is not kept.
+    """
+    _check(trained, texts)
+    model, fusion = trained.model, trained.model.fusion
+    vectors = vectors_of(trained.config)
+    with torch.no_grad():
+        known = vectors.make(kept_stages(trained, vectors.stages))
+        new = _read(trained, texts, show_progress)
+        rows = as_known(new, known, fusion.enhanced[1 : len(known) + 1].cpu()).to(fusion.enhanced)
+    fusion.enhanced = torch.cat([fusion.enhanced, rows])
+    fusion.cold = torch.cat([fusion.cold, fusion.cold.new_ones(len(rows))])
+    ids = model.id_embeddings
+    no_ids = ids.new_zeros(len(rows), ids.shape[1])
+    weight = model.item_table.parametrizations.weight
+    weight.original = nn.Parameter(torch.cat([ids.detach(), no_ids]))
+    model.n_items = model.item_table.num_embeddings = len(fusion.enhanced)
+
+
+def _check(trained: TrainedModel, texts: Mapping[str, str]) -> None:
+    model, config = trained.model, trained.config
+    reads_words_alone = isinstance(model, EnhancedItemTable) and (
+        vectors_of(config) is TextEmbedding
+        or (vectors_of(config) is EnhancedEmbedding and not has_slots(config))
+    )
+    if not reads_words_alone:
+        raise ValueError(
+            f"new_items: [{config['model']}] knows items by more than their words. Train a TSLRec model "
+            f"with enhancement=text, or with item_prompt=text."
+        )
+    if not texts:
+        raise ValueError("new_items: none is given.")
+    if empty := [token for token, text in texts.items() if not text.strip()]:
+        raise ValueError(f"new_items: {named(empty)} without a text.")
+
+
+def _read(trained: TrainedModel, texts: Mapping[str, str], show_progress: bool) -> Tensor:
+    """What the language model makes of the words, before they are scaled: [n_new, hidden]."""
+    config, rows = trained.config, ["", *texts.values()]
+    source = open_source_for(config)
+    if vectors_of(config) is TextEmbedding:
+        reader, prompt = make_text_encoder(config, source, tokenised_texts(config, source, rows))
+    else:
+        fine_tuning = kept_stages(trained, (FineTuningStage,)).stage(FineTuningStage)
+        reader = fine_tuning.tuned_model().reader
+        prompt = make_prompt_for(config, source, texts=rows)
+        prompt = shared_if_possible(prompt, reader, config)
+    with TemporaryDirectory() as folder:
+        return read_items(
+            reader, prompt, list(texts), Path(folder), show_progress, doing="New items"
+        )
+
+
+def as_known(new: Tensor, known: Tensor, made_of_known: Tensor) -> Tensor:
+    """Vectors scaled and turned as known ones were: standardised, and cut by PCA.
+
+    Both together are one affine map, which is found from what it made of the known vectors. What a new
+    vector has in directions in which these do not differ, is left out.
+
+    Args:
+        new: [n_new, width].
+        known: [n, width].
+        made_of_known: [n, columns].
+
+    Returns:
+        [n_new, columns] float32.
+    """
+    known, new = known.double(), new.double()
+    centre, spread = known.mean(dim=0), known.std(dim=0, correction=0).clamp(min=1e-12)
+    inputs = (known - centre) / spread
+    mean = made_of_known.double().mean(dim=0)
+    turn = torch.linalg.pinv(inputs, rtol=_LEAST) @ (made_of_known.double() - mean)
+    return ((new - centre) / spread @ turn + mean).float()
+
+
+def read_new_items(path: Path) -> dict[str, str]:
+    """Lines ``token``, tab, text.
+
+    Raises:
+        ValueError: a line is something else, or a token comes twice; names file and line.
+    """
+    texts: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    for number, line in enumerate(read_lines(path), start=1):
+        token, tab, text = line.rstrip("\r\n").partition("\t")
+        if not token.strip() or not tab or not text.strip():
+            raise ValueError(
+                f"{path}, line {number}: [{line.strip()}] is not a token, a tab, a text."
+            )
+        if token in lines:
+            raise ValueError(f"{path}, line {number}: [{token}] has line {lines[token]} already.")
+        texts[token], lines[token] = " ".join(text.split()), number
+    return texts

@@ -1,0 +1,84 @@
+"""Items that came after training are known by their words."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from support.texts import write_texts
+from trained import make_toy
+
+from recbole_tslrec import Recommender
+from recbole_tslrec.paradigms.tslrec.augmentation.fusion import reduce_columns, standardise
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.recommendation.new_items import as_known, read_new_items
+
+
+@pytest.mark.parametrize(
+    "way", [{"enhancement": "text", "item_norm": "l2"}, {"item_prompt": "text"}]
+)
+def test_a_new_item_is_an_item_that_nobody_has_had(way, small_data, settings):
+    texts = write_texts()
+    changes = way | {"item_text": "title", "sft_epochs": 1, "enhanced_dim": 8, "llm_max_history": 3}
+    experiment = run_experiment("TSLRec_SASRec", small_data, config_dict=settings | changes)
+    recommender = Recommender(experiment.checkpoint)
+    model = recommender._trained.model
+    before = recommender.recommend(k=30, seen=True)
+    items = list(recommender.items)
+    twin = items.index("i4") + 1
+    model.fusion.cold[twin] = True  # as if nobody had had it: its words alone tell of it
+    expected = model.item_table.weight[twin].detach().clone()
+    model.fusion.cold[twin] = False
+
+    recommender.add_items({"new": texts["i4"]})
+    recommender.add_items({"other": "history of the user"})
+    assert recommender.items == [*items, "new", "other"]
+    row = model.item_table.weight[len(items) + 1].detach()
+    torch.testing.assert_close(row, expected, rtol=0.02, atol=0.01 * expected.abs().max().item())
+    found = recommender.recommend(k=32, seen=True)
+    assert set(found["item"]) == {*items, "new", "other"}
+    known = found[~found["item"].isin(["new", "other"])].reset_index(drop=True)
+    assert known["item"].tolist() == before["item"].tolist()
+    assert np.allclose(known["score"], before["score"], atol=1e-6)
+    assert found[found["item"] == "new"]["title"].iloc[0] == texts["i4"]
+    assert len(recommender.recommend(histories={"a": ["new", "i3"]}, k=5)) == 5
+    assert len(recommender.similar("new", k=31)) == 31
+    with pytest.raises(ValueError, match=r"^items: one is new, and has no vector under \[h_v\]"):
+        recommender.similar("new", under="h_v")
+    with pytest.raises(ValueError, match="^new_items: 'new' is known already"):
+        recommender.add_items({"new": "again"})
+    with pytest.raises(ValueError, match="^new_items: 'newer' is without a text"):
+        recommender.add_items({"newer": " "})
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 12), st.booleans())
+def test_new_vectors_are_scaled_and_turned_as_known_ones(seed, n_columns, with_constant):
+    random = torch.Generator().manual_seed(seed)
+    known = torch.randn(40, 12, generator=random) * torch.rand(12, generator=random).add(0.1)
+    if with_constant:
+        known[:, 3] = 1.5
+    made = reduce_columns(standardise(known), n_columns)
+    found = as_known(known[7:12], known, made.half())
+    torch.testing.assert_close(found, made[7:12], rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["SASRec", "TSLRec_SASRec"])
+def test_a_model_that_knows_no_words_takes_none(name):
+    toy = make_toy(name, enhancement="random", enhanced_width=5, n_categories=3)
+    with pytest.raises(ValueError, match=rf"^new_items: \[{name}\] knows items by more than"):
+        Recommender(toy.checkpoint).add_items({"new": "red comb"})
+
+
+def test_a_file_of_new_items():
+    path = Path("new.tsv")
+    path.write_text("a\tred  comb\nb\tblue\n")
+    assert read_new_items(path) == {"a": "red comb", "b": "blue"}
+    for text, message in (
+        ("a\tred\nb\n", r"line 2: \[b\] is not"),
+        ("a\tx\na\ty\n", "line 2: .* 1"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_new_items(path)

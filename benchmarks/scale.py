@@ -7,7 +7,7 @@ interactions a user. Time is the processor time of the process, which other work
 changes less than it does the time on the clock; memory is the peak of the resident memory during the
 stage, beside what its input alone took. k-means is measured for one restart, of the ten that a stage
 makes, and on Gaussian noise, in which it finds nothing and so runs through all of its iterations.
-Recommending is for 1,000 users, whatever n: its cost is that times the number of users.
+Recommending is for --users, whatever n.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ from recbole_tslrec.store.item_tensors import ItemTensors
 INTERACTIONS_A_USER = 8
 LIST_LENGTH = 50  # RecBole's MAX_ITEM_LIST_LENGTH
 DIMENSION = 64  # of e_v
-RECOMMENDED = 1000  # users to recommend to
 
 # The work of a stage on input that is there already.
 Work = Callable[[], object]
@@ -127,9 +126,9 @@ def standardising(n: int, width: int) -> Work:
     return lambda: fusion.set_enhanced(vectors)
 
 
-def recommending(index: str, n: int, _) -> Work:
-    """The best ten of n items for so many users, in the blocks in which ``recommend`` takes them."""
-    model, rows = untrained_model(n), histories_as_rows(n)
+def recommending(index: str, n: int, n_users: int) -> Work:
+    """The best ten of n items for each user, in the blocks in which ``recommend`` takes them."""
+    model, rows = untrained_model(n), histories_as_rows(n, n_users)
     with torch.no_grad():
         search = choose_search(model, index, rows[:8], FullScores(model, None))
     seen = rows[model.ITEM_SEQ]
@@ -137,7 +136,7 @@ def recommending(index: str, n: int, _) -> Work:
 
     @torch.no_grad()
     def work():
-        for start in range(0, RECOMMENDED, size):
+        for start in range(0, n_users, size):
             block = slice(start, start + size)
             search.best(rows[block], 10, seen[block])
 
@@ -156,9 +155,9 @@ def untrained_model(n: int) -> SASRec:
     return SASRec(config, SimpleNamespace(num=lambda field: n + 1)).eval()
 
 
-def histories_as_rows(n: int) -> Interaction:
-    items = np.random.default_rng(0).integers(1, n + 1, size=(RECOMMENDED, INTERACTIONS_A_USER))
-    lengths = torch.full((RECOMMENDED,), INTERACTIONS_A_USER)
+def histories_as_rows(n: int, n_users: int) -> Interaction:
+    items = np.random.default_rng(0).integers(1, n + 1, size=(n_users, INTERACTIONS_A_USER))
+    lengths = torch.full((n_users,), INTERACTIONS_A_USER)
     return Interaction({"item_id_list": torch.from_numpy(items), "item_length": lengths})
 
 
@@ -176,7 +175,7 @@ class Stage:
 
     Attributes:
         prepare: takes n and the value of ``varies``.
-        varies: K, d or nothing: what the cost depends on besides n.
+        varies: K, d, users or nothing: what the cost depends on besides n.
     """
 
     prepare: Callable[[int, int | None], Work]
@@ -192,9 +191,9 @@ STAGES = {
     "items' tensors: align by token": Stage(aligning, "d"),
     "items' tensors: content hash": Stage(hashing_content, "d"),
     "h^v: standardise, PCA to d/2": Stage(standardising, "d"),
-    "best 10 for 1,000 users, all scores": Stage(partial(recommending, "none")),
-    "best 10 for 1,000 users, exact index": Stage(partial(recommending, "exact")),
-    "best 10 for 1,000 users, approximate index": Stage(partial(recommending, "approximate")),
+    "best 10, all scores": Stage(partial(recommending, "none"), "users"),
+    "best 10, exact index": Stage(partial(recommending, "exact"), "users"),
+    "best 10, approximate index": Stage(partial(recommending, "approximate"), "users"),
     "approximate index: make": Stage(making_an_index),
     "k-means, one restart": Stage(clustering, "K"),
 }
@@ -235,13 +234,14 @@ def main() -> None:
     parser.add_argument("--sizes", default="10000,100000,1000000", help="n: users, and items")
     parser.add_argument("--categories", default="50,1000", help="K")
     parser.add_argument("--widths", default="64,384", help="d of the items' tensors")
+    parser.add_argument("--users", default="1000", help="users to recommend to")
     parser.add_argument("--only", default="", help="stages whose name has this in it")
     args = parser.parse_args()
-    sizes, categories, widths = (
+    sizes, categories, widths, users = (
         [int(number) for number in text.split(",")]
-        for text in (args.sizes, args.categories, args.widths)
+        for text in (args.sizes, args.categories, args.widths, args.users)
     )
-    values = {"": [None], "K": categories, "d": widths}
+    values = {"": [None], "K": categories, "d": widths, "users": users}
     print(f"{machine()}, NumPy {np.__version__}\n")
     print("| stage |  | n | processor s | input GiB | peak GiB |")
     print("|---|---|---|---|---|---|")

@@ -44,8 +44,7 @@ def test_every_model_is_found_by_name_with_its_trainer_and_both_yaml(small_data,
         config = Config(name, small_data, config_dict=keys)
         assert get_trainer(config["MODEL_TYPE"], name) is TwoStageTrainer
         assert config["fusion"] == "gate"  # from our yaml
-        # From the backbone's; TransRec's loss is BPR without a key.
-        assert config["loss_type"] == (None if backbone == "TransRec" else "CE")
+        assert config["loss_type"] == ("BPR" if backbone == "TransRec" else "CE")  # the backbone's
     assert Config("TSLRec_GRU4Rec", small_data, config_dict=settings)["hidden_size"] == 128
 
 

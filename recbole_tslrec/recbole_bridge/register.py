@@ -281,7 +281,7 @@ def with_checks(original):
             check_recbole_keys(values, self.internal_config_dict)
         if paradigm is not None and backbone is not None:
             check_needs(values, backbone.needs, self.model)
-        if ours:
+        if ours or backbone is not None:
             check_loss(values)
         check_valid_protocol(values, self.model, ours or backbone is not None)
         original(self)

@@ -124,12 +124,14 @@ def user_vectors(model: SequentialRecommender, rows: Interaction) -> Tensor:
 def item_table(model: SequentialRecommender) -> Tensor | None:
     """The items' vectors of a model, [n_items, d]; None if it has none by a name that is known."""
     backbone = backbone_of(model)
-    names = () if backbone is None else (backbone.item_table,)
-    for name in (*names, "item_embedding", "item_scores"):
+    if backbone is not None:
+        weight = getattr(model, backbone.item_table).weight
+        return weight[: len(weight) - backbone.rows_beyond]
+    for name in ("item_embedding", "item_scores"):
         module = getattr(model, name, None)
         weight = module.weight if isinstance(module, (nn.Embedding, nn.Linear)) else None
         if weight is not None and len(weight) >= model.n_items:
-            return weight[: model.n_items]  # BERT4Rec has a row for its mask besides
+            return weight[: model.n_items]
     return None
 
 

@@ -21,6 +21,7 @@ from recbole_tslrec.recbole_bridge.paradigm import PARADIGMS
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.recbole_bridge.register import _recbole_models
 from recbole_tslrec.recbole_bridge.trainers import BackboneTrainer
+from recbole_tslrec.recommendation.search import item_table
 
 VARIANTS = ("TSLRec", "CI", "Norm")
 # Each backbone in one variant: which variant changes nothing that is a backbone's own.
@@ -85,6 +86,7 @@ def test_rows_behind_the_items_stay_the_backbones_own(name, small_data, settings
     lengths = model.item_table.weight[1:n_items].norm(dim=1)
     torch.testing.assert_close(lengths, lengths[:1].expand_as(lengths))
     assert model.fusion.enhanced.shape[0] == n_items
+    assert len(item_table(model)) == n_items
     spec = BACKBONES[name]
     plain = {"state_dict": {f"{spec.item_table}.weight": table}}
     assert torch.equal(spec.item_embeddings(plain), table[1:n_items].float())

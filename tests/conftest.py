@@ -68,6 +68,7 @@ SLOW = {
     "test_fuzz",
     "test_given_files",
     "test_item_codes",
+    "test_history_term",
     "test_item_record",
     "test_language_model",
     "test_llamarec",
@@ -86,6 +87,7 @@ SLOW = {
     "test_trained_on",
     "test_trainer",
     "test_training",
+    "test_valid_protocol",
     "test_weights",
 }
 

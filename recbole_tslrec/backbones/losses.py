@@ -135,7 +135,11 @@ def _scores(
 
 
 def softmax_loss(
-    states: Tensor, table: Tensor, targets: Tensor, products: torch.dtype | None = None
+    states: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    products: torch.dtype | None = None,
+    added: Callable[[slice], Tensor] | None = None,
 ) -> Tensor:
     """The exact mean cross entropy over all items, with no more than a chunk of logits at a time.
 
@@ -147,11 +151,12 @@ def softmax_loss(
         states, table, targets: as above.
         products: in what the matrix products are computed; their sums, the softmax and the gradients'
             sums over chunks are float32 at least. None: as these.
+        added: gives a constant that is added to the logits of some of the rows; None for nothing.
 
     Returns:
         The loss, shape ``[]``, float32 at least; it can be differentiated once.
     """
-    return _SoftmaxLoss.apply(states, table, targets, products) / len(targets)
+    return _SoftmaxLoss.apply(states, table, targets, products, added) / len(targets)
 
 
 class _SoftmaxLoss(torch.autograd.Function):
@@ -164,26 +169,32 @@ class _SoftmaxLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, states: Tensor, table: Tensor, targets: Tensor, products: torch.dtype | None
+        ctx, states: Tensor, table: Tensor, targets: Tensor, products: torch.dtype | None, added
     ) -> Tensor:
         with torch.autocast(states.device.type, enabled=False):  # half precision has no room for it
             exact = torch.promote_types(states.dtype, torch.float32)
             states_, table_ = states.to(exact), table.to(exact)
-            total, *gradients = _loss_and_gradients(states_, table_, targets, products or exact)
+            total, *gradients = _loss_and_gradients(
+                states_, table_, targets, products or exact, added
+            )
         ctx.save_for_backward(*gradients)
         ctx.dtypes = states.dtype, table.dtype
         return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, factor: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx, factor: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         gradients = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         of_states, of_table = ((factor * one).to(dtype) for one, dtype in gradients)
-        return of_states, of_table, None, None
+        return of_states, of_table, None, None, None
 
 
 def _loss_and_gradients(
-    states: Tensor, table: Tensor, targets: Tensor, products: torch.dtype
+    states: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    products: torch.dtype,
+    added: Callable[[slice], Tensor] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The summed cross entropy and its gradients, ``[]``, ``[T, H]`` and ``[n_items, H]``."""
     total = states.new_zeros(())
@@ -194,6 +205,8 @@ def _loss_and_gradients(
     for first in range(0, len(states), rows):
         chunk, target = factors[0][first : first + rows], targets[first : first + rows, None]
         logits = (chunk @ factors[1].T).to(exact)
+        if added is not None:
+            logits += added(slice(first, first + rows))
         logits -= logits.amax(dim=1, keepdim=True)  # the same softmax, and no overflow
         total -= logits.gather(1, target).sum()
         slope = logits.exp_()  # in place, as all that follows: the softmax, less one at the target

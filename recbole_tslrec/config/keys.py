@@ -106,6 +106,9 @@ _LATER = {
     "item_text_missing": "error",
     "item_prompt": "slot",
     "item_slots": "embedding",
+    "score_term": "none",
+    "score_weight": 1.0,
+    "score_decay": 0.7,
 }
 
 

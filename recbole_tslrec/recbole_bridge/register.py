@@ -271,7 +271,7 @@ def with_checks(original):
             check_command_line(sys.argv[1:])
             check_spelling(self.external_config_dict, self.internal_config_dict)
             check_values(values)
-            paradigm.check(values)
+            paradigm.check(values | {"model": self.model})
             check_files(values)
         batchings = ("prefix",) if backbone is None else backbone.batchings
         by_product = backbone is not None and backbone.by_product

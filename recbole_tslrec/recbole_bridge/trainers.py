@@ -20,10 +20,12 @@ from recbole_tslrec.backbones.whole_sequences.loss import whole_sequence_loss
 from recbole_tslrec.config.recbole_keys import check_topk, check_validation
 from recbole_tslrec.evaluation.blocks import BlockDataLoader
 from recbole_tslrec.evaluation.collector import TopkCollector
+from recbole_tslrec.evaluation.scoring_term import choose_settings
 from recbole_tslrec.evaluation.seen_items import SeenItems
 from recbole_tslrec.recbole_bridge.paradigm import backbone_for
 from recbole_tslrec.stages.pipeline import Pipeline, cost_table
 from recbole_tslrec.store import processes
+from recbole_tslrec.store.checkpoints import load_checkpoint, write_checkpoint
 from recbole_tslrec.store.files import check_writable
 
 
@@ -174,12 +176,14 @@ class BackboneTrainer(WatchedTrainer):
         backbone, loss = backbone_of(self.model), self._all_items_loss
         table, bias = backbone.item_table, backbone.item_bias
         batching = self.config["train_batching"]
+        in_training = getattr(self.model, "term_in_training", False)
         if batching == "sequence":
-            return whole_sequence_loss(self.model, interaction, table, loss, bias)
+            added = self.model.added_logits if in_training else None
+            return whole_sequence_loss(self.model, interaction, table, loss, bias, added)
         if batching == "prefix" and loss is softmax_loss:  # RecBole's own, to the bit
             return self.model.calculate_loss(interaction)
         with without_padding(self.model) if batching == "trimmed" else nullcontext():
-            if self.model.loss_type != "CE":
+            if self.model.loss_type != "CE" or in_training:  # its own has the term
                 return self.model.calculate_loss(interaction)
             return prefix_loss(self.model, interaction, table, loss, bias)
 
@@ -248,7 +252,59 @@ class StagesFirst:
         self.stages = self.pipeline.used
 
 
-class TwoStageTrainer(StagesFirst, BackboneTrainer):
+class TermChosenLast:
+    """Mixin for a trainer: once the model is trained, its ``scoring_term`` is chosen on validation.
+
+    So it is in a model that is ``frozen``, too, whose weights come from a stage: RecBole's loop has then
+    no epoch.
+    """
+
+    def _fit(self, train_data, valid_data, verbose, saved, show_progress, **more):
+        chosen = self._is_chosen()
+        if chosen and not valid_data:
+            raise ValueError(
+                f"score_term: [after] is chosen on validation, and there is none. Leave "
+                f"eval_args: [{self.config['eval_args']}] out, or set score_term: during."
+            )
+        if getattr(self.model, "frozen", False):
+            self.epochs = self.start_epoch
+        super()._fit(train_data, valid_data, verbose, saved, show_progress, **more)
+        if chosen:
+            self._choose(valid_data, saved, show_progress)
+        return self.best_valid_score, self.best_valid_result
+
+    def _is_chosen(self) -> bool:
+        if getattr(self.model, "scoring_term", None) is None or self.model.term_in_training:
+            return False
+        if not self.config["single_spec"]:
+            raise ValueError(
+                "nproc: a term of the scores is chosen in one process. Set nproc=1, or score_term: none."
+            )
+        return True
+
+    def _choose(self, valid_data, saved, show_progress) -> None:
+        """Choose the best epoch's term, and write it into the checkpoint; its weights stay loaded."""
+        content = load_checkpoint(self.saved_model_file, self.device) if saved else None
+        if content is not None:
+            self.model.load_state_dict(content["state_dict"])
+        blocks = BlockDataLoader.of(valid_data, self.model)
+        metric = self.config["valid_metric"]
+        by_settings = choose_settings(self.model, blocks, metric, self._masked)
+        term = self.model.scoring_term
+        best = dict(zip(term.names, term.chosen.tolist(), strict=True))
+        self.logger.info(
+            f"Term at scoring, by {metric} on validation, seen items "
+            f"{self.config['valid_protocol']}: {best}, {max(by_settings.values()):.4f}; without it "
+            f"{next(iter(by_settings.values())):.4f}"
+        )
+        self.best_valid_score, self.best_valid_result = self._valid_epoch(valid_data, show_progress)
+        if content is not None:
+            content["state_dict"] = self.model.state_dict()
+            content["best_valid_score"] = float(self.best_valid_score)
+            write_checkpoint(content, self.saved_model_file)
+
+
+class TwoStageTrainer(TermChosenLast, StagesFirst, BackboneTrainer):
     """Trains ``TSLRec_*``, ``CI_*`` and ``Norm_*`` models: the fused backbone in RecBole's own loop."""
 
 

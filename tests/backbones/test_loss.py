@@ -79,6 +79,28 @@ def test_so_they_are_with_a_fused_item_table():
     assert_same(summed(model, make_loader(config, train_data), loss_function, count), prefixes)
 
 
+def test_so_they_are_with_a_constant_among_the_logits():
+    config, train_data, _ = prepare(lengths=SHORT)
+    model = make_model(config, train_data)
+    constant = torch.randn(model.n_items, model.n_items, dtype=torch.float64)
+    constant[0] = 0  # padding adds nothing
+
+    def added(item_seq):
+        places = torch.arange(1.0, item_seq.shape[1] + 1, dtype=torch.float64)
+        return (constant[item_seq] * places[:, None]).sum(dim=1)
+
+    def prefix_loss(batch):
+        def with_constant(_, arguments):
+            return arguments[0] + added(batch["item_id_list"]), arguments[1]
+
+        with model.loss_fct.register_forward_pre_hook(with_constant):
+            return model.calculate_loss(batch)
+
+    prefixes = summed(model, train_data, prefix_loss, len)
+    loss_function = partial(whole_sequence_loss, model, added=added)
+    assert_same(summed(model, make_loader(config, train_data), loss_function, count), prefixes)
+
+
 @pytest.mark.parametrize("backbone", CAUSAL)
 def test_bpr_is_the_prefixes_loss_for_the_same_negatives(backbone):
     config, train_data, _ = prepare(backbone, lengths=SHORT, **BPR | keys_of(backbone, "tiny"))

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from recbole.utils import init_seed
 from small_evaluations import MAX_LENGTH, N_ITEMS, make_toy, rows_to_evaluate
-from test_ranks import naive_rank
+from support.ranks import naive_rank
 
 from recbole_tslrec.backbones.specification import backbone_of
 from recbole_tslrec.evaluation import blocks

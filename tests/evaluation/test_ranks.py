@@ -5,15 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
+from support.ranks import naive_rank
 
 from recbole_tslrec.evaluation.ranks import metrics, rank_test_targets, target_ranks
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
-
-
-def naive_rank(scores, target: int, seen: set[int]) -> int:
-    """Sort the items that take part: by score, then by id; count to the target."""
-    items = [item for item in range(1, len(scores)) if item == target or item not in seen]
-    return sorted(items, key=lambda item: (-scores[item], item)).index(target) + 1
 
 
 @st.composite

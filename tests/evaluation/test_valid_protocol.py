@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from recbole.config import Config
-from test_ranks import naive_rank
+from support.ranks import naive_rank
 
 from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.evaluation.ranks import metrics

@@ -119,7 +119,10 @@ OURS: dict[str, Key] = {
         ["tslrec", "random"], ["mean_preference", "backbone_embedding", "frozen_lm"], model=_LM
     ),
     "enhanced_items": some([None], wrong=_FILE, model=_LM),
-    "fusion": some(["gate", "sum"], model=_LM),
+    "fusion": some(["gate", "sum", "start"], ["none"], model=_LM),
+    "score_term": some(["none", "after", "during"], model=_LM),
+    "score_weight": number(beside=[0], model=_LM),
+    "score_decay": number(high=1, beside=[0], model=_LM),
     "enhanced_dim": whole(1, model=_LM),
     "enhanced_scale": number(beside=[0], model=_LM),
     "item_norm": some(["none", "l2"], model="CI_SASRec"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,6 +24,7 @@ def whole_sequence_loss(
     item_table: str = "item_embedding",
     loss: Loss = softmax_loss,
     item_bias: str | None = None,
+    added: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """The mean over the batch's targets of the model's own loss, CE over all items or BPR.
 
@@ -32,6 +36,8 @@ def whole_sequence_loss(
         item_table: the attribute of the item table, an ``nn.Embedding`` ``[n_items, H]``.
         loss: what stands for CE.
         item_bias: the attribute of the items' biases, ``[n_items]``; None for a model without.
+        added: gives what is added to CE's logits, a constant ``[n, n_items]``, for n histories
+            ``[n, L]`` padded on the right; None for nothing.
 
     Returns:
         The loss, shape ``[]``.
@@ -51,6 +57,12 @@ def whole_sequence_loss(
             (states * F.embedding(items, table)).sum(dim=-1) for items in (positives, negatives)
         ]
         return model.loss_fct(*scores)
+    if added is not None:
+        item_seq = interaction[model.ITEM_SEQ]
+        length = item_seq.shape[1]
+        before = torch.ones(length, length, dtype=torch.bool, device=item_seq.device).tril()
+        histories = (item_seq[:, None, :] * before)[is_target]  # [T, L]
+        loss = partial(loss, added=lambda rows: added(histories[rows]))
     return loss(states, table, positives)
 
 

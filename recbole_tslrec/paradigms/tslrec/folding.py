@@ -40,8 +40,8 @@ def fold_checkpoint(checkpoint: Path, folded: Path) -> None:
         folded: where to write.
 
     Raises:
-        ValueError: the checkpoint is of a model without a fused item table, or the data set's items
-            are in another order now.
+        ValueError: the checkpoint is of a model without a fused item table, or whose scores get a term
+            besides, or the data set's items are in another order now.
     """
     content = load_checkpoint(checkpoint)
     config = content["config"]
@@ -57,6 +57,11 @@ def fold_checkpoint(checkpoint: Path, folded: Path) -> None:
             )
         model.load_state_dict(content["state_dict"])
     backbone = model.backbone.name
+    if (term := getattr(model, "scoring_term", None)) is not None and term.in_use:
+        raise ValueError(
+            f"[{checkpoint}] adds a term to its scores (score_term: [{config['score_term']}]), for "
+            f"which a plain [{backbone}] has no place. Fold a model with score_term: none."
+        )
     plain = copy.copy(config)
     plain.model = backbone
     plain.final_config_dict = {

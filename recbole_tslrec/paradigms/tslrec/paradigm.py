@@ -5,6 +5,7 @@ from typing import Any
 
 from recbole_tslrec.data.item_catalogue import check_item_text
 from recbole_tslrec.data.keys import ITEM_TEXT
+from recbole_tslrec.evaluation.scoring_term import check_metric
 from recbole_tslrec.language_model.item_inputs import check_item_inputs
 from recbole_tslrec.language_model.keys import (
     ADAPTERS,
@@ -17,7 +18,13 @@ from recbole_tslrec.language_model.keys import (
     STOPPING,
     TRAINING,
 )
-from recbole_tslrec.paradigms.tslrec.augmentation.keys import FUSION, GIVEN_VECTORS, NORM
+from recbole_tslrec.paradigms.tslrec.augmentation.item_table import EnhancedItemTable
+from recbole_tslrec.paradigms.tslrec.augmentation.keys import (
+    FUSION,
+    GIVEN_VECTORS,
+    NORM,
+    SCORE_TERM,
+)
 from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import (
     VECTORS,
     EnhancedEmbedding,
@@ -35,7 +42,7 @@ variants TSLRec_<backbone>, CI_<backbone> and Norm_<backbone> add to RecBole's o
 (hidden_size, loss_type, ...) are those of RecBole's <backbone>.yaml. "§" is a section of the paper.
 Written by `make keys` from the declarations in the code."""
 
-_FUSED = (*FUSION.names, *NORM.names)
+_FUSED = (*FUSION.names, *SCORE_TERM.names, *NORM.names)
 
 
 def _item_record(pipeline, model) -> dict:
@@ -62,7 +69,7 @@ def _fused(kind: type) -> Variant:
 
 
 def _check(config: Mapping[str, Any]) -> None:
-    """Raise ValueError for a file in the place of a control, and for texts that are not named."""
+    """Raise ValueError for keys that contradict each other, and for texts that are not named."""
     if config["enhanced_items"] is not None and config["enhancement"] != EnhancedEmbedding.name:
         raise ValueError(
             f"enhanced_items: [{config['enhanced_items']}] would take the place of the control "
@@ -71,6 +78,30 @@ def _check(config: Mapping[str, Any]) -> None:
     check_item_inputs(config)
     if VECTORS[config["enhancement"]].reads_text:
         check_item_text(config, f"enhancement={config['enhancement']}:")
+    if (config["fusion"], config["score_term"]) == ("none", "none") and _fuses(config["model"]):
+        raise ValueError(
+            f"fusion: [none] with score_term: [none] uses nothing of enhancement: "
+            f"[{config['enhancement']}]. Set score_term: after, or another fusion."
+        )
+    if config["score_term"] == "after":
+        check_metric(str(config["valid_metric"]))
+    if config["score_term"] == "during":
+        _check_softmax(config)
+
+
+def _check_softmax(config: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the loss is the softmax over all items, in full precision."""
+    wanted = {"loss_type": "CE", "sampled_loss": "none", "softmax_precision": "float32"}
+    for key, value in wanted.items():
+        if config.get(key, value) != value:
+            raise ValueError(
+                f"score_term: [during] is a term of all items' logits, and {key}: [{config[key]}] has "
+                f"no place for it. Set {key}: {value}, or score_term: after."
+            )
+
+
+def _fuses(model: str) -> bool:
+    return issubclass(MODELS[model], EnhancedItemTable)
 
 
 TSLREC = Paradigm(
@@ -93,6 +124,7 @@ TSLREC = Paradigm(
         OPTIMISATION,
         TRAINING,
         FUSION,
+        SCORE_TERM,
         GIVEN_VECTORS,
         NORM,
         PLACE,

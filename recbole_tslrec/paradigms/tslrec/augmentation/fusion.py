@@ -48,6 +48,18 @@ def _standardise_columns(vectors: Tensor) -> Tensor:
     return torch.where(constant, 0.0, centred / deviation.where(~constant, 1.0)).to(vectors.dtype)
 
 
+def centre(vectors: Tensor) -> Tensor:
+    """Columns with mean 0, float32; a row of zeros, an item of which nothing is known, stays one.
+
+    Args:
+        vectors: [n, width], one row an item, no padding row.
+    """
+    known = vectors.any(dim=1, keepdim=True)
+    rows = vectors.float()
+    mean = rows.sum(dim=0, dtype=torch.float64) / known.sum().clamp(min=1)
+    return torch.where(known, rows - mean.float(), 0.0)
+
+
 def reduce_columns(vectors: Tensor, n_columns: int) -> Tensor:
     """Exact PCA: the ``n_columns`` directions of most variance; logs the share of it they keep.
 
@@ -150,6 +162,9 @@ class EnhancedFusion(nn.Module):
             )
         self.enhanced[1:] = reduce_columns(standardised, self.enhanced.shape[1])
 
+    def start(self, embeddings: Tensor, id_embeddings: Tensor) -> None:
+        """Nothing of the id embeddings is set."""
+
     def project(self) -> Tensor:
         """h' of every item, [n_items, d]."""
         return _ProjectHalf.apply(self.projection.weight, self.projection.bias, self.enhanced)
@@ -172,6 +187,52 @@ class EnhancedFusion(nn.Module):
             return fused
         own = torch.zeros_like(projected) if self.training else projected
         return torch.where(self.cold[:, None], own, fused)
+
+
+class IdFusion(nn.Module):
+    """The id embeddings alone (``fusion: none``): the vectors come in at scoring.
+
+    Args:
+        id_embeddings: the backbone's table as initialised, [n_items, d].
+        width, scale: not used.
+    """
+
+    def __init__(self, id_embeddings: Tensor, width: int, scale: float):
+        super().__init__()
+
+    def set_enhanced(self, embeddings: Tensor) -> None:
+        """Nothing is taken of the vectors."""
+
+    def start(self, embeddings: Tensor, id_embeddings: Tensor) -> None:
+        """Nothing of the id embeddings is set."""
+
+    def forward(self, id_embeddings: Tensor) -> Tensor:
+        return id_embeddings
+
+
+class StartFusion(IdFusion):
+    """The id embeddings start from the vectors and are trained on (``fusion: start``).
+
+    E_0 = scale · σ · PCA_d(x), σ the size of the id embeddings' own start: as LLM2SASRec (Harte et al.,
+    RecSys 2023) and LLM-ESR (arXiv 2405.20646) start theirs. Columns that the vectors do not have keep
+    their random start.
+    """
+
+    def __init__(self, id_embeddings: Tensor, width: int, scale: float):
+        super().__init__(id_embeddings, width, scale)
+        self._size = scale * initial_scale(id_embeddings)
+
+    def start(self, embeddings: Tensor, id_embeddings: Tensor) -> None:
+        """Set the id embeddings, in place.
+
+        Args:
+            embeddings: of every item in the order of internal ids, [n_items - 1, any], no padding.
+            id_embeddings: [n_items, d].
+        """
+        rows = reduce_columns(centre(embeddings), id_embeddings.shape[1])
+        size = rows.double().pow(2).mean().sqrt().item()
+        if size > 0:  # else they are the same for every item
+            id_embeddings.data[1:, : rows.shape[1]] = rows * (self._size / size)
 
 
 class GateFusion(EnhancedFusion):
@@ -209,7 +270,12 @@ class SumFusion(EnhancedFusion):
         return self.settled(id_embeddings + projected, projected)
 
 
-FUSIONS: dict[str, type[EnhancedFusion]] = {"gate": GateFusion, "sum": SumFusion}
+FUSIONS: dict[str, type[EnhancedFusion | IdFusion]] = {
+    "gate": GateFusion,
+    "sum": SumFusion,
+    "start": StartFusion,
+    "none": IdFusion,
+}
 
 
 class EqualNorms(nn.Module):

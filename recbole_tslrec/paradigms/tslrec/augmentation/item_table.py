@@ -9,14 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from recbole_tslrec.evaluation.scoring_term import TermAtScoring
 from recbole_tslrec.paradigms.tslrec.augmentation.fusion import (
     FUSIONS,
     CategoryFusion,
     EnhancedFusion,
     EqualNorms,
 )
+from recbole_tslrec.paradigms.tslrec.augmentation.history_term import HistorySimilarity
 from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import vectors_of
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
+from recbole_tslrec.stages.backbone import BackboneStage
+from recbole_tslrec.stages.trained_backbone import trained_backbone
 
 if TYPE_CHECKING:
     from recbole_tslrec.backbones.specification import Backbone
@@ -95,8 +99,16 @@ class FusedItemTable:
         return table[: len(table) - self.backbone.rows_beyond]
 
 
-class EnhancedItemTable(FusedItemTable):
+class EnhancedItemTable(TermAtScoring, FusedItemTable):
     """id embedding fused with the language model's enhanced embedding (TSLRec, §4.2)."""
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        if config["score_term"] != "none":
+            self.scoring_term = _term(config, self.n_items)
+            self.term_in_training = config["score_term"] == "during"
+        # Nothing but the ids is trained, and of them as ever: the trained backbone has them.
+        self.frozen = trained_elsewhere(config)
 
     def _make_fusion(self, config, id_embeddings: Tensor) -> nn.Module:
         # Kept in the config, and so in the checkpoint: a trained model loads without the language
@@ -116,13 +128,27 @@ class EnhancedItemTable(FusedItemTable):
 
     @staticmethod
     def stages(config) -> tuple[type[Stage], ...]:
-        return vectors_of(config).stages
+        own = (BackboneStage,) if trained_elsewhere(config) else ()
+        return tuple(dict.fromkeys((*own, *vectors_of(config).stages)))
 
     def prepare(self, pipeline: Pipeline) -> None:
-        self.fusion.set_enhanced(vectors_of(pipeline.config).make(pipeline))
+        if self.frozen:
+            self._take(trained_backbone(pipeline))
+        vectors = vectors_of(pipeline.config).make(pipeline)
+        self.fusion.start(vectors, self.id_embeddings)
+        self.fusion.set_enhanced(vectors)
+        if self.scoring_term is not None:
+            self.scoring_term.set_vectors(vectors)
         if isinstance(self.fusion, EnhancedFusion) and self.fusion.cold is not None:
             had = np.bincount(pipeline.histories.items, minlength=len(pipeline.tokens) + 1)
             self.fusion.set_cold(torch.from_numpy(had[1:] == 0))
+
+    def _take(self, trained) -> None:
+        """The weights of a trained backbone."""
+        table = f"{self.backbone.item_table}."
+        state = trained.state_dict()
+        state[f"{table}parametrizations.weight.original"] = state.pop(f"{table}weight")
+        self.load_state_dict(self.state_dict() | state)
 
     @torch.no_grad()
     def mean_gate(self) -> Tensor:
@@ -132,6 +158,23 @@ class EnhancedItemTable(FusedItemTable):
             AttributeError: the fusion has no gate.
         """
         return self.fusion.mean_gate(self.id_embeddings)
+
+
+def trained_elsewhere(config) -> bool:
+    """Whether the model is a trained backbone, whose scores get a term afterwards."""
+    return (config["fusion"], config["score_term"], config["item_norm"]) == (
+        "none",
+        "after",
+        "none",
+    )
+
+
+def _term(config, n_items: int) -> HistorySimilarity:
+    in_training = config["score_term"] == "during"
+    term = HistorySimilarity(n_items, config["enhanced_width"], standardised=not in_training)
+    if in_training:
+        term.choose([config["score_weight"], config["score_decay"]])
+    return term
 
 
 class CategoryItemTable(FusedItemTable):

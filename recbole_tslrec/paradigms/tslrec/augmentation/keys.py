@@ -1,7 +1,7 @@
 """The keys of the fused item table (paper §4.2)."""
 
 from recbole_tslrec.config.keys import Effect, Key, declare
-from recbole_tslrec.config.values import ABOVE_0, integer, one_of, text
+from recbole_tslrec.config.values import ABOVE_0, integer, number, one_of, text
 from recbole_tslrec.paradigms.tslrec.augmentation.fusion import FUSIONS
 from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import VECTORS
 
@@ -23,7 +23,9 @@ FUSION = declare(
         "fusion",
         "gate",
         f"How the id embedding e and the projected enhanced embedding h' become one, in "
-        f"[{', '.join(FUSIONS)}]. gate: a*e + (1-a)*h' with a learned elementwise gate a. sum: e + h'.",
+        f"[{', '.join(FUSIONS)}]. gate: a*e + (1-a)*h' with a learned elementwise gate a. sum: e + h'. "
+        "start: e alone, which starts from the enhanced embedding's principal components. none: e "
+        "alone, for score_term.",
         one_of(*FUSIONS),
     ),
     Key(
@@ -38,6 +40,32 @@ FUSION = declare(
         1.0,
         "The size of h' at the start of training, in units of the initial id embedding's.",
         ABOVE_0,
+    ),
+)
+
+SCORE_TERM = declare(
+    "Late fusion: a term at scoring",
+    Key(
+        "score_term",
+        "none",
+        "In [none, after, during]: whether items like those of the history (by the cosine of the "
+        "vectors of enhancement) get a higher score. after: once the model is trained; weight and "
+        "decay are chosen on validation. during: in training as well, with the weight and decay below. "
+        "With fusion: none and after, the model is the trained backbone itself.",
+        one_of("none", "after", "during"),
+    ),
+    Key(
+        "score_weight",
+        1.0,
+        "With score_term: during, the weight of the term among the logits.",
+        ABOVE_0,
+    ),
+    Key(
+        "score_decay",
+        0.7,
+        "With score_term: during, by how much an item of the history counts less than the one after it, "
+        "in (0, 1].",
+        number(lambda value: 0 < value <= 1, "a number above 0, up to 1"),
     ),
 )
 

@@ -92,6 +92,8 @@ def test_the_same_seed_gives_the_same_bits(model, data, settings):
     )
     assert_same(state_of(one), state_of(again))
     assert one.test_result == again.test_result
+    if model == "Repeat":  # in which nothing is drawn
+        return
     pairs = zip(state_of(one).values(), state_of(other).values(), strict=True)
     assert not all(torch.equal(*pair) for pair in pairs)
 

@@ -167,7 +167,10 @@ def test_a_model_with_text_trains(enhancement, with_text, small_data):
 
 
 def test_controls_of_texts_are_added_where_there_are_texts():
-    without = {"mean_preference", "backbone_embedding", "random", "frozen_lm"}
+    without = {"mean_preference", "backbone_embedding", "random", "frozen_lm"} | {
+        "repeat",
+        "seen_penalty",
+    }
     assert set(controls({})) == without and set(controls()) == without | set(OF_TEXT)
     assert set(controls({"item_text": None})) == without
     assert set(controls({"item_text": "title"})) == without | set(OF_TEXT)

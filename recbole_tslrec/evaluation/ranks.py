@@ -35,6 +35,7 @@ class Ranks:
             stays in, also where it is in the history.
         training_length: int32 ``[n]``, items in the user's training history.
         item_count: int32 ``[n]``, training interactions of the target.
+        repeated: bool ``[n]``, whether the target is among the user's earlier items.
     """
 
     user: np.ndarray
@@ -43,6 +44,7 @@ class Ranks:
     rank_masked: np.ndarray
     training_length: np.ndarray
     item_count: np.ndarray
+    repeated: np.ndarray
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """HR and NDCG under both protocols, ``["ranked"]["ndcg@10"]`` for one."""
@@ -138,16 +140,10 @@ def rank_test_targets(model, train_data, valid_data, test_data) -> Ranks:
             users = interaction[dataset.uid_field].numpy()
             pairs = tuple(part.to(device) for part in seen.pairs(interaction))
             interaction, aims = interaction.to(device), targets.to(device)
-            if hasattr(model, "protocol_scores"):
-                both = model.protocol_scores(interaction, pairs, aims)
-                ranked = target_ranks(both[0], aims, pairs)[0]
-                masked = target_ranks(both[1], aims, pairs)[1]
-            else:
-                scores = model.full_sort_predict(interaction).view(-1, dataset.item_num)
-                ranked, masked = target_ranks(scores, aims, pairs)
-            parts.append((users, targets.numpy(), ranked.cpu().numpy(), masked.cpu().numpy()))
+            of_rows = (*_both_ranks(model, interaction, aims, pairs), _repeated(aims, pairs))
+            parts.append((users, targets.numpy(), *(each.cpu().numpy() for each in of_rows)))
     order = np.argsort(blocks.order)
-    users, targets, rank, rank_masked = (
+    users, targets, rank, rank_masked, repeated = (
         np.concatenate(part)[order] for part in zip(*parts, strict=True)
     )
     lengths = np.zeros(dataset.user_num, dtype=np.int32)
@@ -160,4 +156,22 @@ def rank_test_targets(model, train_data, valid_data, test_data) -> Ranks:
         rank_masked=rank_masked.astype(np.int32),
         training_length=lengths[users],
         item_count=counts[targets],
+        repeated=repeated,
     )
+
+
+def _both_ranks(model, interaction, targets: Tensor, seen) -> tuple[Tensor, Tensor]:
+    """The targets' ranks under both protocols, int64 ``[B]`` each."""
+    if hasattr(model, "protocol_scores"):
+        both = model.protocol_scores(interaction, seen, targets)
+        return target_ranks(both[0], targets, seen)[0], target_ranks(both[1], targets, seen)[1]
+    scores = model.full_sort_predict(interaction).view(len(targets), -1)
+    return target_ranks(scores, targets, seen)
+
+
+def _repeated(targets: Tensor, seen: tuple[Tensor, Tensor]) -> Tensor:
+    """Whether each target was seen before, bool ``[B]``."""
+    rows, items = seen
+    repeated = torch.zeros(len(targets), dtype=torch.bool, device=targets.device)
+    repeated[rows[items == targets[rows]]] = True
+    return repeated

@@ -7,6 +7,7 @@ from recbole_tslrec.paradigms.e4srec.paradigm import E4SREC
 from recbole_tslrec.paradigms.llamarec.paradigm import LLAMAREC
 from recbole_tslrec.paradigms.p5.paradigm import P5
 from recbole_tslrec.paradigms.pod.paradigm import POD
+from recbole_tslrec.paradigms.rules.paradigm import RULES
 from recbole_tslrec.paradigms.tslrec.paradigm import TSLREC
 
-BUILT_IN = (TSLREC, E4SREC, LLAMAREC, P5, POD)
+BUILT_IN = (TSLREC, E4SREC, LLAMAREC, P5, POD, RULES)

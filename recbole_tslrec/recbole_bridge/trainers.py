@@ -263,23 +263,24 @@ class TermChosenLast:
         chosen = self._is_chosen()
         if chosen and not valid_data:
             raise ValueError(
-                f"score_term: [after] is chosen on validation, and there is none. Leave "
-                f"eval_args: [{self.config['eval_args']}] out, or set score_term: during."
+                f"eval_args: [{self.config['eval_args']}] leaves no validation, on which a term of the "
+                f"scores (score_term: after, a penalty) is chosen. Leave eval_args out."
             )
         if getattr(self.model, "frozen", False):
             self.epochs = self.start_epoch
         super()._fit(train_data, valid_data, verbose, saved, show_progress, **more)
         if chosen:
             self._choose(valid_data, saved, show_progress)
+        elif getattr(self.model, "frozen", False) and valid_data:
+            found = self._valid_epoch(valid_data, show_progress)
+            self.best_valid_score, self.best_valid_result = found
         return self.best_valid_score, self.best_valid_result
 
     def _is_chosen(self) -> bool:
         if getattr(self.model, "scoring_term", None) is None or self.model.term_in_training:
             return False
         if not self.config["single_spec"]:
-            raise ValueError(
-                "nproc: a term of the scores is chosen in one process. Set nproc=1, or score_term: none."
-            )
+            raise ValueError("nproc: a term of the scores is chosen in one process. Set nproc=1.")
         return True
 
     def _choose(self, valid_data, saved, show_progress) -> None:
@@ -306,6 +307,10 @@ class TermChosenLast:
 
 class TwoStageTrainer(TermChosenLast, StagesFirst, BackboneTrainer):
     """Trains ``TSLRec_*``, ``CI_*`` and ``Norm_*`` models: the fused backbone in RecBole's own loop."""
+
+
+class FrozenTrainer(TermChosenLast, StagesFirst, WatchedTrainer):
+    """For models in which nothing is trained: a rule, or what a stage has trained with a rule on top."""
 
 
 class StagedTrainer(StagesFirst, WatchedTrainer):

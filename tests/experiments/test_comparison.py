@@ -28,6 +28,7 @@ from recbole_tslrec.experiments.run.grid import MAIN_VARIANTS, Grid
 from recbole_tslrec.experiments.run.kept_cells import ResultsFolder
 from recbole_tslrec.experiments.run.search import best_values, declare
 from recbole_tslrec.language_model import source
+from recbole_tslrec.paradigms.tslrec.paradigm import TSLREC
 from recbole_tslrec.recbole_bridge.paradigm import controls
 from recbole_tslrec.recbole_bridge.paradigm import variants as known_variants
 from recbole_tslrec.recbole_bridge.register import properties_folder
@@ -246,6 +247,12 @@ def cell(variant="TSLRec", seed=1, data="0", **settings) -> Cell:
     return Cell("small", "SASRec", variant, seed, chosen, data)
 
 
+def fused_controls() -> tuple[str, ...]:
+    """Those in the place of TSLRec's own vectors, of which the kept results are."""
+    own = {row.name for row in TSLREC.variants}
+    return tuple(name for name in controls({}) if name in own)
+
+
 def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp_path):
     same = {"show_progress": True, "gpu_id": "1", "data_path": "x", "checkpoint_dir": "y"}
     same |= {"tslrec_dir": "z", "topk": [3], "metrics": ["MRR"], "worker": 2}
@@ -254,7 +261,7 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
         for change in ({"seed": 2}, {"data": "1"}, {"learning_rate": 0.1}, {"epochs": 2}):
             assert cell(variant).id != cell(variant, **change).id, (variant, change)
     assert len({cell(variant).id for variant in known_variants()}) == len(known_variants())
-    fused = {"TSLRec", *controls()}
+    fused = {"TSLRec", *controls()} & {row.name for row in TSLREC.variants}
     by_model = {"random", "text", "shuffled_text", "gaussian_text"}  # as wide as its states
     depends = {
         "n_categories": {"CI", "TSLRec", "mean_preference", "frozen_lm"},
@@ -279,7 +286,7 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
     [
         (
             "kept",
-            {"backbones": ("SASRec", "GRU4Rec"), "variants": (*MAIN_VARIANTS, *controls({}))},
+            {"backbones": ("SASRec", "GRU4Rec"), "variants": (*MAIN_VARIANTS, *fused_controls())},
             14,
         ),
         (
@@ -296,7 +303,7 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
             "kept_search",  # the rate that was chosen, for all but frozen_lm
             {
                 "backbones": ("GRU4Rec",),
-                "variants": (*MAIN_VARIANTS, *controls({})[:-1]),
+                "variants": (*MAIN_VARIANTS, *fused_controls()[:-1]),
                 "settings": {"learning_rate": 0.003},
             },
             6,

@@ -14,6 +14,7 @@ from synthetic import VARIANTS, SyntheticResults
 
 from recbole_tslrec.__main__ import main
 from recbole_tslrec.evaluation.significance import Comparison, Outcome
+from recbole_tslrec.evaluation.slices import quantile_groups
 from recbole_tslrec.experiments.report import drawing, figures, report
 from recbole_tslrec.experiments.report.report import make_report, write_report
 from recbole_tslrec.experiments.report.results import Results, user_metrics
@@ -408,8 +409,8 @@ def test_the_table_says_who_has_fewer_seeds(tmp_path):
 
 def test_groups_of_equal_values_are_one():
     values = pd.Series([7, 7, 7], index=["a", "b", "c"])
-    assert figures.quantile_groups(values, 4).tolist() == [0, 0, 0]
-    assert figures.quantile_groups(pd.Series([1, 2, 3, 4]), 2).tolist() == [0, 0, 1, 1]
+    assert quantile_groups(values, 4).tolist() == [0, 0, 0]
+    assert quantile_groups(pd.Series([1, 2, 3, 4]), 2).tolist() == [0, 0, 1, 1]
 
 
 def test_methods_under_different_settings_are_named(tmp_path):

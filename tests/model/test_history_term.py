@@ -225,7 +225,7 @@ def test_what_cannot_be_is_said_early(changes, message, small_data, settings):
 
 def test_without_validation_nothing_is_chosen(small_data, settings):
     experiment = run_experiment("TSLRec_SASRec", small_data, config_dict=settings | AFTER)
-    with pytest.raises(ValueError, match="score_term: .after. is chosen on validation"):
+    with pytest.raises(ValueError, match="eval_args: .* leaves no validation"):
         experiment.trainer.fit(experiment.train_data, None)
 
 

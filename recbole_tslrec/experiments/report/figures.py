@@ -16,6 +16,7 @@ from matplotlib.ticker import SymmetricalLogLocator
 
 from recbole_tslrec.evaluation.metrics import PROTOCOLS
 from recbole_tslrec.evaluation.significance import bootstrap_interval
+from recbole_tslrec.evaluation.slices import quantile_groups
 from recbole_tslrec.experiments.report import drawing
 from recbole_tslrec.experiments.report.document import Block
 from recbole_tslrec.experiments.report.results import MAIN_METRIC, METHOD, Results
@@ -207,13 +208,6 @@ def _gains(results: Results, protocol: str, column: str) -> Iterator[dict]:
                     "low": low,
                     "high": high,
                 }
-
-
-def quantile_groups(values: pd.Series, n_groups: int) -> pd.Series:
-    """Groups of about equal size, numbered from 0; fewer where many values are equal, one if all are."""
-    if values.nunique() == 1:  # qcut would have no group
-        return pd.Series(0, index=values.index)
-    return pd.qcut(values.rank(method="max"), n_groups, labels=False, duplicates="drop")
 
 
 def strongest_control(results: Results, dataset: str, backbone: str) -> list[str]:

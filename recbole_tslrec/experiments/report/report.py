@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from recbole_tslrec.evaluation.metrics import PROTOCOLS
-from recbole_tslrec.experiments.report import tables
+from recbole_tslrec.experiments.report import slice_tables, tables
 from recbole_tslrec.experiments.report.document import Block, render, write_document
 from recbole_tslrec.experiments.report.results import MAIN_METRIC, Results, cell_name
 
@@ -56,6 +56,7 @@ def make_report(results: Results, command: str) -> tuple[str, list[Block]]:
         "report.md",
         **blocks,
         left_out=_left_out(blocks),
+        explained=slice_tables.explained_by_penalty(results),
         found={name: tables.findings(gains.numbers) for name, gains in blocks["gains"].items()},
         seeds_and_gaps=tables.seeds_and_gaps(results),
         families={name: tables.family_text(one.numbers) for name, one in tested.items()},
@@ -91,6 +92,7 @@ def _tables(results: Results) -> dict[str, dict[str, Block]]:
         if not tested.empty:
             parts["significance"][protocol] = tables.significance_table(results, tested, protocol)
         parts[f"reuse_{protocol}"] = tables.reuse_tables(results, protocol)
+    parts["slices"] = slice_tables.slice_tables(results)
     return parts | {"cells": {"": tables.seeds_table(results)}}
 
 

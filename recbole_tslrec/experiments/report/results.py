@@ -131,6 +131,7 @@ class Results:
         what = f"The ranks of [{cell['cell']}] in [{self.folder.folder}]"
         if missing := [name for name in columns if name not in arrays]:
             raise ValueError(f"{what} have no {', '.join(missing)}.")
+        columns += ("repeated",) * ("repeated" in arrays)  # not in results of before
         frame = pd.DataFrame({name: arrays[name] for name in columns}).sort_values("user")
         if frame["user"].duplicated().any():
             raise ValueError(f"{what} have a user twice; one target a user is expected.")

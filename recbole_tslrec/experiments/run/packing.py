@@ -25,7 +25,7 @@ from recbole_tslrec.store.store import write_atomically
 
 _MAP = ("category", "map_before", "map_after")
 _READ = {
-    "ranks": ("user", "item", "rank", "rank_masked", "training_length", "item_count"),
+    "ranks": ("user", "item", "rank", "rank_masked", "training_length", "item_count", "repeated"),
     "items": ("item", "training_count", "place", "mean_gate", *_MAP),
 }
 

@@ -1,0 +1,77 @@
+"""Test targets by kind: had before or new to the user, rare or common, after short or long histories.
+
+A mean over all users hides which of them a method serves. Where targets repeat, a ranking of all items
+rewards whoever lists the user's own history, and where none does, whoever never lists it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from recbole_tslrec.evaluation.metrics import metrics
+
+_N_GROUPS = 4
+# By what targets are grouped, besides repeated and novel: the array, and what a table calls it.
+_COUNTED = {
+    "item_count": "training interactions of the target",
+    "training_length": "items in the training history",
+}
+_RANKS = {"ranked": "rank", "masked": "rank_masked"}
+
+
+def quantile_groups(values: pd.Series, n_groups: int) -> pd.Series:
+    """Groups of about equal size, numbered from 0; fewer where many values are equal, one if all are."""
+    if values.nunique() == 1:  # qcut would have no group
+        return pd.Series(0, index=values.index)
+    return pd.qcut(values.rank(method="max"), n_groups, labels=False, duplicates="drop")
+
+
+def slices(ranks: Mapping[str, np.ndarray]) -> dict[tuple[str, str], np.ndarray]:
+    """The slices of the test targets, as masks.
+
+    Args:
+        ranks: the arrays of :class:`.Ranks` by name, of n targets. ``repeated`` may be missing, in
+            results of an earlier version.
+
+    Returns:
+        bool ``[n]`` by what is told apart and the slice's own name; first all, then those that are not
+        empty.
+    """
+    n = len(ranks["rank"])
+    found = {("all", "all"): np.ones(n, dtype=bool)}
+    if "repeated" in ranks:
+        repeated = ranks["repeated"].astype(bool)
+        found[("target", "repeated")], found[("target", "novel")] = repeated, ~repeated
+    for name, words in _COUNTED.items():
+        values = pd.Series(ranks[name])
+        groups = quantile_groups(values, _N_GROUPS)
+        for _, members in values.groupby(groups):
+            low, high = members.min(), members.max()
+            label = f"{low:,}" if low == high else f"{low:,}–{high:,}"
+            mask = np.zeros(n, dtype=bool)
+            mask[members.index] = True
+            found[(words, label)] = mask
+    return {name: mask for name, mask in found.items() if mask.any()}
+
+
+def sliced_metrics(ranks: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """HR and NDCG of every slice under both protocols.
+
+    Args:
+        ranks: as for :func:`slices`.
+
+    Returns:
+        a row a slice: ``by`` and ``slice`` (what and which), ``users``, and for each protocol and metric
+        a column, ``masked ndcg@10`` for one.
+    """
+    rows = []
+    for (by, name), mask in slices(ranks).items():
+        row = {"by": by, "slice": name, "users": int(mask.sum())}
+        for protocol, column in _RANKS.items():
+            of_slice = metrics(ranks[column][mask])
+            row |= {f"{protocol} {metric}": value for metric, value in of_slice.items()}
+        rows.append(row)
+    return pd.DataFrame(rows)

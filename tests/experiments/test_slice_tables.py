@@ -1,0 +1,35 @@
+from synthetic import SyntheticResults
+
+from recbole_tslrec.experiments.report.results import Results
+from recbole_tslrec.experiments.report.slice_tables import explained_by_penalty, slice_tables
+
+
+def both(ranked: float) -> dict:
+    keys = ("hit@5", "hit@10", "ndcg@5", "ndcg@10")
+    return {protocol: dict.fromkeys(keys, ranked) for protocol in ("ranked", "masked")}
+
+
+def test_a_gain_that_the_penalty_has_as_well_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(Results, "_check_metrics", lambda self: None)  # the figures are made up
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    figures = {"Base": 0.10, "CI": 0.12, "TSLRec": 0.14, "random": 0.09, "seen_penalty": 0.13}
+    for variant, figure in figures.items():
+        writer.write("tiny", "SASRec", variant, 1, test=both(figure))
+    (said,) = explained_by_penalty(Results(tmp_path))
+    assert said.startswith("tiny, SASRec: CI gains +0.0200 over Base") and "+0.0300" in said
+
+
+def test_every_method_is_shown_on_every_slice(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    for variant in ("Base", "CI"):
+        for seed in (1, 2):
+            writer.write("tiny", "SASRec", variant, seed)
+    results = Results(tmp_path)
+    assert explained_by_penalty(results) == []
+    table = slice_tables(results)["masked"]
+    assert list(table.table.columns) == ["dataset", "backbone", "which", "users", "Base", "CI"]
+    everyone = table.numbers[table.numbers["by"] == "all"].set_index("method")
+    for variant in ("Base", "CI"):
+        expected = results.method("tiny", "SASRec", variant)["masked NDCG@10"].astype(float).mean()
+        assert abs(everyone.loc[variant, "masked ndcg@10"] - expected) < 1e-9
+        assert everyone.loc[variant, "seeds"] == 2

@@ -1,0 +1,70 @@
+"""The rules beside which a gain must stand: the user's own history, and a penalty on seen items."""
+
+import numpy as np
+import pytest
+import torch
+from recbole.config import Config
+from recbole.quick_start import load_data_and_model
+
+from recbole_tslrec.evaluation.ranks import rank_test_targets
+from recbole_tslrec.paradigms.rules.models import SeenPenalty
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+
+EXACT = {"metric_decimal_place": 12, "MAX_ITEM_LIST_LENGTH": 30}
+
+
+def ranks_of(experiment):
+    model = experiment.trainer.model
+    return rank_test_targets(
+        model, experiment.train_data, experiment.valid_data, experiment.test_data
+    )
+
+
+def test_the_history_comes_first_from_the_latest_item_back(small_data, settings):
+    experiment = run_experiment("Repeat", small_data, config_dict=settings | EXACT)
+    assert not experiment.trainer.train_loss_dict
+    ranks = ranks_of(experiment)
+    lines = [line.split("\t") for line in open("data/small/small.inter").read().splitlines()[1:]]
+    for place, user in enumerate(ranks.user):
+        *history, target = [item for other, item, _ in lines if other == user]
+        latest_first = list(dict.fromkeys(reversed(history)))
+        assert ranks.repeated[place] == (target in history)
+        if target in history:
+            assert ranks.rank[place] == latest_first.index(target) + 1
+        else:
+            assert ranks.rank[place] > len(latest_first)
+    _, loaded, *_, test_data = load_data_and_model(experiment.checkpoint)
+    interaction = next(iter(test_data))[0]
+    scores = loaded.full_sort_predict(interaction)
+    single = loaded.predict(interaction)
+    assert single.tolist() == scores[torch.arange(len(scores)), interaction["item_id"]].tolist()
+
+
+def test_a_penalty_is_on_seen_items_alone():
+    scores = torch.randn(2, 6)
+    item_seq = torch.tensor([[3, 1, 0], [5, 5, 2]])
+    found = SeenPenalty().added(scores, item_seq, 2.0)
+    for row, seen in enumerate(({1, 3}, {2, 5})):
+        deviation = np.std(scores[row, 1:].tolist())
+        for item in range(1, 6):
+            penalty = 2.0 * deviation if item in seen else 0.0
+            assert found[row, item].item() == pytest.approx(scores[row, item].item() - penalty)
+
+
+def test_the_penalty_is_the_trained_backbones_and_masks_where_it_is_large(small_data, settings):
+    given = settings | EXACT | {"train_neg_sample_args": None}
+    base = ranks_of(run_experiment("GRU4Rec", small_data, config_dict=given))
+    experiment = run_experiment("SeenPenalty_GRU4Rec", small_data, config_dict=settings | EXACT)
+    assert not experiment.trainer.train_loss_dict
+    term = experiment.trainer.model.scoring_term
+    term.choose((0,))
+    assert np.array_equal(ranks_of(experiment).rank, base.rank)
+    term.choose((1e6,))
+    novel = ~base.repeated
+    assert np.array_equal(ranks_of(experiment).rank[novel], base.rank_masked[novel])
+
+
+def test_a_penalty_is_chosen_by_ranks(small_data, settings):
+    with pytest.raises(ValueError, match="valid_metric"):
+        changes = {"valid_metric": "itemcoverage@5", "metrics": ["ItemCoverage"]}
+        Config("SeenPenalty_SASRec", small_data, config_dict=settings | changes)

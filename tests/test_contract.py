@@ -48,7 +48,9 @@ _forget_keys()  # the import has declared them, for all tests of this process
 def settings(settings, request):
     """Those of all tests; a model that starts from scratch is given no language model."""
     model = getattr(request.node, "callspec", None) and request.node.callspec.params.get("model")
-    from_scratch = model in staged_models() and paradigm_of(model).defaults().get("llm") == "scratch"
+    from_scratch = (
+        model in staged_models() and paradigm_of(model).defaults().get("llm") == "scratch"
+    )
     few_steps = settings | {"sft_batch_positions": 512}  # also of long prompts
     return few_steps | {"llm": "scratch"} if from_scratch else few_steps
 

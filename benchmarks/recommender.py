@@ -206,7 +206,7 @@ def main() -> None:
     parser.add_argument("--data_path", default="dataset")
     parser.add_argument("--backbones", default=",".join(BACKBONES))
     parser.add_argument("--hidden_size", type=int, default=64, help="d, of the item table too")
-    parser.add_argument("--steps", type=int, default=2, help="steps of a turn of rows for prefixes")
+    parser.add_argument("--steps", type=int, default=1, help="steps of a turn of rows for prefixes")
     parser.add_argument("--users", type=int, default=4096, help="the most users of an evaluation")
     parser.add_argument("--turns", type=int, default=3, help="turns of each cell")
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)

@@ -167,10 +167,12 @@ def test_a_model_with_text_trains(enhancement, with_text, small_data):
 
 
 def test_controls_of_texts_are_added_where_there_are_texts():
-    without = {"mean_preference", "backbone_embedding", "random", "frozen_lm"} | {
-        "repeat",
-        "seen_penalty",
-    }
-    assert set(controls({})) == without and set(controls()) == without | set(OF_TEXT)
-    assert set(controls({"item_text": None})) == without
-    assert set(controls({"item_text": "title"})) == without | set(OF_TEXT)
+    without = {"mean_preference", "backbone_embedding", "random", "frozen_lm"}
+    without |= {"repeat", "seen_penalty"}  # which stand beside all
+    of = ["TSLRec"]
+    assert set(controls({}, of)) == without and set(controls(None, of)) == without | set(OF_TEXT)
+    assert set(controls({"item_text": None}, of)) == without
+    assert set(controls({"item_text": "title"}, of)) == without | set(OF_TEXT)
+    of_llamarec = set(controls({}, ["LlamaRec"])) - {"repeat", "seen_penalty"}
+    assert of_llamarec == {"llamarec_retriever_order", "llamarec_shuffled"}
+    assert set(controls()) == {*controls(of=of), *of_llamarec}

@@ -42,7 +42,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--controls",
         action="store_true",
-        help=f"add {', '.join(controls())}; those of item texts if item_text is given",
+        help=f"add the variants' controls, of {', '.join(controls())}; those of item texts if item_text "
+        "is given",
     )
     command.add_argument("--seeds", type=int, default=1, help="how many, from 2020 on")
     command.add_argument(
@@ -121,6 +122,6 @@ def _grid(args: argparse.Namespace) -> Grid:
     if not args.controls:
         return grid
     # Those of item texts are added where every data set has them.
-    possible = [controls(grid.given(dataset)) for dataset in grid.datasets]
+    possible = [controls(grid.given(dataset), grid.variants) for dataset in grid.datasets]
     added = [name for name in controls() if all(name in names for names in possible)]
     return replace(grid, variants=list(dict.fromkeys([*grid.variants, *added])))

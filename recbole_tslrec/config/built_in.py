@@ -23,12 +23,14 @@ class Row:
         title: as a table calls it.
         control: whether it stands in the place of a method, to show what that method adds.
         stages: the names of all that it goes through, in order.
+        of: the row in whose place a control stands; empty for one that stands beside all.
     """
 
     name: str
     title: str
     control: bool
     stages: tuple[str, ...]
+    of: str
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -32,3 +33,15 @@ def metrics(ranks: np.ndarray) -> dict[str, float]:
     return {f"hit@{k}": float(hit.mean()) for k, hit in hits.items()} | {
         f"ndcg@{k}": float((gains * hit).mean()) for k, hit in hits.items()
     }
+
+
+def beside_figures(effective: Mapping[str, str], protocol: str) -> str:
+    """What must stand beside a row's figures: which items its language model ranked; for most, nothing.
+
+    Args:
+        effective: a finished line's.
+    """
+    candidates = effective.get("candidates")
+    if candidates is None:
+        return ""
+    return f", candidates: {candidates if protocol == 'ranked' else 'unseen'}"

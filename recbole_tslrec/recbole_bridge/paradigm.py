@@ -6,7 +6,7 @@ them names a paradigm.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -189,22 +189,34 @@ def table_rows() -> dict[str, Row]:
     """
     if not PARADIGMS:
         return {row.name: row for row in built_in().rows}
+    known = variants()
+    methods = {row.model: row.name for row in known.values() if not row.control}
     return {
-        name: Row(name, one.title, one.control, tuple(stage.name for stage in chain(one.stages)))
-        for name, one in variants().items()
+        name: Row(
+            name,
+            one.title,
+            one.control,
+            tuple(stage.name for stage in chain(one.stages)),
+            methods.get(one.model, "") if one.control else "",
+        )
+        for name, one in known.items()
     }
 
 
-def controls(given: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+def controls(
+    given: Mapping[str, Any] | None = None, of: Collection[str] | None = None
+) -> tuple[str, ...]:
     """The names of the rows that are controls.
 
     Args:
         given: the settings under which they are to run; None: whatever they require.
+        of: the rows in whose places they stand, besides those that stand beside all; None: all.
     """
+    rows = table_rows().values()
+    names = [row.name for row in rows if row.control and (of is None or row.of in ("", *of))]
     if given is None:
-        return tuple(name for name, row in table_rows().items() if row.control)
+        return tuple(names)
+    known = variants()
     return tuple(
-        name
-        for name, row in variants().items()
-        if row.control and all(given.get(key) is not None for key in row.requires)
+        name for name in names if all(given.get(key) is not None for key in known[name].requires)
     )

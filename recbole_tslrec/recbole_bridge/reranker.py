@@ -153,9 +153,12 @@ class Reranker(LanguageModelRecommender):
     ) -> tuple[Tensor, Tensor]:
         """Scores by which the targets have their ranks, seen items ranked and seen items masked.
 
-        For the second seen items are left out before the candidates are chosen: otherwise they would
-        use up places. Where the target is no candidate its rank does not hang on the candidates' order,
-        and they keep the retriever's: so the authors evaluate as well.
+        For the second, seen items are left out before the candidates are chosen: otherwise they would
+        use up places. A target that the user had before keeps the retriever's rank there: as the one
+        seen item among the candidates it would give itself away.
+
+        Where the target is no candidate its rank does not hang on the candidates' order, and the
+        language model is not asked for it: so the authors evaluate as well.
 
         Args:
             seen: the items that will be masked, as ``SeenItems.pairs`` gives them.
@@ -165,15 +168,19 @@ class Reranker(LanguageModelRecommender):
             [B, n_items] float32 each.
         """
         retrieved = scores(self.retriever, interaction)
-        unseen = self._without(seen, retrieved)
-        both = []
-        for candidates in (self._candidates(interaction, retrieved), unseen):
+
+        def merged(candidates: Tensor) -> tuple[Tensor, Tensor]:
             found = _as_they_stand(candidates)
             (rows,) = (candidates == targets[:, None]).any(dim=1).nonzero(as_tuple=True)
             if len(rows):
                 found[rows] = self._reranked(interaction[rows], candidates[rows])
-            both.append(merged_scores(retrieved, candidates, found))
-        return both[0], both[1]
+            return merged_scores(retrieved, candidates, found), rows
+
+        ranked, _ = merged(self._candidates(interaction, retrieved))
+        unseen, rows = merged(self._without(seen, retrieved))
+        masked = retrieved.to(unseen, copy=True)
+        masked[rows] = unseen[rows]
+        return ranked, masked
 
     @torch.no_grad()
     def predict(self, interaction: Interaction) -> Tensor:

@@ -28,6 +28,7 @@ from recbole_tslrec.experiments.run.grid import MAIN_VARIANTS, Grid
 from recbole_tslrec.experiments.run.kept_cells import ResultsFolder
 from recbole_tslrec.experiments.run.search import best_values, declare
 from recbole_tslrec.language_model import source
+from recbole_tslrec.paradigms.llamarec.paradigm import LLAMAREC
 from recbole_tslrec.paradigms.tslrec.paradigm import TSLREC
 from recbole_tslrec.recbole_bridge.paradigm import controls
 from recbole_tslrec.recbole_bridge.paradigm import variants as known_variants
@@ -262,15 +263,17 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
             assert cell(variant).id != cell(variant, **change).id, (variant, change)
     assert len({cell(variant).id for variant in known_variants()}) == len(known_variants())
     fused = {"TSLRec", *controls()} & {row.name for row in TSLREC.variants}
+    reranked = {"LlamaRec", *controls(of=["LlamaRec"])} & {row.name for row in LLAMAREC.variants}
     by_model = {"random", "text", "shuffled_text", "gaussian_text"}  # as wide as its states
     depends = {
         "n_categories": {"CI", "TSLRec", "mean_preference", "frozen_lm"},
-        "sft_epochs": {"TSLRec", "E4SRec"},
+        "sft_epochs": {"TSLRec", "E4SRec", *reranked},
         "sft_users": {"TSLRec"},
         "fusion": fused,
         "item_norm": {"CI", *fused},
-        "llm": {"TSLRec", "frozen_lm", "E4SRec", *by_model},
-        "llm_pooling": {"TSLRec", "frozen_lm", "E4SRec"},
+        "llm": {"TSLRec", "frozen_lm", "E4SRec", *by_model, *reranked},
+        "llm_pooling": {"TSLRec", "frozen_lm", "E4SRec", *reranked},
+        "n_candidates": reranked,
     }
     depends["llm_instruction"] = {"TSLRec", "frozen_lm"}
     for key, variants in depends.items():

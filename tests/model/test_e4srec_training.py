@@ -1,4 +1,4 @@
-"""E4SRec in the loop for language models: killed and gone on with, stopped, divided among processes."""
+"""E4SRec and LlamaRec in the loop for language models: killed and gone on with, stopped, divided."""
 
 import json
 import multiprocessing
@@ -24,7 +24,7 @@ def weights_of(checkpoint: str) -> dict[str, torch.Tensor]:
     return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
-def die_at(step: int, dataset: str, settings: dict) -> None:
+def die_at(model: str, step: int, dataset: str, settings: dict) -> None:
     """Run, and kill this process after a step, before its checkpoint is written."""
     torch.set_num_threads(1)  # a forked process has no other threads
     take_step = training._Watch.on_step_end
@@ -35,31 +35,34 @@ def die_at(step: int, dataset: str, settings: dict) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     training._Watch.on_step_end = step_or_die
-    run_experiment("E4SRec", dataset, config_dict=settings)
+    run_experiment(model, dataset, config_dict=settings)
 
 
-@pytest.mark.parametrize("kill_at", [2, 30])
-def test_killed_it_goes_on_to_the_same_bits(kill_at, small_data, settings, monkeypatch):
+@pytest.mark.parametrize(
+    ("model", "kill_at"), [("E4SRec", 2), ("E4SRec", 30), ("LlamaRec_SASRec", 2)]
+)
+def test_killed_it_goes_on_to_the_same_bits(model, kill_at, small_data, settings, monkeypatch):
     """Within the first epoch and a later one; the metrics of validation and test, too."""
     torch.set_num_threads(1)
     monkeypatch.setattr(training, "_SECONDS_A_CHECKPOINT", -1)
     sampled = {"valid": "uni10", "test": "uni10"}  # which draws items
     settings |= {"eval_args": {"mode": sampled, "order": "TO"}, "sft_epochs": 3}
-    unbroken = run_experiment("E4SRec", small_data, config_dict=settings | WITHOUT_TRACE)
+    settings |= {} if model == "E4SRec" else {"sft_batch_positions": 512, "sft_epochs": 2}
+    unbroken = run_experiment(model, small_data, config_dict=settings | WITHOUT_TRACE)
     process = multiprocessing.get_context("fork").Process(
-        target=die_at, args=(kill_at, small_data, settings)
+        target=die_at, args=(model, kill_at, small_data, settings)
     )
     process.start()
     process.join(300)
     assert process.exitcode == -signal.SIGKILL
-    (partial,) = Path("saved/tslrec/small").glob("e4srec-*.partial")
+    (partial,) = Path("saved/tslrec/small").glob(f"{model.lower()}-*.partial")
     steps = [int(path.name[11:]) for path in partial.glob("progress/checkpoints/checkpoint-*")]
     assert max(steps) == kill_at - 1
     begun = []
     monkeypatch.setattr(
         training._Watch, "on_step_begin", lambda *args, **_: begun.append(args[2].global_step)
     )
-    resumed = run_experiment("E4SRec", small_data, config_dict=settings)
+    resumed = run_experiment(model, small_data, config_dict=settings)
     assert begun[0] == kill_at - 1
     assert not partial.exists()
     whole = weights_of(unbroken.checkpoint)
@@ -125,24 +128,26 @@ def test_a_checkpoint_of_recboles_is_not_resumed(small_data, settings):
 _TOGETHER = """
 import json, sys
 sys.path.insert(0, sys.argv.pop(1))
-settings = json.loads(sys.argv.pop(1))
+model, settings = sys.argv.pop(1), json.loads(sys.argv.pop(1))
 from recbole_tslrec.language_model import training
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 training.bf16_is_fast = lambda device: False
-found = run_experiment("E4SRec", "small", config_dict=settings)
+found = run_experiment(model, "small", config_dict=settings)
 json.dump({"checkpoint": found.checkpoint, "valid": found.best_valid_result}, open("found.json", "w"))
 """
 
 
-def test_two_processes_train_what_one_trains(small_data, settings, tmp_path, monkeypatch):
+@pytest.mark.parametrize("model", ["E4SRec", "LlamaRec_SASRec"])
+def test_two_processes_train_what_one_trains(model, small_data, settings, tmp_path, monkeypatch):
     # Dropout draws from each process's own random state.
     settings |= {"lora_dropout": 0.0, "e4srec_learning_rate": 1e-4}
+    settings |= {} if model == "E4SRec" else {"sft_batch_positions": 512}
     (tmp_path / "together.py").write_text(_TOGETHER)
     given = json.dumps(settings | {"tslrec_dir": "together"})
-    torchrun(tmp_path, "together.py", str(SCRIPT.parent), given)
+    torchrun(tmp_path, "together.py", str(SCRIPT.parent), model, given)
     together = json.loads((tmp_path / "found.json").read_text())
     monkeypatch.setattr(training, "bf16_is_fast", lambda device: False)
-    alone = run_experiment("E4SRec", small_data, config_dict=settings)
+    alone = run_experiment(model, small_data, config_dict=settings)
     state = weights_of(together["checkpoint"])
     for name, weight in weights_of(alone.checkpoint).items():
         torch.testing.assert_close(state[name], weight, rtol=1e-3, atol=1e-4, msg=name)

@@ -1,6 +1,7 @@
 """LlamaRec: prompts, letters, losses, examples, and the whole of it in RecBole."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from support.letter_models import save_letter_model
 
 from recbole_tslrec.data.histories import training_histories
 from recbole_tslrec.evaluation.candidates import top_items
+from recbole_tslrec.experiments.run.comparison import compare
+from recbole_tslrec.experiments.run.grid import Grid
 from recbole_tslrec.paradigms.llamarec import model as llamarec
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.stages.candidates import CandidatesStage
@@ -310,6 +313,18 @@ def test_controls_share_what_is_trained(titled, settings):
         "LlamaRec_SASRec", titled, config_dict=settings | {"rerank_control": "retriever"}
     )
     assert passed.test_result == alone.test_result
+
+
+def test_a_comparison_says_which_candidates_its_figures_are_of(titled, settings):
+    rows = ("Base", "LlamaRec", "llamarec_retriever_order", "llamarec_shuffled")
+    comparison = compare(Grid((titled,), variants=rows, settings=settings), Path("results"))
+    base, _, passed, shuffled = comparison.lines
+    assert passed["test"] == base["test"]  # under both protocols, its own candidates
+    assert shuffled["reused_stages"] == ["backbone", "llamarec_sasrec"]
+    tables = comparison.tables()
+    assert tables.count("| LlamaRec_SASRec, candidates: all ") == 1
+    assert tables.count("| LlamaRec_SASRec, candidates: unseen ") == 1
+    assert "llamarec_shuffled, candidates: unseen" in tables
 
 
 WRONG = [

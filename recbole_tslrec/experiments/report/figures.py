@@ -211,10 +211,10 @@ def _gains(results: Results, protocol: str, column: str) -> Iterator[dict]:
 
 
 def strongest_control(results: Results, dataset: str, backbone: str) -> list[str]:
-    """The control that is best on validation, if one ran: a picture of all would be unreadable."""
+    """TSLRec's control that is best on validation, if one ran: a picture of all would be unreadable."""
     means = {
         control: method[f"valid {MAIN_METRIC}"].mean()
-        for control in controls()
+        for control in controls(of=["TSLRec"])
         if (method := results.method(dataset, backbone, control)) is not None
     }
     return sorted(means, key=means.__getitem__)[-1:]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from recbole_tslrec.evaluation.metrics import METRICS, PROTOCOLS
+from recbole_tslrec.evaluation.metrics import METRICS, PROTOCOLS, beside_figures
 from recbole_tslrec.experiments.run.kept_cells import DONE
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ class FinishedGrid:
                 mean_text([line["test"][protocol][metric] for line in lines])
                 for metric in METRICS.values()
             ]
-            rows.append([name, *values])
+            beside = beside_figures(lines[0]["effective"], protocol) if lines else ""
+            rows.append([name + beside, *values])
         count = f"{seeds} seed{'s' if seeds > 1 else ''}"
         return _markdown([f"{dataset}, test, {count}, {PROTOCOLS[protocol]}", *METRICS], rows)
 

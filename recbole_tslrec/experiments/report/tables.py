@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from recbole_tslrec.evaluation.metrics import METRICS
+from recbole_tslrec.evaluation.metrics import METRICS, beside_figures
 from recbole_tslrec.evaluation.significance import (
     ALPHA,
     Comparison,
@@ -162,7 +162,11 @@ def main_table(results: Results, protocol: str, tested: pd.DataFrame) -> Block:
     columns = list(dict.fromkeys(shown["column"]))
     table = shown.pivot(index=["backbone", "variant"], columns="column", values="text")[columns]
     table = table.fillna(NOTHING).reset_index().sort_values(["backbone", "variant"], key=in_order)
-    table["variant"] = table["variant"].map(variant_name).map(escape)
+    beside = {
+        cell["variant"]: beside_figures(cell["effective"], protocol)
+        for cell in results.cells.to_dict("records")
+    }
+    table["variant"] = table["variant"].map(lambda row: escape(variant_name(row) + beside[row]))
     table["backbone"] = table["backbone"].where(~table["backbone"].duplicated(), "")
     table = table.rename(columns={"variant": "method"})
     numbers = numbers.rename(columns={"variant": "method"}).drop(columns=["text", "mark"])
@@ -202,7 +206,7 @@ def gains_table(results: Results, of_tslrec: pd.DataFrame, protocol: str) -> Blo
     Args:
         of_tslrec: the comparisons of TSLRec with the others, in the main metric and this protocol.
     """
-    held_against = {*of_tslrec["against"], "Base", "CI", *controls()}
+    held_against = {*of_tslrec["against"], "Base", "CI", *controls(of=["TSLRec"])}
     rivals = pd.Series(sorted(held_against), name="variant").sort_values(key=in_order).tolist()
     rows = []
     for (dataset, backbone), gains in of_tslrec.groupby(["dataset", "backbone"], sort=False):

@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/softmax.py
 
-Forward and backward of one step, in turns; medians of the processor's seconds, which other programs on the
-machine change little.
+Forward and backward of one step, in turns; medians of the processor's seconds, which other programs
+on the machine change little.
 """
 
 from __future__ import annotations

@@ -144,8 +144,8 @@ def softmax_loss(
     """The exact mean cross entropy over all items, with no more than a chunk of logits at a time.
 
     Of what libraries offer, Liger's and Apple's kernels are written in Triton and do not run on a CPU;
-    ``torch.nn.functional.linear_cross_entropy`` of torch 2.13 does, in about the same time with chunks of
-    this size (``benchmarks/softmax.py``), and is not in torch 2.6, which we support.
+    ``torch.nn.functional.linear_cross_entropy`` of torch 2.13 does, in about the same time with chunks
+    of this size (``benchmarks/softmax.py``), and is not in torch 2.6, which we support.
 
     Args:
         states, table, targets: as above.

@@ -115,10 +115,11 @@ def operations(reader: nn.Module, positions: int, trained_positions: int) -> flo
 
     Forward, two for each weight and position; backward, two more for the gradient of the inputs and,
     where the weight is trained, two for its own. A frozen matrix has none. What attention does
-    between positions is left out: at prompts of tens of positions it is below a percent.
+    between positions is left out: at prompts of tens of positions it is below a percent. So is what an
+    encoder-decoder writes: a few positions an example.
     """
     frozen = trained = 0
-    for module in reader.modules():
+    for module in _read_through(reader):
         if isinstance(module, nn.Linear):
             size = module.in_features * module.out_features
         elif isinstance(module, Conv1D):  # GPT-2's linear layer
@@ -131,6 +132,16 @@ def operations(reader: nn.Module, positions: int, trained_positions: int) -> flo
             frozen += size
     forward = 2 * (frozen + trained) * positions
     return float(forward + (2 * frozen + 4 * trained) * trained_positions)
+
+
+def _read_through(reader: nn.Module) -> Iterator[nn.Module]:
+    """The modules through which prompts pass: of an encoder-decoder the encoder alone."""
+    model = getattr(reader, "language_model", None)
+    config = getattr(model, "config", None)
+    writing = set()
+    if getattr(config, "is_encoder_decoder", False):
+        writing = {*model.get_decoder().modules(), model.get_output_embeddings()}
+    return (module for module in reader.modules() if module not in writing)
 
 
 def _matrix_rate_if_it_fits(device: torch.device) -> float | None:

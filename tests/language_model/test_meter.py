@@ -3,10 +3,12 @@ import pytest
 import torch
 from torch import nn
 
+from recbole_tslrec.language_model.encoder import ItemEncoder
 from recbole_tslrec.language_model.meter import metered, operations
 from recbole_tslrec.language_model.prompt import Prompt
 from recbole_tslrec.language_model.prompts.segments import Items, Words
 from recbole_tslrec.language_model.prompts.template import Template
+from recbole_tslrec.language_model.scratch import scratch_model
 
 
 class Reader(nn.Module):
@@ -62,3 +64,10 @@ def test_operations_of_a_frozen_matrix_have_no_weight_gradient():
     frozen, trained = 3 * 4, 4 * 2
     assert operations(reader, 10, 0) == 10 * 2 * (frozen + trained)
     assert operations(reader, 10, 10) == 10 * (4 * frozen + 6 * trained)
+
+
+def test_of_an_encoder_decoder_the_encoder_alone_counts():
+    model = scratch_model("scratch", 50, "sdpa", 0)
+    layers = (layer for layer in model.get_encoder().modules() if isinstance(layer, nn.Linear))
+    encoder = sum(layer.weight.numel() for layer in layers)
+    assert operations(ItemEncoder(model, None), 10, 0) == 10 * 2 * encoder > 0

@@ -161,6 +161,19 @@ def test_rows_in_another_order_are_the_same_data(data, settings):
     load_data_and_model(checkpoint)
 
 
+def test_a_model_with_a_vector_a_user_needs_the_users_in_their_order(data, settings):
+    checkpoint = trained("Caser", data, settings)
+    load_data_and_model(checkpoint)
+    by_user = histories()
+    last = by_user.pop("u3")
+    write(by_user | {"u3": last})
+    with pytest.raises(ValueError, match=rf"{checkpoint}.*a vector a user.*other users'"):
+        load_data_and_model(checkpoint)
+    trainer, _, _, test_data = trainer_of("Caser", data, settings)
+    with pytest.raises(ValueError, match="a vector a user"):
+        trainer.evaluate(test_data, model_file=checkpoint)
+
+
 def test_nothing_but_true_and_false_allows(data, settings):
     with pytest.raises(ValueError, match=r"allow_new_data: \['yes'\] is not True or False"):
         Config("SASRec", data, config_dict=settings | {"allow_new_data": "yes"})

@@ -15,7 +15,7 @@ from recbole.data.dataset import SequentialDataset
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import get_model
 
-from recbole_tslrec.stages.trained_on import check_numbering
+from recbole_tslrec.stages.trained_on import check_numbering, check_users
 from recbole_tslrec.store.checkpoints import load_checkpoint, saying_which
 
 
@@ -69,6 +69,7 @@ def load_trained_model(checkpoint: str | os.PathLike, device: str = "cpu") -> Tr
         lone_items = _lone_items(dataset)
         loaders = data_preparation(config, dataset)
         model = get_model(config["model"])(config, loaders[0]._dataset)
+        check_users(config["trained_on"], dataset, model, checkpoint)
         model.load_state_dict(content["state_dict"])
         model.load_other_parameter(content.get("other_parameter"))
     model = model.to(config["device"]).eval()

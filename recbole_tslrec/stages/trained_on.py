@@ -15,6 +15,7 @@ from operator import itemgetter
 from typing import Any
 
 from recbole.data.dataset import SequentialDataset
+from torch import nn
 
 from recbole_tslrec.data.histories import fingerprint as histories_fingerprint
 from recbole_tslrec.data.histories import training_histories
@@ -46,12 +47,13 @@ def data_notes(dataset, valid_data) -> dict[str, str]:
     Returns:
         Hashes by the keys of ``NOTED``: of the items by internal id, of the training histories, and
         of the validation and test rows; all but the first are the same whatever the internal ids.
+        Besides, under ``users``, of the users by internal id.
         The histories' is left out where rows do not make any (ready-made sequences), and the test
         rows' where RecBole has not split this data set.
     """
     users = dataset.field2id_token[dataset.uid_field]
     items = dataset.field2id_token[dataset.iid_field]
-    notes = {"items": numbering(dataset)}
+    notes = {"items": numbering(dataset), "users": fingerprint(users.tolist())}
     try:
         notes["training"] = histories_fingerprint(training_histories(dataset), users, items)
     except ValueError as error:
@@ -126,6 +128,31 @@ def check_numbering(noted: Mapping[str, str] | None, dataset, path: str | os.Pat
         )
 
 
+def check_users(
+    noted: Mapping[str, str] | None, dataset, model: nn.Module, path: str | os.PathLike
+) -> None:
+    """Raise ValueError if a model's vectors of users would be taken for other users' than they are.
+
+    Most sequential models have none; they may be given users in any order, and new ones.
+
+    Args:
+        noted: the checkpoint's ``trained_on``; None if it has none.
+        dataset: RecBole's data set.
+        model: with the checkpoint's weights, or to take them.
+        path: the checkpoint.
+    """
+    now = fingerprint(dataset.field2id_token[dataset.uid_field].tolist())
+    if noted is None or noted.get("users", now) == now:
+        return
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    if any(table.num_embeddings == dataset.user_num for table in tables):
+        raise ValueError(
+            f"[{path}] has a vector a user, and was trained on the users in another order, or on "
+            f"others, than the data set [{dataset.dataset_name}] has now: its rows would be other "
+            f"users'. Give the file that it was trained on (the order of the lines counts)."
+        )
+
+
 def check_data(
     noted: Mapping[str, str] | None,
     now: Mapping[str, str],
@@ -179,6 +206,7 @@ def comparing_what_is_loaded(original):
         if isinstance(dataset, SequentialDataset):
             noted = config["trained_on"]
             check_numbering(noted, dataset, model_file)
+            check_users(noted, dataset, loaded[1], model_file)
             now = data_notes(train_data._dataset, valid_data) if noted else {}
             check_data(noted, now, model_file, allow_new_data)
         return loaded
@@ -196,6 +224,7 @@ def comparing_what_is_evaluated(original):
             file = model_file or self.saved_model_file
             noted = config_of(file)["trained_on"]
             check_numbering(noted, dataset, file)
+            check_users(noted, dataset, self.model, file)
             check_data(noted, _test_note(dataset), file, self.config["allow_new_data"])
         return original(self, eval_data, load_best_model, model_file, show_progress, **more)
 
@@ -243,6 +272,7 @@ def noting_its_data(original):
             if (resumed := vars(self).get("_resumed")) is not None:
                 path, noted = resumed
                 check_numbering(noted, dataset, path)
+                check_users(noted, dataset, self.model, path)
                 same = check_data(noted, notes, path, self.config["allow_new_data"])
                 if noted is None or not same:
                     notes[MORE] = f"data of [{path}], from which training went on"

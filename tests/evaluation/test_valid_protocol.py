@@ -56,7 +56,7 @@ def test_ranked_is_as_if_nothing_was_said(small_data, settings):
     ("model", "changes", "message"),
     [
         ("SASRec", {"valid_protocol": "seen"}, r"\['seen'\] is not one of ranked, masked"),
-        ("NARM", {"valid_protocol": "masked"}, r"\[masked\] .* \[NARM\].*RecBole's own trainer"),
+        ("HGN", {"valid_protocol": "masked"}, r"\[masked\] .* \[HGN\].*RecBole's own trainer"),
         (
             "TSLRec_SASRec",
             {"valid_protocol": "masked", "eval_args": {"order": "TO", "mode": "uni10"}},

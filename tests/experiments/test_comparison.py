@@ -29,6 +29,8 @@ from recbole_tslrec.experiments.run.kept_cells import ResultsFolder
 from recbole_tslrec.experiments.run.search import best_values, declare
 from recbole_tslrec.language_model import source
 from recbole_tslrec.paradigms.llamarec.paradigm import LLAMAREC
+from recbole_tslrec.paradigms.p5.paradigm import P5
+from recbole_tslrec.paradigms.pod.paradigm import POD
 from recbole_tslrec.paradigms.tslrec.paradigm import TSLREC
 from recbole_tslrec.recbole_bridge.paradigm import controls
 from recbole_tslrec.recbole_bridge.paradigm import variants as known_variants
@@ -264,10 +266,11 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
     assert len({cell(variant).id for variant in known_variants()}) == len(known_variants())
     fused = {"TSLRec", *controls()} & {row.name for row in TSLREC.variants}
     reranked = {"LlamaRec", *controls(of=["LlamaRec"])} & {row.name for row in LLAMAREC.variants}
+    by_codes = {row.name for row in (*P5.variants, *POD.variants)}
     by_model = {"random", "text", "shuffled_text", "gaussian_text"}  # as wide as its states
     depends = {
-        "n_categories": {"CI", "TSLRec", "mean_preference", "frozen_lm"},
-        "sft_epochs": {"TSLRec", "E4SRec", *reranked},
+        "n_categories": {"CI", "TSLRec", "mean_preference", "frozen_lm", "P5-embedding"},
+        "sft_epochs": {"TSLRec", "E4SRec", *reranked, *by_codes},
         "sft_users": {"TSLRec"},
         "fusion": fused,
         "item_norm": {"CI", *fused},

@@ -58,6 +58,7 @@ SLOW = {
     "test_comparison",
     "test_contract",
     "test_damaged_files",
+    "test_delrec",
     "test_e4srec",
     "test_efficiency",
     "test_end_to_end",
@@ -295,4 +296,10 @@ def settings(language_model_folder):
         "llamarec_head": "linear",
         "llamarec_instruction": "predict",
         "llamarec_max_history": 3,
+        "delrec_items": "slots",
+        "delrec_instruction": "predict",
+        "delrec_max_history": 3,
+        "delrec_soft_vectors": 3,
+        "delrec_predictions": 3,
+        "delrec_soft_epochs": 1,
     }

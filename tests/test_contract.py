@@ -9,6 +9,7 @@ import pytest
 import torch
 from recbole.config import Config
 from recbole.quick_start import load_data_and_model, run_recbole
+from support.letter_models import save_letter_model
 from test_pipeline import histories, write_histories
 from toy.model import TOY as TOY_KEYS
 from toy.paradigm import PARADIGM as TOY
@@ -44,14 +45,21 @@ def _forget_keys() -> None:
 _forget_keys()  # the import has declared them, for all tests of this process
 
 
+@pytest.fixture(scope="module")
+def letter_model(tmp_path_factory):
+    return save_letter_model(tmp_path_factory.mktemp("letters"), "gpt2")
+
+
 @pytest.fixture
-def settings(settings, request):
-    """Those of all tests; a model that starts from scratch is given no language model."""
+def settings(settings, request, letter_model):
+    """Those of all tests; one with letters where they answer, none for a model from scratch."""
     model = getattr(request.node, "callspec", None) and request.node.callspec.params.get("model")
     from_scratch = (
         model in staged_models() and paradigm_of(model).defaults().get("llm") == "scratch"
     )
     few_steps = settings | {"sft_batch_positions": 512}  # also of long prompts
+    if str(model).startswith("DELRec"):
+        few_steps |= {"llm": letter_model}
     return few_steps | {"llm": "scratch"} if from_scratch else few_steps
 
 

@@ -11,6 +11,9 @@ from support.stages import STAGES, categories, item_vectors, pipeline_of, stored
 
 from recbole_tslrec.config.keys import KEYS
 from recbole_tslrec.data.keys import CANDIDATES, CONTROL
+from recbole_tslrec.paradigms.delrec.keys import OWN as DELREC
+from recbole_tslrec.paradigms.delrec.keys import PROMPTS as DELREC_PROMPTS
+from recbole_tslrec.paradigms.delrec.keys import SOFT_PROMPTS
 from recbole_tslrec.paradigms.llamarec.keys import OWN as LLAMAREC
 from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import ENHANCED_EMBEDDING
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CATEGORY, CategoriesStage
@@ -313,6 +316,9 @@ _PEERS = {
     *CANDIDATES.names,
     *CONTROL.names,
     *LLAMAREC.names,
+    *DELREC_PROMPTS.names,
+    *SOFT_PROMPTS.names,
+    *DELREC.names,
 }
 
 

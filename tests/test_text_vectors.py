@@ -175,4 +175,6 @@ def test_controls_of_texts_are_added_where_there_are_texts():
     assert set(controls({"item_text": "title"}, of)) == without | set(OF_TEXT)
     of_llamarec = set(controls({}, ["LlamaRec"])) - {"repeat", "seen_penalty"}
     assert of_llamarec == {"llamarec_retriever_order", "llamarec_shuffled"}
-    assert set(controls()) == {*controls(of=of), *of_llamarec}
+    of_delrec = set(controls({}, ["DELRec"])) - {"repeat", "seen_penalty"}
+    assert of_delrec == {"delrec_random_prompts", "delrec_retriever_order", "delrec_shuffled"}
+    assert set(controls()) == {*controls(of=of), *of_llamarec, *of_delrec}

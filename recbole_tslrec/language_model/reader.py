@@ -293,8 +293,11 @@ def check_source(config, source: LanguageModelSource) -> None:
     check_weights(source)
 
 
-def check_fine_tuning(config) -> None:
+def check_fine_tuning(config, source: LanguageModelSource | None = None) -> None:
     """Raise what would stop its training later, besides what ``check_language_model`` raises.
+
+    Args:
+        source: the opened language model; None: it is opened here.
 
     Raises:
         ValueError, OSError, ModuleNotFoundError: says which key, its value, and what to do.
@@ -302,7 +305,7 @@ def check_fine_tuning(config) -> None:
     from recbole_tslrec.language_model.load import check_adapters
     from recbole_tslrec.language_model.memory import check_batch
 
-    source, device = open_source_for(config), config["device"]
+    source, device = source or open_source_for(config), config["device"]
     check_batch(source, config["sft_batch_positions"], device)
     check_adapters(source, config["lora_target_modules"], config["lora_r"])
     if config["sft_optimizer"] == "paged_adamw_8bit" and device.type != "cuda":

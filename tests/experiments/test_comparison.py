@@ -28,6 +28,7 @@ from recbole_tslrec.experiments.run.grid import MAIN_VARIANTS, Grid
 from recbole_tslrec.experiments.run.kept_cells import ResultsFolder
 from recbole_tslrec.experiments.run.search import best_values, declare
 from recbole_tslrec.language_model import source
+from recbole_tslrec.paradigms.delrec.paradigm import DELREC
 from recbole_tslrec.paradigms.llamarec.paradigm import LLAMAREC
 from recbole_tslrec.paradigms.p5.paradigm import P5
 from recbole_tslrec.paradigms.pod.paradigm import POD
@@ -268,15 +269,16 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
     reranked = {"LlamaRec", *controls(of=["LlamaRec"])} & {row.name for row in LLAMAREC.variants}
     by_codes = {row.name for row in (*P5.variants, *POD.variants)}
     by_model = {"random", "text", "shuffled_text", "gaussian_text"}  # as wide as its states
+    tuned = {row.name for row in DELREC.variants}
     depends = {
         "n_categories": {"CI", "TSLRec", "mean_preference", "frozen_lm", "P5-embedding"},
-        "sft_epochs": {"TSLRec", "E4SRec", *reranked, *by_codes},
+        "sft_epochs": {"TSLRec", "E4SRec", *reranked, *by_codes, *tuned},
         "sft_users": {"TSLRec"},
         "fusion": fused,
         "item_norm": {"CI", *fused},
-        "llm": {"TSLRec", "frozen_lm", "E4SRec", *by_model, *reranked},
+        "llm": {"TSLRec", "frozen_lm", "E4SRec", *by_model, *reranked, *tuned},
         "llm_pooling": {"TSLRec", "frozen_lm", "E4SRec", *reranked},
-        "n_candidates": reranked,
+        "n_candidates": reranked | tuned,
     }
     depends["llm_instruction"] = {"TSLRec", "frozen_lm"}
     for key, variants in depends.items():

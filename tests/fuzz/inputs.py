@@ -226,6 +226,10 @@ def small_settings(data: Path, **changes) -> dict:
         "n_candidates": 5,
         "llamarec_items": "slots",
         "llamarec_head": "linear",
+        "delrec_items": "slots",
+        "delrec_soft_vectors": 3,
+        "delrec_predictions": 3,
+        "delrec_soft_epochs": 1,
     } | changes
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from fuzz.key_values import Key, anything, boolean, folder, number, some, text, whole
 
 _RERANKER = "LlamaRec_SASRec"
+_DELREC = "DELRec_SASRec"
 _LM = "TSLRec_SASRec"
 _FILE = ["no.pth", "data", "no.safetensors"]
 _LEAVE_TWO = {"LS": "valid_and_test"}
@@ -157,6 +158,16 @@ OURS: dict[str, Key] = {
     "pod_vectors": whole(0, 10**5, model="POD"),
     "pod_candidates": whole(2, 10**5, model="POD"),
     "pod_learning_rate": number(beside=[0], model="POD"),
+    "delrec_instruction": text(_DELREC),
+    "delrec_items": some(["slots"], ["text"], model=_DELREC),
+    "delrec_max_history": whole(1, model=_DELREC),
+    "delrec_verbalizer": some(["letters"], ["title"], model=_DELREC),
+    "delrec_soft_vectors": whole(1, 50, _DELREC),
+    "delrec_predictions": whole(2, 5, _DELREC, above=False),
+    "delrec_soft_epochs": whole(1, model=_DELREC),
+    "delrec_soft_learning_rate": number(beside=[0], model=_DELREC),
+    "delrec_learning_rate": number(beside=[0], model=_DELREC),
+    "delrec_soft_prompts": some(["trained", "random"], model=_DELREC),
     "tslrec_dir": folder(_LM),
     "train_batching": some(["prefix", "sequence", "auto"], wrong=["trimmed"]),
     "train_window_context": number(high=1),

@@ -14,6 +14,7 @@ from unittest import mock
 import recbole
 import yaml
 from recbole.config import Config
+from support.letter_models import save_letter_model
 
 from fuzz.damage import pick
 from fuzz.inputs import (
@@ -49,6 +50,8 @@ _RIVALS = {
     "llm_response": _INSTRUCTION,
     "e4srec_instruction": _INSTRUCTION,
     "llamarec_instruction": ["the prompt"],
+    "delrec_instruction": ["the prompt"],
+    "delrec_soft_vectors": ["the prompt"],
     "data_path": [*_FILE, "exists in the device"],  # RecBole's words, with the folder
     "encoding": _FILE,
     "field_separator": _FILE,
@@ -60,7 +63,11 @@ _RIVALS = {
 _OF_MODEL = {name: {"llm": "scratch"} for name in ("P5", "POD")}
 # RecBole keeps these in another form than it was given them in.
 _REWRITTEN = "data_path eval_args gpu_id train_neg_sample_args train_batching metrics topk".split()
-_LONG = ("epochs", "sft_epochs")  # huge ones are valid, and would train for years
+_LONG = (
+    "epochs",
+    "sft_epochs",
+    "delrec_soft_epochs",
+)  # huge ones are valid, and would train for years
 _YAML = [b"", b"{}\n", b"\xef\xbb\xbfepochs: 1\n", b"1: 2\n", b"epochs: 1_0\n", b"a: &a [*a]\n"]
 _BROKEN_YAML = [b"- 1\n", b"abc\n", b"epochs: [\n", b"\tepochs: 1\n", b"epochs: 1\n epochs: 2\n"]
 _BROKEN_YAML += [b"\xff\xfe\x00", b"epochs: !!python/object:os.system {}\n", b"epochs: *x\n"]
@@ -174,6 +181,8 @@ def _through(choose: random.Random, name: str, value: Any) -> tuple[str, Any]:
 
 def _use_value(model: str, base: dict, name: str, value: Any, way: str, tuned: bool) -> None:
     settings = {key: one for key, one in base.items() if key != name}
+    if model.startswith("DELRec"):  # whose answers are letters
+        settings["llm"] = save_letter_model(Path("letters").absolute(), "gpt2")
     files = None
     if way == "yaml":
         files = ["given.yaml"]

@@ -13,9 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from recbole_tslrec.backbones.specification import BACKBONES, Backbone
 from recbole_tslrec.config.keys import result_values
@@ -32,12 +30,14 @@ from recbole_tslrec.language_model.reader import (
 from recbole_tslrec.language_model.task import Task
 from recbole_tslrec.paradigms.llamarec.examples import (
     CandidateExamples,
+    Example,
     collate,
     values_of,
     with_random_negatives,
     with_retrieved_negatives,
 )
 from recbole_tslrec.paradigms.llamarec.keys import OWN
+from recbole_tslrec.paradigms.llamarec.passes import examples_of, scores_in_passes
 from recbole_tslrec.paradigms.llamarec.ranker import make_ranker
 from recbole_tslrec.recbole_bridge.reranker import Reranker
 from recbole_tslrec.stages.candidates import CandidatesStage
@@ -50,9 +50,6 @@ if TYPE_CHECKING:
     from recbole_tslrec.stages.pipeline import Pipeline
     from recbole_tslrec.stages.stage import Stage
 
-# The most prompt positions, padding included, in one pass of an evaluation. It changes the speed and
-# the memory, not the result, but for int8 (docs/determinism.md).
-_POSITIONS_A_PASS = 16_384
 # The keys on which the trained weights depend, besides those that say where the language model is.
 _KEYS = (
     *("llm_quantization", "llm_pooling"),
@@ -191,23 +188,16 @@ class LlamaRec(Reranker):
 
     def rerank(self, interaction: Interaction, candidates: Tensor) -> Tensor:
         """The logits of the candidates' letters, [B, k] float32; see ``Reranker.rerank``."""
-        from recbole_tslrec.language_model.batches import of_like_length
-        from recbole_tslrec.language_model.load import bf16_is_fast
-
-        device = candidates.device
-        histories, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN].tolist()
-        rows = zip(histories.cpu().numpy(), lengths, candidates.cpu().numpy(), strict=True)
-        examples = [(history[:length], own[own > 0], 0) for history, length, own in rows]
+        examples = examples_of(self, interaction, candidates)
         positions = replace(self.template, shared_prefix=False).lengths(values_of(examples))
-        found = torch.zeros(candidates.shape, device=device)
-        passes = of_like_length(positions, _POSITIONS_A_PASS)
-        hidden = not self.show_progress or len(passes) == 1
-        for part in tqdm(passes, desc="Reranking", unit=" passes", leave=False, disable=hidden):
-            batch = self.template.batch(values_of([examples[place] for place in part]))
-            batch = {name: tensor.to(device) for name, tensor in batch.items()}
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device)):
-                found[part] = self.ranker.logits(**batch)
-        return found
+
+        def scores(part: list[Example]) -> Tensor:
+            batch = self.template.batch(values_of(part))
+            return self.ranker.logits(
+                **{name: tensor.to(candidates.device) for name, tensor in batch.items()}
+            )
+
+        return scores_in_passes(examples, positions, scores, candidates, self.show_progress)
 
 
 def _of(backbone: Backbone) -> type[LlamaRec]:

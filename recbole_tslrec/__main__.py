@@ -16,6 +16,7 @@ from recbole_tslrec.commands import (
     results,
     run,
     stages,
+    summaries,
 )
 from recbole_tslrec.commands.console import PROGRAM, HelpWithDefaults, add_debug, command_line
 
@@ -77,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         ),
     )
     commands.add_parser("run", help="one experiment with RecBole's command line; see run --help")
-    for group in (compare, recommend, results, data, checkpoints, stages, patches):
+    for group in (compare, recommend, results, data, checkpoints, stages, summaries, patches):
         group.add(commands)
     for command in commands.choices.values():
         add_debug(command)

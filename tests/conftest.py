@@ -73,6 +73,7 @@ SLOW = {
     "test_item_record",
     "test_language_model",
     "test_llamarec",
+    "test_llmtrsr",
     "test_new_items",
     "test_odd_folders",
     "test_p5",
@@ -140,10 +141,11 @@ def _levels() -> dict[str, int]:
     return {name: one.level for name, one in loggers if isinstance(one, logging.Logger)}
 
 
-def small_tokenizer(opening: str | None = "<s>", closing: str | None = None):
-    """A tokenizer of a few words, with special tokens around a text if asked for."""
+def small_tokenizer(opening: str | None = "<s>", closing: str | None = None, more: str = ""):
+    """A tokenizer of a few words, with special tokens around a text and more words if asked for."""
     special = ["<unk>", "<pad>", "<s>", "</s>"]
-    vocabulary = {word: number for number, word in enumerate([*special, *dict.fromkeys(WORDS)])}
+    words = dict.fromkeys([*WORDS, *more.split()])
+    vocabulary = {word: number for number, word in enumerate([*special, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     template = " ".join(part for part in (opening, "$A", closing) if part)
@@ -228,6 +230,19 @@ def headed_model_folder(tmp_path_factory):
         return made[kind]
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def yes_no_model_folder(tmp_path_factory):
+    """A Llama of random weights with its head, whose tokenizer knows yes and no; saved as any model."""
+    path = tmp_path_factory.mktemp("yes-no")
+    torch.manual_seed(0)
+    larger = _SIZES | {"max_position_embeddings": 256}
+    # Of wide weights, so that what it writes depends on what it has read.
+    config = transformers.LlamaConfig(**larger, num_key_value_heads=2, initializer_range=0.3)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    small_tokenizer(more="yes no").save_pretrained(path)
+    return str(path)
 
 
 @pytest.fixture(scope="session")

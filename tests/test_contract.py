@@ -10,6 +10,7 @@ import torch
 from recbole.config import Config
 from recbole.quick_start import load_data_and_model, run_recbole
 from support.letter_models import save_letter_model
+from support.texts import write_texts
 from test_pipeline import histories, write_histories
 from toy.model import TOY as TOY_KEYS
 from toy.paradigm import PARADIGM as TOY
@@ -51,8 +52,8 @@ def letter_model(tmp_path_factory):
 
 
 @pytest.fixture
-def settings(settings, request, letter_model):
-    """Those of all tests; one with letters where they answer, none for a model from scratch."""
+def settings(settings, request, letter_model, yes_no_model_folder):
+    """Those of all tests; with what answers in a model's own words, none for a model from scratch."""
     model = getattr(request.node, "callspec", None) and request.node.callspec.params.get("model")
     from_scratch = (
         model in staged_models() and paradigm_of(model).defaults().get("llm") == "scratch"
@@ -60,13 +61,21 @@ def settings(settings, request, letter_model):
     few_steps = settings | {"sft_batch_positions": 512}  # also of long prompts
     if str(model).startswith("DELRec"):
         few_steps |= {"llm": letter_model}
+    if str(model).startswith("LLMTRSR"):
+        few_steps |= {"llm": yes_no_model_folder, "item_text": "title", "trsr_summary_tokens": 5}
     return few_steps | {"llm": "scratch"} if from_scratch else few_steps
 
 
 @pytest.fixture
 def data(tmp_path):
-    write_histories(tmp_path, "one", histories())
+    write_data(tmp_path, "one", histories())
     return "one"
+
+
+def write_data(folder: Path, name: str, users: dict[str, list[str]]) -> None:
+    """Histories, and titles of the items for models that read them."""
+    write_histories(folder, name, users)
+    write_texts(name, n_items=12)
 
 
 def state_of(experiment) -> dict[str, torch.Tensor]:
@@ -147,7 +156,7 @@ def test_nothing_that_is_tested_enters_training(model, tmp_path, settings):
     generator = np.random.default_rng(1)
     states = []
     for name in ("one", "other"):
-        write_histories(tmp_path, name, users)
+        write_data(tmp_path, name, users)
         experiment = run_experiment(model, name, config_dict=settings | {"epochs": 1})
         states.append(state_of(experiment))
         for items in users.values():

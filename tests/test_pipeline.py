@@ -15,6 +15,8 @@ from recbole_tslrec.paradigms.delrec.keys import OWN as DELREC
 from recbole_tslrec.paradigms.delrec.keys import PROMPTS as DELREC_PROMPTS
 from recbole_tslrec.paradigms.delrec.keys import SOFT_PROMPTS
 from recbole_tslrec.paradigms.llamarec.keys import OWN as LLAMAREC
+from recbole_tslrec.paradigms.llmtrsr.keys import OWN as LLM_TRSR
+from recbole_tslrec.paradigms.llmtrsr.keys import SUMMARIES, TRSR_CONTROL
 from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import ENHANCED_EMBEDDING
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CATEGORY, CategoriesStage
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
@@ -319,6 +321,9 @@ _PEERS = {
     *DELREC_PROMPTS.names,
     *SOFT_PROMPTS.names,
     *DELREC.names,
+    *SUMMARIES.names,
+    *LLM_TRSR.names,
+    *TRSR_CONTROL.names,
 }
 
 

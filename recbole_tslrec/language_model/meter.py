@@ -54,6 +54,12 @@ class Meter:
         prefix = prefix if prefix_mask is None else prefix_mask.sum()
         self._filled += attention_mask.sum() + prefix  # a tensor: no waiting for the device
 
+    def add_unpadded(self, examples: int, positions: int) -> None:
+        """Count what does not pass through the reader's ``forward``, such as what is generated."""
+        self.examples += examples
+        self.positions += positions
+        self._filled += positions
+
     def cost(self) -> dict[str, Any]:
         """As a stage's manifest keeps it."""
         rate = self.operations / max(self.seconds, 1e-9)

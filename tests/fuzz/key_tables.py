@@ -10,6 +10,7 @@ from fuzz.key_values import Key, anything, boolean, folder, number, some, text, 
 
 _RERANKER = "LlamaRec_SASRec"
 _DELREC = "DELRec_SASRec"
+_SUMMARISER = "LLMTRSR_SASRec"
 _LM = "TSLRec_SASRec"
 _FILE = ["no.pth", "data", "no.safetensors"]
 _LEAVE_TWO = {"LS": "valid_and_test"}
@@ -168,6 +169,19 @@ OURS: dict[str, Key] = {
     "delrec_soft_learning_rate": number(beside=[0], model=_DELREC),
     "delrec_learning_rate": number(beside=[0], model=_DELREC),
     "delrec_soft_prompts": some(["trained", "random"], model=_DELREC),
+    "trsr_summary": some(["hierarchical", "recurrent", "none"], model=_SUMMARISER),
+    "trsr_block_items": whole(1, model=_SUMMARISER),
+    "trsr_blocks": whole(1, model=_SUMMARISER),
+    "trsr_summary_tokens": whole(1, 8, _SUMMARISER),
+    "trsr_summarizer": some([None], ["no/such"], model=_SUMMARISER),
+    "trsr_summary_instruction": text(_SUMMARISER),
+    "trsr_merge_instruction": text(_SUMMARISER),
+    "trsr_update_instruction": text(_SUMMARISER),
+    "trsr_instruction": text(_SUMMARISER),
+    "trsr_recent_items": whole(1, model=_SUMMARISER),
+    "trsr_loss": some(["answer", "text"], model=_SUMMARISER),
+    "trsr_learning_rate": number(beside=[0], model=_SUMMARISER),
+    "trsr_control": some(["none", "shuffled"], model=_SUMMARISER),
     "tslrec_dir": folder(_LM),
     "train_batching": some(["prefix", "sequence", "auto"], wrong=["trimmed"]),
     "train_window_context": number(high=1),

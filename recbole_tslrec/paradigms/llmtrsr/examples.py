@@ -1,0 +1,118 @@
+"""LLM-TRSR's training examples: of each user the latest target with yes, a random item with no."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_tslrec.data.histories import training_histories
+from recbole_tslrec.data.negatives import random_negatives
+from recbole_tslrec.evaluation.candidates import items_before
+
+if TYPE_CHECKING:
+    from recbole_tslrec.language_model.prompts.template import Template
+
+_ROWS_AT_ONCE = 4096
+
+
+class Example(NamedTuple):
+    """A summary's tokens and a history, int64 [any] each; a candidate, and whether it came next."""
+
+    summary: np.ndarray
+    history: np.ndarray
+    candidate: int
+    is_positive: bool
+
+
+class YesNoExamples:
+    """Examples for the training loop, two of each row: first the positive one.
+
+    Args:
+        summaries: token ids, int64 [any], of each of n rows.
+        histories: items, int64 [any], of each row.
+        positives, negatives: int64 [n]; a negative of 0 is none, and its row has one example.
+    """
+
+    def __init__(
+        self,
+        summaries: Sequence[np.ndarray],
+        histories: Sequence[np.ndarray],
+        positives: np.ndarray,
+        negatives: np.ndarray,
+    ):
+        self.summaries, self.histories = summaries, histories
+        self.candidates = np.stack([positives, negatives], axis=1)
+        self.places = np.flatnonzero(self.candidates.reshape(-1))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, number: int) -> Example:
+        row, is_negative = divmod(int(self.places[number]), 2)
+        candidate = int(self.candidates[row, is_negative])
+        return Example(self.summaries[row], self.histories[row], candidate, not is_negative)
+
+    def content_hash(self) -> str:
+        """A hash of all of them in their order."""
+        content = hashlib.sha256(np.ascontiguousarray(self.candidates))
+        for rows in (self.summaries, self.histories):
+            content.update(np.array([len(row) for row in rows], dtype=np.int64))
+            content.update(np.concatenate([np.zeros(0, np.int64), *rows]))
+        return content.hexdigest()
+
+    def prompt_lengths(self, template: Template, answers: tuple[int, int]) -> np.ndarray:
+        """The positions of every example's prompt. [n]"""
+        parts = [
+            template.lengths(values_of([self[number] for number in block], answers))
+            for block in np.array_split(np.arange(len(self)), -(-len(self) // _ROWS_AT_ONCE))
+        ]
+        return np.concatenate(parts)
+
+
+def values_of(examples: Sequence[Example], answers: tuple[int, int]) -> dict[str, list[np.ndarray]]:
+    """What a template's batch is made of, by the names of its segments."""
+    from recbole_tslrec.paradigms.llmtrsr.prompt import ANSWER, CANDIDATE, HISTORY, SUMMARY
+
+    yes, no = answers
+    return {
+        SUMMARY: [one.summary for one in examples],
+        HISTORY: [one.history for one in examples],
+        CANDIDATE: [np.array([one.candidate]) for one in examples],
+        ANSWER: [np.array([yes if one.is_positive else no]) for one in examples],
+    }
+
+
+def collate(
+    template: Template, answers: tuple[int, int], examples: Sequence[Example]
+) -> dict[str, Tensor]:
+    """A batch for ``YesNoRanker``."""
+    is_positive = torch.tensor([one.is_positive for one in examples])
+    return template.batch(values_of(examples, answers)) | {"is_positive": is_positive}
+
+
+def one_negative(dataset, rows: np.ndarray, seed: int) -> np.ndarray:
+    """An item for each row that its user did not have before, and that is not its target.
+
+    Args:
+        dataset: RecBole's augmented training data set.
+        rows: positions of its rows, ascending, int64 [n].
+
+    Returns:
+        int64 [n]; 0 where no item is left.
+    """
+    generator = np.random.default_rng(seed)
+    before = items_before(dataset, training_histories(dataset))
+    targets = dataset.inter_feat[dataset.iid_field].numpy()[rows]
+    blocks = np.array_split(np.arange(len(rows)), -(-len(rows) // _ROWS_AT_ONCE))
+    drawn = [
+        random_negatives(
+            before(rows[block]).numpy(), targets[block], dataset.item_num, 1, generator
+        )
+        for block in blocks
+    ]
+    return np.concatenate(drawn)[:, 0]

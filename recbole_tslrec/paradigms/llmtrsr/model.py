@@ -1,0 +1,285 @@
+"""LLM-TRSR: of each candidate a language model says yes or no, from a summary of the history.
+
+Reference:
+    Zhi Zheng et al. "Harnessing Large Language Models for Text-Rich Sequential Recommendation."
+    WWW 2024, arXiv 2403.13325.
+    Reference code: https://github.com/zhengzhi-1997/LLM-TRSR
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from recbole_tslrec.backbones.specification import BACKBONES, Backbone
+from recbole_tslrec.config.keys import result_values
+from recbole_tslrec.data.histories import latest_rows
+from recbole_tslrec.data.item_catalogue import catalogue_of
+from recbole_tslrec.data.keys import CANDIDATES, ITEM_TEXT
+from recbole_tslrec.language_model.keys import ADAPTERS, MEMORY, OPTIMISATION, STOPPING
+from recbole_tslrec.language_model.reader import (
+    check_fine_tuning,
+    check_source,
+    open_source_for,
+    shared_if_possible,
+    tokenised_texts,
+)
+from recbole_tslrec.language_model.task import Task
+from recbole_tslrec.paradigms.llmtrsr.examples import YesNoExamples, collate, one_negative
+from recbole_tslrec.paradigms.llmtrsr.kept_summaries import KeptSummaries, as_tokens
+from recbole_tslrec.paradigms.llmtrsr.keys import OWN
+from recbole_tslrec.paradigms.llmtrsr.ranker import make_ranker
+from recbole_tslrec.paradigms.llmtrsr.stages import SummariesStage, check_text
+from recbole_tslrec.recbole_bridge.reranker import Reranker
+
+if TYPE_CHECKING:
+    from recbole.data.interaction import Interaction
+
+    from recbole_tslrec.language_model.learner import TrainedParts
+    from recbole_tslrec.language_model.prompts.segments import TokenTable
+    from recbole_tslrec.stages.pipeline import Pipeline
+    from recbole_tslrec.stages.stage import Stage
+
+# The most prompt positions, padding included, in one pass of an evaluation. It changes the speed and
+# the memory, not the result, but for int8 (docs/determinism.md).
+_POSITIONS_A_PASS = 16_384
+# The keys on which the trained weights depend, besides those that say where the language model is and
+# those of the summaries, which count by the stage.
+_KEYS = (
+    "llm_quantization",
+    *(MEMORY.names + ADAPTERS.names + STOPPING.names + OPTIMISATION.names),
+    *(ITEM_TEXT.names + CANDIDATES.names + OWN.names),
+    *("trsr_summary", "trsr_summary_tokens"),
+)
+
+
+class LLMTRSR(Reranker):
+    """Summary, latest items and one candidate in a prompt; the logits of yes and no rank candidates.
+
+    Trained are adapters on a frozen language model.
+
+    Attributes:
+        summaries: of the users' histories; none before ``prepare``.
+
+    Raises:
+        ValueError, OSError, ModuleNotFoundError: the language model, the items' texts or the candidates
+            cannot serve; before any training.
+    """
+
+    learning_rate_key = "trsr_learning_rate"
+    weight_decay = 5e-4
+    kept = ("retriever.", "summaries.")
+
+    def __init__(self, config, dataset):
+        check_text(config)
+        super().__init__(config, dataset)
+        from recbole_tslrec.language_model.encoder import trunk_of
+        from recbole_tslrec.language_model.shared_prefix import can_continue_prefixes
+        from recbole_tslrec.paradigms.llmtrsr.prompt import (
+            answers_of,
+            check_template,
+            check_writes,
+            make_template,
+        )
+
+        self.source = open_source_for(config)
+        check_writes(self.source, "llm")
+        check_source(config, self.source)
+        check_fine_tuning(config)
+        self.settings = result_values(config, _KEYS) | {"seed": config["seed"]}
+        self.show_progress = config["show_progress"]
+        self.shuffles = config["trsr_control"] == "shuffled"
+        self.has_summary = self.settings["trsr_summary"] != "none"
+        texts = self._read_texts(config, dataset)
+        self.answers = answers_of(self.source)
+        most = self.settings["trsr_summary_tokens"] if self.has_summary else None
+        instruction, recent = config["trsr_instruction"], config["trsr_recent_items"]
+        self.template = make_template(self.source, instruction, texts, recent, most)
+        check_template(self.source, self.template, texts)
+        self._item_lengths, self._n_last_words = texts.lengths, self.template.segments[-1].size
+        self.ranker = make_ranker(config, self.source, self.answers)
+        # In an evaluation the prompt up to the candidate is read once a user, if the model allows it.
+        trunk = trunk_of(self.ranker.reader.language_model)
+        self.continues = can_continue_prefixes(trunk)
+        self._of_training = self.template
+        if self.settings["trsr_loss"] == "answer":  # else the instruction is learned as well
+            self._of_training = shared_if_possible(
+                self.template, self.ranker.reader, config, training=True
+            )
+        self.summaries = KeptSummaries(config["MAX_ITEM_LIST_LENGTH"], config["seed"])
+
+    def _read_texts(self, config, dataset) -> TokenTable:
+        """The items' texts by internal id."""
+        tokens = dataset.field2id_token[dataset.iid_field][1:].tolist()
+        catalogue = catalogue_of(config, tokens)
+        self._texts = catalogue.fingerprint
+        return tokenised_texts(config, self.source, catalogue.rows(tokens))
+
+    # ---- what the trainer asks ------------------------------------------------------------------
+
+    @staticmethod
+    def stages(config) -> tuple[type[Stage], ...]:
+        """The stages whose results this model takes."""
+        summarised = config is None or config["trsr_summary"] != "none"
+        return (*Reranker.stages(config), *([SummariesStage] if summarised else []))
+
+    def prepare(self, pipeline: Pipeline) -> None:
+        """Take the trained backbone and the summaries.
+
+        Raises:
+            ValueError: as ``Reranker.prepare``.
+        """
+        super().prepare(pipeline)
+        if self.has_summary:
+            stage = pipeline.stage(SummariesStage)
+            most = self.settings["trsr_summary_tokens"]
+            self.summaries.take(
+                as_tokens(stage.histories, stage.texts(), self.source.tokenizer, most)
+            )
+            self.summaries.to(pipeline.config["device"])
+
+    def said_beside_figures(self) -> str:
+        """As of every reranker, with what became of the summaries."""
+        control = "; control in tests: another user's summary" if self.shuffles else ""
+        return (
+            f"{super().said_beside_figures()}; summaries: {self.settings['trsr_summary']}{control}"
+        )
+
+    def task(self, dataset) -> Task:
+        """What to learn: yes for each user's latest training item, no for a random one."""
+        from recbole_tslrec.language_model.batches import instruction_positions
+        from recbole_tslrec.paradigms.llmtrsr.prompt import with_answer
+
+        examples, template = self._examples(dataset), self._of_training
+        if self.settings["trsr_loss"] == "text":
+            template = with_answer(template)
+        # Without the leading words, so that batches are the same however these are read.
+        own = replace(template, shared_prefix=True)
+        return Task(
+            name=type(self).__name__,
+            unit="answers",
+            learning_rate_key=self.learning_rate_key,
+            examples=examples,
+            lengths=examples.prompt_lengths(own, self.answers),
+            collate=partial(collate, template, self.answers),
+            more_positions=instruction_positions(template),
+        )
+
+    def _examples(self, dataset) -> YesNoExamples:
+        chosen = latest_rows(dataset.inter_feat[dataset.uid_field].numpy(), 1)
+        rows = dataset.inter_feat[chosen]
+        users, histories = self._read(rows)
+        negatives = one_negative(dataset, chosen, self.settings["seed"])
+        summaries = self.summaries.of(users, histories)
+        return YesNoExamples(summaries, histories, rows[self.POS_ITEM_ID].numpy(), negatives)
+
+    def _read(self, interaction: Interaction) -> tuple[list[int], list[np.ndarray]]:
+        """The users and histories of some rows."""
+        lengths = interaction[self.ITEM_SEQ_LEN].tolist()
+        lists = interaction[self.ITEM_SEQ].cpu().numpy()
+        histories = [items[:length] for items, length in zip(lists, lengths, strict=True)]
+        return interaction[self.USER_ID].tolist(), histories
+
+    def learner(self) -> TrainedParts:
+        """What the training loop trains."""
+        return self.ranker
+
+    def made_from(self, task: Task) -> dict[str, Any]:
+        """What the trained weights depend on, for a fingerprint; after ``prepare``."""
+        return super().made_from(task) | {
+            "settings": self.settings,
+            "language_model": self.source.identity,
+            "texts": self._texts,
+            "examples": task.examples.content_hash(),
+            "read_summaries": self.summaries.content_hash(),
+        }
+
+    # ---- what a reranker does -------------------------------------------------------------------
+
+    def rerank(self, interaction: Interaction, candidates: Tensor) -> Tensor:
+        """logit(yes) - logit(no) of each candidate, [B, k] float32; see ``Reranker.rerank``."""
+        from recbole_tslrec.language_model.batches import of_like_length
+
+        values = self._values(interaction, candidates)
+        found = torch.zeros(candidates.shape, device=candidates.device)
+        passes = of_like_length(self._positions(values), _POSITIONS_A_PASS)
+        hidden = not self.show_progress or len(passes) == 1
+        for part in tqdm(passes, desc="Reranking", unit=" passes", leave=False, disable=hidden):
+            own = {name: [rows[place] for place in part] for name, rows in values.items()}
+            there = candidates[part] > 0
+            scores = found.new_zeros(there.shape)
+            scores[there] = self._scores(own)
+            found[part] = scores
+        return found
+
+    def _values(self, interaction: Interaction, candidates: Tensor) -> dict[str, list[np.ndarray]]:
+        """What the prompts of some users hold, all candidates of a user together."""
+        from recbole_tslrec.paradigms.llmtrsr.prompt import CANDIDATE, HISTORY, SUMMARY
+
+        users, histories = self._read(interaction)
+        summaries = self.summaries.of(users, histories, self.shuffles and self.is_tested)
+        own = [row[row > 0] for row in candidates.cpu().numpy()]
+        return {SUMMARY: summaries, HISTORY: histories, CANDIDATE: own}
+
+    def _positions(self, values: dict[str, list[np.ndarray]]) -> np.ndarray:
+        """About how many positions each user takes, [B]."""
+        from recbole_tslrec.paradigms.llmtrsr.prompt import CANDIDATE
+
+        counts = np.array([len(own) for own in values[CANDIDATE]])
+        # Of a user without a candidate nothing is asked; padding stands for one.
+        longest = [
+            own[[self._item_lengths[own].argmax()]] for own in _or_padding(values[CANDIDATE])
+        ]
+        whole = self.template.lengths(values | {CANDIDATE: longest})
+        if not self.continues:
+            return whole * np.maximum(counts, 1)
+        return whole + counts * (self._item_lengths[np.concatenate(longest)] + self._n_last_words)
+
+    def _scores(self, values: dict[str, list[np.ndarray]]) -> Tensor:
+        """The scores of all candidates of some users, one after the other. [N]"""
+        from recbole_tslrec.language_model.load import bf16_is_fast
+        from recbole_tslrec.paradigms.llmtrsr.prompt import CANDIDATE
+
+        if self.continues:
+            batch = self.template.continued(values, CANDIDATE)
+        else:
+            counts = [len(own) for own in values[CANDIDATE]]
+            repeated = {name: _repeated(rows, counts) for name, rows in values.items()}
+            own = np.concatenate(values[CANDIDATE])
+            batch = self.template.batch(repeated | {CANDIDATE: list(own[:, None])})
+        device = next(self.ranker.parameters()).device
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device)):
+            return self.ranker.scores(**batch)
+
+
+def _or_padding(rows: list[np.ndarray]) -> list[np.ndarray]:
+    return [own if len(own) else np.zeros(1, dtype=np.int64) for own in rows]
+
+
+def _repeated(rows: list[np.ndarray], counts: list[int]) -> list[np.ndarray]:
+    """Each row so many times."""
+    return [own for own, count in zip(rows, counts, strict=True) for _ in range(count)]
+
+
+def _of(backbone: Backbone) -> type[LLMTRSR]:
+    # RecBole pickles a class by reference, so it must be found under this module.
+    return type(
+        f"LLMTRSR_{backbone.name}",
+        (LLMTRSR,),
+        {
+            "__module__": __name__,
+            "__doc__": f"{LLMTRSR.__doc__} The retriever is {backbone.name}.",
+            "backbone": backbone,
+        },
+    )
+
+
+MODELS: dict[str, type[LLMTRSR]] = {model.__name__: model for model in map(_of, BACKBONES.values())}
+globals().update(MODELS)

@@ -1,0 +1,104 @@
+"""LLM-TRSR's prompt: a summary, the latest items, one candidate, and room for yes or no."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from recbole_tslrec.language_model.prompts.segments import (
+    Field,
+    Items,
+    TokenTable,
+    Words,
+    tokens_of,
+)
+from recbole_tslrec.language_model.prompts.template import (
+    Template,
+    answers_in_context,
+    special_tokens,
+)
+from recbole_tslrec.language_model.reader import check_words
+from recbole_tslrec.language_model.source import LanguageModelSource
+
+SUMMARY, HISTORY, CANDIDATE, ANSWER = "summary", "history", "candidate", "answer"
+# The prompt's last words: the answer is read behind them.
+_LAST_WORDS = "\n\nAnswer:\n"
+_YES, _NO = "yes", "no"
+
+
+def check_writes(source: LanguageModelSource, key: str) -> None:
+    """Raise ValueError if a language model cannot write, as encoders cannot."""
+    if source.kind != "causal":
+        raise ValueError(
+            f"{key}: [{source.name}] is of the kind {source.kind}, and cannot write a summary or answer "
+            f"yes or no. Give a causal language model, for one smollm2."
+        )
+
+
+def answers_of(source: LanguageModelSource) -> tuple[int, int]:
+    """The token ids of yes and no behind the prompt; errors as of ``answers_in_context``."""
+    yes, no = answers_in_context(source.tokenizer, _LAST_WORDS, [_YES, _NO])
+    return yes, no
+
+
+def make_template(
+    source: LanguageModelSource,
+    instruction: str,
+    texts: TokenTable,
+    recent: int,
+    summary_tokens: int | None,
+) -> Template:
+    """The prompt. The candidate is never cut: the oldest item goes first, then the summary's end.
+
+    Args:
+        source: the language model.
+        instruction: the first words.
+        texts: the items' texts by internal id.
+        recent: the most items of a history.
+        summary_tokens: the most tokens of a summary; None: there is none in the prompt.
+    """
+    tokenizer = source.tokenizer
+    opening, _ = special_tokens(tokenizer)
+    shown = {"texts": texts, "separator": tokens_of(tokenizer, "\n")}
+    summary = [
+        Words(tokens_of(tokenizer, "[Preference Summary]\n")),
+        Field(SUMMARY, most=summary_tokens),
+        Words(tokens_of(tokenizer, "\n\n")),
+    ]
+    segments = [
+        Words(opening + tokens_of(tokenizer, f"{instruction}\n\n")),
+        *(summary if summary_tokens is not None else []),
+        Words(tokens_of(tokenizer, "[Historical Items]\n")),
+        Items(HISTORY, most=recent, **shown),
+        Words(tokens_of(tokenizer, "\n\n[Next Item]\n")),
+        Items(CANDIDATE, candidates=True, **shown),
+        Words(tokens_of(tokenizer, _LAST_WORDS)),
+    ]
+    return Template(tuple(segments), source.context_length)
+
+
+def with_answer(template: Template) -> Template:
+    """The prompt with its answer, yes or no, as the values of ``ANSWER``."""
+    return replace(template, segments=(*template.segments, Field(ANSWER)))
+
+
+def check_template(source: LanguageModelSource, template: Template, texts: TokenTable) -> None:
+    """Raise ValueError if words, one item and one candidate with long texts do not fit the context, or
+    the language model does not know the words."""
+    longest = [np.array([1 + int(np.argmax(texts.lengths[1:]))])]
+    one = [np.zeros(1, dtype=np.int64)]
+    values = {HISTORY: longest, CANDIDATE: longest, SUMMARY: one, ANSWER: one}
+    with_answer(template).lengths(values)
+    check_words(source, largest_token(template))
+
+
+def largest_token(template: Template) -> int:
+    """The largest id among the words of a template and of the texts of its items."""
+    found = [0]
+    for segment in template.segments:
+        if isinstance(segment, Words):
+            found += segment.ids
+        elif isinstance(segment, Items):
+            found += [int(segment.texts.tokens.max(initial=0)), *segment.separator]
+    return max(found)

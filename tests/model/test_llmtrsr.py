@@ -1,0 +1,502 @@
+"""LLM-TRSR: blocks, summaries and whose they are, yes and no, and the whole of it in RecBole."""
+
+import copy
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer, init_seed
+from support.texts import write_texts
+from test_pipeline import write_with_other_held_out
+
+from recbole_tslrec.__main__ import main
+from recbole_tslrec.evaluation.candidates import top_items
+from recbole_tslrec.paradigms.llmtrsr import stages as stages_of_summaries
+from recbole_tslrec.paradigms.llmtrsr.histories import TARGETS, blocks_of
+from recbole_tslrec.paradigms.llmtrsr.kept_summaries import (
+    Kept,
+    KeptSummaries,
+    as_tokens,
+    items_since,
+)
+from recbole_tslrec.paradigms.llmtrsr.stages import SummariesStage
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.stages.pipeline import Pipeline
+
+MODEL = "LLMTRSR_SASRec"
+
+
+@pytest.fixture
+def titled(small_data):
+    write_texts()
+    return small_data
+
+
+@pytest.fixture
+def settings(settings, yes_no_model_folder):
+    return settings | {
+        "llm": yes_no_model_folder,
+        "item_text": "title",
+        "MAX_ITEM_LIST_LENGTH": 50,
+        "trsr_block_items": 2,
+        "trsr_blocks": 3,
+        "trsr_summary_tokens": 5,
+        "trsr_recent_items": 3,
+        "trsr_summary_instruction": "predict preferences",
+        "trsr_merge_instruction": "predict distribution among preferences",
+        "trsr_update_instruction": "given preferences , predict",
+        "trsr_instruction": "predict yes",
+        "sft_batch_positions": 2048,
+        "sft_epochs": 1,
+    }
+
+
+class Experiment:
+    """What run_recbole makes, part by part."""
+
+    def __init__(self, dataset: str, settings: dict):
+        self.config = Config(MODEL, dataset, config_dict=settings)
+        init_seed(self.config["seed"], self.config["reproducibility"])
+        self.dataset = create_dataset(self.config)
+        self.train, self.valid, self.test = data_preparation(self.config, self.dataset)
+        self.model = get_model(MODEL)(self.config, self.train._dataset)
+        self.trainer = get_trainer(self.config["MODEL_TYPE"], MODEL)(self.config, self.model)
+
+    def summarised(self):
+        """With summaries; the backbone is not trained."""
+        pipeline = Pipeline(self.config, self.train, self.valid, self.model.backbone, False)
+        self.stage = pipeline.stage(SummariesStage)
+        tokenizer, most = self.model.source.tokenizer, self.config["trsr_summary_tokens"]
+        kept = as_tokens(self.stage.histories, self.stage.texts(), tokenizer, most)
+        self.model.summaries.take(kept)
+        return self
+
+
+def stage_of(dataset: str, settings: dict) -> SummariesStage:
+    config = Config(MODEL, dataset, config_dict=settings)
+    train, valid, _ = data_preparation(config, create_dataset(config))
+    return Pipeline(config, train, valid, None, show_progress=False).stage(SummariesStage)
+
+
+# ---- histories and blocks ---------------------------------------------------------------------------
+
+
+@given(st.integers(1, 40), st.integers(1, 7), st.integers(1, 4))
+def test_blocks_stay_what_they_were_as_a_history_grows(n_items, size, most):
+    history = np.arange(n_items)
+    blocks = [block.tolist() for block in blocks_of(history, size, most)]
+    whole = [list(range(start, min(start + size, n_items))) for start in range(0, n_items, size)]
+    assert blocks == whole[-most:]
+
+
+def test_each_target_has_what_is_before_it(titled, settings):
+    stage = stage_of(titled, settings)
+    rows = {"training": stage.pipeline.dataset.inter_feat}
+    config = stage.config
+    _, valid, test = data_preparation(config, create_dataset(config))
+    rows |= {"validation": valid._dataset.inter_feat, "test": test._dataset.inter_feat}
+    for one in stage.histories:
+        for target in TARGETS:
+            (own,) = torch.nonzero(rows[target]["user_id"] == one.user, as_tuple=True)
+            row = own[-1]
+            length = rows[target]["item_length"][row]
+            had = rows[target]["item_id_list"][row, :length].tolist()
+            assert one.before[target].tolist() == had
+    assert [one.token for one in stage.histories] == sorted(f"u{user}" for user in range(40))
+
+
+# ---- summaries --------------------------------------------------------------------------------------
+
+
+class Reference:
+    """Summaries one prompt and one token at a time, by transformers' own model."""
+
+    def __init__(self, stage: SummariesStage):
+        self.config = stage.config
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(self.config["llm"])
+        self.plain = transformers.AutoModelForCausalLM.from_pretrained(self.config["llm"]).eval()
+        self.texts = stage.pipeline.catalogue.rows(stage.pipeline.tokens)
+
+    @torch.no_grad()
+    def answer(self, instruction: str, *content: str) -> str:
+        words = " ".join([self.config[instruction], *content, "Description :"])
+        tokens = self.tokenizer(words)["input_ids"]
+        written = []
+        while len(written) < 5:
+            best = int(self.plain(torch.tensor([tokens + written])).logits[0, -1].argmax())
+            if best == 2:  # <s>, the end by the model's config
+                break
+            written.append(best)
+        return " ".join(self.tokenizer.decode(written, skip_special_tokens=True).split())
+
+    def summary(self, history: np.ndarray) -> tuple[list[str], str]:
+        blocks = [" ".join(self.texts[item] for item in own) for own in blocks_of(history, 2, 3)]
+        if self.config["trsr_summary"] == "hierarchical":
+            parts = [self.answer("trsr_summary_instruction", block) for block in blocks]
+            if len(parts) == 1:
+                return parts, parts[0]
+            return parts, self.answer("trsr_merge_instruction", *parts)
+        parts = [self.answer("trsr_summary_instruction", blocks[0])]
+        for block in blocks[1:]:
+            parts.append(self.answer("trsr_update_instruction", parts[-1], block))
+        return parts, parts[-1]
+
+
+@pytest.mark.parametrize("way", ["hierarchical", "recurrent"])
+def test_summaries_are_those_of_one_prompt_after_the_other(way, titled, settings):
+    stage = stage_of(titled, settings | {"trsr_summary": way})
+    lines = {(line["user"], line["target"]): line for line in stage.lines()}
+    assert len(lines) == 3 * 40
+    reference = Reference(stage)
+    assert len({line["summary"] for line in lines.values()}) > 20
+    for one in stage.histories[:6]:
+        for target in TARGETS:
+            line = lines[one.token, target]
+            assert (line["parts"], line["summary"]) == reference.summary(one.before[target])
+            assert line["read"] == len(one.before[target])
+    cost = stage.stored.notes["cost"]
+    assert cost["padding_share"] == 0 and cost["examples"] < 120 * 4 and cost["operations"] > 0
+
+
+@pytest.mark.parametrize("way", ["hierarchical", "recurrent"])
+@pytest.mark.parametrize("n_last", [1, 2])
+def test_no_summary_reads_what_is_held_out(n_last, way, tmp_path, settings):
+    write_with_other_held_out(tmp_path, n_last)
+    found = {}
+    for name in ("one", "other"):
+        write_texts(name, n_items=12)
+        stage = stage_of(name, settings | {"trsr_summary": way, "trsr_block_items": 5})
+        found[name] = {(line["user"], line["target"]): line for line in stage.lines()}
+    same = {
+        target: all(
+            line == found["other"][place]
+            for place, line in found["one"].items()
+            if place[1] == target
+        )
+        for target in TARGETS
+    }
+    assert same == {"training": True, "validation": True, "test": n_last == 1}
+
+
+@pytest.mark.parametrize("way", ["hierarchical", "recurrent"])
+def test_shards_that_are_there_are_gone_on_from(way, titled, settings, monkeypatch, caplog):
+    settings |= {"trsr_summary": way}
+    monkeypatch.setattr(stages_of_summaries, "USERS_A_SHARD", 15)
+    unbroken = stage_of(titled, settings | {"tslrec_dir": "unbroken"}).lines()
+    write, calls = stages_of_summaries._lines, []
+
+    def stopped(summariser, users, meter):
+        calls.append([one.token for one in users])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return write(summariser, users, meter)
+
+    monkeypatch.setattr(stages_of_summaries, "_lines", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        _ = stage_of(titled, settings).stored
+    shard, _ = sorted(Path("saved/tslrec/small").rglob("shard-*.json"))
+    shard.write_text(shard.read_text().replace('"summary": "', '"summary": "no ', 1))
+    assert stage_of(titled, settings).lines() == unbroken
+    assert calls[3:] == [calls[0], calls[2]] and len(calls[2]) == 10
+    assert "a partial result is made again" in caplog.text
+    assert not list(Path("saved/tslrec/small").rglob("shard-*.json"))
+
+
+def test_another_language_model_may_write(titled, settings, headed_model_folder):
+    other = stage_of(titled, settings | {"trsr_summarizer": headed_model_folder("llama")})
+    own = stage_of(titled, settings)
+    assert other.fingerprint != own.fingerprint
+    assert other.lines()[0]["summary"] != own.lines()[0]["summary"]
+
+
+# ---- which summary a row has ------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=12), st.integers(2, 6), st.integers(0, 12))
+def test_items_since_an_earlier_history(items, most, n_before):
+    """Lists of ``most`` items may have lost some: the fewest that can have come since."""
+    n_before = min(n_before, len(items) - 1) or 1
+    before, history = np.array(items[:n_before][-most:]), np.array(items[-most:])
+    since = items_since(before, history, most)
+    actual = len(items) - n_before
+    if len(history) < most:
+        assert since == actual
+    elif actual < most:
+        assert since is not None and since <= actual
+        kept = history[: most - since]
+        assert before[-len(kept) :].tolist() == kept.tolist()
+
+
+def kept(user, target, items, words):
+    return Kept(user, target, np.array(items), np.array(words))
+
+
+def test_a_row_has_the_latest_summary_of_what_was_before_it():
+    own = KeptSummaries(4, seed=0)
+    own.take(
+        [
+            kept(1, 0, [5, 6], [10]),
+            kept(1, 1, [5, 6, 7], [11, 11]),
+            kept(1, 2, [5, 6, 7, 8], []),
+            kept(2, 0, [9, 9, 9, 9, 9], [20]),
+            kept(2, 1, [9, 9, 9, 9, 9, 9], [21]),
+        ]
+    )
+
+    def found(user, *items, shuffled=False):
+        (words,) = own.of([user], [np.array(items)], shuffled)
+        return words.tolist()
+
+    assert found(1, 5, 6) == [10] and found(1, 5, 6, 7) == [11, 11] and found(1, 5, 6, 7, 8) == []
+    assert found(1, 7, 8, 3, 4) == []  # later than all
+    assert found(1, 6, 5) == found(1, 5) == found(3, 5, 6) == []  # of others
+    assert found(2, 9, 9, 9, 9) == [20]  # where two could be meant, that of fewer items
+    assert found(2, 9, 9, 9, 4) == [20]
+    assert found(1, 5, 6, shuffled=True) == [20] and found(1, 5, 6, 7, shuffled=True) == [21]
+    assert found(1, 5, 6, 7, 8, shuffled=True) == [21]  # the other user has none for the test
+    assert found(2, 9, 9, 9, 9, shuffled=True) == [10]
+    other = KeptSummaries(4, seed=0)
+    other.load_state_dict(own.state_dict())
+    assert other.content_hash() == own.content_hash()
+    assert other.of([1], [np.array([5, 6, 7])])[0].tolist() == [11, 11]
+
+
+def test_every_row_has_its_own_summary(titled, settings):
+    experiment = Experiment(titled, settings | {"MAX_ITEM_LIST_LENGTH": 5}).summarised()
+    texts, model = experiment.stage.texts(), experiment.model
+    names = experiment.dataset.field2id_token["user_id"]
+    for target, loader in zip(TARGETS[1:], (experiment.valid, experiment.test), strict=True):
+        rows = loader._dataset.inter_feat
+        users, histories = model._read(rows)
+        for user, words in zip(users, model.summaries.of(users, histories), strict=True):
+            expected = model.source.tokenizer(texts[names[user], target], add_special_tokens=False)
+            assert words.tolist() == expected["input_ids"][:5]
+    examples = model.task(experiment.train._dataset).examples
+    read = {tuple(example.summary.tolist()) for example in examples}
+    written = [text for (_, target), text in texts.items() if target == "training"]
+    tokens = model.source.tokenizer(written, add_special_tokens=False)["input_ids"]
+    assert read == {tuple(row[:5]) for row in tokens}
+
+
+# ---- yes and no -------------------------------------------------------------------------------------
+
+
+def text_of(experiment, summary: np.ndarray, history, candidate: int) -> str:
+    """The prompt as one would write it down."""
+    texts = experiment.stage.pipeline.catalogue.rows(experiment.stage.pipeline.tokens)
+    had = " ".join(texts[item] for item in history[-3:])
+    summary = experiment.model.source.tokenizer.decode(summary.tolist())
+    return (
+        f"predict yes [ Preference Summary ] {summary} [ Historical Items ] {had} "
+        f"[ Next Item ] {texts[candidate]} Answer :"
+    )
+
+
+@torch.no_grad()
+def logits_of(settings, tokens: list[int]) -> torch.Tensor:
+    plain = transformers.AutoModelForCausalLM.from_pretrained(settings["llm"]).eval()
+    return plain(torch.tensor([tokens])).logits[0]
+
+
+@pytest.mark.parametrize("continues", [True, False])
+def test_scores_are_the_whole_models_logits(continues, titled, settings, monkeypatch):
+    monkeypatch.setattr("recbole_tslrec.language_model.load.bf16_is_fast", lambda device: False)
+    monkeypatch.setattr("recbole_tslrec.paradigms.llmtrsr.model._POSITIONS_A_PASS", 300)
+    experiment = Experiment(titled, settings).summarised()
+    model, rows = experiment.model.eval(), experiment.test._dataset.inter_feat
+    assert model.continues
+    model.continues = continues
+    candidates = top_items(model.retriever.full_sort_predict(rows), 5)
+    candidates[3, 2:], candidates[4] = 0, 0
+    with torch.no_grad():
+        found = model.rerank(rows, candidates)
+    assert found[3, 2:].eq(0).all() and found[4].eq(0).all()
+    users, histories = model._read(rows)
+    summaries = model.summaries.of(users, histories)
+    tokenizer = model.source.tokenizer
+    yes, no = tokenizer.convert_tokens_to_ids(["yes", "no"])
+    assert model.answers == (yes, no)
+    for row, column in [(0, 0), (0, 4), (1, 2), (3, 1)]:
+        item = int(candidates[row, column])
+        text = text_of(experiment, summaries[row], histories[row], item)
+        logits = logits_of(settings, tokenizer(text)["input_ids"])[-1]
+        torch.testing.assert_close(
+            found[row, column], logits[yes] - logits[no], rtol=1e-4, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("loss", ["answer", "text"])
+def test_the_loss_is_over_the_answer_or_the_text(loss, titled, settings):
+    experiment = Experiment(titled, settings | {"trsr_loss": loss}).summarised()
+    model = experiment.model.eval()
+    task = model.task(experiment.train._dataset)
+    examples = [task.examples[number] for number in range(6)]
+    found = model.ranker(**task.collate(examples))["error"]
+    for example, error in zip(examples, found, strict=True):
+        text = text_of(experiment, example.summary, example.history, example.candidate)
+        text += " yes" if example.is_positive else " no"
+        tokens = model.source.tokenizer(text)["input_ids"]
+        logits = logits_of(settings, tokens)[:-1].log_softmax(dim=1)
+        errors = -logits[torch.arange(len(tokens) - 1), torch.tensor(tokens[1:])]
+        expected = errors[-1] if loss == "answer" else errors.mean()
+        torch.testing.assert_close(error, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_examples_are_one_yes_and_one_no_of_each_user(titled, settings):
+    experiment = Experiment(titled, settings).summarised()
+    dataset = experiment.train._dataset
+    task, again = experiment.model.task(dataset), experiment.model.task(dataset)
+    assert task.examples.content_hash() == again.examples.content_hash()
+    assert len(task.examples) == 2 * 40 and (task.lengths > 0).all()
+    for number, one in enumerate(experiment.stage.pipeline.histories.user_ids):
+        history = experiment.stage.pipeline.histories[number]
+        positive, negative = task.examples[2 * number], task.examples[2 * number + 1]
+        assert one and positive.history.tolist() == history[:-1].tolist()
+        assert positive.is_positive and positive.candidate == history[-1]
+        assert not negative.is_positive and negative.candidate not in history
+    other = Experiment(titled, settings | {"seed": 1}).summarised().model.task(dataset)
+    assert other.examples.content_hash() != task.examples.content_hash()
+
+
+@pytest.mark.parametrize("context", [48, 56, 64])
+def test_history_and_summary_are_cut_and_the_candidate_never(
+    context, titled, settings, yes_no_model_folder
+):
+    """Of a summary that would fill the context: the candidates keep their differences."""
+    experiment = Experiment(titled, settings | {"trsr_summary_tokens": 100})
+    template = replace(experiment.model.template, context_length=context)
+    values = {
+        "summary": [np.full(100, 9)],
+        "history": [np.array([1, 2, 3])],
+        "candidate": [np.arange(1, 6)],
+    }
+    batch = template.continued(values, "candidate")
+    texts = next(
+        part for part in template.segments if getattr(part, "name", "") == "candidate"
+    ).texts
+    for item, tokens, mask in zip(
+        range(1, 6), batch["token_ids"], batch["attention_mask"], strict=True
+    ):
+        own = texts.tokens[texts.starts[item] :][: texts.lengths[item]].tolist()
+        last = list(template.segments[-1].ids)
+        assert tokens[mask.bool()].tolist() == own + last
+        assert batch["prefix_mask"].sum() + mask.sum() <= context
+
+
+# ---- the whole --------------------------------------------------------------------------------------
+
+
+def test_controls_share_what_is_trained_and_no_summary_does_without_the_stage(titled, settings):
+    first = run_experiment(MODEL, titled, config_dict=settings)
+    names = [stage.name for stage in first.stages]
+    assert names == ["backbone", "summaries", "llmtrsr_sasrec"]
+    assert first.test_result["hit@5"] >= 0
+    shuffled = run_experiment(MODEL, titled, config_dict=settings | {"trsr_control": "shuffled"})
+    assert all(stage.reused for stage in shuffled.stages)
+    assert shuffled.best_valid_result == first.best_valid_result
+    without = run_experiment(MODEL, titled, config_dict=settings | {"trsr_summary": "none"})
+    assert [stage.name for stage in without.stages] == ["backbone", "llmtrsr_sasrec"]
+    assert not [stage for stage in without.stages[1:] if stage.reused]
+    segments = without.trainer.model.template.segments
+    assert "summary" not in [getattr(part, "name", None) for part in segments]
+
+
+def test_the_shuffled_control_gives_other_summaries_in_tests_alone(titled, settings):
+    experiment = Experiment(titled, settings | {"trsr_control": "shuffled"}).summarised()
+    model, rows = experiment.model, experiment.test._dataset.inter_feat
+    candidates = torch.ones(len(rows), 1, dtype=torch.int64)
+    tested = model._values(rows, candidates)["summary"]
+    model.is_tested = False
+    own = model._values(rows, candidates)["summary"]
+    assert sum(not np.array_equal(*pair) for pair in zip(tested, own, strict=True)) > 20
+    assert sorted(map(tuple, tested)) == sorted(map(tuple, own))
+
+
+def test_a_checkpoint_holds_summaries_and_no_base_weights(titled, settings):
+    experiment = Experiment(titled, settings | {"epochs": 1})
+    experiment.trainer.fit(experiment.train, experiment.valid)
+    state = torch.load(experiment.trainer.saved_model_file, weights_only=True)["state_dict"]
+    assert {name.split(".")[0] for name in state} == {
+        "_extra_state",
+        "ranker",
+        "retriever",
+        "summaries",
+    }
+    assert not [name for name in state if "base_layer" in name or "embed_tokens" in name]
+    other = Experiment(titled, settings | {"seed": 7}).model
+    other.load_state_dict(state)
+    experiment.model.load_state_dict(state)
+    rows = experiment.test._dataset.inter_feat
+    scores = experiment.model.eval().full_sort_predict(rows)
+    other.summaries.seed = experiment.model.summaries.seed
+    assert torch.equal(other.eval().full_sort_predict(rows), scores)
+    assert torch.equal(copy.deepcopy(other).full_sort_predict(rows), scores)
+
+
+WRONG = [
+    ({"item_text": None}, "summarises what a user had in words.*item_text names no column"),
+    ({"rerank_control": "shuffled"}, "rerank_control: .shuffled.*prompt of its own"),
+    ({"trsr_control": "shuffled", "trsr_summary": "none"}, "trsr_control: .*makes none"),
+    ({"trsr_instruction": "word " * 300}, "the prompt: its words and candidates"),
+    ({"llm": "no/such"}, "llm: .*no/such"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG)
+def test_what_cannot_serve_is_refused_before_any_training(changes, message, titled, settings):
+    with pytest.raises((ValueError, OSError), match=message):
+        Experiment(titled, settings | changes)
+
+
+def test_an_encoder_cannot_write(titled, settings, language_model_folder):
+    bert = {"llm": language_model_folder("bert")}
+    with pytest.raises(ValueError, match="llm: .*encoder.*cannot write.*smollm2"):
+        Experiment(titled, settings | bert)
+    summarizer = {"trsr_summarizer": language_model_folder("bert")}
+    with pytest.raises(ValueError, match="trsr_summarizer: .*encoder"):
+        run_experiment(MODEL, titled, config_dict=settings | summarizer)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trsr_summary_tokens": 256}, "trsr_summary_tokens: .256. tokens leave no room"),
+        ({"trsr_merge_instruction": "word " * 300}, "trsr_merge_instruction: .*context"),
+    ],
+)
+def test_summaries_that_do_not_fit_are_refused_before_the_backbone(
+    changes, message, titled, settings
+):
+    with pytest.raises(ValueError, match=message):
+        run_experiment(MODEL, titled, config_dict=settings | changes)
+    assert not Path("saved/tslrec").exists()
+
+
+def test_a_command_prints_history_blocks_and_summaries(titled, settings, monkeypatch, capsys):
+    def printed(*more: str) -> str:
+        keys = [f"--{key}={value!r}" for key, value in settings.items()]
+        words = ["summaries", f"--dataset={titled}", "--users=u3,u1", *more, *keys]
+        monkeypatch.setattr(sys, "argv", ["recbole_tslrec", *words])
+        main()
+        return capsys.readouterr().out
+
+    at_once = printed()
+    assert not Path("saved/tslrec").exists()  # written for these two, and not kept
+    stage = stage_of(titled, settings)
+    lines = {(line["user"], line["target"]): line for line in stage.lines()}
+    assert printed() == at_once
+    assert at_once.index("User u3") < at_once.index("User u1")
+    for user in ("u1", "u3"):
+        assert f"Summary: {lines[user, 'test']['summary']}" in at_once
+    with pytest.raises(SystemExit):
+        printed("--model=SASRec")
+    with pytest.raises(SystemExit):
+        printed("--users=nobody")

@@ -232,17 +232,20 @@ def headed_model_folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
-def yes_no_model_folder(tmp_path_factory):
-    """A Llama of random weights with its head, whose tokenizer knows yes and no; saved as any model."""
-    path = tmp_path_factory.mktemp("yes-no")
+def save_yes_no_model(folder: Path) -> str:
+    """A Llama of random weights with its head, whose tokenizer knows yes and no."""
     torch.manual_seed(0)
     larger = _SIZES | {"max_position_embeddings": 256}
     # Of wide weights, so that what it writes depends on what it has read.
     config = transformers.LlamaConfig(**larger, num_key_value_heads=2, initializer_range=0.3)
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)
-    small_tokenizer(more="yes no").save_pretrained(path)
-    return str(path)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    small_tokenizer(more="yes no").save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def yes_no_model_folder(tmp_path_factory):
+    return save_yes_no_model(tmp_path_factory.mktemp("yes-no"))
 
 
 @pytest.fixture(scope="session")

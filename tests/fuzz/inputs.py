@@ -193,6 +193,14 @@ def write_small_data(folder: Path) -> None:
     write_atomic(folder, DATASET, small_rows())
 
 
+def write_titled_data(folder: Path) -> None:
+    """The same data set, with a title for each item."""
+    write_small_data(folder)
+    lines = [f"i{item}\tpurchase {item}" for item in range(30)]
+    content = "\n".join(["item_id:token\ttitle:token_seq", *lines]) + "\n"
+    (folder / DATASET / f"{DATASET}.item").write_text(content)
+
+
 def write_language_model(folder: Path, kind: str = "llama") -> None:
     """A language model of random weights with its tokenizer."""
     import transformers

@@ -13,6 +13,7 @@ from unittest import mock
 
 import recbole
 import yaml
+from conftest import save_yes_no_model
 from recbole.config import Config
 from support.letter_models import save_letter_model
 
@@ -25,6 +26,7 @@ from fuzz.inputs import (
     small_settings,
     write_language_model,
     write_small_data,
+    write_titled_data,
 )
 from fuzz.key_tables import KEYS, OURS
 from fuzz.key_values import JUNK, plain
@@ -52,6 +54,8 @@ _RIVALS = {
     "llamarec_instruction": ["the prompt"],
     "delrec_instruction": ["the prompt"],
     "delrec_soft_vectors": ["the prompt"],
+    "trsr_instruction": ["the prompt"],
+    "trsr_summarizer": ["llm"],
     "data_path": [*_FILE, "exists in the device"],  # RecBole's words, with the folder
     "encoding": _FILE,
     "field_separator": _FILE,
@@ -99,6 +103,12 @@ class Keys:
         write_language_model(folder / "llm")
         more = {"llm": str(folder / "llm"), "enhancement": "random"}
         self.base = small_settings(folder / "data", **more)
+        write_titled_data(folder / "titled")
+        self.of_words = {
+            "data_path": str(folder / "titled"),
+            "item_text": "title",
+            "llm": save_yes_no_model(folder / "yes_no"),
+        }
 
     def input(self, choose: random.Random) -> Input:
         kinds = [self._misspelt, self._yaml_file, self._command_line, self._value]
@@ -111,7 +121,8 @@ class Keys:
         way, value = _through(choose, name, value)
         judged = key.judge(plain(value))
         tuned = choose.random() < 0.3 and name.startswith(("lora", "sft", "llm"))
-        base = self.base | _OF_MODEL.get(key.model, {})
+        of_words = self.of_words if key.model.startswith("LLMTRSR") else {}
+        base = self.base | _OF_MODEL.get(key.model, of_words)
         use = partial(_use_value, key.model, base, name, value, way, tuned)
         what = f"{name}={value!r:.60} ({way}, {key.model})"
         names = [name, *_RIVALS.get(name, ())]

@@ -17,6 +17,7 @@ from recbole_tslrec.evaluation.candidates import top_items
 from recbole_tslrec.experiments.run.comparison import compare
 from recbole_tslrec.experiments.run.grid import Grid
 from recbole_tslrec.paradigms.llamarec import model as llamarec
+from recbole_tslrec.paradigms.llamarec import passes
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.stages.candidates import CandidatesStage
 
@@ -140,7 +141,7 @@ def test_scores_are_the_whole_models_logits_at_the_letters(shared, titled, setti
     model, rows = experiment.model.eval(), experiment.rows
     assert model.template.shared_prefix == shared
     plain = whole_model(settings)
-    monkeypatch.setattr(llamarec, "_POSITIONS_A_PASS", 300)  # in parts, by length
+    monkeypatch.setattr(passes, "_POSITIONS_A_PASS", 300)  # in parts, by length
     with torch.no_grad():
         retrieved = model.retriever.full_sort_predict(rows)
         candidates = top_items(retrieved, 5)

@@ -163,10 +163,13 @@ def make_ranker(
         ValueError: the language model has no head for the answers, or takes no adapters there.
     """
     from recbole_tslrec.language_model.encoder import ItemEncoder
+    from recbole_tslrec.language_model.load import keep_few_activations
 
     model = load_for_prompts(config, source, with_adapters, head=titles is not None)
     if with_adapters:
         model = without_wrapper(model)
+    elif config["llm_gradient_checkpointing"]:  # the gradient goes back through frozen layers
+        keep_few_activations(model)
     slots = config["delrec_items"] == "slots"
     reader = ItemEncoder(model, item_embeddings.cpu() if slots else None)
     if slots:  # a checkpoint serves without the backbone's stage

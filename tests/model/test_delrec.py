@@ -1,5 +1,7 @@
 """DELRec: its two tasks, the weights of their losses, verbalizers, what each stage trains, runs."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,8 @@ from support.letter_models import gpt_like_tokenizer, save_letter_model
 from support.stages import pipeline_of
 
 from recbole_tslrec.evaluation.candidates import scores, top_items
+from recbole_tslrec.experiments.run.comparison import compare
+from recbole_tslrec.experiments.run.grid import Grid
 from recbole_tslrec.language_model.readout import States
 from recbole_tslrec.language_model.trie import Trie, log_likelihoods
 from recbole_tslrec.paradigms.delrec import stages as delrec_stages
@@ -290,7 +294,7 @@ def test_letters_have_the_whole_models_logits(kind, titled, settings, folder):
 
 @pytest.mark.parametrize(
     ("kind", "changes"),
-    [("gpt2", {"delrec_verbalizer": "title"}), ("t5", {}), ("llama", {"delrec_items": "slots"})],
+    [("t5", {}), ("llama", {"delrec_items": "slots"})],
 )
 def test_the_vectors_stay_while_the_adapters_are_trained(kind, changes, titled, settings, folder):
     settings |= {"llm": folder(kind)} | changes
@@ -307,10 +311,15 @@ def test_the_vectors_stay_while_the_adapters_are_trained(kind, changes, titled, 
     assert 0 <= run.test_result["ndcg@10"] <= 1
 
 
-def test_random_vectors_need_no_first_stage(titled, settings):
-    run = run_experiment(MODEL, titled, config_dict=settings | {"delrec_soft_prompts": "random"})
-    assert [stage.name for stage in run.stages] == ["backbone", MODEL.lower()]
-    assert "control: soft prompts random" in run.trainer.model.said_beside_figures()
+def test_a_comparison_shows_what_the_first_stage_adds(titled, settings):
+    rows = ("Base", "DELRec", "delrec_random_prompts", "delrec_retriever_order")
+    settings |= {"delrec_verbalizer": "title"}
+    comparison = compare(Grid((titled,), variants=rows, settings=settings), Path("results"))
+    base, _, without, passed = comparison.lines
+    assert passed["test"] == base["test"]
+    assert passed["reused_stages"] == ["backbone", "soft_prompts", "delrec_sasrec"]
+    assert without["reused_stages"] == ["backbone"]
+    assert "DELRec_SASRec, delrec_random_prompts" in comparison.tables()
 
 
 def test_an_interrupted_first_stage_goes_on_to_the_same_vectors(titled, settings, monkeypatch):

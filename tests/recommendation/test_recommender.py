@@ -8,6 +8,7 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 from recbole.utils.case_study import full_sort_topk
+from support.letter_models import save_letter_model
 from trained import N_ITEMS, make_toy, write_data
 
 from recbole_tslrec import Recommender
@@ -19,7 +20,14 @@ from recbole_tslrec.recbole_bridge.register import _recbole_models
 WITH_FILES = {"GRU4RecKG", "KSR"}
 # It reads items that each user did not have, which its own trainer draws.
 WITH_DRAWN_ITEMS = {"DIEN"}
-MODELS = sorted({*_recbole_models(), *staged_models(), "FMLPRec"} - WITH_FILES - WITH_DRAWN_ITEMS)
+# Of the models that rerank one backbone stands for all: which it is makes no difference to them.
+RERANKERS = ("LlamaRec", "LLMTRSR", "DELRec")
+OTHERS = {
+    name for name in staged_models() if name.startswith(RERANKERS) and not name.endswith("_SASRec")
+}
+MODELS = sorted(
+    {*_recbole_models(), *staged_models(), "FMLPRec"} - WITH_FILES - WITH_DRAWN_ITEMS - OTHERS
+)
 OF_FEATURES = {"GRU4RecF", "SASRecF", "FDSA", "S3Rec"}
 RANKED = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
 K = 7
@@ -50,9 +58,29 @@ def keys_of(name: str, language_model_folder) -> dict:
     return keys
 
 
+@pytest.fixture
+def keys_of_reranker(language_model_folder, yes_no_model_folder, tmp_path):
+    """Those of the models that rerank; none for others."""
+
+    def keys(name: str) -> dict:
+        few = {"lora_r": 2, "n_candidates": 5, "item_text": "movie_title"}
+        if name.startswith("LlamaRec"):
+            own = {"llamarec_items": "slots", "llamarec_head": "linear", "llamarec_max_history": 3}
+            return few | own | {"llm": language_model_folder(), "llamarec_instruction": "predict"}
+        if name.startswith("LLMTRSR"):
+            return few | {"llm": yes_no_model_folder}
+        if name.startswith("DELRec"):
+            letters = save_letter_model(tmp_path / "letters", "gpt2")
+            own = {"delrec_predictions": 3, "delrec_soft_vectors": 5, "delrec_max_history": 3}
+            return few | own | {"llm": letters}
+        return {}
+
+    return keys
+
+
 @pytest.mark.parametrize("name", MODELS)
-def test_the_best_items_are_recboles(name, language_model_folder):
-    toy = make_toy(name, **keys_of(name, language_model_folder))
+def test_the_best_items_are_recboles(name, language_model_folder, keys_of_reranker):
+    toy = make_toy(name, **keys_of(name, language_model_folder), **keys_of_reranker(name))
     test_data = toy.loaders[2]
     users = sorted(user for user in toy.histories if user != "lone")
     ids = test_data._dataset.token2id("user_id", users)

@@ -17,7 +17,11 @@ from recbole_tslrec.paradigms.delrec.keys import SOFT_PROMPTS
 from recbole_tslrec.paradigms.llamarec.keys import OWN as LLAMAREC
 from recbole_tslrec.paradigms.llmtrsr.keys import OWN as LLM_TRSR
 from recbole_tslrec.paradigms.llmtrsr.keys import SUMMARIES, TRSR_CONTROL
+from recbole_tslrec.paradigms.p5.keys import CODES, WRITING
+from recbole_tslrec.paradigms.p5.keys import OWN as P5
+from recbole_tslrec.paradigms.pod.keys import OWN as POD
 from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import ENHANCED_EMBEDDING
+from recbole_tslrec.paradigms.tslrec.augmentation.keys import SCORE_TERM
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CATEGORY, CategoriesStage
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.stages import provenance
@@ -321,6 +325,11 @@ _PEERS = {
     *DELREC_PROMPTS.names,
     *SOFT_PROMPTS.names,
     *DELREC.names,
+    *CODES.names,
+    *WRITING.names,
+    *P5.names,
+    *POD.names,
+    *SCORE_TERM.names,
     *SUMMARIES.names,
     *LLM_TRSR.names,
     *TRSR_CONTROL.names,

@@ -12,7 +12,6 @@ from recbole_tslrec.language_model.keys import (
     OPTIMISATION,
     STOPPING,
 )
-from recbole_tslrec.language_model.letters import LETTERS
 from recbole_tslrec.paradigms.delrec.keys import OWN, PROMPTS, SOFT_PROMPTS
 from recbole_tslrec.paradigms.delrec.model import MODELS, DELRec
 from recbole_tslrec.recbole_bridge.language_model_trainer import LanguageModelTrainer
@@ -31,6 +30,7 @@ _READ = (
     *(FROZEN, MEMORY, ADAPTERS, STOPPING, OPTIMISATION),
     *(EXAMPLES, ITEM_TEXT, CANDIDATES, PROMPTS, SOFT_PROMPTS, OWN),
 )
+_MOST_LETTERS = 26
 
 
 def _check(config: Mapping[str, Any]) -> None:
@@ -42,10 +42,10 @@ def _check(config: Mapping[str, Any]) -> None:
             "delrec_verbalizer: [title] scores the items' words, and delrec_items: [slots] has none. "
             "Set delrec_verbalizer: letters, or delrec_items: text."
         )
-    if not by_title and k > len(LETTERS):
+    if not by_title and k > _MOST_LETTERS:
         raise ValueError(
-            f"n_candidates: [{k}] are more than the {len(LETTERS)} letters. Set n_candidates: "
-            f"{len(LETTERS)}, or delrec_verbalizer: title."
+            f"n_candidates: [{k}] are more than the {_MOST_LETTERS} letters. Set n_candidates: "
+            f"{_MOST_LETTERS}, or delrec_verbalizer: title."
         )
     if h > k:
         raise ValueError(

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
+from recbole.data.interaction import Interaction
 from recbole.utils import get_model, get_trainer, init_seed
 from support.texts import write_texts
 from test_pipeline import write_with_other_held_out
@@ -418,6 +419,15 @@ def test_the_shuffled_control_gives_other_summaries_in_tests_alone(titled, setti
     own = model._values(rows, candidates)["summary"]
     assert sum(not np.array_equal(*pair) for pair in zip(tested, own, strict=True)) > 20
     assert sorted(map(tuple, tested)) == sorted(map(tuple, own))
+
+
+def test_someone_new_is_ranked_for_without_a_summary(titled, settings):
+    model = (experiment := Experiment(titled, settings).summarised()).model.eval()
+    known = experiment.test._dataset.inter_feat[:3]
+    new = Interaction({name: known[name] for name in (model.ITEM_SEQ, model.ITEM_SEQ_LEN)})
+    assert [len(words) for words in model._values(new, torch.ones(3, 1))["summary"]] == [0, 0, 0]
+    scores = model.full_sort_predict(new)
+    assert scores.shape == (3, model.n_items) and scores.isfinite().all()
 
 
 def test_a_checkpoint_holds_summaries_and_no_base_weights(titled, settings):

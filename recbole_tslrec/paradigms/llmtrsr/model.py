@@ -184,6 +184,8 @@ class LLMTRSR(Reranker):
         lengths = interaction[self.ITEM_SEQ_LEN].tolist()
         lists = interaction[self.ITEM_SEQ].cpu().numpy()
         histories = [items[:length] for items, length in zip(lists, lengths, strict=True)]
+        if self.USER_ID not in interaction.columns:  # of someone new, who has no summary
+            return [0] * len(histories), histories
         return interaction[self.USER_ID].tolist(), histories
 
     def learner(self) -> TrainedParts:

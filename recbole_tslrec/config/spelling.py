@@ -58,7 +58,13 @@ def _meant_by(key: str, known_keys: Mapping[str, Any]) -> str | None:
     near = difflib.get_close_matches(key, ours, n=1, cutoff=0.8)
     near += difflib.get_close_matches(key, others, n=1, cutoff=0.9)
     near += [one for one in others if sorted(one) == sorted(key)]  # two letters exchanged
-    return near[0] if near else None
+    alike = difflib.SequenceMatcher(b=key)
+
+    def likeness(one: str) -> float:
+        alike.set_seq1(one)
+        return alike.ratio()
+
+    return max(near, key=likeness, default=None)
 
 
 def _form(key: str) -> str:

@@ -44,6 +44,7 @@ def test_cold_targets_are_measured_apart():
         rank_masked=np.array([1, 20, 7]),
         training_length=np.array([3, 3, 3]),
         item_count=np.array([0, 4, 0]),
+        repeated=np.array([False, False, False]),
     )
     line = benchmark.split(ranks, {"x", "z"})
     assert (

@@ -510,3 +510,16 @@ def test_a_command_prints_history_blocks_and_summaries(titled, settings, monkeyp
         printed("--model=SASRec")
     with pytest.raises(SystemExit):
         printed("--users=nobody")
+
+
+def test_a_comparison_has_its_row_and_controls(titled, settings, monkeypatch, capsys):
+    keys = [f"--{key}={value!r}" for key, value in settings.items()]
+    rows = "Base,LLMTRSR,llmtrsr_retriever_order,llmtrsr_no_summary,llmtrsr_shuffled_summaries"
+    words = ["compare", f"--dataset={titled}", f"--variants={rows}", "--seeds=1", *keys]
+    monkeypatch.setattr(sys, "argv", ["recbole_tslrec", *words])
+    main()
+    printed = capsys.readouterr().out
+    for row in rows.split(",")[1:]:
+        assert row in printed
+    stages = [folder.name.partition("-")[0] for folder in Path("saved/tslrec/small").iterdir()]
+    assert stages.count("summaries") == 1 and stages.count("llmtrsr_sasrec") == 2

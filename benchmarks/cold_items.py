@@ -12,6 +12,7 @@ A finished run is a line in the output file, and a second call does only what is
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 import sys
@@ -165,6 +166,9 @@ def main() -> None:
     name, cold = write_data(args)
     output = args.folder / f"{name}.jsonl"
     asked = {key: str(value) for key, value in vars(args).items() if key not in ("seeds", "folder")}
+    for ending in ("inter", "item"):
+        content = (args.folder / name / f"{name}.{ending}").read_bytes()
+        asked[ending] = hashlib.sha256(content).hexdigest()
     lines = (
         [json.loads(line) for line in output.read_text().splitlines()] if output.is_file() else []
     )

@@ -35,7 +35,8 @@ def loss_of(config: Mapping[str, Any], n_items: int) -> Loss:
         n_items: rows of the item table.
 
     Raises:
-        ValueError: more items are to be drawn than there are, or the processor has no bfloat16.
+        ValueError: more items are to be drawn than there are, gBCE has no negative item, or the
+            processor has no bfloat16.
     """
     kind, n_negatives = config["sampled_loss"], config["sampled_negatives"]
     if kind == "none" and config["softmax_precision"] == "float32":
@@ -51,6 +52,11 @@ def loss_of(config: Mapping[str, Any], n_items: int) -> Loss:
         raise ValueError(
             f"sampled_negatives: [{n_negatives}] is more than the {n_items - 1} items of the data set. "
             f"Give fewer, or sampled_loss: none."
+        )
+    if kind == "gbce" and n_items < 3:
+        raise ValueError(
+            "sampled_loss: [gbce] draws other items than the target, and the data set has one item. "
+            "Set sampled_loss: none."
         )
     loss = sampled_softmax_loss
     if kind == "gbce":

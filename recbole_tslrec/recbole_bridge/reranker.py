@@ -197,7 +197,11 @@ class Reranker(LanguageModelRecommender):
         """int64 [B, k], by the key ``candidates``."""
         if self._seen is None:
             return top_items(retrieved, self.n_candidates)
-        return self._without(self._seen.pairs(interaction), retrieved)
+        if self.USER_ID in interaction:
+            return self._without(self._seen.pairs(interaction), retrieved)
+        histories = interaction[self.ITEM_SEQ]  # given ones, of nobody in the data set
+        rows, places = histories.nonzero(as_tuple=True)
+        return self._without((rows, histories[rows, places]), retrieved)
 
     def _without(self, seen: tuple[Tensor, Tensor], retrieved: Tensor) -> Tensor:
         """The candidates without seen items. int64 [B, k]"""

@@ -105,8 +105,10 @@ class RequestsOf:
         pairs = zip(names, histories, strict=True)
         if empty := [name for name, history in pairs if not len(history)]:
             raise ValueError(
-                f"users: {named(empty)} without an interaction before the {before} rows. Leave them "
-                f"out, or set before=None for whole histories."
+                f"users: {named(empty)} without an interaction. Leave them out."
+                if before is None
+                else f"users: {named(empty)} without an interaction before the {before} rows. Leave "
+                f"them out, or set before=None for whole histories."
             )
         return Requests(names, histories, np.array(users, dtype=np.int64))
 
@@ -127,7 +129,10 @@ class RequestsOf:
     def _of(self, user: int, held_out: np.ndarray) -> np.ndarray:
         if user in self._trained.lone_items:
             return np.array([self._trained.lone_items[user]], dtype=np.int64)
-        history = self._whole[int(np.searchsorted(self._whole.user_ids, user))]
+        place = int(np.searchsorted(self._whole.user_ids, user))
+        if user not in self._whole.user_ids[place : place + 1]:  # named in the .user file alone
+            return np.empty(0, dtype=np.int64)
+        history = self._whole[place]
         return history[: len(history) - held_out[user]]
 
     # ---- items ----------------------------------------------------------------------------------
@@ -150,11 +155,16 @@ class RequestsOf:
             unknown_items: ``refuse`` items that the model does not know, or ``skip`` them, saying which.
 
         Raises:
-            ValueError: a history is empty, has only unknown items, or has some and they are refused.
+            ValueError: a history is empty or a string, has only unknown items, or has some and they are
+                refused; or two names are written alike.
         """
         if unknown_items not in UNKNOWN_ITEMS:
             raise ValueError(f"unknown_items: [{unknown_items}] is none of {UNKNOWN_ITEMS}.")
+        if strings := [name for name, items in histories.items() if isinstance(items, str | bytes)]:
+            raise ValueError(f"histories: {named(strings)} a string. Give each a list of items.")
         given = {str(name): [str(item) for item in items] for name, items in histories.items()}
+        if len(given) < len(histories):
+            raise ValueError("histories: two names are written alike. Give each its own.")
         if empty := [name for name, items in given.items() if not items]:
             raise ValueError(f"histories: {named(empty)} empty. Give each one item or more.")
         unknown = [

@@ -108,8 +108,10 @@ class ProductIndex:
         n_found = min(k + n_more, self._index.ntotal)
         scores, found = map(torch.from_numpy, self._index.search(users.numpy(), n_found))
         items = found + 1  # padding is not in it; -1, nothing more was found, becomes 0
-        if seen is not None:
-            out = (items[:, :, None] == seen[:, None, :].cpu()).any(dim=2)
+        if n_more:
+            ordered = seen.cpu().sort(dim=1).values
+            places = torch.searchsorted(ordered, items).clamp_(max=n_more - 1)
+            out = ordered.gather(1, places) == items
             items, scores = items.masked_fill(out, 0), scores.masked_fill(out, -torch.inf)
             order = (items == 0).to(torch.uint8).argsort(dim=1, stable=True)
             items, scores = items.gather(1, order), scores.gather(1, order)

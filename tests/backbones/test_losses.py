@@ -196,3 +196,5 @@ def test_more_negatives_than_items_are_refused():
     loss_of(USUAL | {"sampled_loss": "gbce"}, 5)
     with pytest.raises(ValueError, match=r"sampled_negatives: \[4\] is more than the 3 items"):
         loss_of(USUAL | {"sampled_loss": "gbce"}, 4)
+    with pytest.raises(ValueError, match=r"^sampled_loss: \[gbce\] draws other items"):
+        loss_of(USUAL | {"sampled_loss": "gbce", "sampled_negatives": 1}, 2)

@@ -126,6 +126,16 @@ def test_clusters_are_those_of_the_normalised_laplacian():
     np.testing.assert_array_equal(together, expected[:, None] == expected[None, :])
 
 
+def test_a_graph_on_which_lobpcg_breaks_down_is_divided_all_the_same():
+    generator = np.random.default_rng(1167)
+    users = np.repeat(np.arange(41), 3)
+    items = (generator.integers(0, 44, 123) + users % 4 * 44) % 178
+    pairs = co_occurrence(users, items, 178)
+    first, again = (collaborative_codes(pairs, 15, 14, 0) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    Trie(first)
+
+
 def test_a_small_catalogue_is_one_leaf():
     pairs, _ = communities([5])
     codes = collaborative_codes(pairs[:5, :5], 20, 500, 0)

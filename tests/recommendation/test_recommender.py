@@ -15,6 +15,7 @@ from recbole_tslrec import Recommender
 from recbole_tslrec.recbole_bridge.paradigm import staged_models
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.recbole_bridge.register import _recbole_models
+from recbole_tslrec.recommendation.search import ProductIndex
 
 # They read embeddings of a knowledge graph from a file of their own.
 WITH_FILES = {"GRU4RecKG", "KSR"}
@@ -190,6 +191,18 @@ def test_an_exact_index_finds_what_all_scores_do(name, seen, language_model_fold
     pd.testing.assert_frame_equal(by_index, full, check_exact=False, rtol=1e-4)
 
 
+def test_an_index_leaves_out_what_each_row_has_seen():
+    toy = make_toy("SASRec")
+    users = toy.loaders[0]._dataset.inter_feat[:8]
+    table = toy.model.item_embedding.weight
+    random = torch.Generator().manual_seed(0)
+    seen = torch.randint(0, N_ITEMS + 1, (8, 9), generator=random)
+    with torch.no_grad():
+        found, _ = ProductIndex(toy.model, table, approximate=False).best(users, N_ITEMS, seen)
+    for own, left_out in zip(found.tolist(), seen.tolist(), strict=True):
+        assert sorted(filter(None, own)) == sorted(set(range(1, N_ITEMS + 1)) - set(left_out))
+
+
 def test_an_approximate_index_says_what_it_finds(toy, monkeypatch):
     monkeypatch.setattr("recbole_tslrec.recommendation.search._POINTS_A_LIST", 2)
     recommender = Recommender(toy.checkpoint, index="approximate")
@@ -221,6 +234,8 @@ def test_a_score_that_is_no_product_has_no_index(name):
         ({"users": ["u1"], "k": True}, r"k: \[True\]"),
         ({"histories": {"new": []}}, "histories: 'new' is empty"),
         ({"histories": {}}, "users: none is given"),
+        ({"histories": {"new": "12"}}, "histories: 'new' is a string"),
+        ({"histories": {"1": ["i1"], 1: ["i2"]}}, "histories: two names are written alike"),
         ({"histories": {"new": ["i1", "i99"]}}, "histories: item 'i99' is not in"),
         (
             {"histories": {"new": ["i98", "i99"]}, "unknown_items": "skip"},
@@ -233,6 +248,18 @@ def test_a_score_that_is_no_product_has_no_index(name):
 def test_bad_input_is_refused_by_name(toy, choices, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         Recommender(toy.checkpoint).recommend(**choices)
+
+
+def test_a_user_of_the_user_file_alone_has_no_history():
+    lines = [f"{user}\t1" for user in (*write_data(), "stranger")]
+    Path("data/toy/toy.user").write_text("\n".join(["user_id:token\tage:token", *lines]))
+    columns = {"inter": ["user_id", "item_id", "timestamp"], "user": ["user_id", "age"]}
+    recommender = Recommender(make_toy("SASRec", load_col=columns).checkpoint)
+    for before, where in ((None, r"\."), ("test", " before the test rows")):
+        with pytest.raises(
+            ValueError, match=f"^users: 'stranger' is without an interaction{where}"
+        ):
+            recommender.recommend(["u1", "stranger"], before=before)
 
 
 def test_unknown_items_are_skipped_and_said_if_that_is_asked_for(toy, caplog):

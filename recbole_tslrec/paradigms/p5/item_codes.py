@@ -8,6 +8,7 @@ with -1 at the end.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from scipy.sparse import csr_matrix, diags_array
@@ -95,7 +96,8 @@ def _divided(items: np.ndarray, labels: np.ndarray, leaf_items: int) -> list[np.
 def co_occurrence(users: np.ndarray, items: np.ndarray, n_items: int) -> csr_matrix:
     """How many pairs of positions of one training history hold two items.
 
-    ``A[i, j] = sum over users of n_ui n_uj`` for i ≠ j, and 0 for i = j; held sparse.
+    ``A[i, j] = sum over users of n_ui n_uj`` for i ≠ j, and 0 for i = j; held sparse. Its memory grows
+    with the square of the longest history: one user's 50,000 different items make 2.5 billion numbers.
 
     Args:
         users, items: of all training interactions, [n] int64 each.
@@ -156,14 +158,20 @@ def spectral_clusters(pairs: csr_matrix, n_clusters: int, seed: int) -> np.ndarr
     with threadpool_limits(1), warnings.catch_warnings():
         # It warns of graphs in several parts, and of eigenvectors that are near enough.
         warnings.simplefilter("ignore")
-        # ARPACK, the default, takes an inverse of the whole: minutes, and dense memory.
-        return spectral_clustering(
+        cluster = partial(
+            spectral_clustering,
             pairs,
             n_clusters=n_clusters,
-            eigen_solver="lobpcg",
             assign_labels="cluster_qr",
             random_state=seed,
-        ).astype(np.int64)
+        )
+        # ARPACK, the default, takes an inverse of the whole: minutes, and dense memory. It does so
+        # where LOBPCG breaks down, which it does on some small graphs.
+        try:
+            labels = cluster(eigen_solver="lobpcg")
+        except ValueError:
+            labels = cluster(eigen_solver="arpack")
+    return labels.astype(np.int64)
 
 
 # ---- clusters of embeddings ---------------------------------------------------------------------

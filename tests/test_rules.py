@@ -64,6 +64,22 @@ def test_the_penalty_is_the_trained_backbones_and_masks_where_it_is_large(small_
     assert np.array_equal(ranks_of(experiment).rank[novel], base.rank_masked[novel])
 
 
+@pytest.mark.parametrize("change", [{"n_heads": 1}, {"hidden_size": 32}])
+@pytest.mark.parametrize(
+    "model, more",
+    [
+        ("SeenPenalty_SASRec", {}),
+        ("TSLRec_SASRec", {"fusion": "none", "score_term": "after", "enhancement": "random"}),
+    ],
+)
+def test_a_backbone_of_other_settings_is_refused(model, more, change, small_data, settings):
+    given = settings | {"epochs": 1, "train_neg_sample_args": None}
+    base = run_experiment("SASRec", small_data, config_dict=given, test=False)
+    other = settings | more | change | {"backbone_checkpoint": base.checkpoint}
+    with pytest.raises(ValueError, match="backbone_checkpoint: it is a SASRec of other settings"):
+        run_experiment(model, small_data, config_dict=other, test=False)
+
+
 def test_a_penalty_is_chosen_by_ranks(small_data, settings):
     with pytest.raises(ValueError, match="valid_metric"):
         changes = {"valid_metric": "itemcoverage@5", "metrics": ["ItemCoverage"]}

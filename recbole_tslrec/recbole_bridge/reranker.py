@@ -21,7 +21,7 @@ from recbole_tslrec.evaluation.candidates import merged_scores, padded, scores, 
 from recbole_tslrec.evaluation.seen_items import SeenItems
 from recbole_tslrec.recbole_bridge.language_model_recommender import LanguageModelRecommender
 from recbole_tslrec.stages.backbone import BackboneStage
-from recbole_tslrec.stages.trained_backbone import trained_backbone
+from recbole_tslrec.stages.trained_backbone import take_trained_backbone
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from recbole_tslrec.language_model.task import Task
     from recbole_tslrec.stages.pipeline import Pipeline
     from recbole_tslrec.stages.stage import Stage
-
-_ROWS_COMPARED = 8  # to see whether two retrievers are the same
 
 
 class Reranker(LanguageModelRecommender):
@@ -94,22 +92,7 @@ class Reranker(LanguageModelRecommender):
             ValueError: a given ``backbone_checkpoint`` has settings of its model other than this
                 experiment's.
         """
-        trained = trained_backbone(pipeline)
-        state, own = trained.state_dict(), self.retriever.state_dict()
-        same = {name: weight.shape for name, weight in state.items()} == {
-            name: weight.shape for name, weight in own.items()
-        }
-        if same:
-            self.retriever.load_state_dict(state)
-            rows = pipeline.dataset.inter_feat[:_ROWS_COMPARED].to(pipeline.config["device"])
-            self.retriever.eval()
-            with torch.no_grad():
-                same = torch.equal(scores(trained, rows), scores(self.retriever, rows))
-        if not same:
-            raise ValueError(
-                f"backbone_checkpoint: it is a {self.backbone.name} of other settings than this "
-                f"experiment's. Give the settings it was trained with."
-            )
+        take_trained_backbone(pipeline, self.retriever)
         getLogger(__name__).info(self.said_beside_figures())
 
     def said_beside_figures(self) -> str:

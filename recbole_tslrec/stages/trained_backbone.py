@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from recbole_tslrec.config.fingerprints import training_settings
+from recbole_tslrec.evaluation.candidates import scores
 from recbole_tslrec.stages.backbone import USERS, BackboneStage
 from recbole_tslrec.stages.trained_on import numbering
 from recbole_tslrec.store.checkpoints import load_checkpoint, saying_which
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from recbole.model.abstract_recommender import SequentialRecommender
 
     from recbole_tslrec.stages.pipeline import Pipeline
+
+_ROWS_COMPARED = 8  # to see whether two models are the same
 
 
 def trained_backbone(pipeline: Pipeline) -> SequentialRecommender:
@@ -49,6 +54,38 @@ def trained_backbone(pipeline: Pipeline) -> SequentialRecommender:
         model.load_state_dict(state)
         model.load_other_parameter(checkpoint.get("other_parameter"))
     return model.to(config["device"]).eval().requires_grad_(False)
+
+
+def take_trained_backbone(
+    pipeline: Pipeline, into: SequentialRecommender, renamed: Mapping[str, str] | None = None
+) -> None:
+    """Load the trained backbone's weights into a model that is to score as it does.
+
+    Args:
+        into: a model of the same backbone; weights that the backbone does not have keep their values.
+            It is left in evaluation mode.
+        renamed: its names of weights by the backbone's, where they differ.
+
+    Raises:
+        ValueError: as in ``trained_backbone``; or a given ``backbone_checkpoint`` has settings of its
+            model other than this experiment's, so that its weights do not fit or score otherwise.
+    """
+    trained = trained_backbone(pipeline)
+    renamed = renamed or {}
+    state = {renamed.get(name, name): weight for name, weight in trained.state_dict().items()}
+    own = into.state_dict()
+    same = all(name in own and own[name].shape == weight.shape for name, weight in state.items())
+    if same:
+        into.load_state_dict(own | state)
+        rows = pipeline.dataset.inter_feat[:_ROWS_COMPARED].to(pipeline.config["device"])
+        into.eval()
+        with torch.no_grad():
+            same = torch.equal(scores(trained, rows), scores(into, rows))
+    if not same:
+        raise ValueError(
+            f"backbone_checkpoint: it is a {pipeline.backbone.name} of other settings than this "
+            f"experiment's. Give the settings it was trained with."
+        )
 
 
 def given_model(pipeline: Pipeline) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from recbole_tslrec.backbones.specification import BACKBONES, Backbone
 from recbole_tslrec.evaluation.scoring_term import ScoringTerm, TermAtScoring
 from recbole_tslrec.stages.backbone import BackboneStage
-from recbole_tslrec.stages.trained_backbone import trained_backbone
+from recbole_tslrec.stages.trained_backbone import take_trained_backbone
 
 
 class Repeat(SequentialRecommender):
@@ -77,8 +77,8 @@ class PenalisedBackbone(TermAtScoring):
         return (BackboneStage,)
 
     def prepare(self, pipeline) -> None:
-        """Take the weights of the trained backbone."""
-        self.load_state_dict(self.state_dict() | trained_backbone(pipeline).state_dict())
+        """Take the weights of the trained backbone; errors as in ``take_trained_backbone``."""
+        take_trained_backbone(pipeline, self)
 
 
 def _penalised(backbone: Backbone) -> type[SequentialRecommender]:

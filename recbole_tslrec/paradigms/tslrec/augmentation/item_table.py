@@ -20,7 +20,7 @@ from recbole_tslrec.paradigms.tslrec.augmentation.history_term import HistorySim
 from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import vectors_of
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
 from recbole_tslrec.stages.backbone import BackboneStage
-from recbole_tslrec.stages.trained_backbone import trained_backbone
+from recbole_tslrec.stages.trained_backbone import take_trained_backbone
 
 if TYPE_CHECKING:
     from recbole_tslrec.backbones.specification import Backbone
@@ -133,7 +133,9 @@ class EnhancedItemTable(TermAtScoring, FusedItemTable):
 
     def prepare(self, pipeline: Pipeline) -> None:
         if self.frozen:
-            self._take(trained_backbone(pipeline))
+            table = self.backbone.item_table
+            fused = {f"{table}.weight": f"{table}.parametrizations.weight.original"}
+            take_trained_backbone(pipeline, self, fused)
         vectors = vectors_of(pipeline.config).make(pipeline)
         self.fusion.start(vectors, self.id_embeddings)
         self.fusion.set_enhanced(vectors)
@@ -142,13 +144,6 @@ class EnhancedItemTable(TermAtScoring, FusedItemTable):
         if isinstance(self.fusion, EnhancedFusion) and self.fusion.cold is not None:
             had = np.bincount(pipeline.histories.items, minlength=len(pipeline.tokens) + 1)
             self.fusion.set_cold(torch.from_numpy(had[1:] == 0))
-
-    def _take(self, trained) -> None:
-        """The weights of a trained backbone."""
-        table = f"{self.backbone.item_table}."
-        state = trained.state_dict()
-        state[f"{table}parametrizations.weight.original"] = state.pop(f"{table}weight")
-        self.load_state_dict(self.state_dict() | state)
 
     @torch.no_grad()
     def mean_gate(self) -> Tensor:

@@ -39,6 +39,8 @@ class Variant:
             name from its pipeline and its trained model.
         requires: keys without whose value it cannot run; it is among all controls only where they are
             given.
+        if_given: keys of files that it takes if they are given; while they are not, they are no part of
+            its cells' ids.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Variant:
     backbone: str | None = None
     record_items: Callable[[Pipeline, torch.nn.Module], dict[str, np.ndarray]] | None = None
     requires: tuple[str, ...] = ()
+    if_given: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -59,13 +62,18 @@ class Variant:
     @property
     def takes_backbone(self) -> bool:
         """Whether its stages start from a trained backbone; Base's serves."""
-        return self.depends_on("backbone_checkpoint")
+        key = "backbone_checkpoint"
+        return self.depends_on(key) and key not in self.if_given
 
     def depends_on(self, key: str) -> bool:
         """Whether the result can depend on a key; on RecBole's own it can in every variant."""
         if key not in KEYS:
             return True
-        read = {*self.keys, *(name for stage in chain(self.stages) for name in stage.keys)}
+        read = {
+            *self.keys,
+            *self.if_given,
+            *(name for stage in chain(self.stages) for name in stage.keys),
+        }
         return key in read and KEYS[key].effect is not Effect.NOTHING
 
     def choose(self, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -352,6 +352,16 @@ def test_the_id_is_of_a_checkpoints_weights(tmp_path):
     assert cell(backbone_checkpoint=str(tmp_path / "damaged.pth")).id not in ids
 
 
+def test_every_fused_row_takes_a_given_backbone(tmp_path):
+    """With ``fusion: none, score_term: after`` each of them is that backbone, scored with a term."""
+    file = tmp_path / "given.pth"
+    file.write_bytes(b"of this content")
+    for name in ("TSLRec", *fused_controls()):
+        given = cell(name, backbone_checkpoint=str(file))
+        assert given.experiment_settings()["backbone_checkpoint"] == repr(str(file)), name
+        assert given.id != cell(name).id, name
+
+
 def test_the_id_is_of_the_config_files_content(small_data, settings):
     Path("one.yaml").write_text("learning_rate: 1e-3\nepochs: 3\n")
     Path("two.yaml").write_text("epochs: 3 # the same\n")

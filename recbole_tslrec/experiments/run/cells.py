@@ -110,7 +110,9 @@ class Cell:
             "ours": {
                 key: _content(key, value, trust)
                 for key, value in (defaults | ours).items()
-                if variant.depends_on(key) and counts(key, value)
+                if variant.depends_on(key)
+                and counts(key, value)
+                and not (value is None and key in variant.if_given)
             },
         }
 

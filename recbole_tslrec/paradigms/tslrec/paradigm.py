@@ -32,8 +32,9 @@ from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import (
 from recbole_tslrec.paradigms.tslrec.keys import CATEGORIES, INSTRUCTION
 from recbole_tslrec.paradigms.tslrec.models import MODELS, add_backbone
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
-from recbole_tslrec.recbole_bridge.paradigm import Paradigm, Variant
+from recbole_tslrec.recbole_bridge.paradigm import Paradigm, Variant, chain
 from recbole_tslrec.recbole_bridge.trainers import TwoStageTrainer
+from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.keys import GIVEN_BACKBONE, PLACE
 
 _HEADING = """\
@@ -65,6 +66,8 @@ def _fused(kind: type) -> Variant:
         control=not tslrec,
         record_items=_item_record if tslrec else None,
         requires=("item_text",) if kind.reads_text else (),
+        # With fusion: none, score_term: after the model is a trained backbone, whatever the vectors.
+        if_given=() if BackboneStage in chain(kind.stages) else GIVEN_BACKBONE.names,
     )
 
 

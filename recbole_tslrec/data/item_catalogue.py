@@ -31,9 +31,11 @@ class Catalogue:
 
     Attributes:
         texts: by the item's token; a token is never part of a text unless a column holds it.
+        substituted: the tokens of items without a text of their own, which have ``item_text_missing``.
     """
 
     texts: Mapping[str, str]
+    substituted: frozenset[str] = frozenset()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -64,7 +66,7 @@ class Catalogue:
                 f"tokenizer.json beside it)."
             )
         cut = _beginnings(list(self.texts.values()), tokenizer, most)
-        return Catalogue(dict(zip(self.texts, cut, strict=True)))
+        return Catalogue(dict(zip(self.texts, cut, strict=True)), self.substituted)
 
 
 def _beginnings(texts: list[str], tokenizer: PreTrainedTokenizerBase, most: int) -> list[str]:
@@ -154,7 +156,7 @@ def read_catalogue(
     without = [item for item in wanted if not found.get(item)]
     if without:
         found |= dict.fromkeys(without, _substitute(missing, without, found, wanted, types, path))
-    return Catalogue({item: found[item] for item in wanted})
+    return Catalogue({item: found[item] for item in wanted}, frozenset(without))
 
 
 def _columns(

@@ -252,6 +252,10 @@ class StagesFirst:
         self.stages = self.pipeline.used
 
 
+# In a checkpoint beside the best_valid_score, which is with the term.
+_WITHOUT_TERM = "best_valid_score_without_term"
+
+
 class TermChosenLast:
     """Mixin for a trainer: once the model is trained, its ``scoring_term`` is chosen on validation.
 
@@ -266,6 +270,10 @@ class TermChosenLast:
                 f"eval_args: [{self.config['eval_args']}] leaves no validation, on which a term of the "
                 f"scores (score_term: after, a penalty) is chosen. Leave eval_args out."
             )
+        if (
+            chosen
+        ):  # of a resumed checkpoint: its epochs were validated without the term, as these are
+            self.model.scoring_term.choose([0.0] * len(self.model.scoring_term.names))
         if getattr(self.model, "frozen", False):
             self.epochs = self.start_epoch
         super()._fit(train_data, valid_data, verbose, saved, show_progress, **more)
@@ -275,6 +283,12 @@ class TermChosenLast:
             found = self._valid_epoch(valid_data, show_progress)
             self.best_valid_score, self.best_valid_result = found
         return self.best_valid_score, self.best_valid_result
+
+    def resume_checkpoint(self, resume_file):
+        """As RecBole's; the epochs to come must beat the best one without its term."""
+        super().resume_checkpoint(resume_file)
+        content = load_checkpoint(resume_file)
+        self.best_valid_score = content.get(_WITHOUT_TERM, self.best_valid_score)
 
     def _is_chosen(self) -> bool:
         if getattr(self.model, "scoring_term", None) is None or self.model.term_in_training:
@@ -301,6 +315,7 @@ class TermChosenLast:
         self.best_valid_score, self.best_valid_result = self._valid_epoch(valid_data, show_progress)
         if content is not None:
             content["state_dict"] = self.model.state_dict()
+            content[_WITHOUT_TERM] = content["best_valid_score"]
             content["best_valid_score"] = float(self.best_valid_score)
             write_checkpoint(content, self.saved_model_file)
 

@@ -1,6 +1,7 @@
 """Late fusion: the term is its formula, is chosen on validation, kept, loaded and never folded away."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ from hypothesis.extra.numpy import arrays
 from recbole.config import Config
 from recbole.quick_start import load_data_and_model
 from support.ranks import naive_rank
+from support.texts import write_texts
 
 from recbole_tslrec.evaluation.ranks import metrics
 from recbole_tslrec.evaluation.scoring_term import check_metric
 from recbole_tslrec.paradigms.tslrec.augmentation.history_term import HistorySimilarity
 from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.store.checkpoints import load_checkpoint, write_checkpoint
 
 AFTER = {"score_term": "after", "enhancement": "random", "metric_decimal_place": 12}
 N_ITEMS = 9  # with padding
@@ -150,6 +153,58 @@ def test_the_best_setting_is_chosen_and_kept(backbone, fusion, protocol, small_d
     torch.testing.assert_close(single, expected)
 
 
+@pytest.mark.parametrize("enhancement", ["tfidf", "text", "shuffled_text"])
+def test_items_that_share_the_substitute_of_a_text_are_not_alike(enhancement, small_data, settings):
+    write_texts()
+    file = Path("data/small/small.item")
+    lines = file.read_text().splitlines()
+    without = {"i3", "i7", "i20"}
+    kept = [line for line in lines if line.split("\t")[0] not in without]
+    file.write_text("\n".join(kept) + "\n")
+    changes = AFTER | {"fusion": "none", "enhancement": enhancement, "item_text": "title"}
+    changes |= {"item_text_missing": "unknown", "epochs": 1}
+    experiment = run_experiment(
+        "TSLRec_GRU4Rec", small_data, config_dict=settings | changes, test=False
+    )
+    dataset = experiment.train_data._dataset
+    vectors = experiment.trainer.model.scoring_term.vectors
+    nothing = {
+        token
+        for token in dataset.field2id_token["item_id"][1:]
+        if not vectors[dataset.token2id("item_id", token)].any()
+    }
+    if enhancement == "tfidf":  # which does not count words of one letter
+        assert without <= nothing
+    elif enhancement == "text":
+        assert without == nothing
+    else:  # dealt out among all
+        assert len(without) == len(nothing)
+
+
+def test_a_resumed_training_validates_without_the_term(small_data, settings):
+    given = settings | AFTER | {"epochs": 1}
+    first = run_experiment("TSLRec_GRU4Rec", small_data, config_dict=given, test=False)
+    trainer = first.trainer
+    term = trainer.model.scoring_term
+    assert term.in_use
+    trainer.resume_checkpoint(first.checkpoint)
+    trainer.epochs = 2
+    in_use = []
+    validate = trainer._valid_epoch
+
+    def noted(*args, **kwargs):
+        in_use.append((term.in_use, trainer.best_valid_score))
+        return validate(*args, **kwargs)
+
+    trainer._valid_epoch = noted
+    term.choose((0, 0))
+    plain, _ = validate(first.valid_data)
+    term.choose((1.5, 1.0))
+    trainer.fit(first.train_data, first.valid_data, show_progress=False)
+    assert [used for used, _ in in_use] == [False, True]  # the epoch, and the choice at the end
+    assert in_use[0][1] == pytest.approx(plain)  # what the epoch must beat
+
+
 @pytest.mark.parametrize("backbone", ["GRU4Rec"])
 def test_without_fusion_the_model_is_the_trained_backbone(backbone, small_data, settings):
     plain = settings | {"train_neg_sample_args": None, "metric_decimal_place": 12}
@@ -201,6 +256,22 @@ def test_a_term_is_not_folded_away(small_data, settings, tmp_path):
     experiment = run_experiment("TSLRec_SASRec", small_data, config_dict=settings | AFTER)
     with pytest.raises(ValueError, match="score_term: .after.*plain .SASRec. has no place"):
         fold_checkpoint(experiment.checkpoint, tmp_path / "plain.pth")
+
+
+def test_a_term_that_is_not_in_use_is_left_out(small_data, settings, tmp_path):
+    given = settings | AFTER | {"epochs": 1}
+    experiment = run_experiment("TSLRec_SASRec", small_data, config_dict=given, test=False)
+    content = load_checkpoint(experiment.checkpoint)
+    content["state_dict"]["scoring_term.chosen"].zero_()
+    write_checkpoint(content, tmp_path / "unused.pth")
+    fold_checkpoint(tmp_path / "unused.pth", tmp_path / "plain.pth")
+    _, plain, _, _, _, test_data = load_data_and_model(str(tmp_path / "plain.pth"))
+    experiment.trainer.model.load_state_dict(content["state_dict"])
+    interaction = next(iter(test_data))[0]
+    with torch.no_grad():
+        found = plain.eval().full_sort_predict(interaction)
+        expected = experiment.trainer.model.eval().full_sort_predict(interaction)
+    torch.testing.assert_close(found.view_as(expected), expected)
 
 
 @pytest.mark.parametrize(

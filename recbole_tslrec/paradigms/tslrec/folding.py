@@ -75,9 +75,13 @@ def fold_checkpoint(checkpoint: Path, folded: Path) -> None:
         plain.final_config_dict["trained_on"] = config["trained_on"] | {
             MORE: "it is folded, and holds enhanced embeddings"
         }
+    weights = fold(model).state_dict()
     state = {
         "config": plain,
-        "state_dict": fold(model).state_dict(),
+        # A term that is not in use changes no score.
+        "state_dict": {
+            name: weight for name, weight in weights.items() if not name.startswith("scoring_term.")
+        },
         "other_parameter": content.get("other_parameter"),
     }
     write_checkpoint(state, folded)

@@ -136,11 +136,12 @@ class EnhancedItemTable(TermAtScoring, FusedItemTable):
             table = self.backbone.item_table
             fused = {f"{table}.weight": f"{table}.parametrizations.weight.original"}
             take_trained_backbone(pipeline, self, fused)
-        vectors = vectors_of(pipeline.config).make(pipeline)
+        kind = vectors_of(pipeline.config)
+        vectors = kind.make(pipeline)
         self.fusion.start(vectors, self.id_embeddings)
         self.fusion.set_enhanced(vectors)
         if self.scoring_term is not None:
-            self.scoring_term.set_vectors(vectors)
+            self.scoring_term.set_vectors(kind.for_term(vectors, pipeline))
         if isinstance(self.fusion, EnhancedFusion) and self.fusion.cold is not None:
             had = np.bincount(pipeline.histories.items, minlength=len(pipeline.tokens) + 1)
             self.fusion.set_cold(torch.from_numpy(had[1:] == 0))

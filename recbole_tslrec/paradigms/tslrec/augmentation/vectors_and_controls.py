@@ -64,6 +64,18 @@ class ItemVectors(ABC):
     def make(pipeline: Pipeline) -> Tensor:
         """The vectors in the order of internal ids, [n_items - 1, width] float32, without padding."""
 
+    @classmethod
+    def for_term(cls, vectors: Tensor, pipeline: Pipeline) -> Tensor:
+        """What ``make`` gave, for a term of similarities: 0 where the words are ``item_text_missing``.
+
+        Items that share that text are not alike: nothing is known of them.
+        """
+        if not cls.reads_text:
+            return vectors
+        missing = pipeline.catalogue.substituted
+        known = torch.tensor([token not in missing for token in pipeline.tokens])
+        return torch.where(known[:, None], vectors, 0.0)
+
 
 class EnhancedEmbedding(ItemVectors):
     """h^v of the tuned language model: TSLRec itself."""
@@ -189,6 +201,12 @@ class ShuffledText(TextEmbedding):
     def make(pipeline: Pipeline) -> Tensor:
         vectors = TextEmbedding.make(pipeline)
         return shuffled_rows(vectors, pipeline.tokens, pipeline.config["seed"])
+
+    @classmethod
+    def for_term(cls, vectors: Tensor, pipeline: Pipeline) -> Tensor:
+        """Its zeros are dealt out with the vectors."""
+        known = TextEmbedding.for_term(TextEmbedding.make(pipeline), pipeline)
+        return shuffled_rows(known, pipeline.tokens, pipeline.config["seed"])
 
 
 class GaussianText(TextEmbedding):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import write_atomic
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.quick_start import load_data_and_model
@@ -12,6 +13,7 @@ from support.stages import pipeline_of, stored
 
 from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.stages.backbone import BackboneStage
 
 FILE = Path("data/small/small.inter")
 ALLOWED = {"allow_new_data": True}
@@ -172,6 +174,55 @@ def test_a_model_with_a_vector_a_user_needs_the_users_in_their_order(data, setti
     trainer, _, _, test_data = trainer_of("Caser", data, settings)
     with pytest.raises(ValueError, match="a vector a user"):
         trainer.evaluate(test_data, model_file=checkpoint)
+
+
+def test_as_many_users_as_items_are_no_vectors_of_users(tmp_path, settings):
+    rows = [(f"u{user}", f"i{(user + time) % 20}", time) for user in range(20) for time in range(6)]
+    write_atomic(tmp_path / "data", "equal", rows)
+    checkpoint = trained("SASRec", "equal", settings)
+    write_atomic(tmp_path / "data", "equal", rows[:108] + rows[114:] + rows[108:114])
+    load_data_and_model(checkpoint)
+
+
+def test_p5_knows_users_by_number(data, settings):
+    small = {"llm": "scratch", "sft_batch_positions": 2048, "sft_epochs": 1, "item_code": "random"}
+    checkpoint = trained("P5", data, settings, **small)
+    load_data_and_model(checkpoint)
+    write(histories() | {"a_new": [["a_new", f"i{item}", str(item)] for item in range(1, 6)]})
+    with pytest.raises(ValueError, match="a vector a user or a number.*other users'"):
+        load_data_and_model(checkpoint, allow_new_data=True)
+
+
+def write_classes(order, n_classes: int) -> None:
+    lines = [f"i{item}\tc{item % n_classes}" for item in order]
+    FILE.with_suffix(".item").write_text("\n".join(["item_id:token\tclass:token", *lines]) + "\n")
+
+
+OF_FEATURES = {
+    "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "class"]},
+    "selected_features": ["class"],
+}
+
+
+def test_values_of_features_in_another_order_are_refused(data, settings):
+    write_classes(range(30), 7)
+    checkpoint = trained("SASRecF", data, settings, **OF_FEATURES)
+    load_data_and_model(checkpoint)
+    write_classes(range(29, -1, -1), 7)
+    with pytest.raises(ValueError, match="values of features in another order"):
+        load_data_and_model(checkpoint)
+
+
+def test_other_features_make_another_backbone(data, settings):
+    def made_from(order, n_classes, **changes):
+        write_classes(order, n_classes)
+        pipeline = pipeline_of(settings | changes, data)
+        return pipeline.stage(BackboneStage).made_from["data"]
+
+    first = made_from(range(30), 7, **OF_FEATURES)
+    assert first == made_from(range(29, -1, -1), 7, **OF_FEATURES)
+    assert first != made_from(range(30), 6, **OF_FEATURES)
+    assert "features" in first and "features" not in made_from(range(30), 7)
 
 
 def test_nothing_but_true_and_false_allows(data, settings):

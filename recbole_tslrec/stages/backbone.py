@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class BackboneStage(Stage):
         return {
             "backbone": backbone,
             "settings": training_settings(self.config.final_config_dict),
-            "data": self.pipeline.data_fingerprint,
+            "data": self.pipeline.data_fingerprint | _features(self.pipeline.dataset),
         }
 
     def make(self, folder: Path) -> dict[str, Any]:
@@ -125,6 +126,24 @@ class BackboneStage(Stage):
         return RepeatableSampler([phase], self.pipeline.dataset, distribution, alpha).set_phase(
             phase
         )
+
+
+def _features(dataset) -> dict[str, str]:
+    """A hash of the columns that are loaded of users and items, by token; none where there are none."""
+    rows = []
+    for id_field, features in (
+        (dataset.uid_field, dataset.user_feat),
+        (dataset.iid_field, dataset.item_feat),
+    ):
+        columns = [] if features is None else sorted({*features.columns} - {id_field})
+        for column in columns:
+            tokens = dataset.field2id_token[id_field][features[id_field].numpy()]
+            values = features[column].numpy()
+            if column in dataset.field2id_token:
+                values = dataset.field2id_token[column][values]
+            pairs = zip(tokens.tolist(), values.tolist(), strict=True)
+            rows.append([column, sorted(pairs, key=itemgetter(0))])
+    return {"features": fingerprint(rows)} if rows else {}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor
 from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.evaluation.candidates import scores
 from recbole_tslrec.stages.backbone import USERS, BackboneStage
-from recbole_tslrec.stages.trained_on import numbering
+from recbole_tslrec.stages.trained_on import check_features, numbering
 from recbole_tslrec.store.checkpoints import load_checkpoint, saying_which
 from recbole_tslrec.store.store import fingerprint, remedy
 
@@ -32,7 +32,7 @@ def trained_backbone(pipeline: Pipeline) -> SequentialRecommender:
     Raises:
         ValueError: a given ``backbone_checkpoint`` reads histories of another length; or the lines of
             the data's file are in another order than when the model was trained, and it has more than
-            its item table by item or user.
+            its item table by item or user; or so are the values of features.
     """
     stage = pipeline.stage(BackboneStage)
     stored = stage.stored
@@ -45,6 +45,7 @@ def trained_backbone(pipeline: Pipeline) -> SequentialRecommender:
             f"backbone_checkpoint: [{path}] reads histories of at most [{theirs}] items, and here they "
             f"have [{ours}]. Set MAX_ITEM_LIST_LENGTH: {theirs}, or train it with {ours}."
         )
+    check_features(config["trained_on"], pipeline.dataset, path)
     config["device"] = pipeline.config["device"]  # wherever it was trained
     state = checkpoint["state_dict"]
     if not _in_same_order(config, stored.notes, pipeline):

@@ -17,6 +17,7 @@ from typing import Any
 from recbole.data.dataset import SequentialDataset
 from torch import nn
 
+from recbole_tslrec.backbones.specification import backbone_of
 from recbole_tslrec.data.histories import fingerprint as histories_fingerprint
 from recbole_tslrec.data.histories import training_histories
 from recbole_tslrec.store.checkpoints import check_checkpoint, config_of
@@ -47,13 +48,15 @@ def data_notes(dataset, valid_data) -> dict[str, str]:
     Returns:
         Hashes by the keys of ``NOTED``: of the items by internal id, of the training histories, and
         of the validation and test rows; all but the first are the same whatever the internal ids.
-        Besides, under ``users``, of the users by internal id.
+        Besides, under ``users``, of the users by internal id, and under ``features`` of the values of
+        all features by internal id, where such columns are loaded.
         The histories' is left out where rows do not make any (ready-made sequences), and the test
         rows' where RecBole has not split this data set.
     """
     users = dataset.field2id_token[dataset.uid_field]
     items = dataset.field2id_token[dataset.iid_field]
     notes = {"items": numbering(dataset), "users": fingerprint(users.tolist())}
+    notes |= _features_note(dataset)
     try:
         notes["training"] = histories_fingerprint(training_histories(dataset), users, items)
     except ValueError as error:
@@ -65,6 +68,18 @@ def data_notes(dataset, valid_data) -> dict[str, str]:
 def numbering(dataset) -> str:
     """A hash of a data set's items in the order of their internal ids."""
     return fingerprint(dataset.field2id_token[dataset.iid_field].tolist())
+
+
+def _features_note(dataset) -> dict[str, str]:
+    """A hash of the values of users' and items' features in the order of their internal ids."""
+    ids = dataset.uid_field, dataset.iid_field
+    values = {
+        field: dataset.field2id_token[field].tolist()
+        for features in (dataset.user_feat, dataset.item_feat)
+        for field in (() if features is None else features.columns)
+        if field in dataset.field2id_token and field not in ids
+    }
+    return {"features": fingerprint(values)} if values else {}
 
 
 def validation_fingerprint(dataset, valid_data) -> str:
@@ -113,7 +128,8 @@ def hashing_test_rows(original):
 def check_numbering(noted: Mapping[str, str] | None, dataset, path: str | os.PathLike) -> None:
     """Raise ValueError if a checkpoint's rows would be taken for other items' than they are.
 
-    RecBole numbers items in the order of the file's lines, and a checkpoint has no tokens.
+    RecBole numbers items in the order of the file's lines, and a checkpoint has no tokens. So it is
+    with the values of features.
 
     Args:
         noted: the checkpoint's ``trained_on``; None if it has none.
@@ -126,6 +142,18 @@ def check_numbering(noted: Mapping[str, str] | None, dataset, path: str | os.Pat
             f"[{dataset.dataset_name}] has now: its rows would be other items'. Give the file that it "
             f"was trained on (the order of the lines counts), and the same filters."
         )
+    check_features(noted, dataset, path)
+
+
+def check_features(noted: Mapping[str, str] | None, dataset, path: str | os.PathLike) -> None:
+    """Raise ValueError if rows for values of features would be taken for other values'; as above."""
+    now = _features_note(dataset).get("features")
+    if noted is not None and now != noted.get("features", now):
+        raise ValueError(
+            f"[{path}] was trained on the values of features in another order, or on others, than the "
+            f"data set [{dataset.dataset_name}] has now: its rows would be other values'. Give the "
+            f".item and .user files that it was trained on (the order of the lines counts)."
+        )
 
 
 def check_users(
@@ -133,7 +161,8 @@ def check_users(
 ) -> None:
     """Raise ValueError if a model's vectors of users would be taken for other users' than they are.
 
-    Most sequential models have none; they may be given users in any order, and new ones.
+    Most sequential models have none; they may be given users in any order, and new ones. One that has
+    none and knows users nevertheless says so by the attribute ``knows_users``.
 
     Args:
         noted: the checkpoint's ``trained_on``; None if it has none.
@@ -144,11 +173,16 @@ def check_users(
     now = fingerprint(dataset.field2id_token[dataset.uid_field].tolist())
     if noted is None or noted.get("users", now) == now:
         return
+    backbone = backbone_of(model)
+    items = backbone and getattr(model, backbone.item_table)  # as long as that of users, maybe
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
-    if any(table.num_embeddings == dataset.user_num for table in tables):
+    has_vectors = any(
+        table.num_embeddings == dataset.user_num for table in tables if table is not items
+    )
+    if has_vectors or getattr(model, "knows_users", False):
         raise ValueError(
-            f"[{path}] has a vector a user, and was trained on the users in another order, or on "
-            f"others, than the data set [{dataset.dataset_name}] has now: its rows would be other "
+            f"[{path}] has a vector a user or a number, and was trained on the users in another order, "
+            f"or on others, than the data set [{dataset.dataset_name}] has now: its rows would be other "
             f"users'. Give the file that it was trained on (the order of the lines counts)."
         )
 

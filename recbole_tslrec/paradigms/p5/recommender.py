@@ -49,6 +49,7 @@ class CodeRecommender(LanguageModelRecommender):
 
     Attributes:
         backbone: none; see ``backbone_for``.
+        knows_users: a prompt says a user's number, which is another's where there are other users.
         keys: its own keys, on which the trained weights depend.
         separator: the words between two items.
         words_are_whole: whether the words of a prompt are whole words as users and items are.
@@ -58,6 +59,7 @@ class CodeRecommender(LanguageModelRecommender):
     """
 
     backbone = None
+    knows_users = True
     weight_decay = 0.01
     kept = ("codes",)
     keys: ClassVar[tuple[str, ...]]

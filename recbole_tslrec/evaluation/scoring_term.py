@@ -7,8 +7,8 @@ model is trained, among those of a small grid, in one pass over the validation r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -145,6 +145,17 @@ _METRICS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "map": lambda rank, k: (rank <= k) / rank,
     "ndcg": lambda rank, k: (rank <= k) / np.log2(1 + rank),
 }
+
+
+def check_choice(config: Mapping[str, Any]) -> None:
+    """Raise ValueError if a term's settings cannot be chosen on this validation."""
+    check_metric(str(config["valid_metric"]))
+    mode = config["eval_args"].get("mode", "full")
+    if (mode["valid"] if isinstance(mode, Mapping) else mode) != "full":
+        raise ValueError(
+            f"eval_args: its mode [{mode}] ranks a few items on validation, and a term of the scores is "
+            f"chosen by a ranking of all. Set mode: full."
+        )
 
 
 def check_metric(valid_metric: str) -> None:

@@ -19,6 +19,7 @@ from recbole_tslrec.language_model.reader import (
     shared_if_possible,
     tokenised_texts,
 )
+from recbole_tslrec.paradigms.tslrec.augmentation.fusion import EnhancedFusion
 from recbole_tslrec.paradigms.tslrec.augmentation.item_table import EnhancedItemTable
 from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import (
     EnhancedEmbedding,
@@ -79,10 +80,32 @@ def _check(trained: TrainedModel, texts: Mapping[str, str]) -> None:
             f"new_items: [{config['model']}] knows items by more than their words. Train a TSLRec model "
             f"with enhancement=text, or with item_prompt=text."
         )
+    if reason := _no_place(trained):
+        raise ValueError(
+            f"new_items: [{config['model']}] has no place for them: {reason}. Train a model of another "
+            f"backbone, such as TSLRec_SASRec, with fusion: gate and score_term: none."
+        )
     if not texts:
         raise ValueError("new_items: none is given.")
     if empty := [token for token, text in texts.items() if not text.strip()]:
         raise ValueError(f"new_items: {named(empty)} without a text.")
+
+
+def _no_place(trained: TrainedModel) -> str:
+    """What a model has by item besides the rows of its fused table; empty for nothing."""
+    model, config = trained.model, trained.config
+    fusion, backbone = model.fusion, model.backbone
+    if not isinstance(fusion, EnhancedFusion) or fusion.cold is None:
+        return f"fusion: [{config['fusion']}] makes no row of words alone"
+    if model.scoring_term is not None:
+        return f"score_term: [{config['score_term']}] has a vector of each known item"
+    if backbone.rows_beyond:
+        return f"[{backbone.name}] has rows of its own behind the items'"
+    if backbone.item_bias is not None:
+        return f"[{backbone.name}] has a bias of each known item"
+    if config["selected_features"]:
+        return f"[{backbone.name}] reads the known items' features"
+    return ""
 
 
 def _read(trained: TrainedModel, texts: Mapping[str, str], show_progress: bool) -> Tensor:

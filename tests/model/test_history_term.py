@@ -279,6 +279,8 @@ def test_a_term_that_is_not_in_use_is_left_out(small_data, settings, tmp_path):
     [
         ({"fusion": "none", "score_term": "none"}, "fusion: .none.*Set score_term: after"),
         ({"valid_metric": "itemcoverage@5", "metrics": ["ItemCoverage"]}, "not made of ranks"),
+        ({"eval_args": {"mode": "uni5"}}, "eval_args: its mode .* Set mode: full"),
+        ({"eval_args": {"mode": {"valid": "uni5", "test": "full"}}}, "eval_args: its mode"),
         (
             {
                 "score_term": "during",

@@ -71,6 +71,25 @@ def test_a_model_that_knows_no_words_takes_none(name):
         Recommender(toy.checkpoint).add_items({"new": "red comb"})
 
 
+@pytest.mark.parametrize(
+    ("backbone", "more", "reason"),
+    [
+        ("LRURec", {}, "has a bias of each known item"),
+        ("SASRec", {"score_term": "during"}, "has a vector of each known item"),
+    ],
+)
+def test_a_model_with_more_by_item_than_its_table_takes_none(
+    backbone, more, reason, small_data, settings
+):
+    write_texts()
+    changes = {"enhancement": "text", "item_text": "title", "enhanced_dim": 8, "epochs": 1}
+    experiment = run_experiment(
+        f"TSLRec_{backbone}", small_data, config_dict=settings | changes | more, test=False
+    )
+    with pytest.raises(ValueError, match=f"new_items: .*{reason}"):
+        Recommender(experiment.checkpoint).add_items({"new": "history"})
+
+
 def test_a_file_of_new_items():
     path = Path("new.tsv")
     path.write_text("a\tred  comb\nb\tblue\n")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from recbole_tslrec.evaluation.scoring_term import check_metric
+from recbole_tslrec.evaluation.scoring_term import check_choice
 from recbole_tslrec.paradigms.rules.models import MODELS, add_backbone
 from recbole_tslrec.recbole_bridge.paradigm import Paradigm, Variant
 from recbole_tslrec.recbole_bridge.trainers import FrozenTrainer
@@ -18,9 +18,9 @@ Written by `make keys` from the declarations in the code."""
 
 
 def _check(config: Mapping[str, Any]) -> None:
-    """Raise ValueError for a metric by which no penalty is chosen."""
+    """Raise ValueError for a validation on which no penalty is chosen."""
     if config["model"] != "Repeat":
-        check_metric(str(config["valid_metric"]))
+        check_choice(config)
 
 
 RULES = Paradigm(

@@ -5,7 +5,7 @@ from typing import Any
 
 from recbole_tslrec.data.item_catalogue import check_item_text
 from recbole_tslrec.data.keys import ITEM_TEXT
-from recbole_tslrec.evaluation.scoring_term import check_metric
+from recbole_tslrec.evaluation.scoring_term import check_choice
 from recbole_tslrec.language_model.item_inputs import check_item_inputs
 from recbole_tslrec.language_model.keys import (
     ADAPTERS,
@@ -87,7 +87,7 @@ def _check(config: Mapping[str, Any]) -> None:
             f"[{config['enhancement']}]. Set score_term: after, or another fusion."
         )
     if config["score_term"] == "after":
-        check_metric(str(config["valid_metric"]))
+        check_choice(config)
     if config["score_term"] == "during":
         _check_softmax(config)
 

@@ -45,7 +45,9 @@ def tfidf_svd(texts: Sequence[str], n_columns: int, seed: int) -> Tensor:
 
 
 def shuffled_rows(vectors: Tensor, tokens: Sequence[str], seed: int) -> Tensor:
-    """Every item has the vector of another, drawn once: what is left is not what the words say.
+    """The vectors dealt out among the items, drawn once: what is left is not what the words say.
+
+    It is a permutation: one item, in the mean of draws, gets its own vector back.
 
     Args:
         vectors: [n, width], rows in the order of ``tokens``.

@@ -59,10 +59,13 @@ def whole_sequence_loss(
         return model.loss_fct(*scores)
     if added is not None:
         item_seq = interaction[model.ITEM_SEQ]
-        length = item_seq.shape[1]
-        before = torch.ones(length, length, dtype=torch.bool, device=item_seq.device).tril()
-        histories = (item_seq[:, None, :] * before)[is_target]  # [T, L]
-        loss = partial(loss, added=lambda rows: added(histories[rows]))
+        sequences, places = is_target.nonzero(as_tuple=True)  # [T]
+        columns = torch.arange(item_seq.shape[1], device=item_seq.device)
+
+        def added_to(rows) -> Tensor:  # as many histories at a time as the loss takes
+            return added(item_seq[sequences[rows]] * (columns <= places[rows][:, None]))
+
+        loss = partial(loss, added=added_to)
     return loss(states, table, positives)
 
 

@@ -13,7 +13,11 @@ from recbole_tslrec.stages.trained_backbone import take_trained_backbone
 
 
 class Repeat(SequentialRecommender):
-    """The items of the user's own history, the latest first; then all others, level."""
+    """The items of the user's own history, the latest first; then all others, level.
+
+    Level items rank by their internal ids, and so does every item where seen ones are masked: those
+    figures say nothing but how the data's lines are ordered.
+    """
 
     backbone = None
     frozen = True

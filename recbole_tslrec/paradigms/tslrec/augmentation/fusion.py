@@ -181,7 +181,7 @@ class EnhancedFusion(nn.Module):
         """The item table: ``fused``, but for cold items, whose id rows nothing but noise has made.
 
         In training a cold item is never a target: the softmax would push its row away, and h' with it.
-        There its row is 0, and its logit says nothing.
+        There its row is 0, and its logit says nothing; it stays in the softmax with that logit of 0.
         """
         if self.cold is None:
             return fused

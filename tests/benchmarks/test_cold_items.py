@@ -77,3 +77,8 @@ def test_the_command_keeps_what_is_done(small_data, settings, monkeypatch, capsy
     monkeypatch.setattr(sys, "argv", command)
     benchmark.main()
     assert table == capsys.readouterr().out.splitlines()[-6:]
+    path = tmp_path / "data" / "small" / "small.item"
+    path.write_text(path.read_text().replace("history", "other"))
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(TypeError, match="not callable"):  # other texts: all is to be run again
+        benchmark.main()

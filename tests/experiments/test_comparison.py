@@ -30,6 +30,7 @@ from recbole_tslrec.experiments.run.search import best_values, declare
 from recbole_tslrec.language_model import source
 from recbole_tslrec.paradigms.delrec.paradigm import DELREC
 from recbole_tslrec.paradigms.llamarec.paradigm import LLAMAREC
+from recbole_tslrec.paradigms.llmtrsr.paradigm import LLM_TRSR
 from recbole_tslrec.paradigms.p5.paradigm import P5
 from recbole_tslrec.paradigms.pod.paradigm import POD
 from recbole_tslrec.paradigms.tslrec.paradigm import TSLREC
@@ -269,7 +270,7 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
     reranked = {"LlamaRec", *controls(of=["LlamaRec"])} & {row.name for row in LLAMAREC.variants}
     by_codes = {row.name for row in (*P5.variants, *POD.variants)}
     by_model = {"random", "text", "shuffled_text", "gaussian_text"}  # as wide as its states
-    tuned = {row.name for row in DELREC.variants}
+    tuned = {row.name for row in (*DELREC.variants, *LLM_TRSR.variants)}
     depends = {
         "n_categories": {"CI", "TSLRec", "mean_preference", "frozen_lm", "P5-embedding"},
         "sft_epochs": {"TSLRec", "E4SRec", *reranked, *by_codes, *tuned},

@@ -115,7 +115,7 @@ _NOTES = [
         _around(trained_on.noting_its_data),
     ),
     Patch(
-        "recbole.trainer.S3RecTrainer.fit",
+        "recbole.trainer.trainer.S3RecTrainer.fit",
         "the same where S3Rec is pretrained, which has a loop of its own",
         _around(trained_on.noting_its_data),
     ),

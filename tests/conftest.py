@@ -82,6 +82,7 @@ SLOW = {
     "test_pod",
     "test_recbole_keys",
     "test_recommender",
+    "test_recommending",
     "test_report",
     "test_reranker",
     "test_screen",

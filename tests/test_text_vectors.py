@@ -177,4 +177,6 @@ def test_controls_of_texts_are_added_where_there_are_texts():
     assert of_llamarec == {"llamarec_retriever_order", "llamarec_shuffled"}
     of_delrec = set(controls({}, ["DELRec"])) - {"repeat", "seen_penalty"}
     assert of_delrec == {"delrec_random_prompts", "delrec_retriever_order", "delrec_shuffled"}
-    assert set(controls()) == {*controls(of=of), *of_llamarec, *of_delrec}
+    of_trsr = {"llmtrsr_retriever_order", "llmtrsr_no_summary", "llmtrsr_shuffled_summaries"}
+    assert of_trsr <= set(controls({"item_text": "title"}, ["LLMTRSR"]))
+    assert set(controls()) == {*controls(of=of), *of_llamarec, *of_delrec, *of_trsr}

@@ -21,13 +21,22 @@ from recbole_tslrec.recommendation.search import ProductIndex
 WITH_FILES = {"GRU4RecKG", "KSR"}
 # It reads items that each user did not have, which its own trainer draws.
 WITH_DRAWN_ITEMS = {"DIEN"}
+# It gives all items but those of the history one score, and ties may stand in any order.
+WITH_TIES = {"Repeat"}
 # Of the models that rerank one backbone stands for all: which it is makes no difference to them.
 RERANKERS = ("LlamaRec", "LLMTRSR", "DELRec")
 OTHERS = {
     name for name in staged_models() if name.startswith(RERANKERS) and not name.endswith("_SASRec")
 }
+# Of the others that have a backbone the paper's stand for all; RecBole's own are all here.
+OF_THE_PAPER = ("GRU4Rec", "Caser", "SASRec", "FMLPRec")
+OTHERS |= {name for name in staged_models() if "_" in name and not name.endswith(OF_THE_PAPER)}
 MODELS = sorted(
-    {*_recbole_models(), *staged_models(), "FMLPRec"} - WITH_FILES - WITH_DRAWN_ITEMS - OTHERS
+    {*_recbole_models(), *staged_models(), "FMLPRec"}
+    - WITH_FILES
+    - WITH_DRAWN_ITEMS
+    - WITH_TIES
+    - OTHERS
 )
 OF_FEATURES = {"GRU4RecF", "SASRecF", "FDSA", "S3Rec"}
 RANKED = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
@@ -46,6 +55,8 @@ def keys_of(name: str, language_model_folder) -> dict:
             "item_attribute": "class",
             "train_stage": "pretrain",
         }
+    if name == "TransRec":  # it learns by BPR alone
+        keys["train_neg_sample_args"] = {"distribution": "uniform", "sample_num": 1}
     if name in ("DIN", "DIEN"):
         keys["eval_args"] = RANKED
     if name.startswith("TSLRec"):

@@ -282,3 +282,16 @@ def _as_prefix(arrays: Positions) -> Positions:
 
 def _tensors(arrays: Positions) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+
+def largest_token(template: Template) -> int:
+    """The largest id among the words of a template and of the texts of its items."""
+    found = [0]
+    for segment in template.segments:
+        if isinstance(segment, Words):
+            found += segment.ids
+        elif isinstance(segment, Items):
+            tables = (segment.texts, segment.labels)
+            found += [int(table.tokens.max(initial=0)) for table in tables if table is not None]
+            found += segment.separator
+    return max(found)

@@ -18,7 +18,12 @@ from recbole_tslrec.language_model.prompts.segments import (
     Words,
     tokens_of,
 )
-from recbole_tslrec.language_model.prompts.template import Segment, Template, special_tokens
+from recbole_tslrec.language_model.prompts.template import (
+    Segment,
+    Template,
+    largest_token,
+    special_tokens,
+)
 from recbole_tslrec.language_model.reader import check_words
 from recbole_tslrec.language_model.source import LanguageModelSource
 from recbole_tslrec.paradigms.delrec.examples import (
@@ -30,7 +35,7 @@ from recbole_tslrec.paradigms.delrec.examples import (
     NEXT,
     PLACES,
 )
-from recbole_tslrec.paradigms.llamarec.prompt import LAST_WORDS, candidate_labels, largest_token
+from recbole_tslrec.paradigms.llamarec.prompt import LAST_WORDS, candidate_labels
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,11 @@ from recbole_tslrec.language_model.prompts.segments import (
     Words,
     tokens_of,
 )
-from recbole_tslrec.language_model.prompts.template import Template, special_tokens
+from recbole_tslrec.language_model.prompts.template import (
+    Template,
+    largest_token,
+    special_tokens,
+)
 from recbole_tslrec.language_model.reader import check_words
 from recbole_tslrec.language_model.source import LanguageModelSource
 
@@ -133,16 +137,3 @@ def check_template(source: LanguageModelSource, template: Template, n_candidates
     values = {HISTORY: [longest[:1]], CANDIDATES: [longest], ANSWER: [letter]}
     with_answer(template).lengths(values)
     check_words(source, largest_token(template))
-
-
-def largest_token(template: Template) -> int:
-    """The largest id among the words of a template and of the texts of its items."""
-    found = [0]
-    for segment in template.segments:
-        if isinstance(segment, Words):
-            found += segment.ids
-        elif isinstance(segment, Items):
-            tables = (segment.texts, segment.labels)
-            found += [int(table.tokens.max(initial=0)) for table in tables if table is not None]
-            found += segment.separator
-    return max(found)

@@ -16,6 +16,7 @@ from recbole_tslrec.language_model.prompts.segments import (
 from recbole_tslrec.language_model.prompts.template import (
     Template,
     answers_in_context,
+    largest_token,
     special_tokens,
 )
 from recbole_tslrec.language_model.reader import check_words
@@ -91,14 +92,3 @@ def check_template(source: LanguageModelSource, template: Template, texts: Token
     values = {HISTORY: longest, CANDIDATE: longest, SUMMARY: one, ANSWER: one}
     with_answer(template).lengths(values)
     check_words(source, largest_token(template))
-
-
-def largest_token(template: Template) -> int:
-    """The largest id among the words of a template and of the texts of its items."""
-    found = [0]
-    for segment in template.segments:
-        if isinstance(segment, Words):
-            found += segment.ids
-        elif isinstance(segment, Items):
-            found += [int(segment.texts.tokens.max(initial=0)), *segment.separator]
-    return max(found)

@@ -16,10 +16,14 @@ from recbole_tslrec.language_model.prompts.segments import (
     Words,
     tokens_of,
 )
-from recbole_tslrec.language_model.prompts.template import Segment, Template, special_tokens
+from recbole_tslrec.language_model.prompts.template import (
+    Segment,
+    Template,
+    largest_token,
+    special_tokens,
+)
 from recbole_tslrec.language_model.reader import check_words, load_for_prompts
 from recbole_tslrec.paradigms.llmtrsr.histories import blocks_of
-from recbole_tslrec.paradigms.llmtrsr.prompt import largest_token
 
 if TYPE_CHECKING:
     from recbole_tslrec.language_model.meter import Meter

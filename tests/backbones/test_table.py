@@ -158,11 +158,13 @@ class MyMean(SequentialRecommender):
 
 @pytest.fixture
 def my_mean():
+    before = {name: set(paradigm.models) for name, paradigm in PARADIGMS.items()}
     register_backbone(MyMean, item_table="things", causal=True)
     yield
     BACKBONES.pop("MyMean")
-    for variant in VARIANTS:
-        PARADIGMS["TSLRec"].models.pop(f"{variant}_MyMean")
+    for name, paradigm in PARADIGMS.items():
+        for new in set(paradigm.models) - before[name]:
+            paradigm.models.pop(new)
 
 
 def test_a_users_own_model_is_a_backbone_like_any_other(my_mean, small_data, settings, tmp_path):

@@ -20,7 +20,7 @@ from recbole.quick_start import load_data_and_model, run_recbole
 from recbole.utils import get_model
 from tabulate import tabulate
 
-from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.evaluation.ranks import rank_test_targets
 from recbole_tslrec.experiments.run.machine import machine
 from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint

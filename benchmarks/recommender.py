@@ -38,7 +38,7 @@ from tabulate import tabulate
 from torch.nn.utils import parametrize
 from tqdm import tqdm
 
-from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.backbones.whole_sequences.loader import WholeSequenceDataLoader
 from recbole_tslrec.experiments.run.machine import machine
 from recbole_tslrec.language_model import meter

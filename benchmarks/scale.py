@@ -34,7 +34,7 @@ from recbole.model.sequential_recommender import SASRec
 from recbole_tslrec.data.histories import Histories, fingerprint, training_histories
 from recbole_tslrec.evaluation.blocks import SCORE_BYTES
 from recbole_tslrec.experiments.run.machine import machine
-from recbole_tslrec.paradigms.tslrec.augmentation.fusion import GateFusion
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions import GateFusion
 from recbole_tslrec.paradigms.tslrec.reconstruction.categories import latent_categories
 from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import prior_preferences
 from recbole_tslrec.recommendation.search import FullScores, ProductIndex, choose_search

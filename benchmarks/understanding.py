@@ -30,21 +30,18 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.data.histories import Histories
 from recbole_tslrec.experiments.report.grid_tables import mean_text
 from recbole_tslrec.experiments.run.comparison import compare
 from recbole_tslrec.experiments.run.grid import Grid
 from recbole_tslrec.experiments.run.kept_cells import DONE, ResultsFolder
-from recbole_tslrec.paradigms.tslrec.augmentation import fusion
-from recbole_tslrec.paradigms.tslrec.augmentation.fusion import standardise
+from recbole_tslrec.paradigms.tslrec.augmentation.columns import standardise
+from recbole_tslrec.paradigms.tslrec.augmentation.controls import VECTORS, MeanPreference
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions import FUSIONS, EnhancedFusion, GateFusion
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions.fusion import initial_scale
+from recbole_tslrec.paradigms.tslrec.augmentation.item_vectors import EnhancedEmbedding, ItemVectors
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
-from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import (
-    VECTORS,
-    EnhancedEmbedding,
-    ItemVectors,
-    MeanPreference,
-)
 from recbole_tslrec.paradigms.tslrec.reconstruction.categories import latent_categories
 from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import FineTuningSettings
 from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import (
@@ -76,7 +73,7 @@ def whitened(vectors: Tensor) -> Tensor:
     return white.flip(1).to(vectors.dtype)
 
 
-class OneGateAnItem(fusion.GateFusion):
+class OneGateAnItem(GateFusion):
     """The gate is a number an item, not one a dimension."""
 
     def __init__(self, id_embeddings: Tensor, width: int, scale: float):
@@ -84,7 +81,7 @@ class OneGateAnItem(fusion.GateFusion):
         self.gate = nn.Linear(2 * id_embeddings.shape[1], 1)
 
 
-class GateAtIds(fusion.GateFusion):
+class GateAtIds(GateFusion):
     """The gate starts at 0.9 for the id embedding; TSLRec's own starts at a half."""
 
     def __init__(self, id_embeddings: Tensor, width: int, scale: float):
@@ -92,7 +89,7 @@ class GateAtIds(fusion.GateFusion):
         nn.init.constant_(self.gate.bias, np.log(0.9 / 0.1))
 
 
-class ProjectionAtIdsRate(fusion.GateFusion):
+class ProjectionAtIdsRate(GateFusion):
     """h' = s · (W_h x + b_h), s the size at which h' enters, W_h drawn so that h' starts the same.
 
     Adam moves every weight by about the learning rate, whatever its size. Those of the plug-in's W_h are
@@ -102,7 +99,7 @@ class ProjectionAtIdsRate(fusion.GateFusion):
 
     def __init__(self, id_embeddings: Tensor, width: int, scale: float):
         super().__init__(id_embeddings, width, scale)
-        self.size = scale * fusion.initial_scale(id_embeddings)
+        self.size = scale * initial_scale(id_embeddings)
         with torch.no_grad():
             self.projection.weight /= self.size
 
@@ -110,7 +107,7 @@ class ProjectionAtIdsRate(fusion.GateFusion):
         return self.size * super().project()
 
 
-class FixedProjection(fusion.GateFusion):
+class FixedProjection(GateFusion):
     """h' stays as it starts: of what stands beside the ids, the gate alone is learned."""
 
     def __init__(self, id_embeddings: Tensor, width: int, scale: float):
@@ -118,7 +115,7 @@ class FixedProjection(fusion.GateFusion):
         self.projection.requires_grad_(False)
 
 
-class NoIds(fusion.EnhancedFusion):
+class NoIds(EnhancedFusion):
     """h' alone is the item table."""
 
     def forward(self, id_embeddings: Tensor) -> Tensor:
@@ -203,14 +200,14 @@ def occurring_together(histories: Histories, n_items: int) -> sparse.csr_matrix:
     return together - sparse.diags(together.diagonal(), format="csr")
 
 
-class AsGiven(fusion.GateFusion):
+class AsGiven(GateFusion):
     """The vectors enter as they are, their columns neither standardised nor reduced."""
 
     def set_enhanced(self, embeddings: Tensor) -> None:
         self.enhanced[1:] = embeddings
 
 
-class Whitened(fusion.GateFusion):
+class Whitened(GateFusion):
     """The vectors enter whitened, as many of their principal directions as there are columns."""
 
     def set_enhanced(self, embeddings: Tensor) -> None:
@@ -235,7 +232,7 @@ class NeighbourlyDirections(EnhancedEmbedding):
     @staticmethod
     def make(pipeline: Pipeline) -> Tensor:
         together = occurring_together(pipeline.histories, len(pipeline.tokens))
-        vectors = fusion.standardise(EnhancedEmbedding.make(pipeline))
+        vectors = standardise(EnhancedEmbedding.make(pipeline))
         n_columns = min(vectors.shape[1], pipeline.config["enhanced_dim"])
         return neighbourly_directions(vectors, together, n_columns)
 
@@ -437,7 +434,7 @@ class Change:
     variants: tuple[str, ...]
     keys: dict[str, Any] = field(default_factory=dict)
     rate: float | None = None
-    fusion: type[fusion.EnhancedFusion] | None = None
+    fusion: type[EnhancedFusion] | None = None
     vectors: dict[str, type[ItemVectors]] = field(default_factory=dict)
     trainers: dict[str, type[BackboneTrainer]] = field(default_factory=dict)
     version: int = 1
@@ -451,7 +448,7 @@ class Change:
             for backbone in BACKBONES
         }
         gate = {} if self.fusion is None else {"gate": self.fusion}
-        pieces = [(fusion.FUSIONS, gate), (VECTORS, self.vectors), (vars(trainer), trainers)]
+        pieces = [(FUSIONS, gate), (VECTORS, self.vectors), (vars(trainer), trainers)]
         before = [{name: register[name] for name in added} for register, added in pieces]
         for register, added in pieces:
             register.update(added)
@@ -462,7 +459,7 @@ class Change:
                 register.update(own)
 
 
-def _gate(piece: type[fusion.EnhancedFusion]) -> Change:
+def _gate(piece: type[EnhancedFusion]) -> Change:
     return Change(_FUSED, {"fusion": "gate"}, fusion=piece)
 
 

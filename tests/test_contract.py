@@ -17,7 +17,7 @@ from toy.paradigm import PARADIGM as TOY
 from toy.paradigm import __file__ as TOY_MODULE
 
 from recbole_tslrec.__main__ import main
-from recbole_tslrec.config.keys import KEYS
+from recbole_tslrec.config.key import KEYS
 from recbole_tslrec.recbole_bridge.paradigm import PARADIGMS, paradigm_of, staged_models, variants
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.recbole_bridge.register import register_paradigm

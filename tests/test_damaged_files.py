@@ -15,7 +15,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer
 from support.stages import STAGES, item_vectors, pipeline_of, stored
 
-from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.stages.pipeline import Pipeline

@@ -9,7 +9,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
-from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.paradigms.tslrec.models import MODELS
 from recbole_tslrec.recbole_bridge import trainers as trainer_module
 

@@ -16,7 +16,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.quick_start import load_data_and_model
 from recbole.utils import get_model, get_trainer
 
-from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.stages.user_inputs import given_backbone

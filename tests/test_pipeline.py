@@ -9,7 +9,7 @@ import torch
 from conftest import write_atomic
 from support.stages import STAGES, categories, item_vectors, pipeline_of, stored
 
-from recbole_tslrec.config.keys import KEYS
+from recbole_tslrec.config.key import KEYS
 from recbole_tslrec.data.keys import CANDIDATES, CONTROL
 from recbole_tslrec.paradigms.delrec.keys import OWN as DELREC
 from recbole_tslrec.paradigms.delrec.keys import PROMPTS as DELREC_PROMPTS

@@ -17,7 +17,7 @@ from recbole.utils import get_model, get_trainer
 from support.small_backbones import keys_of
 
 import recbole_tslrec
-from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.paradigms.tslrec.models import MODELS
 from recbole_tslrec.recbole_bridge.register import register
 from recbole_tslrec.recbole_bridge.trainers import TwoStageTrainer

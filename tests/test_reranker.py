@@ -9,7 +9,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from support.stages import pipeline_of
 
-from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.data.histories import training_histories
 from recbole_tslrec.data.negatives import random_negatives, shuffled_in
 from recbole_tslrec.evaluation.ranks import rank_test_targets

@@ -14,10 +14,10 @@ from recbole_tslrec.commands.write_keys import names, page, yaml_files
 from recbole_tslrec.config import built_in
 from recbole_tslrec.config.checks import check_values
 from recbole_tslrec.config.fingerprints import training_settings
-from recbole_tslrec.config.keys import KEYS, Effect, result_values
+from recbole_tslrec.config.key import KEYS, Effect, result_values
+from recbole_tslrec.config.keys import TRAINING_KEYS
 from recbole_tslrec.config.recbole_keys import check_valid_metric
 from recbole_tslrec.config.spelling import check_spelling
-from recbole_tslrec.config.training_keys import TRAINING_KEYS
 from recbole_tslrec.recbole_bridge.paradigm import PARADIGMS, chain, variants
 from recbole_tslrec.recbole_bridge.register import properties_folder
 

@@ -12,12 +12,12 @@ from support.texts import write_texts
 from transformers import AutoModel, AutoTokenizer
 
 from recbole_tslrec.language_model.reader import open_source_for, tokenised_texts
+from recbole_tslrec.paradigms.tslrec.augmentation.controls import VECTORS
 from recbole_tslrec.paradigms.tslrec.augmentation.text_controls import (
     gaussian_like,
     shuffled_rows,
     tfidf_svd,
 )
-from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import VECTORS
 from recbole_tslrec.recbole_bridge.paradigm import controls
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.stages.text_vectors import TextVectorsStage

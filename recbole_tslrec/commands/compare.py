@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recbole_tslrec import plug_in
-from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.commands.console import PROGRAM, add_command
 from recbole_tslrec.recbole_bridge.paradigm import (
     MAIN_VARIANTS,

@@ -8,8 +8,8 @@ from tabulate import tabulate
 
 from recbole_tslrec.config import built_in
 from recbole_tslrec.config.built_in import BuiltIn
-from recbole_tslrec.config.keys import Effect, Key, as_yaml
-from recbole_tslrec.config.training_keys import TRAINING_GROUPS
+from recbole_tslrec.config.key import Effect, Key, as_yaml
+from recbole_tslrec.config.keys import TRAINING_GROUPS
 from recbole_tslrec.recbole_bridge.paradigm import (
     PARADIGMS,
     chain,

@@ -1,12 +1,13 @@
-"""The checks of a paradigm's keys."""
+"""The checks of our keys: a paradigm's, and those that every sequential model has."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from recbole_tslrec.config.keys import KEYS, Effect
+from recbole_tslrec.config.key import KEYS, Effect
+from recbole_tslrec.config.keys import TRAINING_KEYS
 
 
 def check_values(config: Mapping[str, Any]) -> None:
@@ -27,3 +28,69 @@ def check_files(config: Mapping[str, Any]) -> None:
             raise FileNotFoundError(
                 f"{name}: there is no file [{path}]. Set {name} to one that is there, or leave it out."
             )
+
+
+def check_training_keys(
+    config: dict[str, Any], model: str, batchings: Sequence[str], by_product: bool
+) -> None:
+    """Check these keys, and put in the place of ``train_batching: auto`` what it is for a backbone.
+
+    Args:
+        config: all values.
+        model: RecBole's name of the model.
+        batchings: the values of ``train_batching`` that its backbone takes, the quickest first.
+        by_product: whether it is, or starts from, a backbone that scores by products of states and
+            items.
+
+    Raises:
+        ValueError: a value is unknown, or one that the model cannot have.
+    """
+    for name, key in TRAINING_KEYS.items():
+        key.check(config.get(name, key.default))
+    if config["train_batching"] == "auto":
+        config["train_batching"] = batchings[0]
+    if config["train_batching"] not in batchings:
+        raise ValueError(
+            f"train_batching: [{config['train_batching']}] is not for [{model}], which takes "
+            f"{', '.join(batchings)}. Set one of these, or auto."
+        )
+    for key in ("sampled_loss", "softmax_precision"):
+        if config[key] != TRAINING_KEYS[key].default:
+            _check_other_loss(config, key, model, by_product)
+
+
+def _check_other_loss(config: Mapping[str, Any], key: str, model: str, by_product: bool) -> None:
+    given, usual = config[key], TRAINING_KEYS[key].default
+    if not by_product:
+        raise ValueError(
+            f"{key}: [{given}] is for backbones whose scores are products of states and items; "
+            f"[{model}] is none. Set {key}: {usual}."
+        )
+    if config.get("loss_type") != "CE":
+        raise ValueError(
+            f"{key}: [{given}] stands for CE, and loss_type is [{config.get('loss_type')}]. Set "
+            f"loss_type: CE, or {key}: {usual}."
+        )
+
+
+def check_valid_protocol(config: Mapping[str, Any], model: str, ours: bool) -> None:
+    """Raise ValueError for a ``valid_protocol`` that nobody would follow.
+
+    Args:
+        config: all values.
+        model: its name.
+        ours: whether a trainer of ours trains it.
+    """
+    if config.get("valid_protocol", "ranked") == "ranked":
+        return
+    if not ours:
+        raise ValueError(
+            f"valid_protocol: [masked] is not to be had with [{model}], which RecBole's own trainer "
+            f"trains. Set valid_protocol: ranked."
+        )
+    mode = (config["eval_args"] or {}).get("mode", "full")
+    if (mode["valid"] if isinstance(mode, Mapping) else mode) != "full":
+        raise ValueError(
+            f"valid_protocol: [masked] ranks all items, and eval_args: mode [{mode}] does not. Set "
+            f"mode: full, or valid_protocol: ranked."
+        )

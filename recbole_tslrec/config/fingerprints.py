@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recbole_tslrec.config.keys import KEYS
+from recbole_tslrec.config.key import KEYS
 from recbole_tslrec.store.files import file_hash
 
 # RecBole's keys that cannot change what a trained backbone is. Every other key of the experiment

@@ -1,159 +1,94 @@
-"""How a key of ours is declared: once, by the room that owns it.
-
-A declaration has the default, the meaning, the values that are taken, and whether the value can change a
-result. The yaml files in ``properties/``, the checks, the help on misspelt keys, the fingerprints of
-stages and the ids of a comparison's cells follow from it. Who reads a key says so itself: a stage, a
-model or a row of a comparison lists it among its ``keys``.
-"""
+"""The keys of ours that every sequential model has, RecBole's own among them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any
+from recbole_tslrec.config.key import Effect, Key, KeyGroup
+from recbole_tslrec.config.values import YES_OR_NO, integer, number, one_of
 
-import yaml
+_SHARE = number(lambda share: 0 <= share <= 1, "a number in [0, 1]")
 
-from recbole_tslrec.config.values import Values
-
-
-class Effect(Enum):
-    """What a key can change.
-
-    VALUE: the result depends on its value. FILE: on what the named file holds, wherever it lies.
-    MODEL: on the language model that is named. NOTHING: where things lie, or memory against time.
-    """
-
-    VALUE = "value"
-    FILE = "file"
-    MODEL = "model"
-    NOTHING = "nothing"
-
-
-@dataclass(frozen=True)
-class Key:
-    """One public key.
-
-    Attributes:
-        name: as the user gives it.
-        default: its value if the user gives none.
-        meaning: one line for the yaml.
-        values: those that it takes.
-        effect: what it can change.
-        type: as the yaml says it; the default's if not given.
-    """
-
-    name: str
-    default: Any
-    meaning: str
-    values: Values
-    effect: Effect = Effect.VALUE
-    type: str = ""
-
-    def check(self, value: Any) -> None:
-        """Raise ValueError for a value that it does not take."""
-        self.values.check(self.name, value)
-
-    @property
-    def comment(self) -> str:
-        """Type and meaning, as RecBole's yaml files have them."""
-        kind = self.type or ("str" if self.default is None else type(self.default).__name__)
-        return f"({kind}) {self.meaning}"
-
-
-@dataclass(frozen=True)
-class KeyGroup:
-    """Keys that are read together, under one heading of a yaml."""
-
-    title: str
-    keys: tuple[Key, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(key.name for key in self.keys)
-
-
-# Every declared key by name: what a misspelt one is compared with.
-KEYS: dict[str, Key] = {}
-
-
-def declare(title: str, *keys: Key) -> KeyGroup:
-    """Make keys known.
-
-    Raises:
-        ValueError: one of them is declared already.
-    """
-    for key in keys:
-        if key.name in KEYS:
-            raise ValueError(f"The key [{key.name}] is declared twice.")
-        key.check(key.default)
-        KEYS[key.name] = key
-    return KeyGroup(title, keys)
-
-
-# ---- what follows from them -----------------------------------------------------------------------
-
-
-# Keys that are newer than stored results, or were not counted, with the value at which nothing has
-# changed: fingerprints stay.
-_LATER = {
-    "item_norm": "none",
-    "llm_gradient_checkpointing": False,
-    "sft_users": 1.0,
-    "item_text": None,
-    "item_text_tokens": 32,
-    "item_text_missing": "error",
-    "item_prompt": "slot",
-    "item_slots": "embedding",
-    "score_term": "none",
-    "score_weight": 1.0,
-    "score_decay": 0.7,
-}
-
-
-def counts(name: str, value: Any) -> bool:
-    """Whether a key of this value enters a fingerprint; at some values what was stored stays valid."""
-    return name not in _LATER or value != _LATER[name]
-
-
-def result_values(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """The values, of these keys, on which a result depends: for a fingerprint."""
-    values = {name: config[name] for name in names if KEYS[name].effect is Effect.VALUE}
-    return {name: value for name, value in values.items() if counts(name, value)}
-
-
-# ---- what is written of them ----------------------------------------------------------------------
-
-
-def defaults(groups: Iterable[KeyGroup]) -> dict[str, Any]:
-    """The values of the groups' keys if none is given."""
-    return {key.name: key.default for group in groups for key in group.keys}
-
-
-def as_yaml(heading: str, groups: Iterable[KeyGroup]) -> str:
-    """The yaml of some groups, a line a key with its type and meaning, as RecBole's own are written.
-
-    Args:
-        heading: the comment at its top, of any number of lines.
-    """
-    by_title: dict[str, list[Key]] = {}
-    for group in groups:
-        by_title.setdefault(group.title, []).extend(group.keys)
-    lines = [f"# {line}" for line in heading.strip().splitlines()]
-    for title, keys in by_title.items():
-        lines += ["", f"# {title}"] if title else [""]
-        for key in keys:
-            entry = f"{key.name}: {_value_text(key.default)}"
-            lines.append(f"{entry:<31} # {key.comment}")
-    return "\n".join(lines) + "\n"
-
-
-def _value_text(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return "~" if value is None else str(value)
-    if isinstance(value, str) and any(mark in value for mark in " :{'"):
-        return f'"{value}"'
-    written = str(value)
-    # YAML 1.1, which PyYAML reads, takes 1e-05 for a text; RecBole's own loader does not.
-    return written if yaml.safe_load(written) == value else f"{value:.10f}".rstrip("0")
+# Not made known with `declare`: they enter fingerprints with RecBole's keys (`fingerprints.py`).
+ROWS = KeyGroup(
+    "How histories become training rows",
+    (
+        Key(
+            "train_batching",
+            "prefix",
+            "In [prefix, sequence, trimmed, auto]. prefix: one row per prefix, as RecBole. sequence: "
+            "one pass over the whole history, for causal backbones (SASRec, GRU4Rec). trimmed: "
+            "RecBole's rows without their padding, for Caser. auto: the quickest that the backbone "
+            "takes.",
+            one_of("prefix", "sequence", "trimmed", "auto"),
+        ),
+        Key(
+            "train_window_context",
+            0.5,
+            "With sequence: the share of MAX_ITEM_LIST_LENGTH that a target of a longer history has "
+            "before it at least, in [0, 1]. 1: all of it, as prefix.",
+            _SHARE,
+        ),
+    ),
+)
+LOSS = KeyGroup(
+    "The loss, with loss_type: CE; for backbones (SASRec, GRU4Rec, Caser, FMLPRec) and their variants",
+    (
+        Key(
+            "sampled_loss",
+            "none",
+            "What stands for the softmax over all items, in [none, softmax, gbce]; for large "
+            "catalogues. softmax: over the target and a sample of the items, scaled to all of them. "
+            "gbce: gSASRec's binary cross entropy.",
+            one_of("none", "softmax", "gbce"),
+        ),
+        Key(
+            "sampled_negatives",
+            256,
+            "With sampled_loss: the items that a step draws, each with the same chance.",
+            integer(1),
+        ),
+        Key(
+            "gbce_calibration",
+            0.75,
+            "With gbce: t of its paper, in [0, 1]. 0: plain binary cross entropy; 1: scores as the "
+            "softmax's.",
+            _SHARE,
+        ),
+        Key(
+            "softmax_precision",
+            "float32",
+            "In what the softmax over all items computes its matrix products, in [float32, bfloat16]; "
+            "the rest of it is float32. bfloat16 takes half the time where the processor has it.",
+            one_of("float32", "bfloat16"),
+        ),
+    ),
+)
+EPOCH = KeyGroup(
+    "The choice of the epoch",
+    (
+        Key(
+            "valid_protocol",
+            "ranked",
+            "By which ranking of validation the epoch is chosen, in [ranked, masked]. ranked: of all "
+            "items, as RecBole. masked: without the items of the user's history (the target stays); "
+            "for figures with seen items masked. RecBole's test result stays ranked; compare gives "
+            "both.",
+            one_of("ranked", "masked"),
+        ),
+    ),
+)
+DATA = KeyGroup(
+    "The data of a trained model",
+    (
+        Key(
+            "allow_new_data",
+            False,
+            "Whether a checkpoint may go on training, or be evaluated, on other data than it was "
+            "trained with. False: refused, since what is held out now may have been trained on. "
+            "load_data_and_model takes it as an argument.",
+            YES_OR_NO,
+            Effect.NOTHING,
+        ),
+    ),
+)
+TRAINING_GROUPS = (ROWS, LOSS, EPOCH, DATA)
+TRAINING_KEYS = {key.name: key for group in TRAINING_GROUPS for key in group.keys}

@@ -18,8 +18,8 @@ from recbole.utils.argument_list import (
 )
 
 from recbole_tslrec.config.fingerprints import WITHOUT_EFFECT_ON_TRAINING
-from recbole_tslrec.config.keys import KEYS
-from recbole_tslrec.config.training_keys import TRAINING_KEYS
+from recbole_tslrec.config.key import KEYS
+from recbole_tslrec.config.keys import TRAINING_KEYS
 
 _RECBOLE_KEYS = frozenset(
     [*general_arguments, *training_arguments, *evaluation_arguments, *dataset_arguments, "encoding"]

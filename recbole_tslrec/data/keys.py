@@ -1,6 +1,6 @@
 """The keys of what several paradigms read of the data: the items' texts, a retriever's candidates."""
 
-from recbole_tslrec.config.keys import Key, declare
+from recbole_tslrec.config.key import Key, declare
 from recbole_tslrec.config.values import Values, integer, one_of, text, texts
 
 _COLUMNS = texts("a column of the .item file, or a list of them, or ~")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from recbole.data.dataloader import FullSortEvalDataLoader
 
-from recbole_tslrec.backbones.specification import Backbone, backbone_of
+from recbole_tslrec.backbones.registry import Backbone, backbone_of
 from recbole_tslrec.evaluation.seen_items import SeenItems
 
 if TYPE_CHECKING:

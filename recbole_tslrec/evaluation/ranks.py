@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 from tqdm import tqdm
 
-from recbole_tslrec.backbones.specification import without_padding
+from recbole_tslrec.backbones.registry import without_padding
 from recbole_tslrec.data.histories import training_histories
 from recbole_tslrec.evaluation.blocks import BlockDataLoader
 from recbole_tslrec.evaluation.metrics import metrics, save_arrays

@@ -1,6 +1,6 @@
 """The keys of what all paradigms share: the language model, its adapters, its training."""
 
-from recbole_tslrec.config.keys import Effect, Key, KeyGroup, declare
+from recbole_tslrec.config.key import Effect, Key, KeyGroup, declare
 from recbole_tslrec.config.values import ABOVE_0, YES_OR_NO, integer, number, one_of, text, texts
 
 _TITLE = "The language model (§4.1, §4.2)"

@@ -10,15 +10,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from recbole_tslrec.backbones.specification import Backbone
+from recbole_tslrec.backbones.registry import Backbone
 from recbole_tslrec.config.built_in import Row, built_in
-from recbole_tslrec.config.keys import KEYS, Effect, KeyGroup, defaults
+from recbole_tslrec.config.key import KEYS, Effect, KeyGroup, defaults
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from recbole_tslrec.backbones.specification import Backbone
+    from recbole_tslrec.backbones.registry import Backbone
     from recbole_tslrec.stages.pipeline import Pipeline
     from recbole_tslrec.stages.stage import Stage
 

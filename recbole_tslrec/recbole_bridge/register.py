@@ -30,12 +30,16 @@ from yaml import YAMLError
 from recbole_tslrec.backbones.bsarec import BSARec
 from recbole_tslrec.backbones.fmlprec import FMLPRec
 from recbole_tslrec.backbones.lrurec import LRURec
-from recbole_tslrec.backbones.specification import BACKBONES, NO_BACKBONES, Backbone
+from recbole_tslrec.backbones.registry import BACKBONES, NO_BACKBONES, Backbone
 from recbole_tslrec.config.built_in import note_stages
-from recbole_tslrec.config.checks import check_files, check_values
+from recbole_tslrec.config.checks import (
+    check_files,
+    check_training_keys,
+    check_valid_protocol,
+    check_values,
+)
 from recbole_tslrec.config.recbole_keys import check_loss, check_needs, check_recbole_keys
 from recbole_tslrec.config.spelling import check_command_line, check_spelling
-from recbole_tslrec.config.training_keys import check_training_keys, check_valid_protocol
 from recbole_tslrec.config.values import text
 from recbole_tslrec.data.check_header import check_columns
 from recbole_tslrec.data.check_interactions import check_interactions

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from recbole_tslrec.backbones.specification import Backbone
+from recbole_tslrec.backbones.registry import Backbone
 from recbole_tslrec.data.negatives import random_order
 from recbole_tslrec.evaluation.candidates import merged_scores, padded, scores, top_items
 from recbole_tslrec.evaluation.seen_items import SeenItems

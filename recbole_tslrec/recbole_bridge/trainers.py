@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from recbole_tslrec.backbones.losses import loss_of, softmax_loss
 from recbole_tslrec.backbones.prefix_rows import prefix_loss
-from recbole_tslrec.backbones.specification import backbone_of, without_padding
+from recbole_tslrec.backbones.registry import backbone_of, without_padding
 from recbole_tslrec.backbones.whole_sequences.loader import WholeSequenceDataLoader, check_settings
 from recbole_tslrec.backbones.whole_sequences.loss import whole_sequence_loss
 from recbole_tslrec.config.recbole_keys import check_topk, check_validation

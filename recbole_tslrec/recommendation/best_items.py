@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from recbole_tslrec.backbones.specification import backbone_of, without_padding
+from recbole_tslrec.backbones.registry import backbone_of, without_padding
 from recbole_tslrec.evaluation.blocks import BlockDataLoader
 from recbole_tslrec.recbole_bridge.trained_model import TrainedModel
 from recbole_tslrec.recommendation.requests import Requests

@@ -19,13 +19,11 @@ from recbole_tslrec.language_model.reader import (
     shared_if_possible,
     tokenised_texts,
 )
-from recbole_tslrec.paradigms.tslrec.augmentation.fusion import EnhancedFusion
-from recbole_tslrec.paradigms.tslrec.augmentation.item_table import EnhancedItemTable
-from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import (
-    EnhancedEmbedding,
-    TextEmbedding,
-    vectors_of,
-)
+from recbole_tslrec.paradigms.tslrec.augmentation.controls import vectors_of
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions import EnhancedFusion
+from recbole_tslrec.paradigms.tslrec.augmentation.item_vectors import EnhancedEmbedding
+from recbole_tslrec.paradigms.tslrec.augmentation.text_controls import TextEmbedding
+from recbole_tslrec.paradigms.tslrec.models.tslrec import EnhancedItemTable
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import FineTuningStage
 from recbole_tslrec.recbole_bridge.trained_model import TrainedModel
 from recbole_tslrec.recommendation.requests import named

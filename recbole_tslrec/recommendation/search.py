@@ -11,7 +11,7 @@ from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor, nn
 
-from recbole_tslrec.backbones.specification import backbone_of
+from recbole_tslrec.backbones.registry import backbone_of
 from recbole_tslrec.evaluation.candidates import top_items
 
 # From so many items on an exact index takes less time than the scores of all items (docs/scale.md).

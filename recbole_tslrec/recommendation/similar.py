@@ -11,11 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recbole_tslrec.evaluation.candidates import top_items
-from recbole_tslrec.paradigms.tslrec.augmentation.item_table import (
-    EnhancedItemTable,
-    FusedItemTable,
-)
-from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import vectors_of
+from recbole_tslrec.paradigms.tslrec.augmentation.controls import vectors_of
+from recbole_tslrec.paradigms.tslrec.models.fused_item_table import FusedItemTable
+from recbole_tslrec.paradigms.tslrec.models.tslrec import EnhancedItemTable
 from recbole_tslrec.recbole_bridge.paradigm import chain
 from recbole_tslrec.recbole_bridge.trained_model import TrainedModel
 from recbole_tslrec.recommendation import E_V, H_V, ITEM_TABLE, TEXT, UNDER

@@ -1,6 +1,6 @@
 """The keys of the stages: where they are kept, and what a user gives in place of the first."""
 
-from recbole_tslrec.config.keys import Effect, Key, declare
+from recbole_tslrec.config.key import Effect, Key, declare
 from recbole_tslrec.config.values import text
 
 GIVEN_BACKBONE = declare(

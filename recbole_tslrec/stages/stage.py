@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from recbole_tslrec.config.built_in import note_stages
-from recbole_tslrec.config.keys import result_values
+from recbole_tslrec.config.key import result_values
 from recbole_tslrec.store.item_tensors import ItemTensors
 from recbole_tslrec.store.store import StoredResult, fingerprint
 

@@ -17,7 +17,7 @@ from typing import Any
 from recbole.data.dataset import SequentialDataset
 from torch import nn
 
-from recbole_tslrec.backbones.specification import backbone_of
+from recbole_tslrec.backbones.registry import backbone_of
 from recbole_tslrec.data.histories import fingerprint as histories_fingerprint
 from recbole_tslrec.data.histories import training_histories
 from recbole_tslrec.store.checkpoints import check_checkpoint, config_of

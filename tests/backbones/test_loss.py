@@ -13,7 +13,7 @@ from tiny import SHORT, make_model, prepare
 from torch.nn.utils import parametrize
 
 from recbole_tslrec.backbones.fmlprec import FMLPRec
-from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.backbones.whole_sequences.loader import WholeSequenceDataLoader
 from recbole_tslrec.backbones.whole_sequences.loss import (
     states_at_all_positions,

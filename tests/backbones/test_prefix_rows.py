@@ -11,7 +11,7 @@ from tiny import SHORT, make_model, prepare
 
 from recbole_tslrec.backbones.losses import gbce_loss, sampled_softmax_loss, softmax_loss
 from recbole_tslrec.backbones.prefix_rows import prefix_loss
-from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.backbones.whole_sequences.loader import WholeSequenceDataLoader
 from recbole_tslrec.backbones.whole_sequences.loss import whole_sequence_loss
 

@@ -14,7 +14,7 @@ from recbole.utils import get_model, get_trainer
 from support.small_backbones import keys_of, pretrained
 
 from recbole_tslrec import register_backbone
-from recbole_tslrec.backbones.specification import BACKBONES, NO_BACKBONES
+from recbole_tslrec.backbones.registry import BACKBONES, NO_BACKBONES
 from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
 from recbole_tslrec.paradigms.tslrec.models import MODELS
 from recbole_tslrec.recbole_bridge.paradigm import PARADIGMS

@@ -17,7 +17,7 @@ from recbole_tslrec.data.histories import Histories
 from recbole_tslrec.experiments.run.comparison import compare
 from recbole_tslrec.experiments.run.grid import Grid
 from recbole_tslrec.experiments.run.kept_cells import ResultsFolder
-from recbole_tslrec.paradigms.tslrec.augmentation import fusion
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions import FUSIONS, GateFusion
 from recbole_tslrec.paradigms.tslrec.reconstruction.reconstruction_model import ReconstructionModel
 
 _FILE = Path(__file__).parents[2] / "benchmarks" / "understanding.py"
@@ -57,7 +57,7 @@ def test_a_projection_at_the_ids_rate_starts_the_same_and_moves_less():
     table = torch.randn(50, 4) * 0.02
     enhanced = torch.randn(49, 16)
     moved = []
-    for kind in (fusion.GateFusion, benchmark.ProjectionAtIdsRate):
+    for kind in (GateFusion, benchmark.ProjectionAtIdsRate):
         torch.manual_seed(1)
         gate = kind(table, 16, 1.0)
         gate.set_enhanced(enhanced)
@@ -148,12 +148,12 @@ def test_single_items_join_the_histories_with_their_users_distribution():
     ],
 )
 def test_a_piece_stands_in_only_while_it_lasts(name):
-    table, before = torch.randn(6, 4), fusion.FUSIONS["gate"]
+    table, before = torch.randn(6, 4), FUSIONS["gate"]
     with benchmark.CHANGES[name].registered():
-        gate = fusion.FUSIONS["gate"](table, 4, 1.0)
+        gate = FUSIONS["gate"](table, 4, 1.0)
         assert type(gate) is not before
         assert gate(table).shape == table.shape
-    assert fusion.FUSIONS["gate"] is before
+    assert FUSIONS["gate"] is before
 
 
 def test_the_command_keeps_what_is_done(small_data, settings, monkeypatch, capsys, tmp_path):

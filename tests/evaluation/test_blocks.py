@@ -12,7 +12,7 @@ from recbole.utils import init_seed
 from small_evaluations import MAX_LENGTH, N_ITEMS, make_toy, rows_to_evaluate
 from support.ranks import naive_rank
 
-from recbole_tslrec.backbones.specification import backbone_of
+from recbole_tslrec.backbones.registry import backbone_of
 from recbole_tslrec.evaluation import blocks
 from recbole_tslrec.evaluation.blocks import BlockDataLoader
 from recbole_tslrec.evaluation.ranks import rank_test_targets

@@ -11,7 +11,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from support.stages import STAGES, categories, stored
 
-from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.paradigms.tslrec import item_record as module
 from recbole_tslrec.paradigms.tslrec.item_record import item_record, places
 from recbole_tslrec.paradigms.tslrec.models import MODELS

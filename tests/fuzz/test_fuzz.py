@@ -6,8 +6,8 @@ from fuzz.fuzz import SUBJECTS, fuzz, lines, table
 from fuzz.inputs import RAN, RAW, REFUSED, SILENT, Input, Result, Wrong, judge
 from fuzz.key_tables import OURS
 from fuzz.plain_reading import Interactions, compare, plain_readings
-from recbole_tslrec.config.keys import KEYS
-from recbole_tslrec.config.training_keys import TRAINING_KEYS
+from recbole_tslrec.config.key import KEYS
+from recbole_tslrec.config.keys import TRAINING_KEYS
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)

@@ -5,7 +5,7 @@ import torch
 from recbole.quick_start import load_data_and_model
 from support.texts import write_texts
 
-from recbole_tslrec.paradigms.tslrec.augmentation.fusion import FUSIONS, EnhancedFusion
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions import FUSIONS, EnhancedFusion
 from recbole_tslrec.paradigms.tslrec.folding import fold
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 

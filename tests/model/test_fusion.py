@@ -9,16 +9,13 @@ from hypothesis.extra.numpy import arrays
 from torch import nn
 from torch.nn.utils import parametrize
 
-from recbole_tslrec.paradigms.tslrec.augmentation import fusion as module
-from recbole_tslrec.paradigms.tslrec.augmentation.fusion import (
-    FUSIONS,
-    CategoryFusion,
-    EqualNorms,
-    GateFusion,
-    initial_scale,
-    reduce_columns,
-    standardise,
-)
+from recbole_tslrec.paradigms.tslrec.augmentation import columns
+from recbole_tslrec.paradigms.tslrec.augmentation.columns import reduce_columns, standardise
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions import FUSIONS, GateFusion
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions import fusion as module
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions.fusion import initial_scale
+from recbole_tslrec.paradigms.tslrec.models.ci import CategoryFusion
+from recbole_tslrec.paradigms.tslrec.models.fused_item_table import EqualNorms
 
 
 def id_table(n_items=20, dimension=8, std=0.02) -> torch.Tensor:
@@ -180,8 +177,8 @@ def test_no_finite_embeddings_give_nan(vectors, n_columns):
 def test_blocks_of_rows_and_columns_have_no_seams(monkeypatch):
     vectors = torch.randn(50, 70, generator=torch.Generator().manual_seed(0)) * 3 + 1
     whole, reduced = standardise(vectors), reduce_columns(standardise(vectors), 9)
-    monkeypatch.setattr(module, "_COLUMNS_AT_ONCE", 7)
-    monkeypatch.setattr(module, "_ROWS_AT_ONCE", 11)
+    monkeypatch.setattr(columns, "_COLUMNS_AT_ONCE", 7)
+    monkeypatch.setattr(columns, "_ROWS_AT_ONCE", 11)
     torch.testing.assert_close(standardise(vectors), whole)
     torch.testing.assert_close(reduce_columns(whole, 9).abs(), reduced.abs(), rtol=1e-4, atol=1e-5)
 

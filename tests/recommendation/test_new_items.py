@@ -11,7 +11,7 @@ from support.texts import write_texts
 from trained import make_toy
 
 from recbole_tslrec import Recommender
-from recbole_tslrec.paradigms.tslrec.augmentation.fusion import reduce_columns, standardise
+from recbole_tslrec.paradigms.tslrec.augmentation.columns import reduce_columns, standardise
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.recommendation.new_items import as_known, read_new_items
 

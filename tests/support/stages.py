@@ -6,9 +6,9 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from torch import Tensor
 
-from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.backbones.registry import BACKBONES
+from recbole_tslrec.paradigms.tslrec.augmentation.controls import vectors_of
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
-from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import vectors_of
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage, FineTuningStage
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.pipeline import Pipeline

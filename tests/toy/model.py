@@ -1,7 +1,7 @@
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 
-from recbole_tslrec.config.keys import Key, declare
+from recbole_tslrec.config.key import Key, declare
 from recbole_tslrec.config.values import ABOVE_0
 from recbole_tslrec.language_model.encoder import ItemEncoder
 from recbole_tslrec.language_model.load import load_language_model

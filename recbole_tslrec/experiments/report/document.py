@@ -17,7 +17,7 @@ import pandas as pd
 from markdown_it import MarkdownIt
 
 from recbole_tslrec.config.built_in import built_in
-from recbole_tslrec.config.keys import KEYS
+from recbole_tslrec.config.key import KEYS
 from recbole_tslrec.store.store import write_atomically
 
 # Keys whose value tells the cells of one table apart by intent.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.evaluation.metrics import METRICS, PROTOCOLS
 from recbole_tslrec.experiments.run.kept_cells import (
     DONE,

@@ -18,9 +18,9 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 
 import recbole_tslrec
-from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.config.fingerprints import training_settings
-from recbole_tslrec.config.keys import KEYS, Effect
+from recbole_tslrec.config.key import KEYS, Effect
 from recbole_tslrec.evaluation.metrics import CUTOFFS, save_arrays
 from recbole_tslrec.evaluation.ranks import rank_test_targets
 from recbole_tslrec.experiments.run.cells import Cell, description

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from recbole_tslrec.config.fingerprints import training_settings
-from recbole_tslrec.config.keys import KEYS, Effect, counts
+from recbole_tslrec.config.key import KEYS, Effect, counts
 from recbole_tslrec.config.recbole_keys import listed
 from recbole_tslrec.evaluation.metrics import CUTOFFS
 from recbole_tslrec.experiments.run.kept_cells import FORMAT

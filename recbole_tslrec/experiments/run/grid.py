@@ -8,7 +8,7 @@ from typing import Any
 
 from recbole.config import Config
 
-from recbole_tslrec.backbones.specification import BACKBONES
+from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.config.recbole_keys import check_metrics
 from recbole_tslrec.config.spelling import check_spelling
 from recbole_tslrec.data.check_header import check_columns, path_of

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_tslrec.config.keys import KEYS
+from recbole_tslrec.config.key import KEYS
 from recbole_tslrec.evaluation.metrics import CUTOFFS, save_arrays
 from recbole_tslrec.experiments.run.kept_cells import (
     DONE,

@@ -29,7 +29,7 @@ from recbole.utils.argument_list import (
     general_arguments,
 )
 
-from recbole_tslrec.config.keys import KEYS
+from recbole_tslrec.config.key import KEYS
 from recbole_tslrec.experiments.run.cell_run import (
     circumstances,
     experiment_settings_with_inputs,

@@ -1,6 +1,6 @@
 """The keys of DELRec's own."""
 
-from recbole_tslrec.config.keys import Key, declare
+from recbole_tslrec.config.key import Key, declare
 from recbole_tslrec.config.values import ABOVE_0, integer, one_of, text
 
 _PROMPTS = "DELRec's prompts (arXiv 2406.11156)"

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_tslrec.backbones.specification import BACKBONES, Backbone
-from recbole_tslrec.config.keys import result_values
+from recbole_tslrec.backbones.registry import BACKBONES, Backbone
+from recbole_tslrec.config.key import result_values
 from recbole_tslrec.data.histories import latest_rows
 from recbole_tslrec.data.item_catalogue import catalogue_of
 from recbole_tslrec.data.keys import CANDIDATES, ITEM_TEXT

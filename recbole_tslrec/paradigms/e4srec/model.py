@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_tslrec.backbones.specification import BACKBONES
-from recbole_tslrec.config.keys import result_values
+from recbole_tslrec.backbones.registry import BACKBONES
+from recbole_tslrec.config.key import result_values
 from recbole_tslrec.data.histories import latest_rows
 from recbole_tslrec.data.item_catalogue import catalogue_of
 from recbole_tslrec.language_model.item_inputs import has_words, slot_inputs, slots_hold_text

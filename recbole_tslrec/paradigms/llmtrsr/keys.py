@@ -1,6 +1,6 @@
 """The keys of LLM-TRSR's own."""
 
-from recbole_tslrec.config.keys import Effect, Key, declare
+from recbole_tslrec.config.key import Effect, Key, declare
 from recbole_tslrec.config.values import ABOVE_0, integer, one_of, text
 
 SUMMARIES = declare(

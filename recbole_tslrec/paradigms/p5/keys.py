@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from recbole_tslrec.config.keys import KEYS, Key, KeyGroup, declare
+from recbole_tslrec.config.key import KEYS, Key, KeyGroup, declare
 from recbole_tslrec.config.values import ABOVE_0, integer, one_of
 from recbole_tslrec.language_model.keys import EXAMPLES
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_tslrec.backbones.specification import BACKBONES, Backbone
+from recbole_tslrec.backbones.registry import BACKBONES, Backbone
 from recbole_tslrec.language_model.task import Task
 from recbole_tslrec.paradigms.p5.examples import hash_of, user_numbers
 from recbole_tslrec.paradigms.p5.item_codes import number_codes

@@ -1,6 +1,6 @@
 """The keys of POD's own."""
 
-from recbole_tslrec.config.keys import Key, declare
+from recbole_tslrec.config.key import Key, declare
 from recbole_tslrec.config.values import ABOVE_0, Values, integer
 
 SEQUENTIAL, TOP_N = "sequential", "top_n"

@@ -6,7 +6,7 @@ import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor, nn
 
-from recbole_tslrec.backbones.specification import BACKBONES, Backbone
+from recbole_tslrec.backbones.registry import BACKBONES, Backbone
 from recbole_tslrec.evaluation.scoring_term import ScoringTerm, TermAtScoring
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.trained_backbone import take_trained_backbone

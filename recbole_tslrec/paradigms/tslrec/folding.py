@@ -15,8 +15,8 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model
 from torch.nn.utils import parametrize
 
-from recbole_tslrec.config.keys import KEYS
-from recbole_tslrec.paradigms.tslrec.augmentation.item_table import FusedItemTable
+from recbole_tslrec.config.key import KEYS
+from recbole_tslrec.paradigms.tslrec.models.fused_item_table import FusedItemTable
 from recbole_tslrec.stages.trained_on import MORE, check_numbering
 from recbole_tslrec.store.checkpoints import load_checkpoint, saying_which, write_checkpoint
 

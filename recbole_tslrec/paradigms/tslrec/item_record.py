@@ -7,11 +7,9 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from recbole_tslrec.paradigms.tslrec.augmentation.item_table import (
-    CategoryItemTable,
-    FusedItemTable,
-)
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
+from recbole_tslrec.paradigms.tslrec.models.ci import CategoryItemTable
+from recbole_tslrec.paradigms.tslrec.models.fused_item_table import FusedItemTable
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.pipeline import Pipeline

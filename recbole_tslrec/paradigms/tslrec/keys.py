@@ -1,6 +1,6 @@
 """The keys of TSLRec's own, by section of the paper."""
 
-from recbole_tslrec.config.keys import Key, declare
+from recbole_tslrec.config.key import Key, declare
 from recbole_tslrec.config.values import integer, one_of, text
 
 CATEGORIES = declare(

@@ -18,19 +18,17 @@ from recbole_tslrec.language_model.keys import (
     STOPPING,
     TRAINING,
 )
-from recbole_tslrec.paradigms.tslrec.augmentation.item_table import EnhancedItemTable
+from recbole_tslrec.paradigms.tslrec.augmentation.controls import VECTORS
+from recbole_tslrec.paradigms.tslrec.augmentation.item_vectors import EnhancedEmbedding
 from recbole_tslrec.paradigms.tslrec.augmentation.keys import (
     FUSION,
     GIVEN_VECTORS,
     NORM,
     SCORE_TERM,
 )
-from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import (
-    VECTORS,
-    EnhancedEmbedding,
-)
 from recbole_tslrec.paradigms.tslrec.keys import CATEGORIES, INSTRUCTION
 from recbole_tslrec.paradigms.tslrec.models import MODELS, add_backbone
+from recbole_tslrec.paradigms.tslrec.models.tslrec import EnhancedItemTable
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
 from recbole_tslrec.recbole_bridge.paradigm import Paradigm, Variant, chain
 from recbole_tslrec.recbole_bridge.trainers import TwoStageTrainer

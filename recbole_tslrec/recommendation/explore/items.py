@@ -10,16 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_tslrec.paradigms.tslrec.augmentation.item_table import (
-    EnhancedItemTable,
-    FusedItemTable,
-)
+from recbole_tslrec.paradigms.tslrec.augmentation.controls import vectors_of
+from recbole_tslrec.paradigms.tslrec.augmentation.item_vectors import EnhancedEmbedding
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
-from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import (
-    EnhancedEmbedding,
-    vectors_of,
-)
 from recbole_tslrec.paradigms.tslrec.item_record import map_of, map_sample
+from recbole_tslrec.paradigms.tslrec.models.fused_item_table import FusedItemTable
+from recbole_tslrec.paradigms.tslrec.models.tslrec import EnhancedItemTable
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
 from recbole_tslrec.recbole_bridge.paradigm import chain
 from recbole_tslrec.recbole_bridge.trained_model import TrainedModel

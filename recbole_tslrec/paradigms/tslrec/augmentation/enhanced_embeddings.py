@@ -1,4 +1,4 @@
-"""What is made of the items' hidden states, and in their place (paper §4.2)."""
+"""The enhanced embeddings h^v and the categories inferred from them, ĝ^v (paper §4.2)."""
 
 from __future__ import annotations
 
@@ -25,8 +25,3 @@ def infer_categories(model: ReconstructionModel, enhanced: Tensor) -> Tensor:
     weight = model.preference_head.weight
     blocks = enhanced.split(_ROWS_AT_ONCE)  # all of h^v may be more than a GPU has left
     return torch.cat([model.distribution(rows.to(weight)).cpu() for rows in blocks])
-
-
-def random_embeddings(n_items: int, width: int, seed: int) -> Tensor:
-    """The control ``random``: fixed Gaussian vectors in place of h^v, [n_items, width] float32."""
-    return torch.randn(n_items, width, generator=torch.Generator().manual_seed(seed))

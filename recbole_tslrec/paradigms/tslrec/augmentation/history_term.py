@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recbole_tslrec.evaluation.scoring_term import ScoringTerm
-from recbole_tslrec.paradigms.tslrec.augmentation.fusion import centre, reduce_columns
+from recbole_tslrec.paradigms.tslrec.augmentation.columns import centre, reduce_columns
 
 _DECAYS = (0.3, 0.5, 0.7, 0.85, 1.0)
 _WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)

@@ -1,9 +1,9 @@
 """The keys of the fused item table (paper §4.2)."""
 
-from recbole_tslrec.config.keys import Effect, Key, declare
+from recbole_tslrec.config.key import Effect, Key, declare
 from recbole_tslrec.config.values import ABOVE_0, integer, number, one_of, text
-from recbole_tslrec.paradigms.tslrec.augmentation.fusion import FUSIONS
-from recbole_tslrec.paradigms.tslrec.augmentation.vectors_and_controls import VECTORS
+from recbole_tslrec.paradigms.tslrec.augmentation.controls import VECTORS
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions import FUSIONS
 
 _TITLE = "The fused item table (§4.2)"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from recbole_tslrec.config.keys import result_values
+from recbole_tslrec.config.key import result_values
 from recbole_tslrec.data.keys import ITEM_TEXT
 from recbole_tslrec.language_model.item_states import read_items
 from recbole_tslrec.language_model.keys import ITEM_INPUTS, READING, RESPONSE

@@ -1,4 +1,4 @@
-"""What the vectors of item texts are held against: word counts, texts of other items, noise.
+"""The controls that read the items' texts: the words as they are, word counts, texts of others, noise.
 
 Rows are computed in the order of the items' tokens: an item's internal number, which tells where it
 first appeared, changes none of them.
@@ -13,6 +13,75 @@ import torch
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
+
+from recbole_tslrec.data.keys import ITEM_TEXT
+from recbole_tslrec.language_model.reader import open_source_for
+from recbole_tslrec.paradigms.tslrec.augmentation.item_vectors import ItemVectors
+from recbole_tslrec.stages.pipeline import Pipeline
+from recbole_tslrec.stages.text_vectors import TextVectorsStage
+
+
+class TextEmbedding(ItemVectors):
+    """The words of each item as the frozen language model reads them; no interaction enters."""
+
+    name = "text"
+    stages = (TextVectorsStage,)
+    reads_text = True
+
+    @staticmethod
+    def width(config, dimension: int) -> int:
+        return open_source_for(config).hidden_size
+
+    @staticmethod
+    def make(pipeline: Pipeline) -> Tensor:
+        return pipeline.stage(TextVectorsStage).text_vectors()
+
+
+class TfidfEmbedding(ItemVectors):
+    """TF-IDF of the words with truncated SVD: what the texts say without a language model."""
+
+    name = "tfidf"
+    keys = ITEM_TEXT.names
+    reads_text = True
+
+    @staticmethod
+    def width(config, dimension: int) -> int:
+        return config["enhanced_dim"]
+
+    @staticmethod
+    def make(pipeline: Pipeline) -> Tensor:
+        config, order = pipeline.config, token_order(pipeline.tokens)
+        texts = pipeline.catalogue.rows(pipeline.tokens)[1:]
+        vectors = tfidf_svd([texts[row] for row in order], config["enhanced_dim"], config["seed"])
+        return vectors[torch.from_numpy(order).argsort()]
+
+
+class ShuffledText(TextEmbedding):
+    """The vectors of ``text``, dealt out among the items at random."""
+
+    name = "shuffled_text"
+
+    @staticmethod
+    def make(pipeline: Pipeline) -> Tensor:
+        vectors = TextEmbedding.make(pipeline)
+        return shuffled_rows(vectors, pipeline.tokens, pipeline.config["seed"])
+
+    @classmethod
+    def for_term(cls, vectors: Tensor, pipeline: Pipeline) -> Tensor:
+        """Its zeros are dealt out with the vectors."""
+        known = TextEmbedding.for_term(TextEmbedding.make(pipeline), pipeline)
+        return shuffled_rows(known, pipeline.tokens, pipeline.config["seed"])
+
+
+class GaussianText(TextEmbedding):
+    """Gaussian rows of the mean and the covariance of ``text``."""
+
+    name = "gaussian_text"
+
+    @staticmethod
+    def make(pipeline: Pipeline) -> Tensor:
+        vectors = TextEmbedding.make(pipeline)
+        return gaussian_like(vectors, pipeline.tokens, pipeline.config["seed"])
 
 
 def token_order(tokens: Sequence[str]) -> np.ndarray:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from recbole.model.abstract_recommender import SequentialRecommender
 
-from recbole_tslrec.backbones.specification import BACKBONES, Backbone
-from recbole_tslrec.paradigms.tslrec.augmentation.item_table import (
-    CategoryItemTable,
-    EnhancedItemTable,
-    FusedItemTable,
-    NormalisedItemTable,
-)
+from recbole_tslrec.backbones.registry import BACKBONES, Backbone
+from recbole_tslrec.paradigms.tslrec.models.ci import CategoryItemTable
+from recbole_tslrec.paradigms.tslrec.models.fused_item_table import FusedItemTable
+from recbole_tslrec.paradigms.tslrec.models.norm import NormalisedItemTable
+from recbole_tslrec.paradigms.tslrec.models.tslrec import EnhancedItemTable
 
 ITEM_TABLES: dict[str, type[FusedItemTable]] = {
     "TSLRec": EnhancedItemTable,

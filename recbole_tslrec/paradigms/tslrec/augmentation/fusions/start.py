@@ -1,0 +1,34 @@
+"""Id embeddings that start from the vectors."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from recbole_tslrec.paradigms.tslrec.augmentation.columns import centre, reduce_columns
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions.fusion import initial_scale
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions.none import IdFusion
+
+
+class StartFusion(IdFusion):
+    """The id embeddings start from the vectors and are trained on (``fusion: start``).
+
+    E_0 = scale · σ · PCA_d(x), σ the size of the id embeddings' own start: as LLM2SASRec (Harte et al.,
+    RecSys 2023) and LLM-ESR (arXiv 2405.20646) start theirs. Columns that the vectors do not have keep
+    their random start.
+    """
+
+    def __init__(self, id_embeddings: Tensor, width: int, scale: float):
+        super().__init__(id_embeddings, width, scale)
+        self._size = scale * initial_scale(id_embeddings)
+
+    def start(self, embeddings: Tensor, id_embeddings: Tensor) -> None:
+        """Set the id embeddings, in place.
+
+        Args:
+            embeddings: of every item in the order of internal ids, [n_items - 1, any], no padding.
+            id_embeddings: [n_items, d].
+        """
+        rows = reduce_columns(centre(embeddings), id_embeddings.shape[1])
+        size = rows.double().pow(2).mean().sqrt().item()
+        if size > 0:  # else they are the same for every item
+            id_embeddings.data[1:, : rows.shape[1]] = rows * (self._size / size)

@@ -1,0 +1,15 @@
+"""The sum of the id embedding and h'."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions.fusion import EnhancedFusion
+
+
+class SumFusion(EnhancedFusion):
+    """fused = e + h'."""
+
+    def forward(self, id_embeddings: Tensor) -> Tensor:
+        projected = self.project()
+        return self.settled(id_embeddings + projected, projected)

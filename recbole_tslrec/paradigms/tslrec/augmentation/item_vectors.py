@@ -1,0 +1,91 @@
+"""The vectors that stand beside the id embeddings: h^v, or those of a user's file (paper §4.2)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from recbole_tslrec.language_model.item_inputs import reads_text
+from recbole_tslrec.language_model.reader import open_source_for
+from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import ENHANCED_EMBEDDING
+from recbole_tslrec.paradigms.tslrec.augmentation.given_items import (
+    enhanced_items_width,
+    given_enhanced_items,
+)
+from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
+from recbole_tslrec.stages.pipeline import Pipeline
+from recbole_tslrec.stages.stage import Stage
+
+
+class ItemVectors(ABC):
+    """What stands beside the id embeddings; its ``name`` is a value of the key ``enhancement``."""
+
+    name: ClassVar[str]
+    stages: ClassVar[tuple[type[Stage], ...]] = ()
+    keys: ClassVar[tuple[str, ...]] = ()  # that it reads besides those of its stages
+    reads_text: ClassVar[bool] = False  # whether it cannot do without ``item_text``
+
+    @classmethod
+    def tells_cold_items(cls, config) -> bool:
+        """Whether it knows something of an item that nobody has had."""
+        return cls.reads_text
+
+    @staticmethod
+    @abstractmethod
+    def width(config, dimension: int) -> int:
+        """How many columns it has, known before anything is computed; ``dimension`` is d."""
+
+    @staticmethod
+    @abstractmethod
+    def make(pipeline: Pipeline) -> Tensor:
+        """The vectors in the order of internal ids, [n_items - 1, width] float32, without padding."""
+
+    @classmethod
+    def for_term(cls, vectors: Tensor, pipeline: Pipeline) -> Tensor:
+        """What ``make`` gave, for a term of similarities: 0 where the words are ``item_text_missing``.
+
+        Items that share that text are not alike: nothing is known of them.
+        """
+        if not cls.reads_text:
+            return vectors
+        missing = pipeline.catalogue.substituted
+        known = torch.tensor([token not in missing for token in pipeline.tokens])
+        return torch.where(known[:, None], vectors, 0.0)
+
+
+class EnhancedEmbedding(ItemVectors):
+    """h^v of the tuned language model: TSLRec itself."""
+
+    name = "tslrec"
+    stages = (AugmentationStage,)
+
+    @classmethod
+    def tells_cold_items(cls, config) -> bool:
+        return reads_text(config)
+
+    @staticmethod
+    def width(config, dimension: int) -> int:
+        return open_source_for(config).hidden_size
+
+    @staticmethod
+    def make(pipeline: Pipeline) -> Tensor:
+        return pipeline.stage(AugmentationStage).enhanced_embeddings()
+
+
+class GivenVectors(ItemVectors):
+    """What the user's file ``enhanced_items`` holds; not a value of ``enhancement``."""
+
+    name = "enhanced_items"
+
+    @staticmethod
+    def width(config, dimension: int) -> int:
+        return enhanced_items_width(Path(config["enhanced_items"]))
+
+    @staticmethod
+    def make(pipeline: Pipeline) -> Tensor:
+        items = given_enhanced_items(pipeline.config, pipeline.tokens, pipeline.data_fingerprint)
+        return items.tensors[ENHANCED_EMBEDDING]

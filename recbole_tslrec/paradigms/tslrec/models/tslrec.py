@@ -1,0 +1,95 @@
+"""TSLRec: id embeddings fused with the language model's enhanced embeddings (paper §4.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recbole_tslrec.evaluation.scoring_term import TermAtScoring
+from recbole_tslrec.paradigms.tslrec.augmentation.controls import vectors_of
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions import FUSIONS, EnhancedFusion
+from recbole_tslrec.paradigms.tslrec.augmentation.history_term import HistorySimilarity
+from recbole_tslrec.paradigms.tslrec.models.fused_item_table import FusedItemTable
+from recbole_tslrec.stages.backbone import BackboneStage
+from recbole_tslrec.stages.trained_backbone import take_trained_backbone
+
+if TYPE_CHECKING:
+    from recbole_tslrec.stages.pipeline import Pipeline
+    from recbole_tslrec.stages.stage import Stage
+
+
+class EnhancedItemTable(TermAtScoring, FusedItemTable):
+    """id embedding fused with the language model's enhanced embedding (TSLRec, §4.2)."""
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        if config["score_term"] != "none":
+            self.scoring_term = _term(config, self.n_items)
+            self.term_in_training = config["score_term"] == "during"
+        # Nothing but the ids is trained, and of them as ever: the trained backbone has them.
+        self.frozen = trained_elsewhere(config)
+
+    def _make_fusion(self, config, id_embeddings: Tensor) -> nn.Module:
+        # Kept in the config, and so in the checkpoint: a trained model loads without the language
+        # model or the file that it was made with. With its keys: a config may be changed and used again.
+        keys = ("enhancement", "enhanced_items", "enhanced_dim", "n_categories", "llm")
+        width_of = " ".join(f"{key}={config[key]}" for key in keys)
+        if config["enhanced_width"] is None or config["enhanced_width_of"] not in (None, width_of):
+            width = vectors_of(config).width(config, id_embeddings.shape[1])
+            config["enhanced_width"] = min(width, config["enhanced_dim"])
+            config["enhanced_width_of"] = width_of
+        fusion = FUSIONS[config["fusion"]](
+            id_embeddings, config["enhanced_width"], config["enhanced_scale"]
+        )
+        if isinstance(fusion, EnhancedFusion) and vectors_of(config).tells_cold_items(config):
+            fusion.tell_cold_items()
+        return fusion
+
+    @staticmethod
+    def stages(config) -> tuple[type[Stage], ...]:
+        own = (BackboneStage,) if trained_elsewhere(config) else ()
+        return tuple(dict.fromkeys((*own, *vectors_of(config).stages)))
+
+    def prepare(self, pipeline: Pipeline) -> None:
+        if self.frozen:
+            table = self.backbone.item_table
+            fused = {f"{table}.weight": f"{table}.parametrizations.weight.original"}
+            take_trained_backbone(pipeline, self, fused)
+        kind = vectors_of(pipeline.config)
+        vectors = kind.make(pipeline)
+        self.fusion.start(vectors, self.id_embeddings)
+        self.fusion.set_enhanced(vectors)
+        if self.scoring_term is not None:
+            self.scoring_term.set_vectors(kind.for_term(vectors, pipeline))
+        if isinstance(self.fusion, EnhancedFusion) and self.fusion.cold is not None:
+            had = np.bincount(pipeline.histories.items, minlength=len(pipeline.tokens) + 1)
+            self.fusion.set_cold(torch.from_numpy(had[1:] == 0))
+
+    @torch.no_grad()
+    def mean_gate(self) -> Tensor:
+        """Each item's share of the id embedding in the fused one, [n_items]; row 0 is padding.
+
+        Raises:
+            AttributeError: the fusion has no gate.
+        """
+        return self.fusion.mean_gate(self.id_embeddings)
+
+
+def trained_elsewhere(config) -> bool:
+    """Whether the model is a trained backbone, whose scores get a term afterwards."""
+    return (config["fusion"], config["score_term"], config["item_norm"]) == (
+        "none",
+        "after",
+        "none",
+    )
+
+
+def _term(config, n_items: int) -> HistorySimilarity:
+    in_training = config["score_term"] == "during"
+    term = HistorySimilarity(n_items, config["enhanced_width"], standardised=not in_training)
+    if in_training:
+        term.choose([config["score_weight"], config["score_decay"]])
+    return term

@@ -55,18 +55,23 @@ REFUSED = [
     (["run", "--config_files=nowhere.yaml"], "run: config_files: there is no file [nowhere.yaml]."),
     (["run", "--config_files=empty.yaml"], "run: config_files: [empty.yaml] is not 'key: value'"),
     # RecBole's own refusals, of its settings and of its data.
-    (["run", "--model=NARM", *EXPERIMENT], "run: train_neg_sample_args [{'distribution'"),
+    (["run", "--model=NARM", *EXPERIMENT], "run: train_neg_sample_args: loss_type: [CE] takes"),
     (
         [*RUN, "--user_inter_num_interval=[90,inf)"],
         "run: dataset: the filters leave nothing of [small]. Loosen them: user_inter_num_interval: [90",
     ),
     (["run", "--model=SASRec", "--model=NARM"], "run: --model: [SASRec] and [NARM] are given."),
     ([*RUN, "--epochs=1", "--epochs=2"], "run: --epochs: [1] and [2] are given. Give one of them."),
+    (
+        [*RUN, "--item_text=~"],
+        "run: [--item_text=~]: on the command line RecBole reads ~ as a text.",
+    ),
     ([*RUN, "--=3"], "run: [--=3] is neither an option nor a --key=value."),
     ([*RUN, "--dataset="], "run: --dataset: [small] and [] are given."),
     (["run", "--dataset=", *EXPERIMENT[1:]], "run: dataset: [''] is not a text."),
     ([*COMPARE, "--weight_decay=-1"], "compare: weight_decay: [-1] is not a number, 0 or larger."),
     ([*COMPARE, "--seed=3"], "compare: [--seed=3] is set for each cell."),
+    (["compare", "--variants=Base,tslrec"], "compare: variants: [tslrec] is not one of Base, "),
     (["compare", "--dataset=nowhere"], "compare: dataset: there is no [dataset/nowhere/"),
     (["efficiency", "--dataset=nowhere"], "efficiency: Neither [dataset/nowhere] exists"),
     (["efficiency", "--config_files=nowhere.yaml"], "efficiency: config_files: there is no file"),
@@ -76,6 +81,10 @@ REFUSED = [
     (
         ["fold", "--checkpoint=nowhere", "--output=x"],
         "fold: --checkpoint: there is no file [nowhere]. Give the path of one.",
+    ),
+    (
+        ["recommend", "--checkpoint=mine.yaml", "--users=1", "--new_items=nowhere"],
+        "recommend: --new_items: there is no file [nowhere].",
     ),
     (
         ["convert", "--checkpoint=nowhere", "--output=x", "--trusted_sha256=0"],

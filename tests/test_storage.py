@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from recbole_tslrec.store.store import MANIFEST, Store, fingerprint, write_atomically
+from recbole_tslrec.store.store import MANIFEST, WORK, Store, fingerprint, write_atomically
 
 
 def write_text(text):
@@ -20,15 +20,20 @@ def test_a_stage_is_made_once_and_found_again(tmp_path):
     assert again.notes == {"length": 3} and again.folder == first.folder != other.folder
 
 
-def test_a_stage_that_fails_does_not_count_and_goes_on_from_what_it_left(tmp_path):
+def test_a_stage_that_fails_does_not_count_and_goes_on_from_what_it_left(tmp_path, caplog):
     def fail(folder):
-        (folder / "half").write_text("half")
+        (folder / WORK).mkdir()
+        (folder / WORK / "half").write_text("half")
         raise RuntimeError("stopped")
 
     with pytest.raises(RuntimeError, match="stopped"):
         Store(tmp_path).get("stage", {}, fail)
     found = []
-    stage = Store(tmp_path).get("stage", {}, lambda f: found.append((f / "half").read_text()))
+    with caplog.at_level("INFO"):
+        stage = Store(tmp_path).get(
+            "stage", {}, lambda f: found.append((f / WORK / "half").read_text())
+        )
+    assert f"Stage stage: goes on from [{stage.folder}.partial/{WORK}]" in caplog.text
     assert found == ["half"] and not stage.reused
     assert not list(tmp_path.glob("*.partial"))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 
 from recbole_tslrec import plug_in
@@ -44,8 +43,8 @@ def _fold(args: argparse.Namespace) -> None:
     plug_in()
     from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
 
-    logging.basicConfig(level=logging.INFO)
     fold_checkpoint(args.checkpoint, args.output)
+    print(f"[{args.checkpoint}] folded into a plain model of RecBole: [{args.output}]")
 
 
 def _convert(args: argparse.Namespace) -> None:

@@ -127,7 +127,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 
 def _recommend(args: argparse.Namespace) -> None:
-    check_is_file("checkpoint", args.checkpoint)
+    _check_files(args, "checkpoint", "new_items", "users_file", "histories_file")
     plug_in()
     from recbole_tslrec.recommendation.output import check_output
     from recbole_tslrec.recommendation.recommender import Recommender
@@ -163,7 +163,7 @@ def _histories(args: argparse.Namespace) -> Mapping[str, list[str]] | None:
 
 
 def _similar(args: argparse.Namespace) -> None:
-    check_is_file("checkpoint", args.checkpoint)
+    _check_files(args, "checkpoint", "new_items")
     plug_in()
     from recbole_tslrec.recommendation.output import check_output
     from recbole_tslrec.recommendation.recommender import Recommender
@@ -172,6 +172,13 @@ def _similar(args: argparse.Namespace) -> None:
     recommender = Recommender(args.checkpoint, titles=_listed(args.titles))
     _take_new_items(recommender, args)
     _give([recommender.similar(_listed(args.items), args.k, args.under)], args.output)
+
+
+def _check_files(args: argparse.Namespace, *options: str) -> None:
+    """Raise FileNotFoundError for the first option's file that is given and not there."""
+    for option in options:
+        if (path := getattr(args, option)) is not None:
+            check_is_file(option, path)
 
 
 def _take_new_items(recommender: Recommender, args: argparse.Namespace) -> None:
@@ -197,6 +204,7 @@ def _give(tables: Iterable[pd.DataFrame], output: Path | None) -> None:
 
 
 def _explore(args: argparse.Namespace) -> None:
+    _check_files(args, "checkpoint", "beside")
     plug_in()
     from recbole_tslrec.recommendation.explore.page import write_page
 

@@ -18,9 +18,11 @@ def add(commands: argparse._SubParsersAction) -> None:
         "Trains nothing: it reads what compare has kept.",
     )
     command.add_argument(
-        "--results", required=True, type=Path, help="the folder a grid has written"
+        "--results", default=Path("results"), type=Path, help="the folder that a grid has written"
     )
-    command.add_argument("--output", required=True, type=Path, help="where to write the report")
+    command.add_argument(
+        "--output", default=Path("report"), type=Path, help="the folder to write the report into"
+    )
     command.set_defaults(run=_report)
 
     command = add_command(

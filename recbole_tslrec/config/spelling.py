@@ -82,7 +82,8 @@ def _keys_of_recboles_files() -> frozenset[str]:
 def check_command_line(arguments: Sequence[str]) -> None:
     """Raise ValueError for what RecBole drops unread, or fails at with a SyntaxError.
 
-    That is a known key with a second '=' in it, and a key that is given two values.
+    That is a known key with a second '=' in it or with yaml's ``~`` for None, and a key that is given
+    two values.
     """
     given: dict[str, str] = {}
     for argument in arguments:
@@ -93,6 +94,10 @@ def check_command_line(arguments: Sequence[str]) -> None:
             raise ValueError(
                 f"[{argument}] is not read from the command line because of its second '='. Give "
                 f"{key} in a yaml file."
+            )
+        if value == "~" and (key in KEYS or key in _RECBOLE_KEYS):
+            raise ValueError(
+                f"[{argument}]: on the command line RecBole reads ~ as a text. Set --{key}=None."
             )
         if given.setdefault(key, value) != value:
             raise ValueError(f"--{key}: [{given[key]}] and [{value}] are given. Give one of them.")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,18 @@ class Values:
         """Raise ValueError for a value that is not one of these."""
         if not self.accepts(value):
             raise ValueError(f"{key}: [{value!r}] is not {self.expected}.")
+
+
+def near(given: str, known: Iterable[str], most: int = 3) -> list[str]:
+    """Known names that a misspelt one looks like, whatever its case; the nearest first."""
+    by_form = {name.lower(): name for name in known}
+    return [by_form[form] for form in difflib.get_close_matches(given.lower(), by_form, n=most)]
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """What an error on an unknown name ends with: a question, or nothing if no known one is near."""
+    names = near(given, known)
+    return f" Did you mean {' or '.join(names)}?" if names else ""
 
 
 def one_of(*values: str) -> Values:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from recbole_tslrec.config.values import did_you_mean
 from recbole_tslrec.data.check_header import decoding, encoding_of, path_of, read_header
 from recbole_tslrec.store.store import fingerprint
 
@@ -135,15 +136,8 @@ def read_catalogue(
         ValueError: a column is not there or cannot be text, the file cannot be read, an item has two
             rows, or items have no text.
     """
-    path = path_of(config).with_suffix(".item")
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"item_text: there is no file [{path}] with the items' texts. It has columns such as "
-            f"{config['ITEM_ID_FIELD']}:token and title:token_seq, a line an item; import with "
-            f"--item_text=<file> writes it."
-        )
+    path, types = _file_and_columns(config, columns)
     wanted = dict.fromkeys(tokens)
-    types = _columns(config, path, columns)
     table = _read(config, path, list(types), wanted)
     separators = {
         name: config["seq_separator"] for name, kind in types.items() if kind == "token_seq"
@@ -159,10 +153,29 @@ def read_catalogue(
     return Catalogue({item: found[item] for item in wanted}, frozenset(without))
 
 
-def _columns(
-    config: Mapping[str, Any], path: Path, columns: str | Sequence[str] | None
-) -> dict[str, str]:
-    """The types of the chosen columns by name, once all of them can be text."""
+def check_item_columns(config: Mapping[str, Any]) -> None:
+    """Raise for a column that ``item_text`` names and that is not there, whether it is read or not.
+
+    Reads the first line of the .item file alone. A data set that is not there is RecBole's to report.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read_catalogue``.
+    """
+    if config.get("item_text") is not None and path_of(config).is_file():
+        _file_and_columns(config, config["item_text"])
+
+
+def _file_and_columns(
+    config: Mapping[str, Any], columns: str | Sequence[str] | None
+) -> tuple[Path, dict[str, str]]:
+    """The .item file, and the types of the chosen columns by name, once all of them can be text."""
+    path = path_of(config).with_suffix(".item")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"item_text: there is no file [{path}] with the items' texts. It has columns such as "
+            f"{config['ITEM_ID_FIELD']}:token and title:token_seq, a line an item; import with "
+            f"--item_text=<file> writes it."
+        )
     types = dict(column.split(":") for column in read_header(config, path))
     item = config["ITEM_ID_FIELD"]
     if item not in types:
@@ -177,8 +190,9 @@ def _columns(
             reason = "cannot be an item's text" if name in types else "is not there"
             raise ValueError(
                 f"item_text: the column [{name}] {reason}. Give one or more of [{path}]: {usable}."
+                f"{did_you_mean(name, usable)}"
             )
-    return {name: types[name] for name in chosen}
+    return path, {name: types[name] for name in chosen}
 
 
 def _read(

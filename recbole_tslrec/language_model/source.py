@@ -34,7 +34,8 @@ from transformers.utils import (
     find_adapter_config_file,
 )
 
-from recbole_tslrec.language_model.gguf import dequantised, find_gguf
+from recbole_tslrec.config.values import did_you_mean
+from recbole_tslrec.language_model.gguf import SMOLLM2, dequantised, find_gguf
 from recbole_tslrec.language_model.hub import why_unreachable
 from recbole_tslrec.language_model.kinds import CAUSAL, ENCODER, check_kind, kind_of
 from recbole_tslrec.store.store import file_hash
@@ -212,8 +213,9 @@ def cannot_be_opened(llm: str, unreachable: str | None = None) -> Iterator[None]
         reason = f"transformers says: {kind}{error}"
         if unreachable is not None and isinstance(error, OSError):
             reason = f"It is not in this machine's cache of the hub, and {unreachable}."
+        meant = did_you_mean(llm, (EMBEDDED, SMOLLM2))
         raise OSError(
-            f"llm: the language model [{llm}] cannot be opened. Give a folder that holds a "
+            f"llm: the language model [{llm}] cannot be opened.{meant} Give a folder that holds a "
             f"transformers model with its tokenizer, a hub id that this machine can reach, a "
             f"GGUF file, 'embedded' or 'smollm2'. {' '.join(reason.split())}"
         ) from None  # the causes are three deep, and quoted

@@ -9,7 +9,6 @@ filters, and what puts histories in order.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.machinery
 import os
@@ -40,9 +39,10 @@ from recbole_tslrec.config.checks import (
 )
 from recbole_tslrec.config.recbole_keys import check_loss, check_needs, check_recbole_keys
 from recbole_tslrec.config.spelling import check_command_line, check_spelling
-from recbole_tslrec.config.values import text
+from recbole_tslrec.config.values import did_you_mean, text
 from recbole_tslrec.data.check_header import check_columns
 from recbole_tslrec.data.check_interactions import check_interactions
+from recbole_tslrec.data.item_catalogue import check_item_columns
 from recbole_tslrec.data.time_order import check_order
 from recbole_tslrec.recbole_bridge.paradigm import (
     PARADIGMS,
@@ -203,9 +203,7 @@ def _unknown_model(name: str) -> str:
             f"There is no model [{name}]: [{backbone}] {NO_BACKBONES[backbone]}. Choose another "
             f"backbone, of {', '.join(BACKBONES)}."
         )
-    models = {model.lower(): model for model in (*our_models(), *_recbole_models())}
-    near = [models[match] for match in difflib.get_close_matches(name.lower(), models, n=3)]
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    hint = did_you_mean(name, (*our_models(), *_recbole_models()))
     variants = {
         name: name.removesuffix(model.backbone.name) + "<backbone>"
         for name, model in staged_models().items()
@@ -288,9 +286,18 @@ def with_checks(original):
         if ours or backbone is not None:
             check_loss(values)
         check_valid_protocol(values, self.model, ours or backbone is not None)
-        original(self)
+        try:
+            original(self)
+        except ValueError as error:
+            if "should be None when the loss_type is CE" not in str(error):
+                raise
+            raise ValueError(
+                "train_neg_sample_args: loss_type: [CE] takes no negative items. Set "
+                "train_neg_sample_args: ~, on the command line --train_neg_sample_args=None."
+            ) from None
         if ours:
             check_columns(values)
+            check_item_columns(values)
             check_interactions(values)
 
     return set_default_parameters

@@ -99,7 +99,7 @@ class Recommender:
 
     def recommend(
         self,
-        users: Iterable[Any] | None = None,
+        users: Any = None,
         *,
         histories: Mapping[str, Iterable[Any]] | None = None,
         k: int = 10,
@@ -111,7 +111,7 @@ class Recommender:
         """The k best items of each user.
 
         Args:
-            users: tokens of users of the data set; None, and no histories: all of them.
+            users: the token of one user of the data set, or of several; None, and no histories: all.
             histories: in place of users, items' tokens by a name for each, oldest first.
             k: how many; a user who has not seen fewer items gets fewer.
             seen: whether items of the history may be recommended again.
@@ -134,15 +134,15 @@ class Recommender:
 
     def requests(
         self,
-        users: Iterable[Any] | None = None,
+        users: Any = None,
         histories: Mapping[str, Iterable[Any]] | None = None,
         before: str | None = None,
         unknown_items: str = "refuse",
     ) -> Requests:
         """For whom to recommend, checked; see ``recommend``."""
         if histories is None:
-            users = [users] if isinstance(users, str) else users
-            requests = self._requests_of.users(users, before)
+            tokens = None if users is None else _listed(users)
+            requests = self._requests_of.users(tokens, before)
         elif users is None and before is None:
             requests = self._requests_of.histories(histories, unknown_items)
         else:
@@ -172,9 +172,7 @@ class Recommender:
 
     # ---- items alike ----------------------------------------------------------------------------
 
-    def similar(
-        self, items: Iterable[Any] | str, k: int = 10, under: str = ITEM_TABLE
-    ) -> pd.DataFrame:
+    def similar(self, items: Any, k: int = 10, under: str = ITEM_TABLE) -> pd.DataFrame:
         """The k nearest items of each item, by the cosine of their vectors.
 
         Args:
@@ -192,7 +190,7 @@ class Recommender:
             ValueError: an item is unknown, k is not from 1 to the number of other items, the model has
                 no such vectors, or the stage that made them is not kept.
         """
-        names = [items] if isinstance(items, str) else [str(item) for item in items]
+        names = [str(item) for item in _listed(items)]
         rows = self._requests_of.items(names)
         self._check_k(k, others=True)
         found, scores = nearest(self._trained, under, self.titles, rows, k)
@@ -223,3 +221,9 @@ class Recommender:
         if self.titles is not None:
             table["title"] = [self.titles[token] for token in tokens]
         return pd.DataFrame(table)
+
+
+def _listed(tokens: Any) -> Iterable[Any]:
+    """Tokens as they are given, one in a list: a text or a number has no parts."""
+    several = isinstance(tokens, Iterable) and not isinstance(tokens, str)
+    return tokens if several else [tokens]

@@ -160,8 +160,13 @@ class RequestsOf:
         """
         if unknown_items not in UNKNOWN_ITEMS:
             raise ValueError(f"unknown_items: [{unknown_items}] is none of {UNKNOWN_ITEMS}.")
-        if strings := [name for name, items in histories.items() if isinstance(items, str | bytes)]:
-            raise ValueError(f"histories: {named(strings)} a string. Give each a list of items.")
+        if not isinstance(histories, Mapping):
+            raise ValueError(
+                f"histories: [{type(histories).__name__}] has no names. Give a dictionary of lists of "
+                f"items, as {{'new': ['50', '181']}}."
+            )
+        if single := [name for name, items in histories.items() if not _is_listed(items)]:
+            raise ValueError(f"histories: {named(single)} not a list of items. Give each one.")
         given = {str(name): [str(item) for item in items] for name, items in histories.items()}
         if len(given) < len(histories):
             raise ValueError("histories: two names are written alike. Give each its own.")
@@ -191,6 +196,10 @@ class RequestsOf:
                 f"one item or more that the model knows."
             )
         return Requests(list(known), list(known.values()), None)
+
+
+def _is_listed(items: Any) -> bool:
+    return isinstance(items, Iterable) and not isinstance(items, str | bytes)
 
 
 def named(tokens: Collection[str], what: str = "") -> str:

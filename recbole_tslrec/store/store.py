@@ -89,7 +89,6 @@ class Store:
             with only_one(folder):
                 if folder.is_dir():
                     return self._open(name, key, folder)
-                getLogger(__name__).info(f"Stage {name}: start, to be kept in [{folder}]")
                 return self._make(name, key, folder, made_from, make)
 
     def has(self, name: str, made_from: dict[str, Any]) -> bool:
@@ -109,6 +108,9 @@ class Store:
         partial = folder.with_name(folder.name + ".partial")
         partial.mkdir(exist_ok=True)
         remove_unfinished_files(partial)
+        left = any(path.is_file() for path in (partial / WORK).rglob("*"))
+        begins = f"goes on from [{partial / WORK}]" if left else "start"
+        getLogger(__name__).info(f"Stage {name}: {begins}, to be kept in [{folder}]")
         started = {"stage": name, "made_from": made_from, "started_at": _now()}
         write_json(partial / UNFINISHED, started)
         start = time.monotonic()

@@ -83,7 +83,7 @@ def test_items_without_a_text_are_named_or_have_one(caplog):
     [
         (None, r"no column is chosen. Give one or more of \['title', 'genres', 'brand', 'price'\]"),
         ([], "no column is chosen"),
-        ("titel", r"\[titel\] is not there.*'title'"),
+        ("titel", r"\[titel\] is not there.*'title'.*Did you mean title\?"),
         ("item_id", r"\[item_id\] cannot be an item's text"),
         (["title", "v"], r"\[v\] cannot be"),
     ],

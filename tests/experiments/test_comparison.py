@@ -164,6 +164,16 @@ def test_what_would_fail_some_is_said_first_and_stops_no_other(llm, small_data, 
     assert "seed of the config files: not used" in before_training
 
 
+def test_texts_are_asked_for_and_looked_at_before_anything_is_trained(small_data, settings, capsys):
+    rows = ("Base", "LlamaRec", "DELRec", "LLMTRSR")
+    texts = {"llamarec_items": "text", "delrec_items": "text"}
+    Grid(variants=rows, datasets=(small_data,), settings=settings | texts).groups()
+    assert capsys.readouterr().out.count("item_text names no column") == 3
+    misspelt = Grid(("small",), variants=("Base",), settings=settings | {"item_text": "title"})
+    with pytest.raises(FileNotFoundError, match="item_text: there is no file"):
+        misspelt.groups()
+
+
 def test_what_is_wrong_with_the_data_stops_the_base_as_well(tmp_path, settings):
     rows = [(f"u{user}", f"i{item}", item) for user in range(9) for item in range(6)]
     write_atomic(tmp_path / "data", "small", [("u0", "NA", 9), *rows])

@@ -158,6 +158,7 @@ def test_who_has_seen_all_items_gets_none_and_who_has_one_item_is_no_exception(t
 def test_a_history_given_as_tokens_is_as_good_as_a_user(toy):
     recommender = Recommender(toy.checkpoint)
     of_users = recommender.recommend(["u2", "u5"], k=3)
+    assert recommender.recommend("u2", k=3).equals(of_users[:3])
     given = {user: toy.histories[user] for user in ("u2", "u5")}
     pd.testing.assert_frame_equal(recommender.recommend(histories=given, k=3), of_users)
 
@@ -245,7 +246,9 @@ def test_a_score_that_is_no_product_has_no_index(name):
         ({"users": ["u1"], "k": True}, r"k: \[True\]"),
         ({"histories": {"new": []}}, "histories: 'new' is empty"),
         ({"histories": {}}, "users: none is given"),
-        ({"histories": {"new": "12"}}, "histories: 'new' is a string"),
+        ({"histories": {"new": "12"}}, "histories: 'new' is not a list of items"),
+        ({"histories": {"new": 12}}, "histories: 'new' is not a list of items"),
+        ({"histories": [["12"]]}, r"histories: \[list\] has no names. Give a dictionary"),
         ({"histories": {"1": ["i1"], 1: ["i2"]}}, "histories: two names are written alike"),
         ({"histories": {"new": ["i1", "i99"]}}, "histories: item 'i99' is not in"),
         (

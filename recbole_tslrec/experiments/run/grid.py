@@ -11,8 +11,10 @@ from recbole.config import Config
 from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.config.recbole_keys import check_metrics
 from recbole_tslrec.config.spelling import check_spelling
+from recbole_tslrec.config.values import did_you_mean
 from recbole_tslrec.data.check_header import check_columns, path_of
 from recbole_tslrec.data.check_interactions import check_interactions, count_items
+from recbole_tslrec.data.item_catalogue import check_item_columns
 from recbole_tslrec.experiments.run.cells import Cell
 from recbole_tslrec.recbole_bridge.paradigm import (
     MAIN_VARIANTS,
@@ -55,7 +57,9 @@ class Grid:
         ):
             for name in names:
                 if name not in known:
-                    raise ValueError(f"{key}: [{name}] is not one of {', '.join(known)}.")
+                    raise ValueError(
+                        f"{key}: [{name}] is not one of {', '.join(known)}.{did_you_mean(name, known)}"
+                    )
         for key in ("datasets", "backbones", "variants", "seeds"):
             names = getattr(self, key)
             if not names or len(set(names)) < len(names):
@@ -124,6 +128,9 @@ class Grid:
         check_spelling(given, known)
         _check_evaluation(configs[0])
         check_columns(configs[0].final_config_dict)
+        # Where no row of this comparison reads it, nobody else looks.
+        texts = {"item_text": given.get("item_text")}
+        check_item_columns(configs[0].final_config_dict | texts)
         check_interactions(configs[0].final_config_dict)
         data = _data_hash(configs[0])
         for cell, error in errors:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from recbole_tslrec.data.item_catalogue import check_item_text
 from recbole_tslrec.data.keys import CANDIDATES, CONTROL, ITEM_TEXT
 from recbole_tslrec.language_model.keys import (
     ADAPTERS,
@@ -34,7 +35,7 @@ _MOST_LETTERS = 26
 
 
 def _check(config: Mapping[str, Any]) -> None:
-    """Raise ValueError for values that contradict each other."""
+    """Raise ValueError for values that contradict each other, and for texts that are not named."""
     k, h = config["n_candidates"], config["delrec_predictions"]
     by_title = config["delrec_verbalizer"] == "title"
     if by_title and config["delrec_items"] == "slots":
@@ -52,6 +53,8 @@ def _check(config: Mapping[str, Any]) -> None:
             f"delrec_predictions: [{h}] are to be among the n_candidates: [{k}] of a prompt. Set "
             f"delrec_predictions: {k}, or more candidates."
         )
+    if config["delrec_items"] == "text":
+        check_item_text(config, "delrec_items=text:")
 
 
 def _row(name: str, **settings: str) -> Variant:

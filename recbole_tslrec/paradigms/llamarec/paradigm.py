@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from recbole_tslrec.data.item_catalogue import check_item_text
 from recbole_tslrec.data.keys import CANDIDATES, CONTROL, ITEM_TEXT
 from recbole_tslrec.language_model.keys import (
     ADAPTERS,
@@ -33,7 +34,7 @@ _MOST_LETTERS = 26
 
 
 def _check(config: Mapping[str, Any]) -> None:
-    """Raise ValueError for values that contradict each other."""
+    """Raise ValueError for values that contradict each other, and for texts that are not named."""
     by_letters = config["llamarec_head"] == "letters"
     if config["llamarec_loss"] == "vocabulary" and not by_letters:
         raise ValueError(
@@ -45,6 +46,8 @@ def _check(config: Mapping[str, Any]) -> None:
             f"n_candidates: [{config['n_candidates']}] are more than the {_MOST_LETTERS} letters. Set "
             f"n_candidates: {_MOST_LETTERS}, or llamarec_head: linear."
         )
+    if config["llamarec_items"] == "text":
+        check_item_text(config, "llamarec_items=text:")
 
 
 def _row(name: str, rerank_control: str) -> Variant:

@@ -35,7 +35,7 @@ from recbole_tslrec.paradigms.llmtrsr.examples import YesNoExamples, collate, on
 from recbole_tslrec.paradigms.llmtrsr.kept_summaries import KeptSummaries, as_tokens
 from recbole_tslrec.paradigms.llmtrsr.keys import OWN
 from recbole_tslrec.paradigms.llmtrsr.ranker import make_ranker
-from recbole_tslrec.paradigms.llmtrsr.stages import SummariesStage, check_text
+from recbole_tslrec.paradigms.llmtrsr.stages import SummariesStage
 from recbole_tslrec.recbole_bridge.reranker import Reranker
 
 if TYPE_CHECKING:
@@ -77,7 +77,6 @@ class LLMTRSR(Reranker):
     kept = ("retriever.", "summaries.")
 
     def __init__(self, config, dataset):
-        check_text(config)
         super().__init__(config, dataset)
         from recbole_tslrec.language_model.encoder import trunk_of
         from recbole_tslrec.language_model.shared_prefix import can_continue_prefixes

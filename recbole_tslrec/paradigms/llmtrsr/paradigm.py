@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from recbole_tslrec.data.item_catalogue import check_item_text
 from recbole_tslrec.data.keys import CANDIDATES, CONTROL, ITEM_TEXT
 from recbole_tslrec.language_model.keys import ADAPTERS, FROZEN, MEMORY, OPTIMISATION, STOPPING
 from recbole_tslrec.paradigms.llmtrsr.keys import OWN, SUMMARIES, TRSR_CONTROL
@@ -24,7 +25,8 @@ _TESTS = (CONTROL, TRSR_CONTROL)
 
 
 def _check(config: Mapping[str, Any]) -> None:
-    """Raise ValueError for values that contradict each other."""
+    """Raise ValueError for values that contradict each other, and for texts that are not named."""
+    check_item_text(config, f"[{config['model']}] summarises what a user had in words: it")
     if config["rerank_control"] == "shuffled":
         raise ValueError(
             "rerank_control: [shuffled] is of candidates that stand in one prompt, and here each has a "

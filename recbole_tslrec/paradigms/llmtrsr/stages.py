@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from recbole_tslrec.data.item_catalogue import check_item_text
 from recbole_tslrec.data.keys import ITEM_TEXT
 from recbole_tslrec.language_model.keys import FROZEN
 from recbole_tslrec.language_model.reader import check_source, open_source_for, tokenised_texts
@@ -35,11 +34,6 @@ _FILE = "summaries.jsonl"
 # Users in a file of partial results: what a kill can cost at the most, and what processes share out.
 USERS_A_SHARD = 64
 _BYTES_A_TOKEN = 5
-
-
-def check_text(config) -> None:
-    """Raise ValueError if no column of item texts is chosen, with the reason why there must be one."""
-    check_item_text(config, f"[{config['model']}] summarises what a user had in words: it")
 
 
 def open_summarizer(config) -> LanguageModelSource:
@@ -100,7 +94,6 @@ class SummariesStage(Stage):
 
     @classmethod
     def check(cls, config, n_items: int | None) -> None:
-        check_text(config)
         check_source(config, open_summarizer(config))
 
     def bytes_on_disk(self) -> int:

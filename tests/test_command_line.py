@@ -53,6 +53,10 @@ REFUSED = [
     ([*RUN, "--gpu_id=", "--nproc=2"], "run: nproc: [2] takes a GPU each, "),
     (["run", "--model=SASRex", *EXPERIMENT], "run: There is no model [SASRex]. Did you mean"),
     (["run", "--config_files=nowhere.yaml"], "run: config_files: there is no file [nowhere.yaml]."),
+    (
+        ["run", "--config_files=properties/papr.yaml"],
+        "run: config_files: there is no file [properties/papr.yaml]. Did you mean properties/paper.yaml",
+    ),
     (["run", "--config_files=empty.yaml"], "run: config_files: [empty.yaml] is not 'key: value'"),
     # RecBole's own refusals, of its settings and of its data.
     (["run", "--model=NARM", *EXPERIMENT], "run: train_neg_sample_args: loss_type: [CE] takes"),

@@ -5,10 +5,10 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, init_seed
 
-from recbole_tslrec.recbole_bridge.register import properties_folder
+from recbole_tslrec.recbole_bridge.quick_start import read_config_file
 
 PAPERS_BACKBONES = ("GRU4Rec", "Caser", "SASRec", "FMLPRec")
-FILE = str(properties_folder() / "paper.yaml")
+FILE = "properties/paper.yaml"  # found from any folder
 
 
 @pytest.mark.parametrize("backbone", PAPERS_BACKBONES)
@@ -44,6 +44,14 @@ def test_every_backbone_is_256_wide_and_leaves_one_out(backbone, small_data):
     assert model.item_embedding.weight.shape == (dataset.item_num, 256)
     user = model(*(train_data.dataset[:2][field] for field in _inputs(model)))
     assert user.shape == (2, 256)
+
+
+def test_a_file_of_the_same_path_comes_before_ours(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read_config_file(FILE)["topk"] == [5, 10]
+    (tmp_path / "properties").mkdir()
+    (tmp_path / FILE).write_text("topk: [7]\n")
+    assert read_config_file(FILE) == {"topk": [7]}
 
 
 def _inputs(model) -> list[str]:

@@ -6,7 +6,6 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -31,7 +30,7 @@ from recbole_tslrec.store.store import StoredResult
 
 
 def given_config_files(names: str) -> list[str]:
-    """The names of yaml files, which are given in one text.
+    """The names of yaml files, which are given in one text; see ``register.config_file``.
 
     Raises:
         FileNotFoundError: one is not there.
@@ -49,8 +48,6 @@ def read_config_file(file: str) -> dict[str, Any]:
         FileNotFoundError: it is not there.
         ValueError: it does not hold keys and values.
     """
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"config_files: there is no file [{file}].")
     reader = Config.__new__(Config)
     reader.yaml_loader = reader._build_yaml_loader()
     return reader._load_config_files([file])

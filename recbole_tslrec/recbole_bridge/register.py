@@ -74,6 +74,27 @@ def properties_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "properties"
 
 
+def config_file(name: str) -> Path:
+    """A yaml file by its path; ``properties/…``, where there is none of that path, is one of ours.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    path, ours = Path(name), Path(name)
+    if not path.is_file() and path.parts[:1] == ("properties",):
+        ours = properties_folder().joinpath(*path.parts[1:])
+    if ours.is_file():
+        return ours
+    presets = (f"properties/{file.relative_to(properties_folder())}" for file in _presets())
+    raise FileNotFoundError(
+        f"config_files: there is no file [{name}].{did_you_mean(name, presets)}"
+    )
+
+
+def _presets() -> list[Path]:
+    return sorted(properties_folder().rglob("*.yaml"))
+
+
 def register() -> None:
     """Make RecBole's entry points know everything of ours. A second call changes nothing."""
     if f"{_SEQUENTIAL}.fmlprec" in sys.modules:
@@ -168,7 +189,7 @@ def naming_files(original):
         values = {}
         for file in file_list or []:
             try:
-                values |= original(self, [file])
+                values |= original(self, [str(config_file(file))])
             # Empty; a text or a list; no yaml, of which some kinds fail in odd ways; no utf-8.
             except (TypeError, ValueError, LookupError, RecursionError, YAMLError) as error:
                 said = " ".join(str(error).split())

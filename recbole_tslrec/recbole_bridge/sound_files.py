@@ -16,9 +16,11 @@ import torch
 from recbole.trainer import Trainer
 from recbole.utils import set_color
 
+from recbole_tslrec.recbole_bridge.trained_model import known_model
 from recbole_tslrec.store.checkpoints import (
     check_checkpoint,
     check_optimizer,
+    config_of,
     in_one_line,
     load_checkpoint,
     saying_which,
@@ -71,6 +73,7 @@ def loading_what_is_sound(original):
     @functools.wraps(original)
     def load_data_and_model(model_file, **more):
         check_checkpoint(model_file)
+        known_model(config_of(model_file)["model"], model_file)
         with saying_which(model_file), numbers_of_numpy_too():
             return original(model_file, **more)
 

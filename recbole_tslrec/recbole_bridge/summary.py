@@ -26,7 +26,10 @@ def summary(experiment: Experiment) -> str:
         f"{stage.name} {duration(stage.seconds)}{' (reused)' if stage.reused else ''}"
         for stage in experiment.stages
     ]
-    times.append(f"training and test {duration(experiment.seconds)}")
+    # A language model that recommends by itself is kept as a stage: its training is told already.
+    own = [one.seconds for one in experiment.stages if one.name == config["model"].lower()]
+    last = max(experiment.seconds - sum(own), 0.0)
+    times.append(f"{'test' if own else 'training and test'} {duration(last)}")
     return (
         f"\n{_metrics(experiment, head)}\n\n"
         f"Time:  {', '.join(times)}\n"

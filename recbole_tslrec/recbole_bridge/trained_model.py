@@ -53,10 +53,11 @@ def load_trained_model(checkpoint: str | os.PathLike, device: str = "cpu") -> Tr
     Raises:
         FileNotFoundError: there is no such file, or no such data set.
         ValueError: the file is damaged or forged, its items are not those of the data set, or its
-            model is no sequential one.
+            model is not known or no sequential one.
     """
     content = load_checkpoint(checkpoint)
     config = content["config"]
+    model_class = known_model(config["model"], checkpoint)
     config["device"], config["single_spec"] = _device(device), True
     with saying_which(checkpoint):
         dataset = create_dataset(config)
@@ -68,12 +69,25 @@ def load_trained_model(checkpoint: str | os.PathLike, device: str = "cpu") -> Tr
         check_numbering(config["trained_on"], dataset, checkpoint)
         lone_items = _lone_items(dataset)
         loaders = data_preparation(config, dataset)
-        model = get_model(config["model"])(config, loaders[0]._dataset)
+        model = model_class(config, loaders[0]._dataset)
         check_users(config["trained_on"], dataset, model, checkpoint)
         model.load_state_dict(content["state_dict"])
         model.load_other_parameter(content.get("other_parameter"))
     model = model.to(config["device"]).eval()
     return TrainedModel(Path(checkpoint), config, model, dataset, lone_items, *loaders)
+
+
+def known_model(name: str, checkpoint: str | os.PathLike) -> type:
+    """The class of a checkpoint's model; ValueError for one that neither RecBole nor the plug-in has."""
+    try:
+        return get_model(name)
+    # RecBole looks for an unknown model last among those of LightGBM and XGBoost.
+    except (ValueError, AttributeError, ModuleNotFoundError):
+        raise ValueError(
+            f"[{checkpoint}] is of the model [{name}], which is not known here. If its backbone is your "
+            f"own, call register_backbone(<its class>) in a Python program before it reads the file, as "
+            f"Recommender does; a command cannot."
+        ) from None
 
 
 def _device(name: str) -> torch.device:

@@ -164,11 +164,15 @@ def test_what_would_fail_some_is_said_first_and_stops_no_other(llm, small_data, 
     assert "seed of the config files: not used" in before_training
 
 
-def test_texts_are_asked_for_and_looked_at_before_anything_is_trained(small_data, settings, capsys):
-    rows = ("Base", "LlamaRec", "DELRec", "LLMTRSR")
+def test_what_a_row_lacks_or_sets_itself_is_said_before_anything_is_trained(
+    small_data, settings, capsys
+):
+    rows = ("Base", "LlamaRec", "DELRec", "LLMTRSR", "P5", "POD")
     texts = {"llamarec_items": "text", "delrec_items": "text"}
     Grid(variants=rows, datasets=(small_data,), settings=settings | texts).groups()
-    assert capsys.readouterr().out.count("item_text names no column") == 3
+    told = capsys.readouterr().out
+    assert told.count("item_text names no column") == 3
+    assert "small: P5, POD: always with llm: scratch, not the given [" in told
     misspelt = Grid(("small",), variants=("Base",), settings=settings | {"item_text": "title"})
     with pytest.raises(FileNotFoundError, match="item_text: there is no file"):
         misspelt.groups()

@@ -329,7 +329,7 @@ def test_a_comparison_says_which_candidates_its_figures_are_of(titled, settings)
 
 
 WRONG = [
-    ({"item_text": None}, "item_text: no column is chosen"),
+    ({"item_text": None}, "llamarec_items=text: reads the items' texts"),
     ({"n_candidates": 27}, r"n_candidates: \[27\] are more than the 26 letters"),
     ({"llamarec_loss": "vocabulary", "llamarec_head": "linear"}, "llamarec_loss: .*is none"),
     ({"llamarec_instruction": "word " * 600}, "the prompt: its words and candidates"),

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 
 import pytest
@@ -12,6 +13,7 @@ from test_processes import SCRIPT, torchrun
 
 from recbole_tslrec.language_model import training
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.recbole_bridge.summary import summary
 from recbole_tslrec.store.checkpoints import load_checkpoint
 
 WITHOUT_TRACE = {"tslrec_dir": "unbroken", "checkpoint_dir": "unbroken"}
@@ -56,6 +58,7 @@ def test_killed_it_goes_on_to_the_same_bits(model, kill_at, small_data, settings
     assert begun[0] == kill_at - 1
     assert_same(state_of(unbroken), state_of(resumed))
     assert resumed.test_result == unbroken.test_result
+    assert re.search(rf", {model.lower()} \d+ s, test \d+ s\n", summary(resumed))
 
 
 def test_two_processes_train_what_one_trains(small_data, settings, tmp_path):

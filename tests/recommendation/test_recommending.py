@@ -15,6 +15,7 @@ from recbole_tslrec import Recommender
 from recbole_tslrec.recbole_bridge.paradigm import staged_models
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.recbole_bridge.register import _recbole_models
+from recbole_tslrec.recbole_bridge.trained_model import known_model
 from recbole_tslrec.recommendation.search import ProductIndex
 
 # They read embeddings of a knowledge graph from a file of their own.
@@ -262,6 +263,13 @@ def test_a_score_that_is_no_product_has_no_index(name):
 def test_bad_input_is_refused_by_name(toy, choices, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         Recommender(toy.checkpoint).recommend(**choices)
+
+
+def test_a_backbone_that_nobody_registered_is_named():
+    with pytest.raises(
+        ValueError, match=r"m.pth\] is of the model \[TSLRec_Mine\].*register_backbone"
+    ):
+        known_model("TSLRec_Mine", "m.pth")
 
 
 def test_a_user_of_the_user_file_alone_has_no_history():

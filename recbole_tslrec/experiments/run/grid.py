@@ -138,7 +138,7 @@ class Grid:
         return [replace(cell, data=data, texts=_texts_hash(configs[0], cell)) for cell in groups]
 
     def _tell_unused(self, dataset: str, given: Mapping[str, Any]) -> None:
-        """Say which keys of the config files no cell takes, since each has its own."""
+        """Say which given keys no cell takes, and which a row has at a value of its own."""
         unused = [
             key
             for key in sorted(set_by_all(variants()[name] for name in self.variants))
@@ -148,6 +148,17 @@ class Grid:
             print(
                 f"compare: {dataset}: {', '.join(unused)} of the config files: not used, each cell has "
                 f"its own. See --datasets, --backbones, --variants, --seeds and --results.",
+                flush=True,
+            )
+        own: dict[tuple[str, Any], list[str]] = {}
+        for name in self.variants:
+            for key, value in (variants()[name].settings or {}).items():
+                if key not in unused and given.get(key, value) != value:
+                    own.setdefault((key, value), []).append(name)
+        for (key, value), names in own.items():
+            print(
+                f"compare: {dataset}: {', '.join(names)}: always with {key}: {value}, not the given "
+                f"[{given[key]}].",
                 flush=True,
             )
 

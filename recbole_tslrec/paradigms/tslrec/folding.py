@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 from recbole.data import create_dataset, data_preparation
-from recbole.utils import get_model
 from torch.nn.utils import parametrize
 
 from recbole_tslrec.config.key import KEYS
 from recbole_tslrec.paradigms.tslrec.models.fused_item_table import FusedItemTable
+from recbole_tslrec.recbole_bridge.trained_model import known_model
 from recbole_tslrec.stages.trained_on import MORE, check_numbering
 from recbole_tslrec.store.checkpoints import load_checkpoint, saying_which, write_checkpoint
 
@@ -45,12 +45,13 @@ def fold_checkpoint(checkpoint: Path, folded: Path) -> None:
     """
     content = load_checkpoint(checkpoint)
     config = content["config"]
+    model_class = known_model(config["model"], checkpoint)
     config["device"] = torch.device("cpu")  # wherever it was trained
     with saying_which(checkpoint):
         dataset = create_dataset(config)
         check_numbering(config["trained_on"], dataset, checkpoint)
         train_data, *_ = data_preparation(config, dataset)
-        model = get_model(config["model"])(config, train_data._dataset)
+        model = model_class(config, train_data._dataset)
         if not isinstance(model, FusedItemTable):
             raise ValueError(
                 f"[{checkpoint}] is of the model [{config['model']}], which has no fused item table."

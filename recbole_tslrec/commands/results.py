@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from recbole_tslrec import plug_in
@@ -39,22 +40,23 @@ def add(commands: argparse._SubParsersAction) -> None:
     command = add_command(
         commands,
         "efficiency",
-        "time and memory of TSLRec and E4SRec on one language model (the paper's Figure 3)",
-        "Measures a few batches of each and multiplies: no model is trained to the end.",
+        "what each paradigm asks of a language model: time and memory (the paper's Figure 3)",
+        "Computes a sample of each part and extrapolates: no model is trained to the end.",
+        epilog="Any key of the yaml files can be given as --key=value. Without --llm the language model "
+        "is random:small; see docs/efficiency.md.",
     )
     command.add_argument("--dataset", default="ml-100k", help="name of the data set")
+    command.add_argument("--backbone", default="SASRec", help="beside which the rows stand")
+    command.add_argument(
+        "--variants",
+        "--variant",
+        help="the rows of a comparison to measure; if not given, each model that has a language model",
+    )
     command.add_argument("--config_files", default="", help="yaml files, separated by spaces")
+    command.add_argument("--turns", type=int, default=8, help="batches of each part to time")
     command.add_argument(
-        "--size",
-        default="small",
-        help="llama2-13b, llama2-7b, qwen2.5-0.5b, smollm2-135m, small, or a folder or hub id whose "
-        "configuration is read; its weights are random",
+        "--ablation", action="store_true", help="add the same computed without our own means"
     )
-    command.add_argument("--quantization", default="none", choices=["none", "int8", "nf4"])
-    command.add_argument(
-        "--batch_positions", type=int, default=1024, help="positions of a batch, both sides"
-    )
-    command.add_argument("--turns", type=int, default=8, help="batches of each way to measure")
     command.add_argument(
         "--output", type=Path, default=Path("efficiency"), help="folder for table and picture"
     )
@@ -82,14 +84,21 @@ def _pack(args: argparse.Namespace) -> None:
 
 def _efficiency(args: argparse.Namespace) -> None:
     plug_in()
+    from recbole.config import Config
+
     from recbole_tslrec.experiments import efficiency
+    from recbole_tslrec.experiments.run.grid import Grid
     from recbole_tslrec.recbole_bridge.quick_start import given_config_files
 
-    scale = efficiency.scale_of(
-        args.dataset,
-        given_config_files(args.config_files),
-        size=args.size,
-        quantization=args.quantization,
-        batch_positions=args.batch_positions,
+    settings = Config.__new__(Config)._load_cmd_line()  # as RecBole reads it
+    sys.argv = sys.argv[:1]  # each part is given its settings
+    if args.turns < 1:
+        raise ValueError(f"turns: [{args.turns}] is not a whole number, 1 or larger.")
+    grid = Grid(
+        datasets=[args.dataset],
+        backbones=[args.backbone],
+        variants=args.variants.split(",") if args.variants else efficiency.measured_rows(),
+        config_files=given_config_files(args.config_files),
+        settings=settings,
     )
-    print(efficiency.run(scale, args.dataset, args.turns, args.output))
+    print(efficiency.run(grid, args.turns, args.ablation, args.output))

@@ -1,322 +1,387 @@
-"""What TSLRec and E4SRec ask of a language model: time and memory of both (paper §5, Figure 3).
+"""What each paradigm asks of a language model: time and memory of its parts (paper §5, Figure 3).
 
-TSLRec reads every user once an epoch, and for inference every item once. E4SRec reads every interaction
-once an epoch, and for inference every test user once. Both run here on one language model, with the same
-means, and beside them an ablation of these means. A sample of each is measured, in turns in one run; the
-whole is extrapolated by the positions that it computes.
+A row's stages and model say what they compute, and in which batches (``language_model/workload.py``). A
+sample of each part is computed as it would be in earnest, each part in a process of its own; the whole
+is extrapolated. Nothing is trained to the end, and no stage is made that takes a language model.
 """
 
 from __future__ import annotations
 
-import gc
-import multiprocessing
+import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
+from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, init_seed
 from tabulate import tabulate
-from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
-from recbole_tslrec.experiments.efficiency_ways import (
-    WAYS,
-    Scale,
-    Way,
-    batches_of,
-    computed_positions,
-    prompts_of,
-)
+from recbole_tslrec import plug_in
+from recbole_tslrec.experiments.run.cells import Cell
+from recbole_tslrec.experiments.run.grid import Grid
 from recbole_tslrec.experiments.run.machine import machine
-from recbole_tslrec.language_model.encoder import ItemPromptModel
-from recbole_tslrec.language_model.load import add_adapters, bf16_is_fast
-from recbole_tslrec.language_model.meter import matrix_rate, operations, peak_memory
-from recbole_tslrec.language_model.random_model import random_language_model
-from recbole_tslrec.language_model.shared_prefix import can_share_prefix
+from recbole_tslrec.language_model.meter import metered, peak_memory
+from recbole_tslrec.language_model.workload import When, Workload
+from recbole_tslrec.recbole_bridge.language_model_recommender import LanguageModelRecommender
+from recbole_tslrec.recbole_bridge.paradigm import (
+    backbone_for,
+    chain,
+    staged_models,
+    variants,
+)
+from recbole_tslrec.stages.pipeline import Pipeline
+from recbole_tslrec.stages.stage import Stage
 from recbole_tslrec.store.store import write_atomically, write_json
 
-_ITEM_DIMENSION = 64
+_DEFAULT_MODEL = "random:small"
+# What keeps one row from being measured, and not the others.
+_REFUSALS = (ValueError, OSError, RuntimeError, ModuleNotFoundError)
 
 
 @dataclass
 class Measured:
-    """What a way came to.
+    """What a part came to.
 
     Attributes:
-        examples, positions: of the whole: an epoch, or all of inference; positions with padding.
+        row: of a comparison.
+        part, when, unit, means: as ``Workload`` has them.
+        parameters: of the language model, with what is trained besides.
+        examples: of the whole.
+        positions: of the whole, padding included; what an encoder-decoder writes is not among them.
         padding_share: of the positions.
-        sampled_positions: those that were really computed and timed.
-        seconds: of the whole, extrapolated by positions from the median turn.
-        peak_memory: bytes; see ``peak_memory_alone``.
+        sampled: the share of the whole that was computed.
+        seconds: of the whole.
+        peak_memory: bytes, of its largest batch; on a CPU the process's in all.
         share_of_matrix_rate: on a GPU, of what plain bf16 products reach there.
     """
 
-    way: Way
+    row: str
+    part: str
+    when: str
+    unit: str
+    means: str
+    parameters: int
     examples: int
     positions: int
     padding_share: float
-    sampled_positions: int
+    sampled: float
     seconds: float
     peak_memory: int
     share_of_matrix_rate: float | None
 
 
-# ---- running them -------------------------------------------------------------------------------
+# ---- measuring ----------------------------------------------------------------------------------
 
 
-class _Sides(nn.Module):
-    """One language model with item slots, and the heads of both sides."""
+def sampled_batches(workload: Workload, turns: int) -> list[int]:
+    """Batches that stand for the whole: evenly from the cheapest to the dearest.
 
-    def __init__(self, scale: Scale):
-        super().__init__()
-        torch.manual_seed(scale.seed)
-        model = random_language_model(scale.size, scale.quantization, torch.device(scale.device))
-        self.hidden_size = model.config.get_text_config().hidden_size
-        self.shares = can_share_prefix(model)
-        model = add_adapters(model, 16, 32, 0.05, "all-linear")
-        items = torch.randn(scale.n_items + 1, _ITEM_DIMENSION)
-        self.reader = ItemPromptModel(model, items, "last")
-        self.preference_head = nn.Linear(self.hidden_size, 50)
-        self.item_scores = nn.Linear(self.hidden_size, scale.n_items, bias=False)
-        self.to(scale.device)
-
-    def loss(self, way: Way, prompts: dict[str, Tensor]) -> Tensor:
-        hidden = self.reader(**prompts)
-        if way.side == "TSLRec":
-            target = hidden.new_full((len(hidden), 50), 1 / 50)
-            return (self.preference_head(hidden).softmax(1) - target).pow(2).sum(1).mean()
-        targets = torch.zeros(len(hidden), dtype=torch.int64, device=hidden.device)
-        return F.cross_entropy(self.item_scores(hidden), targets)
-
-
-def _runner(sides: _Sides, way: Way, scale: Scale) -> Callable[[dict[str, Tensor]], None]:
-    """Does one batch of a way."""
-    device = torch.device(scale.device)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device))
-    trained = [parameter for parameter in sides.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-4)
-
-    def train(batch: dict[str, Tensor]) -> None:
-        sides.train()
-        with autocast:
-            loss = sides.loss(way, batch)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    @torch.no_grad()
-    def infer(batch: dict[str, Tensor]) -> None:
-        sides.eval()
-        with autocast:
-            hidden = sides.reader(**batch)
-        if way.side == "E4SRec":
-            sides.item_scores(hidden)
-
-    return train if way.part == "training" else infer
-
-
-def _turns(sides: _Sides, way: Way, scale: Scale, batches: list[np.ndarray]) -> Iterator[tuple]:
-    """Endless turns of one batch each, drawn at random: its positions and seconds."""
-    run = _runner(sides, way, scale)
-    rng = np.random.default_rng(scale.seed)
-    device = torch.device(scale.device)
-    while True:
-        batch = batches[rng.integers(len(batches))]
-        given = prompts_of(way, scale, batch, rng)
-        positions, _ = computed_positions(way, scale, [batch])
-        start = perf_counter()
-        run(given)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        yield positions, perf_counter() - start
-
-
-def peak_memory_alone(way: Way, scale: Scale, steps: int = 2) -> int:
-    """Bytes at the most in a process that does nothing else, on its largest batches.
-
-    On a GPU what torch took there; on a CPU what the process took in all.
+    Returns:
+        places in ``workload.batches``, each once.
     """
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        peak = pool.apply(_peak_memory_here, (way, scale, steps))
-        # It ends by itself: ray, which RecBole imports, answers a termination with a traceback.
-        pool.close()
-        pool.join()
-    return peak
+    order = np.argsort(workload.weights, kind="stable")
+    reached = np.cumsum(workload.weights[order])
+    wanted = (np.arange(turns) + 0.5) / turns * reached[-1]
+    return list(dict.fromkeys(order[np.searchsorted(reached, wanted)].tolist()))
 
 
-def _peak_memory_here(way: Way, scale: Scale, steps: int) -> int:
-    device = torch.device(scale.device)
-    sides = _Sides(scale)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    largest = sorted(
-        batches_of(way, scale), key=lambda batch: -computed_positions(way, scale, [batch])[0]
-    )
-    run, rng = _runner(sides, way, scale), np.random.default_rng(scale.seed)
-    for batch in largest[:steps]:
-        run(prompts_of(way, scale, batch, rng))
-    return peak_memory(device)
-
-
-def measure(scale: Scale, turns: int = 8, show_progress: bool = True) -> list[Measured]:
-    """Measure every way in turns.
+def measure(row: str, workload: Workload, turns: int) -> Measured:
+    """Compute a sample of a part, and extrapolate.
 
     Args:
-        turns: batches of each way that are timed, after one that is not.
+        turns: the batches that are timed, after one that is not.
+    """
+    chosen = sampled_batches(workload, turns)
+    device = next(workload.reader.parameters()).device
+
+    def run(batch: int) -> float:
+        start = perf_counter()
+        workload.run(workload.batches[batch], meter)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return perf_counter() - start
+
+    with metered(workload.reader) as meter:
+        run(chosen[0])  # which warms up
+    with metered(workload.reader) as meter:
+        seconds = np.array([run(batch) for batch in chosen])
+    weights, cost = workload.weights[chosen], meter.cost()
+    whole = workload.weights.sum()
+    return Measured(
+        row,
+        workload.part,
+        workload.when.value,
+        workload.unit,
+        workload.means,
+        workload.n_parameters,
+        workload.n_examples,
+        round(cost["positions"] / weights.sum() * whole),
+        cost["padding_share"],
+        float(weights.sum() / whole),
+        float((seconds / weights).mean() * whole),
+        _peak(workload, device),
+        cost["share_of_matrix_rate"],
+    )
+
+
+def _peak(workload: Workload, device: torch.device) -> int:
+    """Bytes at the most while the largest batch is computed."""
+    forget = Path("/proc/self/clear_refs")
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif forget.exists():
+        forget.write_text("5")  # the peak so far, on Linux
+    with metered(workload.reader) as meter:
+        workload.run(workload.batches[int(workload.weights.argmax())], meter)
+        return peak_memory(device)
+
+
+# ---- the rows and their parts ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is measured in one process: a stage of a row, or its model.
+
+    Attributes:
+        row, model, dataset: their names.
+        stage: the stage's name; None for the model.
+        settings: of the experiment.
+        turns: the batches that are timed.
+        ablation: whether with the same computed by other means.
+    """
+
+    row: str
+    model: str
+    dataset: str
+    stage: str | None
+    settings: Mapping[str, Any]
+    turns: int
+    ablation: bool
+
+    def measured(self) -> list[Measured]:
+        """Measure it here."""
+        plug_in()
+        config = Config(self.model, self.dataset, config_dict=dict(self.settings))
+        train, valid, test = data_preparation(config, create_dataset(config))
+        model_class = get_model(self.model)
+        backbone = backbone_for(model_class, config)
+        pipeline = Pipeline(config, train, valid, backbone, show_progress=False)
+        if self.stage is None:
+            init_seed(config["seed"], config["reproducibility"])
+            model = model_class(config, train._dataset).to(config["device"])
+            workloads = model.workloads(pipeline, test)
+        else:
+            stages = {stage.name: stage for stage in pipeline.chain(model_class.stages(config))}
+            workloads = stages[self.stage].workloads(self.ablation)
+        return [measure(self.row, one, self.turns) for one in workloads]
+
+
+def parts_of(row: str, grid: Grid, turns: int, ablation: bool) -> list[Part]:
+    """The parts of a row that ask something of a language model.
+
+    Args:
+        grid: of one data set and one backbone.
+        turns, ablation: as ``Part`` has them.
 
     Raises:
-        ValueError: the language model looks ahead, so that its prompts share no prefix.
+        ValueError, OSError: a setting is wrong, or the row has no such part.
     """
-    sides = _Sides(scale)
-    if not sides.shares:
-        raise ValueError(
-            f"efficiency: [{scale.size}] is no causal model, and the means that are compared are "
-            f"those of causal models."
-        )
-    batches = {way: batches_of(way, scale) for way in WAYS}
-    running = {way: _turns(sides, way, scale, batches[way]) for way in WAYS}
-    seen: dict[Way, list[tuple[int, float]]] = {way: [] for way in WAYS}
-    for turn in tqdm(range(turns + 1), desc="Measuring in turns", disable=not show_progress):
-        for way in WAYS:
-            measured = next(running[way])
-            if turn > 0:  # the first warms up
-                seen[way].append(measured)
-    device = torch.device(scale.device)
-    rate = matrix_rate(device) if device.type == "cuda" else None
-    counted = {way: _operations(sides, way, scale, batches[way]) for way in WAYS}
-    del sides, running  # the card is for the processes that measure memory
-    gc.collect()
-    torch.cuda.empty_cache()
-    results = []
-    for way in tqdm(WAYS, desc="Memory", disable=not show_progress):
-        positions, filled = computed_positions(way, scale, batches[way])
-        a_position = median(seconds / done for done, seconds in seen[way])
-        seconds = a_position * positions
-        share = counted[way] / seconds / rate if rate else None
-        results.append(
-            Measured(
-                way,
-                sum(len(batch) for batch in batches[way]),
-                positions,
-                1 - filled / positions,
-                sum(done for done, _ in seen[way]),
-                seconds,
-                peak_memory_alone(way, scale),
-                share,
-            )
-        )
-    return results
+    (dataset,), (backbone,) = grid.datasets, grid.backbones
+    given = {"llm": _DEFAULT_MODEL} | grid.given(dataset)
+    cell = Cell(dataset, backbone, row, grid.seeds[0], variants()[row].choose(given), "")
+    # Weights do not change what is computed: one epoch of a backbone serves, the fastest way.
+    settings = cell.experiment_settings() | {"epochs": 1, "train_batching": "auto"}
+    kind = staged_models().get(cell.model)
+    config = Config(cell.model, dataset, config_dict=settings)
+    stages = chain(kind.stages(config)) if kind else ()
+    asking: list[str | None] = [stage.name for stage in stages if _asks(stage)]
+    if kind and issubclass(kind, LanguageModelRecommender):
+        asking.append(None)
+    if not asking:
+        raise ValueError(f"variants: {row} asks nothing of a language model. Leave it out.")
+    return [Part(row, cell.model, dataset, stage, settings, turns, ablation) for stage in asking]
 
 
-def _operations(sides: _Sides, way: Way, scale: Scale, batches: list[np.ndarray]) -> float:
-    positions, _ = computed_positions(way, scale, batches)
-    return operations(sides.reader, positions, positions if way.part == "training" else 0)
+def _asks(stage: type[Stage]) -> bool:
+    """Whether a stage asks something of a language model."""
+    return stage.workloads is not Stage.workloads
+
+
+def measured_rows() -> list[str]:
+    """Those that are measured if none are named: of each model with a language model the first."""
+    first: dict[str, str] = {}
+    for name, row in variants().items():
+        kind = staged_models().get(row.model.format(backbone="SASRec"))
+        asks = any(_asks(stage) for stage in chain(row.stages))
+        if not row.control and kind and (asks or issubclass(kind, LanguageModelRecommender)):
+            first.setdefault(row.model, name)
+    return list(first.values())
+
+
+def _apart() -> Executor:
+    """A process of its own, whose memory is its part's alone."""
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+
+
+def measure_rows(
+    grid: Grid, turns: int, ablation: bool, show_progress: bool = True
+) -> tuple[list[Measured], dict[str, str]]:
+    """Measure a grid's rows, one part after the other.
+
+    Args:
+        grid, turns, ablation: as ``parts_of`` takes them.
+
+    Returns:
+        what the parts came to; and by row why it could not be measured.
+
+    Raises:
+        ValueError, OSError, ...: of the first row, if none could be.
+    """
+    parts: list[Part] = []
+    failed: dict[str, Exception] = {}
+    for row in grid.variants:
+        try:
+            parts += parts_of(row, grid, turns, ablation)
+        except _REFUSALS as error:
+            failed[row] = error
+    if parts:  # what is wrong with the data set is said once
+        one = parts[0]
+        create_dataset(Config(one.model, one.dataset, config_dict=dict(one.settings)))
+    results: list[Measured] = []
+    with TemporaryDirectory() as folder:
+        here = {"tslrec_dir": f"{folder}/stages", "checkpoint_dir": f"{folder}/checkpoints"}
+        for part in tqdm(parts, desc="Measuring", unit=" parts", disable=not show_progress):
+            part = replace(part, settings=part.settings | here)
+            try:
+                with _apart() as process:
+                    results += process.submit(part.measured).result()
+            except _REFUSALS as error:
+                failed.setdefault(part.row, error)
+    results = [one for one in results if one.row not in failed]
+    if not results:
+        raise next(iter(failed.values()))
+    return results, {row: str(error) for row, error in failed.items()}
 
 
 # ---- what is shown ------------------------------------------------------------------------------
 
 
-def efficiency_table(results: list[Measured]) -> str:
-    """Every way, and its factors over TSLRec's own, as Markdown."""
-    best = {result.way.part: result for result in results[:2]}
+def efficiency_table(results: Sequence[Measured]) -> str:
+    """A line a part, with its factor over the first row's of the same kind, as Markdown."""
+    first = results[0].row
+    own: dict[str, float] = {}
+    for one in results:
+        if one.row == first and not one.means:
+            own[one.when] = own.get(one.when, 0) + one.seconds
     rows = []
-    for result in results:
-        own = best[result.way.part]
+    for one in results:
+        factor = f"{one.seconds / own[one.when]:.2g}" if one.when in own else "–"
         rows.append(
             {
-                "side": result.way.side,
-                "part": result.way.part,
-                "prompts": result.way.means,
-                "examples": f"{result.examples:,}",
-                "positions": f"{result.positions:,}",
-                "padding": f"{100 * result.padding_share:.0f} %",
-                "measured": f"{100 * min(result.sampled_positions / result.positions, 1):.1f} %",
-                "seconds": f"{result.seconds:,.1f}",
-                "× positions": f"{result.positions / own.positions:.1f}",
-                "× seconds": f"{result.seconds / own.seconds:.1f}",
-                "peak GiB": f"{result.peak_memory / 2**30:.2f}",
+                "row": one.row,
+                "part": f"{one.part}, {one.means}" if one.means else one.part,
+                "when": one.when,
+                "model": f"{one.parameters / 1e6:,.1f} M",
+                "examples": f"{one.examples:,} {one.unit}",
+                "positions": f"{one.positions:,}",
+                "padding": f"{100 * one.padding_share:.0f} %",
+                "measured": f"{100 * one.sampled:.2g} %",
+                "seconds": f"{one.seconds:,.1f}",
+                f"× {first}": factor,
+                "peak GiB": f"{one.peak_memory / 2**30:.2f}",
             }
         )
-        if result.share_of_matrix_rate is not None:
-            rows[-1]["of the matrix rate"] = f"{100 * result.share_of_matrix_rate:.0f} %"
+        if one.share_of_matrix_rate is not None:
+            rows[-1]["of the matrix rate"] = f"{100 * one.share_of_matrix_rate:.0f} %"
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
 
 
-def draw(results: list[Measured], title: str) -> bytes:
-    """Figure 3: seconds of training and inference, TSLRec beside E4SRec."""
+def draw(results: Sequence[Measured], title: str) -> bytes:
+    """Figure 3: the seconds of each part, a panel for each of how often it is computed."""
     from recbole_tslrec.experiments.report import drawing  # with matplotlib
 
-    figure = drawing.new_figure(8, 3.6)
-    for axis, part in zip(figure.subplots(1, 2), ("training", "inference"), strict=True):
-        bars = {one.way.side: one.seconds for one in results[:4] if one.way.part == part}
-        colours = [drawing.BLUE, drawing.ORANGE]
-        drawn = axis.bar(bars.keys(), bars.values(), color=colours, width=0.55)
-        axis.bar_label(drawn, [f"{seconds:,.1f} s" for seconds in bars.values()], padding=2)
-        axis.margins(x=0.2, y=0.12)
-        axis.set_ylabel("seconds")
-        axis.set_title("training, one epoch" if part == "training" else "inference, all of it")
+    shown = [one for one in results if not one.means]
+    panels = [when for when in When if any(one.when == when.value for one in shown)]
+    heights = [sum(one.when == when.value for one in shown) for when in panels]
+    figure = drawing.new_figure(8, 1.2 + 0.42 * sum(heights) + 0.5 * len(panels))
+    axes = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]
+    colours = dict(zip(When, (drawing.BLUE, drawing.GREEN, drawing.ORANGE), strict=True))
+    for axis, when in zip(axes, panels, strict=True):
+        bars = [one for one in shown if one.when == when.value]
+        names = [f"{one.row}, {one.part}" for one in bars]
+        drawn = axis.barh(names, [one.seconds for one in bars], color=colours[when], height=0.65)
+        axis.bar_label(drawn, [f"{one.seconds:,.1f} s" for one in bars], padding=3)
+        axis.set_xscale("log")
+        axis.margins(x=0.12)
+        axis.invert_yaxis()
+        axis.set_title(when.value, loc="left", fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
+    axes[-1].set_xlabel("seconds of the whole, logarithmic")
     figure.suptitle(title, fontsize=11)
     return drawing.png(figure)
 
 
-def scale_of(dataset: str, config_file_list, **changes) -> Scale:
-    """The lengths of a RecBole data set, what its settings say, and the rest as given."""
-    from recbole.config import Config
-    from recbole.data import create_dataset, data_preparation
+_TEXT = """\
+# Efficiency: {title}
 
-    from recbole_tslrec.data.histories import training_histories
+{machine}. Each part in a process of its own, one after the other: what else runs on the machine is in
+the seconds. Of each part {turns} batches were computed, evenly from the cheapest to the dearest;
+"measured" is their share of the whole, and all of it is extrapolated, by positions in training, by users
+or items elsewhere. "when": an epoch of training; once, before training; inference for all users, or all
+items. "model": the parameters of the language model with what is trained besides. What an
+encoder-decoder writes is in the seconds, not in the positions. Backbones are not counted.
 
-    config = Config("E4SRec", dataset, config_file_list)  # the keys of both sides
-    train_data, _, test_data = data_preparation(config, create_dataset(config))
-    tested = test_data._dataset
-    return Scale(
-        train_lengths=training_histories(train_data._dataset).lengths,
-        test_lengths=tested.inter_feat[tested.item_list_length_field].numpy(),
-        n_items=tested.item_num - 1,
-        max_history=config["llm_max_history"],
-        most_examples=config["max_examples_per_user"],
-        device=str(config["device"]),
-        seed=config["seed"],
-        **changes,
-    )
+{table}
+
+![Figure 3](efficiency.png)
+"""
 
 
-def run(scale: Scale, dataset: str, turns: int, output: Path) -> str:
+def run(grid: Grid, turns: int, ablation: bool, output: Path) -> str:
     """Measure, write ``efficiency.md``, ``.json`` and ``.png`` into ``output``; the Markdown.
+
+    Args:
+        grid, turns, ablation: as ``parts_of`` takes them.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed; before anything is measured.
+        ValueError, OSError, ...: what keeps every row from being measured.
     """
     if find_spec("matplotlib") is None:
         raise ModuleNotFoundError(
             "efficiency: draws with matplotlib: pip install 'recbole_tslrec[report]'."
         )
-    results = measure(scale, turns)
+    results, failed = measure_rows(grid, turns, ablation)
     output.mkdir(parents=True, exist_ok=True)
-    weights = "full precision" if scale.quantization == "none" else scale.quantization
-    title = f"{dataset}, language model {scale.size}, {weights}"
-    command = shlex.join(["python", *sys.orig_argv[1:]])
-    text = (
-        f"# Efficiency: {title}\n\n{machine(scale.device)}. {turns} batches of each way were timed in "
-        f"turns; seconds are the median time of a position times the positions of the whole, an epoch "
-        f'or all of inference. "measured" is the share of them that was really computed. Factors are '
-        f"over TSLRec with a shared prefix. Weights are random.\n\n{efficiency_table(results)}\n\n"
-        f"![Figure 3](efficiency.png)\n"
-    )
-    kept = [asdict(result) for result in results]
-    settings = {
-        key: value for key, value in asdict(scale).items() if not isinstance(value, np.ndarray)
+    (dataset,) = grid.datasets
+    given = grid.given(dataset)
+    title = f"{dataset}, language model {given.get('llm', _DEFAULT_MODEL)}"
+    # As RecBole chooses: a GPU, unless told otherwise.
+    device = "cuda" if torch.cuda.is_available() and given.get("gpu_id") != "" else "cpu"
+    table = efficiency_table(results)
+    text = _TEXT.format(title=title, machine=machine(device), turns=turns, table=table)
+    text += "".join(f"\n{row} was not measured: {error}\n" for row, error in failed.items())
+    content = {
+        "title": title,
+        "settings": {"llm": _DEFAULT_MODEL} | given,
+        "parts": [asdict(one) for one in results],
+        "failed": failed,
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
     }
-    content = {"dataset": dataset, "settings": settings, "ways": kept, "command": command}
-    write_json(output / "efficiency.json", content)
+    write_json(output / "efficiency.json", json.loads(json.dumps(content, default=str)))
     for name, content in (("png", draw(results, title)), ("md", text.encode())):
         path = output / f"efficiency.{name}"
         write_atomically(path, lambda temporary, content=content: temporary.write_bytes(content))

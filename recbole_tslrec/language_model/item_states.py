@@ -17,7 +17,9 @@ from recbole_tslrec.store.duration import Pace
 from recbole_tslrec.store.item_tensors import ItemTensors
 
 if TYPE_CHECKING:
+    from recbole_tslrec.language_model.meter import Meter
     from recbole_tslrec.language_model.prompt import Prompt
+    from recbole_tslrec.language_model.workload import Workload
 
 _STATES = "enhanced_embedding"  # the name of the tensor in a shard
 
@@ -115,8 +117,6 @@ def _halving_on_out_of_memory(
     # transformers is slow to import, and a trained model that is loaded again does without it.
     from accelerate.utils import find_executable_batch_size
 
-    from recbole_tslrec.language_model.load import bf16_is_fast
-
     device = next(reader.parameters()).device
     size = min(max(_POSITIONS_A_BATCH[device.type] // longest, 1), most)
 
@@ -133,14 +133,42 @@ def _halving_on_out_of_memory(
         )
         return size
 
-    @torch.no_grad()
     def read(size: int, rows: np.ndarray) -> Tensor:
-        parts = []
-        for start in range(0, len(rows), size):
-            batch = prompt.batch(rows[start : start + size, None])
-            batch = {name: tensor.to(device) for name, tensor in batch.items()}
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device)):
-                parts.append(reader(**batch).cpu())
-        return torch.cat(parts)
+        starts = range(0, len(rows), size)
+        return torch.cat([_states(reader, prompt, rows[start : start + size]) for start in starts])
 
     return find_executable_batch_size(read, size, halve)
+
+
+@torch.no_grad()
+def _states(reader: nn.Module, prompt: Prompt, rows: np.ndarray) -> Tensor:
+    """h^v of some items, read in one batch. [n, hidden] float32"""
+    from recbole_tslrec.language_model.load import bf16_is_fast
+
+    device = next(reader.parameters()).device
+    batch = {name: tensor.to(device) for name, tensor in prompt.batch(rows[:, None]).items()}
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device)):
+        return reader(**batch).cpu()
+
+
+def workload(reader: nn.Module, prompt: Prompt, n_items: int, means: str = "") -> Workload:
+    """What the hidden states of all items ask of a language model, to be measured.
+
+    Args:
+        reader, prompt: as ``read_items`` takes them.
+        n_items: without padding.
+        means: as ``Workload`` has it.
+    """
+    from recbole_tslrec.language_model.workload import When, Workload, batch_sizes, in_groups
+
+    lengths = prompt.lengths_of(list(np.arange(1, n_items + 1)[:, None]))
+    device = next(reader.parameters()).device
+    size = max(_POSITIONS_A_BATCH[device.type] // int(lengths.max()), 1)
+    groups = in_groups(lengths, min(size, ITEMS_A_SHARD))
+
+    def run(places: np.ndarray, meter: Meter) -> None:
+        reader.eval()
+        _states(reader, prompt, places + 1)
+
+    sizes = batch_sizes(groups)
+    return Workload("items", When.INFERENCE, "items", reader, groups, sizes, run, means)

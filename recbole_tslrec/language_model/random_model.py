@@ -6,114 +6,67 @@ model that only fits in 4 bits can be built where it runs.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    LlamaConfig,
-    PretrainedConfig,
-    PreTrainedModel,
-    Qwen2Config,
-)
+from transformers import PreTrainedModel
 
+from recbole_tslrec.language_model.kinds import model_class
 from recbole_tslrec.language_model.load import (
     full_precision_dtype,
     keep_4_bit_weights_as_they_are,
     quantization_config,
 )
-
-_LLAMA2 = {"vocab_size": 32_000, "max_position_embeddings": 4096}
-SIZES = {
-    "llama2-13b": lambda: LlamaConfig(
-        **_LLAMA2,
-        hidden_size=5120,
-        intermediate_size=13_824,
-        num_hidden_layers=40,
-        num_attention_heads=40,
-    ),
-    "llama2-7b": lambda: LlamaConfig(
-        **_LLAMA2,
-        hidden_size=4096,
-        intermediate_size=11_008,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-    ),
-    "qwen2.5-0.5b": lambda: Qwen2Config(
-        vocab_size=151_936,
-        hidden_size=896,
-        intermediate_size=4864,
-        num_hidden_layers=24,
-        num_attention_heads=14,
-        num_key_value_heads=2,
-    ),
-    "smollm2-135m": lambda: LlamaConfig(
-        vocab_size=49_152,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-    ),
-    # For two CPU cores: 8 layers of width 512.
-    "small": lambda: LlamaConfig(
-        vocab_size=1000,
-        hidden_size=512,
-        intermediate_size=1376,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-    ),
-}
+from recbole_tslrec.language_model.source import LanguageModelSource
 
 
-def random_language_model(size: str, quantization: str, device: torch.device) -> PreTrainedModel:
-    """A frozen trunk with random weights, held as ``load_language_model`` would hold it.
+def random_language_model(
+    source: LanguageModelSource,
+    quantization: str,
+    device: torch.device,
+    attention: str = "sdpa",
+    head: bool = False,
+) -> PreTrainedModel:
+    """A frozen model with random weights, held as ``load_language_model`` would hold it.
 
     Args:
-        size: a name in ``SIZES``, or a folder or hub id whose configuration is read.
+        source: of a size.
         quantization: ``none``, ``int8`` or ``nf4``.
         device: where it is made.
-
-    Raises:
-        ValueError: there is no such size or configuration.
+        attention: transformers' name of an implementation.
+        head: whether with the language-model head.
     """
-    config = _config(size)
-    options = {"dtype": full_precision_dtype(device)}
+    kind = model_class(source, head)
+    options = {"attn_implementation": attention}
     if quantization == "none":
+        options["dtype"] = full_precision_dtype(device)
         with device:
-            model = AutoModel.from_config(config, **options)
+            model = kind.from_config(copy.deepcopy(source.config), **options)
     else:
-        model = _made_quantised(config, quantization, device)
+        with torch.device("meta"):
+            model = kind.from_config(copy.deepcopy(source.config), **options)
+        _fill_quantised(model, quantization, device)
+    model.loaded = {"parameters": model.num_parameters(), "random": True}
     model.config.use_cache = False
     if quantization == "nf4" and device.type == "cpu":
         keep_4_bit_weights_as_they_are(model)
     return model.requires_grad_(False).eval()
 
 
-def _config(size: str) -> PretrainedConfig:
-    if size in SIZES:
-        return SIZES[size]()
-    try:
-        return AutoConfig.from_pretrained(size)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"size: [{size}] is neither one of {', '.join(SIZES)} nor a folder or hub id with a "
-            f"configuration. transformers says: {error}"
-        ) from error
-
-
-def _made_quantised(
-    config: PretrainedConfig, quantization: str, device: torch.device
-) -> PreTrainedModel:
+def _fill_quantised(model: PreTrainedModel, quantization: str, device: torch.device) -> None:
+    """Give a model on the meta device its weights, those of linear layers but the head's quantised."""
     import bitsandbytes
     from transformers.integrations import replace_with_bnb_linear
 
     wanted = quantization_config(quantization, device)
-    with torch.device("meta"):
-        model = AutoModel.from_config(config)
-    replace_with_bnb_linear(model, quantization_config=wanted)
+    heads = [
+        name for name, layer in model.named_modules() if layer is model.get_output_embeddings()
+    ]
+    replace_with_bnb_linear(model, heads, quantization_config=wanted)
+    quantised = (bitsandbytes.nn.Linear4bit, bitsandbytes.nn.Linear8bitLt)
     for module in model.modules():
-        if not isinstance(module, nn.Linear) or not module.weight.is_meta:
+        if not isinstance(module, quantised):
             continue
         weight = torch.randn(module.weight.shape, device=device, dtype=torch.bfloat16) * 0.02
         if quantization == "nf4":
@@ -124,10 +77,10 @@ def _made_quantised(
             module.weight = bitsandbytes.nn.Int8Params(
                 weight.to(torch.float16).cpu(), requires_grad=False
             ).to(device)
-    return _fill_the_rest(model, device)
+    _fill_the_rest(model, device)
 
 
-def _fill_the_rest(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+def _fill_the_rest(model: PreTrainedModel, device: torch.device) -> None:
     """Give everything that is still without weights (embeddings, norms, buffers) random ones."""
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -142,4 +95,4 @@ def _fill_the_rest(model: PreTrainedModel, device: torch.device) -> PreTrainedMo
         for name, child in list(parent.named_children()):
             if any(buffer.is_meta for buffer in child.buffers(recurse=False)):
                 setattr(parent, name, type(child)(config=model.config).to(device))
-    return model
+    model.tie_weights()

@@ -169,9 +169,11 @@ def load_for_prompts(
         keep_few_activations,
         load_language_model,
     )
+    from recbole_tslrec.language_model.random_model import random_language_model
 
+    load = random_language_model if source.is_random else load_language_model
     with _bars("show_progress" not in config or config["show_progress"]):
-        language_model = load_language_model(
+        language_model = load(
             source, config["llm_quantization"], config["device"], config["llm_attention"], head
         )
     if with_adapters:

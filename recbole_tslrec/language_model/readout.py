@@ -130,6 +130,8 @@ def stored_head(
     whole = meta_model(source, head=True)
     names = {module: name for name, module in whole.named_modules()}
     head = whole.get_output_embeddings()
+    if source.is_random:
+        return Head(torch.randn(len(token_ids), head.weight.shape[1], device=device) * 0.02)
     weight = _stored_rows(source, f"{names[head]}.weight", token_ids).to(device)
     if getattr(head, "bias", None) is None:
         return Head(weight)

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from tokenizers import processors
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -38,6 +39,7 @@ from recbole_tslrec.config.values import did_you_mean
 from recbole_tslrec.language_model.gguf import SMOLLM2, dequantised, find_gguf
 from recbole_tslrec.language_model.hub import why_unreachable
 from recbole_tslrec.language_model.kinds import CAUSAL, ENCODER, check_kind, kind_of
+from recbole_tslrec.language_model.sizes import RANDOM, SIZES, config_of
 from recbole_tslrec.store.store import file_hash
 
 EMBEDDED = "embedded"
@@ -70,6 +72,11 @@ class LanguageModelSource:
     revision: str | None = None
     local_files_only: bool = False
     gguf: str | None = None
+
+    @property
+    def is_random(self) -> bool:
+        """Whether its weights are made at random, of the size that the name says."""
+        return self.name.startswith(RANDOM)
 
     @property
     def kind(self) -> str:
@@ -120,6 +127,8 @@ class LanguageModelSource:
         """What makes it the same model: the hub's revision, or the hash of every file given."""
         if self.gguf is not None:
             return {"gguf": self.gguf}
+        if self.is_random:
+            return {"random": self.config.to_diff_dict()}
         folder = Path(self.location)
         if not folder.is_dir():
             return {"hub": self.location, "revision": self.revision}
@@ -150,7 +159,8 @@ def open_source(
     """Find a language model and check that it can serve.
 
     Args:
-        llm: a hub id, a folder, a GGUF file, ``embedded`` or ``smollm2``.
+        llm: a hub id, a folder, a GGUF file, ``embedded`` or ``smollm2``; or, for a measurement,
+            ``random:`` before a name in ``sizes.SIZES``, a folder or a hub id.
         trust_remote_code: whether Python code that comes with the model may run.
         kinds: those that the paradigm can take.
 
@@ -160,6 +170,10 @@ def open_source(
         ValueError: the weights of ``embedded`` or ``smollm2`` are not the published ones, it takes no
             ``inputs_embeds``, or is an adapter or of another kind.
     """
+    if llm.startswith(RANDOM):
+        source = _random_source(llm)
+        check_kind(llm, source.config, kinds)
+        return source
     location, gguf = _locate(llm)
     is_folder = os.path.isdir(location)  # False, too, of a name too long for any file
     if is_folder:
@@ -242,6 +256,25 @@ def _locate(llm: str) -> tuple[str, str | None]:
         return llm, None
     folder, content = dequantised(llm, file)
     return str(folder), content
+
+
+def _random_source(llm: str) -> LanguageModelSource:
+    """A model of a size, its weights not made, with its own tokenizer or the embedded model's."""
+    size = llm.removeprefix(RANDOM)
+    config = config_of(size)
+    if size not in SIZES:
+        with cannot_be_opened(llm):
+            return LanguageModelSource(
+                llm, size, config, AutoTokenizer.from_pretrained(size), False
+            )
+    tokenizer = AutoTokenizer.from_pretrained(_embedded_folder())
+    # As Llama's: one token before a text, none behind.
+    opening = tokenizer.cls_token
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{opening} $A", special_tokens=[(opening, tokenizer.cls_token_id)]
+    )
+    tokenizer.model_max_length = config.max_position_embeddings
+    return LanguageModelSource(llm, size, config, tokenizer, False)
 
 
 def _embedded_folder() -> str:

@@ -45,6 +45,8 @@ def check_weights(source: LanguageModelSource) -> None:
         OSError: a file is missing, cut short, or cannot be fetched.
         ValueError: a tensor is missing or of another shape, or it is an adapter.
     """
+    if source.is_random:
+        return
     check_is_no_adapter(source.name, source.location, **source.files_from)
     files = weight_files(source)
     if getattr(source.config, "quantization_config", None) is not None:

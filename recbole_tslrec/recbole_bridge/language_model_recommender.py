@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from recbole_tslrec.language_model.meter import Meter
     from recbole_tslrec.language_model.source import LanguageModelSource
     from recbole_tslrec.language_model.task import Learner, Task
+    from recbole_tslrec.language_model.workload import Workload
     from recbole_tslrec.stages.pipeline import Pipeline
     from recbole_tslrec.stages.stage import Stage
+
+
+# Users whose scores are measured at a time.
+_USERS_A_GROUP = 16
 
 
 class LanguageModelRecommender(SequentialRecommender):
@@ -67,6 +76,43 @@ class LanguageModelRecommender(SequentialRecommender):
     def made_from(self, task: Task) -> dict[str, Any]:
         """What the trained weights depend on, for a fingerprint; after ``prepare``."""
         raise NotImplementedError
+
+    # ---- what is measured -----------------------------------------------------------------------
+
+    def prepare_to_measure(self, pipeline: Pipeline) -> None:
+        """As ``prepare``, without what takes a language model to make."""
+        self.prepare(pipeline)
+
+    def workloads(self, pipeline: Pipeline, test_data) -> Iterable[Workload]:
+        """What an epoch of its training and a test ask of its language model.
+
+        Args:
+            test_data: RecBole's loader.
+        """
+        from recbole_tslrec.language_model.workload import training_workload
+
+        self.prepare_to_measure(pipeline)
+        config, task = pipeline.config, self.task(pipeline.dataset)
+        yield training_workload(
+            "training", task, self.learner(), config["sft_batch_positions"], config["seed"]
+        )
+        yield self._test_workload(test_data._dataset)
+
+    def _test_workload(self, dataset) -> Workload:
+        """The scores of all items for every user that is tested."""
+        from recbole_tslrec.language_model.workload import When, Workload, batch_sizes, in_groups
+
+        rows = dataset.inter_feat
+        groups = in_groups(rows[self.ITEM_SEQ_LEN].numpy(), _USERS_A_GROUP)
+
+        @torch.no_grad()
+        def run(places: np.ndarray, meter: Meter) -> None:
+            self.eval()
+            self.full_sort_predict(rows[torch.from_numpy(places)].to(self.device))
+
+        reader = self.learner().reader
+        sizes = batch_sizes(groups)
+        return Workload("test", When.INFERENCE, "users", reader, groups, sizes, run)
 
     # ---- what is kept, and copies ---------------------------------------------------------------
 

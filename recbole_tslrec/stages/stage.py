@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,6 +16,7 @@ from recbole_tslrec.store.item_tensors import ItemTensors
 from recbole_tslrec.store.store import StoredResult, fingerprint
 
 if TYPE_CHECKING:
+    from recbole_tslrec.language_model.workload import Workload
     from recbole_tslrec.stages.pipeline import Pipeline
 
 
@@ -80,6 +82,16 @@ class Stage(ABC):
     def needed(self) -> tuple[type[Stage], ...]:
         """The stages that must be there under these settings: ``needs``, unless a key adds to them."""
         return self.needs
+
+    def workloads(self, ablation: bool) -> Iterable[Workload]:
+        """What it asks of a language model, for a measurement; nothing if it asks none.
+
+        What it needs may be made for that, but not what takes a language model.
+
+        Args:
+            ablation: whether with the same computed by other means, if it has any.
+        """
+        return ()
 
     # ---- for those who use it -------------------------------------------------------------------
 

@@ -1,82 +1,210 @@
+from concurrent.futures import Executor, Future
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.letter_models import save_letter_model
+from support.texts import write_texts
+from torch import nn
 
 from recbole_tslrec.experiments import efficiency
-from recbole_tslrec.experiments.efficiency_ways import (
-    BY_LENGTH,
-    PADDED_TO_MOST,
-    SHARED,
-    WAYS,
-    Scale,
-    Way,
-    batches_of,
-    computed_positions,
-    history_lengths,
-    interaction_lengths,
-    prompts_of,
-)
+from recbole_tslrec.experiments.efficiency import Measured, measure, measured_rows, sampled_batches
+from recbole_tslrec.experiments.run.grid import Grid
+from recbole_tslrec.language_model.workload import When, Workload
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+
+ROWS = {
+    "TSLRec": "TSLRec_SASRec",
+    "E4SRec": "E4SRec",
+    "LlamaRec": "LlamaRec_SASRec",
+    "LLMTRSR": "LLMTRSR_SASRec",
+    "DELRec": "DELRec_SASRec",
+    "P5": "P5",
+    "POD": "POD",
+}
+ALL_BATCHES = 10_000
 
 
-@given(st.lists(st.integers(1, 70), min_size=1, max_size=20), st.integers(1, 60))
-def test_the_latest_interactions_of_every_user(train_lengths, most):
-    naive = []
-    for n_items in train_lengths:
-        targets = range(1, n_items)  # places of the items that have others before them
-        naive += sorted(targets, reverse=True)[:most]
-    assert interaction_lengths(np.array(train_lengths), most).tolist() == naive
+class Here(Executor):
+    """Runs at once, in this process."""
+
+    def submit(self, function, /, *args, **kwargs):
+        future = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
 
-def scale_of(**changes) -> Scale:
-    rng = np.random.default_rng(0)
-    train = rng.integers(2, 30, size=40)
-    return Scale(train, train + 1, 25, **{"size": "none", "max_history": 20} | changes)
+@pytest.fixture
+def titled(small_data):
+    write_texts()
+    return small_data
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
-def test_positions_are_those_of_the_prompts(way):
-    scale = scale_of(batch_positions=100)
-    batches = batches_of(way, scale)
-    assert sorted(np.concatenate(batches)) == list(range(len(history_lengths(way, scale))))
-    padded = filled = 0
-    for batch in batches:
-        prompts = prompts_of(way, scale, batch, np.random.default_rng(0))
-        once = len(prompts["prefix_ids"]) if "prefix_ids" in prompts else 0
-        padded += prompts["token_ids"].numel() + once
-        filled += int(prompts["attention_mask"].sum()) + once
-    assert computed_positions(way, scale, batches) == (padded, filled)
+@pytest.fixture
+def settings(settings, yes_no_model_folder):
+    return settings | {
+        "llm": yes_no_model_folder,
+        "item_text": "title",
+        "code_leaf_items": 6,
+        "sft_batch_positions": 512,
+        "sft_valid_ratio": 0,
+        "sft_epochs": 1,
+        "eval_step": 0,
+        "trsr_summary_tokens": 5,
+        "trsr_summary_instruction": "predict preferences",
+        "trsr_merge_instruction": "predict distribution among preferences",
+        "trsr_instruction": "predict yes",
+    }
 
 
-def test_a_shared_prefix_and_batches_by_length_take_fewer():
-    scale = scale_of(batch_positions=200)
-    positions = [
-        computed_positions(way, scale, batches_of(way, scale))[0]
-        for means in (SHARED, BY_LENGTH, PADDED_TO_MOST)
-        for way in [Way("TSLRec", "training", means)]
-    ]
-    assert positions[0] < positions[1] < positions[2]
+def grid_of(dataset: str, settings: dict, *rows: str) -> Grid:
+    return Grid(datasets=[dataset], variants=rows, settings=settings)
+
+
+def measured(monkeypatch, grid: Grid, turns: int = 1, ablation: bool = False):
+    monkeypatch.setattr(efficiency, "_apart", Here)
+    return efficiency.measure_rows(grid, turns, ablation, show_progress=False)
+
+
+def test_each_paradigm_with_a_language_model_has_its_row():
+    assert set(measured_rows()) == set(ROWS)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_what_is_measured_is_what_a_training_computes(row, titled, settings, monkeypatch, tmp_path):
+    """Computed whole, the examples and positions of the parts are those of the real stages' costs."""
+    if row == "DELRec":
+        settings = settings | {"llm": save_letter_model(tmp_path / "letters", "llama")}
+    results, failed = measured(monkeypatch, grid_of(titled, settings, row), turns=ALL_BATCHES)
+    assert not failed and all(one.sampled == 1 for one in results)
+    with_loss = settings | {"train_neg_sample_args": None}
+    with_codes = {"llm": "scratch", "item_code": "collaborative"} if row in ("P5", "POD") else {}
+    real = run_experiment(ROWS[row], titled, config_dict=with_loss | with_codes, test=False)
+    costs = {stage.name: stage.notes.get("cost") for stage in real.stages}
+    names = {"training": ROWS[row].lower(), "items": "augmentation"}
+    parts = [one for one in results if one.part != "test"]
+    for one in parts:
+        cost = costs.pop(names.get(one.part, one.part.replace("-", "_").replace(" ", "_")))
+        if one.part == "summaries":  # a summary's words are not known before it is written
+            continue
+        examples = cost["examples"] / (2 if one.part == "soft prompts" else 1)  # two tasks a user
+        assert (one.examples, one.unit) == (examples, one.unit)
+        # P5 draws its sentences; LLM-TRSR's summaries count as long as they may be.
+        most = {"P5": 1.05, "LLMTRSR": 1.2}.get(row, 1)
+        assert cost["positions"] / most <= one.positions <= cost["positions"] * most
+    assert not any(costs.values())  # no stage of a language model is left out
+    tested = [one.examples for one in results if one.when == "inference"]
+    assert tested == [40 if row != "TSLRec" else len(set(titled_items()))]
+
+
+def titled_items() -> list[str]:
+    with open("data/small/small.inter", encoding="utf-8") as file:
+        return [line.split("\t")[1] for line in file.readlines()[1:]]
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 12))
+def test_a_sample_goes_evenly_from_the_cheapest_to_the_dearest(weights, turns):
+    batches = [np.arange(weight) for weight in weights]
+    run = Workload("", When.EPOCH, "", nn.Linear(1, 1), batches, np.array(weights), None)
+    chosen = sampled_batches(run, turns)
+    assert len(set(chosen)) == len(chosen) <= min(turns, len(weights))
+    ascending = sorted(weights)
+    reached = [sum(ascending[: n + 1]) for n in range(len(weights))]
+    wanted = [(turn + 0.5) / turns * reached[-1] for turn in range(turns)]
+    naive = [next(w for w, r in zip(ascending, reached, strict=True) if r >= one) for one in wanted]
+    assert {weights[batch] for batch in chosen} == set(naive)
+    if turns >= reached[-1]:  # a point in every unit of weight
+        assert sorted(chosen) == list(range(len(weights)))
+
+
+def test_the_whole_is_extrapolated_by_what_the_cost_goes_by(monkeypatch):
+    """A clock that each position advances: the seconds of a sample are those of the whole."""
+    now = [0.0]
+
+    class Reader(nn.Linear):
+        def forward(self, token_ids, attention_mask):
+            now[0] += token_ids.numel()
+
+    reader = Reader(1, 1)
+    batches = np.split(np.arange(60), [5, 20, 22, 50])
+
+    def run(places, meter):
+        ones = torch.ones(len(places), 3, dtype=torch.int64)
+        reader(token_ids=ones, attention_mask=ones)
+
+    monkeypatch.setattr(efficiency, "perf_counter", lambda: now[0])
+    sizes = np.array([len(batch) for batch in batches])
+    one = measure("row", Workload("", When.ONCE, "users", reader, batches, sizes, run), 2)
+    assert (one.examples, one.positions, one.seconds) == (60, 180, pytest.approx(180))
+    assert 0 < one.sampled < 1 and one.padding_share == 0
+
+
+def test_an_ablation_computes_more_positions(titled, settings, monkeypatch):
+    grid = grid_of(titled, settings | {"sft_batch_positions": 64}, "TSLRec")
+    results, _ = measured(monkeypatch, grid, turns=ALL_BATCHES, ablation=True)
+    tuning = [one.positions for one in results if one.part == "fine-tuning"]
+    assert len(tuning) == 4 and sorted(tuning) == tuning and tuning[0] < tuning[1] < tuning[3]
+    items = [one.positions for one in results if one.part == "items"]
+    assert len(items) == 2 and items[0] < items[1]
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
-def test_the_command_measures_both_sides(quantization, language_model_folder, tmp_path):
+def test_weights_are_random_where_only_a_size_is_given(
+    quantization, titled, settings, monkeypatch, tmp_path
+):
     pytest.importorskip("matplotlib")
-    scale = scale_of(
-        size=language_model_folder("llama"), batch_positions=100, quantization=quantization
-    )
-    text = efficiency.run(scale, "made-up", 1, tmp_path / "out")
-    assert text.count("| E4SRec") == 2 and text.count("| TSLRec") == 6
+    monkeypatch.setattr(efficiency, "_apart", Here)
+    random = {"llm": f"random:{settings['llm']}", "llm_quantization": quantization}
+    grid = grid_of(titled, settings | random, "LLMTRSR", "P5")
+    text = efficiency.run(grid, 1, False, tmp_path / "out")
+    assert text.count("| LLMTRSR") == 3 and text.count("| P5") == 2
     assert (tmp_path / "out" / "efficiency.png").stat().st_size > 5000
     assert (tmp_path / "out" / "efficiency.json").is_file()
 
 
+def test_a_process_of_its_own_measures_the_same(titled, settings):
+    grid = grid_of(titled, settings, "E4SRec")
+    (training, test), failed = efficiency.measure_rows(grid, 2, False, show_progress=False)
+    assert not failed and training.examples > 100 and test.examples == 40
+    assert training.peak_memory > 2**27  # of the process in all
+
+
+def test_a_row_that_cannot_be_measured_is_told(titled, settings, monkeypatch):
+    without = settings | {"item_text": None}
+    results, failed = measured(monkeypatch, grid_of(titled, without, "P5", "LLMTRSR"))
+    assert {one.row for one in results} == {"P5"} and "item_text" in failed["LLMTRSR"]
+    with pytest.raises(ValueError, match="item_text"):
+        measured(monkeypatch, grid_of(titled, without, "LLMTRSR"))
+
+
+def test_a_row_without_a_language_model_is_refused(titled, settings, monkeypatch):
+    with pytest.raises(ValueError, match="variants: Base asks nothing of a language model"):
+        measured(monkeypatch, grid_of(titled, settings, "Base"))
+
+
+def test_the_table_has_factors_over_the_first_row():
+    def line(row, part, when, seconds, means=""):
+        return Measured(row, part, when, "users", means, 10, 5, 50, 0, 1, seconds, 2**30, None)
+
+    table = efficiency.efficiency_table(
+        [
+            line("A", "x", "each epoch", 2.0),
+            line("A", "x", "each epoch", 8.0, means="otherwise"),
+            line("B", "y", "each epoch", 3.0),
+            line("B", "z", "inference", 3.0),
+        ]
+    )
+    factors = [line.split("|")[-3].strip() for line in table.splitlines()[2:]]
+    assert factors == ["1", "4", "1.5", "–"]
+
+
 def test_without_matplotlib_nothing_is_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(efficiency, "find_spec", lambda name: None)
-    monkeypatch.setattr(efficiency, "measure", None)
+    monkeypatch.setattr(efficiency, "measure_rows", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'recbole_tslrec\[report\]'"):
-        efficiency.run(None, "small", 1, tmp_path)
-
-
-def test_an_encoder_is_refused(language_model_folder):
-    with pytest.raises(ValueError, match="no causal model"):
-        efficiency.measure(scale_of(size=language_model_folder("bert")), 1, show_progress=False)
+        efficiency.run(None, 1, False, tmp_path)

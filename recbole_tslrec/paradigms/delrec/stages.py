@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+from collections.abc import Iterable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -37,6 +38,7 @@ from recbole_tslrec.store.store import WORK, fingerprint, remedy, write_json
 
 if TYPE_CHECKING:
     from recbole_tslrec.language_model.source import LanguageModelSource
+    from recbole_tslrec.language_model.workload import Workload
 
 _FILE = "soft_prompts.safetensors"
 _LANGUAGE_MODEL = "language_model.json"  # the identity of the model whose vectors they are
@@ -125,6 +127,14 @@ class SoftPromptsStage(Stage):
         gc.collect()
         torch.cuda.empty_cache()
         return report.as_dict() | provenance.read_from(self.backbone)
+
+    def workloads(self, ablation: bool) -> Iterable[Workload]:
+        from recbole_tslrec.language_model.workload import training_workload
+
+        ranker, task = self.ranker_and_task(self.examples())
+        learner = Imitation(ranker).to(self.config["device"])
+        budget, seed = self.config["sft_batch_positions"], self.config["seed"]
+        return [training_workload("soft prompts", task, learner, budget, seed)]
 
     def _checkpoints(self, folder: Path, examples: ImitationExamples) -> Path:
         """The folder of the checkpoints, with those that are of the very same examples."""

@@ -57,6 +57,15 @@ def as_tokens(
     ]
 
 
+def stand_ins(histories: Sequence[UserHistories], words: np.ndarray) -> list[Kept]:
+    """The same words in the place of every summary, for a measurement."""
+    return [
+        Kept(one.user, TARGETS.index(target), items, words)
+        for one in histories
+        for target, items in one.before.items()
+    ]
+
+
 class KeptSummaries(nn.Module):
     """Finds the summary that belongs to a row; a part of a model's state dict.
 

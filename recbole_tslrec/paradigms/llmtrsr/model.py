@@ -32,7 +32,7 @@ from recbole_tslrec.language_model.reader import (
 )
 from recbole_tslrec.language_model.task import Task
 from recbole_tslrec.paradigms.llmtrsr.examples import YesNoExamples, collate, one_negative
-from recbole_tslrec.paradigms.llmtrsr.kept_summaries import KeptSummaries, as_tokens
+from recbole_tslrec.paradigms.llmtrsr.kept_summaries import KeptSummaries, as_tokens, stand_ins
 from recbole_tslrec.paradigms.llmtrsr.keys import OWN
 from recbole_tslrec.paradigms.llmtrsr.ranker import make_ranker
 from recbole_tslrec.paradigms.llmtrsr.stages import SummariesStage
@@ -101,7 +101,7 @@ class LLMTRSR(Reranker):
         instruction, recent = config["trsr_instruction"], config["trsr_recent_items"]
         self.template = make_template(self.source, instruction, texts, recent, most)
         check_template(self.source, self.template, texts)
-        self._item_lengths, self._n_last_words = texts.lengths, self.template.segments[-1].size
+        self.item_lengths = texts.lengths
         self.ranker = make_ranker(config, self.source, self.answers)
         # In an evaluation the prompt up to the candidate is read once a user, if the model allows it.
         trunk = trunk_of(self.ranker.reader.language_model)
@@ -141,6 +141,15 @@ class LLMTRSR(Reranker):
             self.summaries.take(
                 as_tokens(stage.histories, stage.texts(), self.source.tokenizer, most)
             )
+            self.summaries.to(pipeline.config["device"])
+
+    def prepare_to_measure(self, pipeline: Pipeline) -> None:
+        """As ``prepare``; every summary is as long as it may be, of one word."""
+        super().prepare(pipeline)
+        if self.has_summary:
+            words = np.full(self.settings["trsr_summary_tokens"], self.answers[0])
+            rows = pipeline.stage(SummariesStage).histories
+            self.summaries.take(stand_ins(rows, words))
             self.summaries.to(pipeline.config["device"])
 
     def said_beside_figures(self) -> str:
@@ -209,7 +218,7 @@ class LLMTRSR(Reranker):
 
         values = self._values(interaction, candidates)
         found = torch.zeros(candidates.shape, device=candidates.device)
-        passes = of_like_length(self._positions(values), _POSITIONS_A_PASS)
+        passes = of_like_length(_positions(self, values), _POSITIONS_A_PASS)
         hidden = not self.show_progress or len(passes) == 1
         for part in tqdm(passes, desc="Reranking", unit=" passes", leave=False, disable=hidden):
             own = {name: [rows[place] for place in part] for name, rows in values.items()}
@@ -228,20 +237,6 @@ class LLMTRSR(Reranker):
         own = [row[row > 0] for row in candidates.cpu().numpy()]
         return {SUMMARY: summaries, HISTORY: histories, CANDIDATE: own}
 
-    def _positions(self, values: dict[str, list[np.ndarray]]) -> np.ndarray:
-        """About how many positions each user takes, [B]."""
-        from recbole_tslrec.paradigms.llmtrsr.prompt import CANDIDATE
-
-        counts = np.array([len(own) for own in values[CANDIDATE]])
-        # Of a user without a candidate nothing is asked; padding stands for one.
-        longest = [
-            own[[self._item_lengths[own].argmax()]] for own in _or_padding(values[CANDIDATE])
-        ]
-        whole = self.template.lengths(values | {CANDIDATE: longest})
-        if not self.continues:
-            return whole * np.maximum(counts, 1)
-        return whole + counts * (self._item_lengths[np.concatenate(longest)] + self._n_last_words)
-
     def _scores(self, values: dict[str, list[np.ndarray]]) -> Tensor:
         """The scores of all candidates of some users, one after the other. [N]"""
         from recbole_tslrec.language_model.load import bf16_is_fast
@@ -258,6 +253,21 @@ class LLMTRSR(Reranker):
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device)):
             return self.ranker.scores(**batch)
+
+
+def _positions(model: LLMTRSR, values: dict[str, list[np.ndarray]]) -> np.ndarray:
+    """About how many positions each user takes, [B]."""
+    from recbole_tslrec.paradigms.llmtrsr.prompt import CANDIDATE
+
+    counts = np.array([len(own) for own in values[CANDIDATE]])
+    # Of a user without a candidate nothing is asked; padding stands for one.
+    lengths = model.item_lengths
+    longest = [own[[lengths[own].argmax()]] for own in _or_padding(values[CANDIDATE])]
+    whole = model.template.lengths(values | {CANDIDATE: longest})
+    if not model.continues:
+        return whole * np.maximum(counts, 1)
+    last_words = model.template.segments[-1].size
+    return whole + counts * (lengths[np.concatenate(longest)] + last_words)
 
 
 def _or_padding(rows: list[np.ndarray]) -> list[np.ndarray]:

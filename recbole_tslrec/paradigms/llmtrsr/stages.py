@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from functools import cached_property
 from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from tqdm import tqdm
 
 from recbole_tslrec.data.keys import ITEM_TEXT
@@ -28,11 +30,13 @@ from recbole_tslrec.store.store import WORK, write_atomically, write_json
 if TYPE_CHECKING:
     from recbole_tslrec.language_model.meter import Meter
     from recbole_tslrec.language_model.source import LanguageModelSource
+    from recbole_tslrec.language_model.workload import Workload
     from recbole_tslrec.paradigms.llmtrsr.summariser import Summariser
 
 _FILE = "summaries.jsonl"
 # Users in a file of partial results: what a kill can cost at the most, and what processes share out.
 USERS_A_SHARD = 64
+_USERS_A_GROUP = 16  # for a measurement
 _BYTES_A_TOKEN = 5
 
 
@@ -154,6 +158,21 @@ class SummariesStage(Stage):
                     done += len(users)
                     pace.tell(done, total)
                 bar.update(len(users))
+
+    def workloads(self, ablation: bool) -> Iterable[Workload]:
+        """The summaries of all users; what users of one group share is written once."""
+        from recbole_tslrec.language_model.workload import When, Workload, batch_sizes, in_groups
+
+        summariser = self.summariser()
+        summariser.load()
+        lengths = [max(map(len, one.before.values())) for one in self.histories]
+        groups = in_groups(np.array(lengths), _USERS_A_GROUP)
+
+        def run(places: np.ndarray, meter: Meter) -> None:
+            _lines(summariser, [self.histories[place] for place in places], meter)
+
+        reader, sizes = summariser.encoder, batch_sizes(groups)
+        return [Workload("summaries", When.ONCE, "users", reader, groups, sizes, run)]
 
     def written_now(self, users: list[UserHistories]) -> list[dict[str, Any]]:
         """The summaries of some users as ``lines`` has them, written and not kept."""

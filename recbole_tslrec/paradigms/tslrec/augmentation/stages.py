@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -28,6 +30,9 @@ from recbole_tslrec.paradigms.tslrec.reconstruction.stages import (
 from recbole_tslrec.stages import provenance
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.store.store import WORK, read_manifest
+
+if TYPE_CHECKING:
+    from recbole_tslrec.language_model.workload import Workload
 
 _FILE = "enhanced_items.safetensors"
 
@@ -57,6 +62,17 @@ class AugmentationStage(ReadsItems):
         # The categories that were fine-tuned on, which may not be those of now.
         labels = {CategoriesStage.product: tuned.notes.get(CategoriesStage.product)}
         return notes | provenance.read_from(*self.sources) | labels
+
+    def workloads(self, ablation: bool) -> Iterable[Workload]:
+        from recbole_tslrec.language_model.item_states import workload
+        from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import BY_LENGTH
+
+        reader = self.reader(with_adapters=FineTuningStage in self.needs)
+        prompt = self.prompt(reader, training=False)
+        yield workload(reader, prompt, len(self.pipeline.tokens))
+        if ablation and prompt.shared_prefix:
+            whole = replace(prompt, shared_prefix=False)
+            yield workload(reader, whole, len(self.pipeline.tokens), BY_LENGTH)
 
     def read(
         self, reader, folder: Path, adapters: dict[str, str] | None

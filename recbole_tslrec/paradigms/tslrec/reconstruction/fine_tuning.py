@@ -6,7 +6,7 @@ distribution. Equations 1 to 3 of the paper are in ``reconstruction_model.py``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from recbole_tslrec.language_model.batches import instruction_positions, own_len
 from recbole_tslrec.language_model.prompt import Prompt
 from recbole_tslrec.language_model.task import Epoch, HeldOut, Task, TrainingSettings
 from recbole_tslrec.language_model.training import train
+from recbole_tslrec.language_model.workload import Workload, training_workload
 from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import (
     constant_loss,
     constant_prediction,
@@ -197,3 +198,47 @@ def _describe(constant: float | None, metrics: Mapping[str, float]) -> str:
         f"held-out users [loss: {metrics['error']:.4f}, constant predictor: {constant:.4f}, "
         f"cosine: {metrics['cosine']:.4f}]"
     )
+
+
+# The means that others compute with; beside ours they are the ablation.
+BY_LENGTH = "whole prompts, by length"
+_BY_BATCH, _TO_MOST = (
+    "whole prompts, padded by batch",
+    "whole prompts, padded to the longest of all",
+)
+
+
+def workloads(
+    model: ReconstructionModel,
+    prompt: Prompt,
+    histories: Histories,
+    preferences: csr_matrix,
+    settings: FineTuningSettings,
+    ablation: bool,
+) -> Iterator[Workload]:
+    """What an epoch asks of the language model; in an ablation also as others compute it.
+
+    Args:
+        model, prompt, histories, preferences, settings: as ``fine_tune`` takes them.
+        ablation: whether with whole prompts, batches in any order, and all of one length.
+    """
+    learned, watched = settings.split(len(histories))
+    budget, seed = settings.batch_positions, settings.seed
+
+    def part(prompt: Prompt, *means) -> Workload:
+        task = reconstruction_task(
+            prompt, histories, preferences, learned, watched, budget, constant=None
+        )
+        return training_workload("fine-tuning", task, model, budget, seed, *means)
+
+    ours = part(prompt)
+    yield ours
+    if not ablation:
+        return
+    whole = replace(prompt, shared_prefix=False)
+    shuffled = np.random.default_rng(seed).permutation(len(learned))
+    batches = np.array_split(shuffled, len(ours.batches))  # as many prompts in one on average
+    longest = int(own_lengths(prompt, [histories[user] for user in learned]).max())
+    yield part(whole, BY_LENGTH)
+    yield part(whole, _BY_BATCH, batches)
+    yield part(whole, _TO_MOST, batches, longest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from recbole_tslrec.language_model.encoder import ItemPromptModel
     from recbole_tslrec.language_model.prompt import Prompt
     from recbole_tslrec.language_model.source import LanguageModelSource
+    from recbole_tslrec.language_model.workload import Workload
     from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import FineTuningSettings
     from recbole_tslrec.paradigms.tslrec.reconstruction.reconstruction_model import (
         ReconstructionModel,
@@ -277,6 +279,13 @@ class FineTuningStage(ReadsItems):
         read = order | provenance.read_from(*self.sources, self.categories)
         provenance.keep_only_own(checkpoints, read)
         return checkpoints
+
+    def workloads(self, ablation: bool) -> Iterable[Workload]:
+        from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import workloads
+
+        model = self.reconstruction_model()
+        prompt = self.prompt(model.reader, training=True)
+        return workloads(model, prompt, *self.examples(), self.how(), ablation)
 
     def examples(self) -> tuple[Histories, csr_matrix]:
         """What is learned from: the histories of the share ``sft_users``, and ḡ in the same order."""

@@ -11,7 +11,7 @@ from recbole.config import Config
 
 from recbole_tslrec.commands import run as run_command
 from recbole_tslrec.commands.write_keys import names, page, yaml_files
-from recbole_tslrec.config import built_in
+from recbole_tslrec.config import built_in, checks
 from recbole_tslrec.config.checks import check_values
 from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.config.key import KEYS, Effect, result_values
@@ -75,7 +75,7 @@ WRONG = [
     ("sampled_loss", "bce", "sampled_loss: .'bce'. is not one of none, softmax, gbce"),
     ("sampled_negatives", 0, "sampled_negatives"),
     ("gbce_calibration", 1.5, "gbce_calibration"),
-    ("softmax_precision", "float16", "one of float32, bfloat16"),
+    ("train_precision", "float16", "one of float32, bfloat16, auto"),
     ("lora_dropout", 1.0, "lora_dropout"),
     ("sft_learning_rate", 0, "sft_learning_rate"),
     ("sft_valid_ratio", 0.9, "sft_valid_ratio"),
@@ -167,27 +167,44 @@ def test_auto_batching_is_the_quickest_of_the_backbone(model, batching, small_da
 def test_another_loss_is_refused_where_it_has_no_place(small_data, settings):
     negatives = {"distribution": "uniform", "sample_num": 1}
     bpr = {"loss_type": "BPR", "train_neg_sample_args": negatives}
-    for change in ({"sampled_loss": "gbce"}, {"softmax_precision": "bfloat16"}):
-        (key,) = change
-        with pytest.raises(ValueError, match=rf"{key}: .*loss_type is \[BPR\]"):
-            Config("TSLRec_SASRec", small_data, config_dict=settings | bpr | change)
-        with pytest.raises(ValueError, match=rf"{key}: .*\[CORE\] is none"):
-            changes = {"train_neg_sample_args": None} | change
-            Config("CORE", small_data, config_dict=settings | changes)
+    change = {"sampled_loss": "gbce"}
+    with pytest.raises(ValueError, match=r"sampled_loss: .*loss_type is \[BPR\]"):
+        Config("TSLRec_SASRec", small_data, config_dict=settings | bpr | change)
+    with pytest.raises(ValueError, match=r"sampled_loss: .*\[CORE\] is none"):
+        changes = {"train_neg_sample_args": None} | change
+        Config("CORE", small_data, config_dict=settings | changes)
+
+
+def test_precision_is_what_the_device_has(small_data, settings, monkeypatch):
+    def precision(asked, **more):
+        changes = {"train_precision": asked} | more
+        return Config("TSLRec_SASRec", small_data, config_dict=settings | changes)[
+            "train_precision"
+        ]
+
+    monkeypatch.setattr(checks, "bf16_is_fast", lambda device: True)
+    assert [precision(asked) for asked in ("float32", "bfloat16", "auto")] == [
+        "float32",
+        "bfloat16",
+        "bfloat16",
+    ]
+    with pytest.raises(ValueError, match="train_precision: .auto. and enable_amp: .True. both"):
+        precision("auto", enable_amp=True)
+    monkeypatch.setattr(checks, "bf16_is_fast", lambda device: False)
+    assert precision("auto") == "float32"
+    with pytest.raises(ValueError, match=r"train_precision: .bfloat16. .*\[cpu\]. Set .*auto"):
+        precision("bfloat16")
 
 
 def test_losses_that_stand_aside_are_in_no_fingerprint():
     usual = {name: key.default for name, key in TRAINING_KEYS.items()}
-    names = {"sampled_loss", "sampled_negatives", "gbce_calibration", "softmax_precision"}
+    names = {"sampled_loss", "sampled_negatives", "gbce_calibration", "train_precision"}
     for changes, counted in (
         ({}, set()),
         ({"sampled_negatives": 5, "gbce_calibration": 1.0}, set()),
-        ({"softmax_precision": "bfloat16"}, {"softmax_precision"}),
+        ({"train_precision": "bfloat16"}, {"train_precision"}),
         ({"sampled_loss": "softmax"}, {"sampled_loss", "sampled_negatives"}),
-        (
-            {"sampled_loss": "gbce", "softmax_precision": "bfloat16"},
-            names - {"softmax_precision"},
-        ),
+        ({"sampled_loss": "gbce"}, names - {"train_precision"}),
     ):
         assert names & training_settings(usual | changes).keys() == counted
 

@@ -16,8 +16,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from recbole_tslrec.config.devices import bf16_is_fast
-
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 # The logits that exist at a time: on a CPU what its cache holds, so that nothing is fetched from memory
@@ -26,28 +24,20 @@ _CHUNK_BYTES = 6 * 2**20
 _CHUNK_BYTES_GPU = 2**28
 
 
-def loss_of(config: Mapping[str, Any], n_items: int) -> Loss:
+def loss_of(config: Mapping[str, Any], n_items: int, bf16: bool = False) -> Loss:
     """The loss that an experiment asks for in place of the model's own.
 
     Args:
-        config: reads ``sampled_loss``, ``sampled_negatives``, ``gbce_calibration`` and
-            ``softmax_precision`` and ``device``.
+        config: reads ``sampled_loss``, ``sampled_negatives`` and ``gbce_calibration``.
         n_items: rows of the item table.
+        bf16: whether the softmax over all items computes its products in bfloat16.
 
     Raises:
-        ValueError: more items are to be drawn than there are, gBCE has no negative item, or the
-            processor has no bfloat16.
+        ValueError: more items are to be drawn than there are, or gBCE has no negative item.
     """
     kind, n_negatives = config["sampled_loss"], config["sampled_negatives"]
-    if kind == "none" and config["softmax_precision"] == "float32":
-        return softmax_loss
     if kind == "none":
-        if not bf16_is_fast(config["device"]):
-            raise ValueError(
-                f"softmax_precision: [bfloat16] has no instructions on this [{config['device']}]. "
-                f"Set softmax_precision: float32."
-            )
-        return partial(softmax_loss, products=torch.bfloat16)
+        return partial(softmax_loss, products=torch.bfloat16) if bf16 else softmax_loss
     if n_negatives > n_items - 1:
         raise ValueError(
             f"sampled_negatives: [{n_negatives}] is more than the {n_items - 1} items of the data set. "

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from recbole_tslrec.config.devices import bf16_is_fast
 from recbole_tslrec.config.key import KEYS, Effect
 from recbole_tslrec.config.keys import TRAINING_KEYS
 
@@ -54,23 +55,48 @@ def check_training_keys(
             f"train_batching: [{config['train_batching']}] is not for [{model}], which takes "
             f"{', '.join(batchings)}. Set one of these, or auto."
         )
-    for key in ("sampled_loss", "softmax_precision"):
-        if config[key] != TRAINING_KEYS[key].default:
-            _check_other_loss(config, key, model, by_product)
+    if config["sampled_loss"] != "none":
+        _check_sampled_loss(config, model, by_product)
+    if config["train_precision"] != "float32" and config.get("enable_amp"):
+        raise ValueError(
+            f"train_precision: [{config['train_precision']}] and enable_amp: [True] both choose the "
+            f"precision of training. Set enable_amp: False."
+        )
 
 
-def _check_other_loss(config: Mapping[str, Any], key: str, model: str, by_product: bool) -> None:
-    given, usual = config[key], TRAINING_KEYS[key].default
+def _check_sampled_loss(config: Mapping[str, Any], model: str, by_product: bool) -> None:
+    given = config["sampled_loss"]
     if not by_product:
         raise ValueError(
-            f"{key}: [{given}] is for backbones whose scores are products of states and items; "
-            f"[{model}] is none. Set {key}: {usual}."
+            f"sampled_loss: [{given}] is for backbones whose scores are products of states and items; "
+            f"[{model}] is none. Set sampled_loss: none."
         )
     if config.get("loss_type") != "CE":
         raise ValueError(
-            f"{key}: [{given}] stands for CE, and loss_type is [{config.get('loss_type')}]. Set "
-            f"loss_type: CE, or {key}: {usual}."
+            f"sampled_loss: [{given}] stands for CE, and loss_type is [{config.get('loss_type')}]. Set "
+            f"loss_type: CE, or sampled_loss: none."
         )
+
+
+def choose_precision(config: dict[str, Any]) -> None:
+    """Put in the place of ``train_precision: auto`` what it is on a device.
+
+    Args:
+        config: all values, RecBole's ``device`` among them.
+
+    Raises:
+        ValueError: bfloat16 was asked for, and the device has no instructions for it.
+    """
+    asked = config["train_precision"]
+    if asked == "float32":
+        return
+    fast = bf16_is_fast(config["device"])
+    if asked == "bfloat16" and not fast:
+        raise ValueError(
+            f"train_precision: [bfloat16] has no instructions on this [{config['device']}]. Set "
+            f"train_precision: auto."
+        )
+    config["train_precision"] = "bfloat16" if fast else "float32"
 
 
 def check_valid_protocol(config: Mapping[str, Any], model: str, ours: bool) -> None:

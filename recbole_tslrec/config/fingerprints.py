@@ -33,6 +33,8 @@ def training_settings(config: Mapping[str, Any]) -> dict[str, str]:
         config.get("valid_protocol") == "ranked"
     ):  # RecBole's own: what was stored before stays valid
         without_effect.add("valid_protocol")
+    if config.get("train_precision") == "float32":  # as before there was a choice
+        without_effect.add("train_precision")
     without_effect |= _of_losses_not_taken(config)
     if _draws_in_loaders(config):  # a loader's workers draw other items than it would by itself
         without_effect.remove("worker")
@@ -56,8 +58,6 @@ def _of_losses_not_taken(config: Mapping[str, Any]) -> set[str]:
     keys = set() if sampled == "gbce" else {"gbce_calibration"}
     if sampled == "none":
         keys |= {"sampled_loss", "sampled_negatives"}
-    if sampled != "none" or config.get("softmax_precision") == "float32":
-        keys.add("softmax_precision")
     return keys
 
 

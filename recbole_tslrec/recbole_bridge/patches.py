@@ -266,6 +266,11 @@ _REGISTRATION = [
         _around(register.with_a_device_each),
     ),
     Patch(
+        "recbole.config.Config._init_device",
+        "train_precision: auto becomes what the device has, before anything depends on it",
+        _around(register.with_our_precision),
+    ),
+    Patch(
         "recbole.data.dataset.SequentialDataset._change_feat_format",
         "RecBole sorts times as float32, which may put histories in another order: a warning",
         _around(register.with_a_look_at_the_order),

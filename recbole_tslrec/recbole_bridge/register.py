@@ -36,6 +36,7 @@ from recbole_tslrec.config.checks import (
     check_training_keys,
     check_valid_protocol,
     check_values,
+    choose_precision,
 )
 from recbole_tslrec.config.recbole_keys import check_loss, check_needs, check_recbole_keys
 from recbole_tslrec.config.spelling import check_command_line, check_spelling
@@ -322,6 +323,15 @@ def with_checks(original):
             check_interactions(values)
 
     return set_default_parameters
+
+
+def with_our_precision(original):
+    @functools.wraps(original)
+    def init_device(self):
+        original(self)
+        choose_precision(self.final_config_dict)
+
+    return init_device
 
 
 def naming_filters(original):

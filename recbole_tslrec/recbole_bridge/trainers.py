@@ -142,7 +142,8 @@ class BackboneTrainer(WatchedTrainer):
     def __init__(self, config, model):
         if config["train_batching"] == "sequence":
             check_settings(config)
-        self._all_items_loss = loss_of(config, model.n_items)
+        self._bf16 = config["train_precision"] == "bfloat16"
+        self._all_items_loss = loss_of(config, model.n_items, self._bf16)
         super().__init__(config, model)
 
     def fit(self, train_data, valid_data=None, *args, **kwargs):
@@ -167,7 +168,10 @@ class BackboneTrainer(WatchedTrainer):
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         def loss_with_one_fusion(interaction):
             # A backbone reads its item table several times in a step; a fused one is fused once.
-            with parametrize.cached():
+            with (
+                parametrize.cached(),
+                torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16),
+            ):
                 return (loss_func or self._loss)(interaction)
 
         return super()._train_epoch(train_data, epoch_idx, loss_with_one_fusion, show_progress)

@@ -19,6 +19,8 @@ from recbole_tslrec.backbones.whole_sequences.loss import (
     states_at_all_positions,
     whole_sequence_loss,
 )
+from recbole_tslrec.config import checks
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
 CAUSAL = [name for name, backbone in BACKBONES.items() if backbone.causal]
 BPR = {"loss_type": "BPR", "train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}}
@@ -160,3 +162,17 @@ def test_recboles_own_training_loop_runs_on_it():
     trainer.fit(loader, valid_data, saved=True, verbose=False, show_progress=False)
     losses = trainer.train_loss_dict
     assert losses[2] < losses[0] < 1.1 * len(loader) * torch.log(torch.tensor(model.n_items))
+
+
+def test_training_in_bfloat16_takes_nearly_the_same_step(small_data, settings, monkeypatch):
+    """The products are rounded, the weights and their gradients are not."""
+    monkeypatch.setattr(checks, "bf16_is_fast", lambda device: True)
+    trained = {}
+    for precision in ("float32", "bfloat16"):
+        changes = {"train_precision": precision, "train_neg_sample_args": None, "epochs": 1}
+        run = run_experiment("SASRec", small_data, config_dict=settings | changes)
+        trained[precision] = run.trainer.model.item_embedding.weight.detach()
+    exact, rounded = trained.values()
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    assert (rounded - exact).norm() < 0.02 * exact.norm()

@@ -18,7 +18,6 @@ USUAL = {
     "sampled_loss": "none",
     "sampled_negatives": 4,
     "gbce_calibration": 0.75,
-    "softmax_precision": "float32",
     "device": torch.device("cpu"),
 }
 
@@ -110,14 +109,9 @@ def test_products_in_bfloat16_are_as_exact_as_bfloat16():
         assert (one - other).norm() < 0.01 * other.norm()
 
 
-def test_bfloat16_is_refused_where_it_has_no_instructions(monkeypatch):
-    for has_it in (True, False):
-        monkeypatch.setattr(losses, "bf16_is_fast", lambda device, has_it=has_it: has_it)
-        if has_it:
-            assert loss_of(USUAL | {"softmax_precision": "bfloat16"}, 10) is not softmax_loss
-        else:
-            with pytest.raises(ValueError, match=r"softmax_precision: .*\[cpu\]"):
-                loss_of(USUAL | {"softmax_precision": "bfloat16"}, 10)
+def test_the_softmax_alone_computes_in_bfloat16():
+    assert loss_of(USUAL, 10) is softmax_loss
+    assert loss_of(USUAL, 10, bf16=True).keywords == {"products": torch.bfloat16}
 
 
 # ---- a sample ---------------------------------------------------------------------------------------

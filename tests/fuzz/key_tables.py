@@ -189,7 +189,7 @@ OURS: dict[str, Key] = {
     "sampled_loss": some(["none"], ["softmax", "gbce"]),  # there are fewer items than are drawn
     "sampled_negatives": whole(1),
     "gbce_calibration": number(high=1),
-    "softmax_precision": some(["float32"], ["bfloat16"]),
+    "train_precision": some(["float32", "auto"]),
     "allow_new_data": boolean(true=None),
 }
 _TRAINING: dict[str, Key] = {

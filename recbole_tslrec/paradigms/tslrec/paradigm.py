@@ -92,7 +92,7 @@ def _check(config: Mapping[str, Any]) -> None:
 
 def _check_softmax(config: Mapping[str, Any]) -> None:
     """Raise ValueError unless the loss is the softmax over all items, in full precision."""
-    wanted = {"loss_type": "CE", "sampled_loss": "none", "softmax_precision": "float32"}
+    wanted = {"loss_type": "CE", "sampled_loss": "none", "train_precision": "float32"}
     for key, value in wanted.items():
         if config.get(key, value) != value:
             raise ValueError(

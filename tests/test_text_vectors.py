@@ -177,6 +177,9 @@ def test_controls_of_texts_are_added_where_there_are_texts():
     assert of_llamarec == {"llamarec_retriever_order", "llamarec_shuffled"}
     of_delrec = set(controls({}, ["DELRec"])) - {"repeat", "seen_penalty"}
     assert of_delrec == {"delrec_random_prompts", "delrec_retriever_order", "delrec_shuffled"}
+    of_term = {"tfidf_term", "shuffled_text_term"}
+    assert of_term <= set(controls({"item_text": "title"}, ["TextTerm"]))
+    assert not of_term & set(controls({}, ["TextTerm"]))
     of_trsr = {"llmtrsr_retriever_order", "llmtrsr_no_summary", "llmtrsr_shuffled_summaries"}
     assert of_trsr <= set(controls({"item_text": "title"}, ["LLMTRSR"]))
-    assert set(controls()) == {*controls(of=of), *of_llamarec, *of_delrec, *of_trsr}
+    assert set(controls()) == {*controls(of=of), *of_llamarec, *of_delrec, *of_trsr, *of_term}

@@ -34,6 +34,8 @@ class Variant:
         stages: whose results it takes; it depends on their keys and on those of the stages before.
         keys: of ours on which it depends besides.
         control: whether it stands in the place of a method, to show what that method adds.
+        of: the method in whose place a control stands, by the name of its row. Empty: the first of
+            the same model, or all if there is none.
         backbone: the one beside which it stands; None for all.
         record_items: what a comparison keeps of the items of a finished run, for the report: arrays by
             name from its pipeline and its trained model.
@@ -41,6 +43,8 @@ class Variant:
             given.
         if_given: keys of files that it takes if they are given; while they are not, they are no part of
             its cells' ids.
+        label: what a table of results calls it, ``{backbone}`` in it. Empty: the model, and behind it
+            the name of a control.
     """
 
     name: str
@@ -49,15 +53,22 @@ class Variant:
     stages: tuple[type[Stage], ...] = ()
     keys: tuple[str, ...] = ()
     control: bool = False
+    of: str = ""
     backbone: str | None = None
     record_items: Callable[[Pipeline, torch.nn.Module], dict[str, np.ndarray]] | None = None
     requires: tuple[str, ...] = ()
     if_given: tuple[str, ...] = ()
+    label: str = ""
 
     @property
     def title(self) -> str:
         """As a table and a picture call it."""
         return f"control: {self.name}" if self.control else self.name
+
+    def method(self, backbone: str) -> str:
+        """As a table of results calls it, with this backbone."""
+        usual = f"{self.model}, {self.name}" if self.control else self.model
+        return (self.label or usual).format(backbone=backbone)
 
     @property
     def takes_backbone(self) -> bool:
@@ -141,7 +152,7 @@ class Paradigm:
 
 
 # RecBole's own model, untouched, beside which all others stand.
-BASE = Variant("Base", "{backbone}")
+BASE = Variant("Base", "{backbone}", label="{backbone} (Base)")
 
 # What is compared if nothing is said.
 MAIN_VARIANTS = ("Base", "CI", "TSLRec")
@@ -198,14 +209,17 @@ def table_rows() -> dict[str, Row]:
     if not PARADIGMS:
         return {row.name: row for row in built_in().rows}
     known = variants()
-    methods = {row.model: row.name for row in known.values() if not row.control}
+    methods: dict[str, str] = {}
+    for row in known.values():
+        if not row.control:
+            methods.setdefault(row.model, row.name)
     return {
         name: Row(
             name,
             one.title,
             one.control,
             tuple(stage.name for stage in chain(one.stages)),
-            methods.get(one.model, "") if one.control else "",
+            (one.of or methods.get(one.model, "")) if one.control else "",
         )
         for name, one in known.items()
     }

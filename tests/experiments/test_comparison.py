@@ -16,6 +16,7 @@ import torch
 import yaml
 from conftest import write_atomic
 from recbole.config import Config
+from support.texts import write_texts
 
 from recbole_tslrec.__main__ import main
 from recbole_tslrec.experiments.report import grid_tables
@@ -95,6 +96,22 @@ def check_tables(tables: str) -> None:
         assert float(shown) == round(sum(hits) / 2, 4)
         assert abs(float(spread) - abs(hits[0] - hits[1]) / 2**0.5) < 1e-4
     assert "stage fine_tuning" in tables and "stage backbone" not in tables
+
+
+def test_texts_at_scoring_take_bases_training_and_no_other(small_data, settings):
+    write_texts()
+    variants = ("Base", "TextTerm", "tfidf_term")
+    grid = Grid(**GRU4REC, variants=variants, settings=settings | {"item_text": "title"})
+    assert [cell.method for cell in compare(grid, Path("results")).cells] == [
+        "GRU4Rec (Base)",
+        "GRU4Rec, TextTerm",
+        "GRU4Rec, tfidf_term",
+    ]
+    assert not list(Path("saved/tslrec").rglob("*.pth"))
+    base, *terms = lines()
+    assert [line["epochs"] for line in terms] == [0, 0]
+    for line in terms:  # the best of the grid, in which no term at all is
+        assert line["valid"]["ndcg@10"] >= base["valid"]["ndcg@10"]
 
 
 def test_a_cell_does_not_depend_on_whether_base_was_in_the_grid(small_data, settings):

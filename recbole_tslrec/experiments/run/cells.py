@@ -64,12 +64,7 @@ class Cell:
         """The row of the table to which the cell belongs."""
         if self.embeddings_from is not None:
             return f"{self.model}, embeddings of {self.embeddings_from.backbone}"
-        if self.variant == "Base":
-            return f"{self.model} (Base)"
-        if variants()[self.variant].control:
-            return f"{self.model}, {self.variant}"
-        # A model of several rows, such as P5 with other codes.
-        return self.variant if self.variant.startswith(f"{self.model}-") else self.model
+        return variants()[self.variant].method(self.backbone)
 
     @cached_property
     def id(self) -> str:

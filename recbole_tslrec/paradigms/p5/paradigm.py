@@ -29,6 +29,7 @@ def row(name: str, model: str, code: str, read: tuple) -> Variant:
         stages=(EmbeddingCodesStage if embedding else ItemCodesStage,),
         keys=tuple(key for group in read for key in group.names),
         backbone="SASRec",
+        label=name,
     )
 
 

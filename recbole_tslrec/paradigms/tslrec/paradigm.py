@@ -69,6 +69,26 @@ def _fused(kind: type) -> Variant:
     )
 
 
+def _term(name: str, kind: type, of: str = "") -> Variant:
+    """The row of a trained backbone with a term of these vectors at scoring."""
+    return Variant(
+        name,
+        "TSLRec_{backbone}",
+        {
+            "enhancement": kind.name,
+            "fusion": "none",
+            "score_term": "after",
+            "item_norm": "none",
+        },
+        (*kind.stages, BackboneStage),
+        ("enhanced_dim", *kind.keys),
+        control=bool(of),
+        of=of,
+        requires=("item_text",),
+        label=f"{{backbone}}, {name}",
+    )
+
+
 def _check(config: Mapping[str, Any]) -> None:
     """Raise ValueError for keys that contradict each other, and for texts that are not named."""
     if config["enhanced_items"] is not None and config["enhancement"] != EnhancedEmbedding.name:
@@ -140,6 +160,9 @@ TSLREC = Paradigm(
             record_items=_item_record,
         ),
         *(_fused(kind) for kind in VECTORS.values()),
+        _term("TextTerm", VECTORS["text"]),
+        _term("tfidf_term", VECTORS["tfidf"], of="TextTerm"),
+        _term("shuffled_text_term", VECTORS["shuffled_text"], of="TextTerm"),
     ),
     check=_check,
     add_backbone=add_backbone,

@@ -70,7 +70,7 @@ def test_similar(command):
         (["--users=u1", "--output=best.xlsx"], "recommend: output: [best.xlsx] ends in neither"),
         (["--users=u1", "--output=no/best.csv"], "recommend: output: there is no folder"),
         (["--histories_file=h.txt"], "recommend: h.txt, line 2: [new] is not a name and items"),
-        (["--users_file=no.txt"], "recommend: [Errno 2]"),
+        (["--users_file=no.txt"], "recommend: --users_file: there is no file [no.txt]."),
         (["--users=u1", "--k=21"], "recommend: k: [21] is not"),
     ],
 )

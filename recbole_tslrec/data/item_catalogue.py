@@ -11,16 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from logging import getLogger
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from recbole_tslrec.config.values import did_you_mean
 from recbole_tslrec.data.check_header import decoding, encoding_of, path_of, read_header
 from recbole_tslrec.store.store import fingerprint
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 ERROR = "error"  # the value of ``missing`` that refuses items without a text
 _BETWEEN_COLUMNS = ", "
@@ -53,41 +50,6 @@ class Catalogue:
             [n_items] texts.
         """
         return ["", *(self.texts[token] for token in tokens)]
-
-    def cut(self, tokenizer: PreTrainedTokenizerBase, most: int) -> Catalogue:
-        """The texts' beginnings, of at most so many tokens each.
-
-        Raises:
-            ValueError: the tokenizer cannot say where in a text its tokens lie.
-        """
-        if not tokenizer.is_fast:
-            raise ValueError(
-                f"item_text_tokens: the tokenizer [{type(tokenizer).__name__}] does not say where in a "
-                f"text its tokens end, so that none can be cut. Give a model with a fast tokenizer (a "
-                f"tokenizer.json beside it)."
-            )
-        cut = _beginnings(list(self.texts.values()), tokenizer, most)
-        return Catalogue(dict(zip(self.texts, cut, strict=True)), self.substituted)
-
-
-def _beginnings(texts: list[str], tokenizer: PreTrainedTokenizerBase, most: int) -> list[str]:
-    """Of every text what its first ``most`` tokens cover."""
-    if not texts:
-        return []
-    ends = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    long = [row for row, spans in enumerate(ends) if len(spans) > most]
-    cut = list(texts)
-    # A character may be several tokens, as most are of byte-level tokenizers outside English: cut to
-    # its end it takes all of them, and there are too many again.
-    for covered in range(most, 0, -1):
-        for row in long:
-            cut[row] = texts[row][: ends[row][covered - 1][1]].rstrip()
-        again = [cut[row] for row in long]
-        tokens = tokenizer(again, add_special_tokens=False)["input_ids"] if long else []
-        long = [row for row, ids in zip(long, tokens, strict=True) if len(ids) > most]
-    for row in long:  # its first character alone is too many
-        cut[row] = ""
-    return cut
 
 
 def check_item_text(config: Mapping[str, Any], reader: str) -> None:

@@ -1,4 +1,4 @@
-"""Item texts: which are read, how they are joined and cut, and what is refused."""
+"""Item texts: which are read, how they are joined, and what is refused."""
 
 import shutil
 from pathlib import Path
@@ -6,12 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import recbole
-from conftest import small_tokenizer, write_atomic
+from conftest import write_atomic
 from recbole.config import Config
 from support.stages import pipeline_of
 from test_pipeline import histories, write_histories
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from recbole_tslrec.data.import_.data_import import import_data
 from recbole_tslrec.data.item_catalogue import Catalogue, read_catalogue
@@ -132,36 +130,6 @@ def test_rows_by_internal_id_and_a_fingerprint_without_them():
     assert one.rows(["b", "a"]) == ["", "y", "x"]
     assert one.fingerprint == other.fingerprint
     assert one.fingerprint != Catalogue({"a": "y", "b": "x"}).fingerprint
-
-
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """A token a byte, as byte-level tokenizers have for rare letters: é is two of them."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({letter: row for row, letter in enumerate(letters)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-
-
-@pytest.mark.parametrize("most", range(1, 9))
-@pytest.mark.parametrize("tokenizer", [small_tokenizer(), byte_tokenizer()])
-def test_a_text_is_cut_to_a_beginning_of_so_many_tokens(tokenizer, most):
-    texts = {"a": "given the user ' s history , 0 1 2", "b": "éé é", "c": "0"}
-    cut = Catalogue(texts).cut(tokenizer, most).texts
-    for item, text in cut.items():
-        ids = tokenizer(texts[item], add_special_tokens=False)["input_ids"]
-        assert texts[item].startswith(text)
-        assert len(tokenizer(text, add_special_tokens=False)["input_ids"]) <= most
-        if len(ids) <= most:
-            assert text == texts[item]
-    assert cut["c"] == "0"
-
-
-def test_the_first_tokens_are_those_of_the_whole_text():
-    texts = {"a": "given the user ' s history"}
-    tokenizer = small_tokenizer()
-    assert Catalogue(texts).cut(tokenizer, 3).texts == {"a": "given the user"}
-    assert Catalogue({}).cut(tokenizer, 3).texts == {}
 
 
 # ---- real files -----------------------------------------------------------------------------------

@@ -74,6 +74,11 @@ class KeyGroup:
         return tuple(key.name for key in self.keys)
 
 
+def names_of(groups: Iterable[KeyGroup]) -> tuple[str, ...]:
+    """The names of the groups' keys."""
+    return tuple(name for group in groups for name in group.names)
+
+
 # Every declared key by name: what a misspelt one is compared with.
 KEYS: dict[str, Key] = {}
 

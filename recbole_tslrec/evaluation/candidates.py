@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from recbole_tslrec.data.histories import Histories
+from recbole_tslrec.data.histories import Histories, training_histories
+from recbole_tslrec.data.negatives import random_negatives
 
 if TYPE_CHECKING:
     from recbole.data.dataset import SequentialDataset
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 # The most rows of a block, and the most bytes of its scores, whatever the number of items.
 _ROWS_AT_ONCE = 256
+_EXAMPLES_AT_ONCE = 4096
 _SCORE_BYTES = 2**27
 
 
@@ -193,3 +195,27 @@ def items_before(
         return torch.from_numpy(items)
 
     return before
+
+
+def negatives_of(
+    dataset: SequentialDataset, rows: np.ndarray, count: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Items for training rows that their users did not have before, and that are not their targets.
+
+    Args:
+        dataset: RecBole's augmented training data set.
+        rows: positions of its rows, ascending, int64 [n].
+        count: how many for each.
+
+    Returns:
+        as of ``random_negatives``, [n, count].
+    """
+    before = items_before(dataset, training_histories(dataset))
+    targets = dataset.inter_feat[dataset.iid_field].numpy()[rows]
+    drawn = [
+        random_negatives(
+            before(rows[block]).numpy(), targets[block], dataset.item_num, count, generator
+        )
+        for block in np.array_split(np.arange(len(rows)), -(-len(rows) // _EXAMPLES_AT_ONCE))
+    ]
+    return np.concatenate(drawn)

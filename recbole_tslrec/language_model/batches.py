@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from recbole_tslrec.language_model.prompt import Prompt
 from recbole_tslrec.language_model.prompts.template import Template
 from recbole_tslrec.language_model.task import Examples
+
+_EXAMPLES_AT_ONCE = 4096
 
 
 class PositionBudgetSampler(Sampler[list[tuple[int, float]]]):
@@ -119,6 +121,19 @@ def instruction_positions(prompt: Prompt | Template) -> tuple[int, int]:
     """The positions of the leading words: for each batch, for each prompt."""
     leading = len(prompt.before) if isinstance(prompt, Prompt) else prompt.n_leading
     return (leading, 0) if prompt.shared_prefix else (0, leading)
+
+
+def lengths_in_blocks(
+    examples: Examples, lengths: Callable[[Sequence[Any]], np.ndarray]
+) -> np.ndarray:
+    """The positions of every example's prompt, so many prompts at a time as memory holds. [n]
+
+    Args:
+        examples: n, at least one.
+        lengths: the positions of some examples' prompts.
+    """
+    blocks = np.array_split(np.arange(len(examples)), -(-len(examples) // _EXAMPLES_AT_ONCE))
+    return np.concatenate([lengths([examples[number] for number in block]) for block in blocks])
 
 
 def of_like_length(lengths: np.ndarray, budget: int) -> list[np.ndarray]:

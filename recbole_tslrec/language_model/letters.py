@@ -11,16 +11,39 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from recbole_tslrec.data.item_catalogue import Catalogue
+from recbole_tslrec.language_model.prompts.segments import TokenTable
 from recbole_tslrec.language_model.prompts.template import answers_in_context
 from recbole_tslrec.language_model.readout import Head, head_of, stored_head
 from recbole_tslrec.language_model.source import LanguageModelSource
 
 LETTERS = string.ascii_uppercase
+# A prompt's last words: a letter is read behind them.
+LAST_WORDS = "\n\nAnswer:\n"
 
 
 def letters_behind(source: LanguageModelSource, words: str, count: int) -> list[int]:
     """The token ids that the first letters have behind a prompt's last words; errors as there."""
     return answers_in_context(source.tokenizer, words, LETTERS[:count])
+
+
+def candidate_labels(n_candidates: int) -> list[str]:
+    """Letters; for a linear layer, which reads none of them, numbers where letters do not suffice."""
+    if n_candidates <= len(LETTERS):
+        return list(LETTERS[:n_candidates])
+    return [f"c{place}" for place in range(1, n_candidates + 1)]
+
+
+def item_texts(
+    source: LanguageModelSource, catalogue: Catalogue, tokens: Sequence[str], most: int
+) -> TokenTable:
+    """The items' texts as they stand behind a label, of each the first ``most`` tokens.
+
+    Args:
+        tokens: the items' by internal id, without padding.
+    """
+    texts = [f" {text}" for text in catalogue.rows(tokens)]
+    return TokenTable.behind(source.tokenizer, "(A)", texts, most)
 
 
 class FrozenHead(nn.Module):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from recbole_tslrec.language_model.encoder import ItemEncoder, ItemPromptModel
     from recbole_tslrec.language_model.prompt import Prompt
     from recbole_tslrec.language_model.prompts.segments import TokenTable
-    from recbole_tslrec.language_model.prompts.template import Template
+    from recbole_tslrec.language_model.prompts.template import Template, Values
     from recbole_tslrec.language_model.source import LanguageModelSource
     from recbole_tslrec.language_model.text_encoder import TextEncoder
 
@@ -97,6 +97,18 @@ def _with_words(
 def _room(source: LanguageModelSource, prompt: Prompt) -> int:
     """The positions that a prompt's own words leave for items."""
     return source.context_length - len(prompt.before) - len(prompt.after)
+
+
+def check_prompt(source: LanguageModelSource, template: Template, longest: Values) -> None:
+    """Raise ValueError if a prompt does not fit the context, or the model does not know its words.
+
+    Args:
+        longest: the values of a prompt that must fit.
+    """
+    from recbole_tslrec.language_model.prompts.template import largest_token
+
+    template.lengths(longest)
+    check_words(source, largest_token(template))
 
 
 def check_words(source: LanguageModelSource, largest: int) -> None:

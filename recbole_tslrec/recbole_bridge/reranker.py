@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
+from collections.abc import Mapping
 from logging import getLogger
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from recbole_tslrec.backbones.registry import Backbone
+from recbole_tslrec.backbones.registry import BACKBONES, Backbone
 from recbole_tslrec.data.negatives import random_order
 from recbole_tslrec.evaluation.candidates import merged_scores, padded, scores, top_items
 from recbole_tslrec.evaluation.seen_items import SeenItems
@@ -26,6 +27,7 @@ from recbole_tslrec.stages.trained_backbone import take_trained_backbone
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
 
+    from recbole_tslrec.language_model.learner import TrainedParts
     from recbole_tslrec.language_model.task import Task
     from recbole_tslrec.stages.pipeline import Pipeline
     from recbole_tslrec.stages.stage import Stage
@@ -41,9 +43,15 @@ class Reranker(LanguageModelRecommender):
         backbone: the retriever's line in the table of backbones.
         n_candidates, candidates, control: the keys of these names, and ``rerank_control``.
         retriever: the trained backbone, frozen; untrained before ``prepare``.
+        ranker: what is trained, a subclass makes it.
+        settings: the values on which the trained weights depend, by key; so does a subclass.
+        texts_fingerprint: of the items' texts, where they are read.
     """
 
     backbone: ClassVar[Backbone]
+    ranker: TrainedParts
+    settings: Mapping[str, Any]
+    texts_fingerprint: str | None = None
     kept = ("retriever.",)
 
     def __init__(self, config, dataset):
@@ -105,9 +113,19 @@ class Reranker(LanguageModelRecommender):
         )
 
     def made_from(self, task: Task) -> dict[str, Any]:
-        """What the trained weights and their validation owe to the retriever; for a fingerprint."""
+        """What training and validation depend on, for a fingerprint; after ``prepare``."""
         weights = {name: tensor.cpu() for name, tensor in self.retriever.state_dict().items()}
-        return {"retriever": hashlib.sha256(save(weights)).hexdigest()}
+        return {
+            "retriever": hashlib.sha256(save(weights)).hexdigest(),
+            "settings": self.settings,
+            "language_model": self.source.identity,
+            "texts": self.texts_fingerprint,
+            "examples": task.examples.content_hash(),
+        }
+
+    def learner(self) -> TrainedParts:
+        """What the training loop trains."""
+        return self.ranker
 
     def train(self, mode: bool = True) -> Reranker:
         """As torch's; the retriever stays in evaluation mode."""
@@ -214,3 +232,22 @@ def _as_they_stand(candidates: Tensor) -> Tensor:
     """Scores that leave candidates in their order. float32 [B, k]"""
     places = torch.arange(candidates.shape[1], device=candidates.device)
     return -places.float().repeat(len(candidates), 1)
+
+
+def of_each_backbone(kind: type[Reranker]) -> dict[str, type[Reranker]]:
+    """The models of a paradigm by name, ``LlamaRec_SASRec`` for one: a class for each retriever.
+
+    Args:
+        kind: of the paradigm, named as its models begin. RecBole pickles a class by reference, so its
+            module must hold what is made here.
+    """
+    models = {}
+    for backbone in BACKBONES.values():
+        name = f"{kind.__name__}_{backbone.name}"
+        own = {
+            "__module__": kind.__module__,
+            "__doc__": f"{kind.__doc__} The retriever is {backbone.name}.",
+            "backbone": backbone,
+        }
+        models[name] = type(name, (kind,), own)
+    return models

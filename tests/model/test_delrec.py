@@ -24,7 +24,7 @@ from recbole_tslrec.paradigms.delrec.examples import Pair, analysis_values, patt
 from recbole_tslrec.paradigms.delrec.imitated import best_behind_histories
 from recbole_tslrec.paradigms.delrec.ranker import Imitation, gradient_weights
 from recbole_tslrec.paradigms.delrec.stages import SoftPromptsStage
-from recbole_tslrec.paradigms.llamarec.examples import values_of
+from recbole_tslrec.recbole_bridge.candidate_examples import values_of
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.stages.trained_backbone import trained_backbone
 

@@ -17,7 +17,7 @@ from recbole_tslrec.evaluation.candidates import top_items
 from recbole_tslrec.experiments.run.comparison import compare
 from recbole_tslrec.experiments.run.grid import Grid
 from recbole_tslrec.paradigms.llamarec import model as llamarec
-from recbole_tslrec.paradigms.llamarec import passes
+from recbole_tslrec.recbole_bridge import passes
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.stages.candidates import CandidatesStage
 

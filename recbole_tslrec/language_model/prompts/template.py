@@ -9,7 +9,7 @@ candidates are never cut: a prompt that does not fit without them is refused.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -26,6 +26,8 @@ from recbole_tslrec.language_model.prompts.segments import (
     Words,
     tokens_of,
 )
+
+ANSWER = "answer"  # the name of what is answered, where it stands in the prompt
 
 Segment = Words | Soft | Field | Items
 Values = Mapping[str, Sequence[np.ndarray]]
@@ -282,6 +284,11 @@ def _as_prefix(arrays: Positions) -> Positions:
 
 def _tensors(arrays: Positions) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+
+def with_answer(template: Template) -> Template:
+    """The prompt with what is answered, as the values of ``ANSWER``: for a loss over it."""
+    return replace(template, segments=(*template.segments, Field(ANSWER)))
 
 
 def largest_token(template: Template) -> int:

@@ -75,8 +75,8 @@ class PromptedModel:
         Raises:
             ValueError: prompts do not fit the context, or the texts are nothing to the tokenizer.
         """
+        from recbole_tslrec.language_model.letters import item_texts
         from recbole_tslrec.paradigms.delrec.prompts import check_prompts, make_prompts
-        from recbole_tslrec.paradigms.llamarec.prompt import item_texts
 
         texts = titles = None
         if catalogue is not None:

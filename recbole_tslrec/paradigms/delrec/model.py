@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_tslrec.backbones.registry import BACKBONES, Backbone
 from recbole_tslrec.config.key import result_values
 from recbole_tslrec.data.histories import latest_rows
 from recbole_tslrec.data.item_catalogue import catalogue_of
@@ -27,19 +26,19 @@ from recbole_tslrec.language_model.task import Task
 from recbole_tslrec.paradigms.delrec.keys import OWN, PROMPTS
 from recbole_tslrec.paradigms.delrec.language_model import PromptedModel, open_source_for
 from recbole_tslrec.paradigms.delrec.stages import SoftPromptsStage
-from recbole_tslrec.paradigms.llamarec.examples import (
+from recbole_tslrec.recbole_bridge.candidate_examples import (
     CandidateExamples,
     Example,
+    examples_of,
     values_of,
     with_random_negatives,
 )
-from recbole_tslrec.paradigms.llamarec.passes import examples_of, scores_in_passes
-from recbole_tslrec.recbole_bridge.reranker import Reranker
+from recbole_tslrec.recbole_bridge.passes import scores_in_passes
+from recbole_tslrec.recbole_bridge.reranker import Reranker, of_each_backbone
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
 
-    from recbole_tslrec.language_model.learner import TrainedParts
     from recbole_tslrec.language_model.prompts.template import Template
     from recbole_tslrec.paradigms.delrec.verbalizers import Verbalizer
     from recbole_tslrec.stages.pipeline import Pipeline
@@ -76,7 +75,7 @@ class DELRec(Reranker):
         self.has_stage = config["delrec_soft_prompts"] == "trained"
         tokens = dataset.field2id_token[dataset.iid_field][1:].tolist()
         texts = catalogue_of(config, tokens) if config["delrec_items"] == "text" else None
-        self._texts = None if texts is None else texts.fingerprint
+        self.texts_fingerprint = None if texts is None else texts.fingerprint
         prompted = PromptedModel.of(config, self.source, self.backbone.name, texts, tokens)
         width = getattr(self.retriever, self.backbone.item_table).embedding_dim
         empty = torch.ones(self.n_items, width)
@@ -138,18 +137,10 @@ class DELRec(Reranker):
         histories, lengths = rows[self.ITEM_SEQ].numpy(), rows[self.ITEM_SEQ_LEN].numpy()
         return CandidateExamples(histories, lengths, *found)
 
-    def learner(self) -> TrainedParts:
-        """What the training loop trains."""
-        return self.ranker
-
     def made_from(self, task: Task) -> dict[str, Any]:
         """What the trained weights depend on, for a fingerprint; after ``prepare``."""
         vectors = self.ranker.reader.soft_vectors.cpu().numpy()
         return super().made_from(task) | {
-            "settings": self.settings,
-            "language_model": self.source.identity,
-            "texts": self._texts,
-            "examples": task.examples.content_hash(),
             "soft_vectors": hashlib.sha256(vectors.tobytes()).hexdigest(),
         }
 
@@ -179,18 +170,5 @@ def _collate(
     }
 
 
-def _of(backbone: Backbone) -> type[DELRec]:
-    # RecBole pickles a class by reference, so it must be found under this module.
-    return type(
-        f"DELRec_{backbone.name}",
-        (DELRec,),
-        {
-            "__module__": __name__,
-            "__doc__": f"{DELRec.__doc__} The backbone is {backbone.name}.",
-            "backbone": backbone,
-        },
-    )
-
-
-MODELS: dict[str, type[DELRec]] = {model.__name__: model for model in map(_of, BACKBONES.values())}
-globals().update(MODELS)
+MODELS = of_each_backbone(DELRec)
+globals().update(MODELS)  # RecBole pickles a class by reference

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from recbole_tslrec.config.key import names_of
 from recbole_tslrec.data.item_catalogue import check_item_text
 from recbole_tslrec.data.keys import CANDIDATES, CONTROL, ITEM_TEXT
 from recbole_tslrec.language_model.keys import (
@@ -64,7 +65,7 @@ def _row(name: str, **settings: str) -> Variant:
         "DELRec_{backbone}",
         own,
         DELRec.stages(own),
-        tuple(key for group in (*_READ, CONTROL) for key in group.names),
+        names_of((*_READ, CONTROL)),
         control=bool(settings),
     )
 

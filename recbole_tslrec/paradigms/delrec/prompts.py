@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 
 from recbole_tslrec.language_model.kinds import ENCODER_DECODER
+from recbole_tslrec.language_model.letters import LAST_WORDS, candidate_labels
 from recbole_tslrec.language_model.prompts.segments import (
     Items,
     Soft,
@@ -21,10 +22,9 @@ from recbole_tslrec.language_model.prompts.segments import (
 from recbole_tslrec.language_model.prompts.template import (
     Segment,
     Template,
-    largest_token,
     special_tokens,
 )
-from recbole_tslrec.language_model.reader import check_words
+from recbole_tslrec.language_model.reader import check_prompt
 from recbole_tslrec.language_model.source import LanguageModelSource
 from recbole_tslrec.paradigms.delrec.examples import (
     ANSWERED,
@@ -35,7 +35,6 @@ from recbole_tslrec.paradigms.delrec.examples import (
     NEXT,
     PLACES,
 )
-from recbole_tslrec.paradigms.llamarec.prompt import LAST_WORDS, candidate_labels
 
 
 @dataclass(frozen=True)
@@ -116,5 +115,4 @@ def check_prompts(source: LanguageModelSource, prompts: Prompts, n_candidates: i
         lengths = np.zeros(n_candidates + 1) if texts is None else texts.lengths
         longest = np.argsort(-lengths[1:], kind="stable")[:n_candidates] + 1
         values = {part.name: [longest if part.candidates else longest[:1]] for part in segments}
-        template.lengths(values)
-        check_words(source, largest_token(template))
+        check_prompt(source, template, values)

@@ -192,9 +192,8 @@ def _verbalizer(
     config, source: LanguageModelSource, model: nn.Module, titles: TokenTable | None
 ) -> Verbalizer:
     from recbole_tslrec.language_model.kinds import ENCODER_DECODER
-    from recbole_tslrec.language_model.letters import head_of_answers, letters_behind
+    from recbole_tslrec.language_model.letters import LAST_WORDS, head_of_answers, letters_behind
     from recbole_tslrec.paradigms.delrec.verbalizers import Letters, Titles
-    from recbole_tslrec.paradigms.llamarec.prompt import LAST_WORDS
 
     writes = source.kind == ENCODER_DECODER
     if titles is not None:

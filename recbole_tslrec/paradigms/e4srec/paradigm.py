@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from recbole_tslrec.config.key import names_of
 from recbole_tslrec.data.keys import ITEM_TEXT
 from recbole_tslrec.language_model.item_inputs import check_item_inputs, has_slots
 from recbole_tslrec.language_model.keys import (
@@ -55,7 +56,7 @@ E4SREC = Paradigm(
             "E4SRec",
             "E4SRec",
             stages=E4SRec.stages(None),
-            keys=tuple(name for group in _READ for name in group.names),
+            keys=names_of(_READ),
             backbone=E4SRec.backbone.name,
         ),
     ),

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
-from recbole_tslrec.backbones.registry import BACKBONES, Backbone
 from recbole_tslrec.config.key import result_values
 from recbole_tslrec.data.histories import latest_rows
 from recbole_tslrec.data.item_catalogue import catalogue_of
@@ -29,23 +28,25 @@ from recbole_tslrec.language_model.reader import (
 )
 from recbole_tslrec.language_model.task import Task
 from recbole_tslrec.paradigms.llamarec.examples import (
-    CandidateExamples,
-    Example,
     collate,
     values_of,
-    with_random_negatives,
     with_retrieved_negatives,
 )
 from recbole_tslrec.paradigms.llamarec.keys import OWN
-from recbole_tslrec.paradigms.llamarec.passes import examples_of, scores_in_passes
 from recbole_tslrec.paradigms.llamarec.ranker import make_ranker
-from recbole_tslrec.recbole_bridge.reranker import Reranker
+from recbole_tslrec.recbole_bridge.candidate_examples import (
+    CandidateExamples,
+    Example,
+    examples_of,
+    with_random_negatives,
+)
+from recbole_tslrec.recbole_bridge.passes import scores_in_passes
+from recbole_tslrec.recbole_bridge.reranker import Reranker, of_each_backbone
 from recbole_tslrec.stages.candidates import CandidatesStage
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
 
-    from recbole_tslrec.language_model.learner import TrainedParts
     from recbole_tslrec.language_model.prompts.segments import TokenTable
     from recbole_tslrec.stages.pipeline import Pipeline
     from recbole_tslrec.stages.stage import Stage
@@ -106,14 +107,13 @@ class LlamaRec(Reranker):
 
     def _read_texts(self, config, dataset) -> TokenTable | None:
         """The items' texts by internal id; None for slots."""
-        self._texts: str | None = None
         if self.settings["llamarec_items"] == "slots":
             return None
-        from recbole_tslrec.paradigms.llamarec.prompt import item_texts
+        from recbole_tslrec.language_model.letters import item_texts
 
         tokens = dataset.field2id_token[dataset.iid_field][1:].tolist()
         catalogue = catalogue_of(config, tokens)
-        self._texts = catalogue.fingerprint
+        self.texts_fingerprint = catalogue.fingerprint
         return item_texts(self.source, catalogue, tokens, config["item_text_tokens"])
 
     # ---- what the trainer asks ------------------------------------------------------------------
@@ -139,8 +139,8 @@ class LlamaRec(Reranker):
 
     def task(self, dataset) -> Task:
         """What to learn: the letter of the next item, of every user's latest training rows."""
-        from recbole_tslrec.language_model.batches import instruction_positions
-        from recbole_tslrec.paradigms.llamarec.prompt import with_answer
+        from recbole_tslrec.language_model.batches import instruction_positions, lengths_in_blocks
+        from recbole_tslrec.language_model.prompts.template import with_answer
 
         examples = self._examples(dataset)
         template, answers = self.template, None
@@ -153,7 +153,7 @@ class LlamaRec(Reranker):
             unit="interactions",
             learning_rate_key=self.learning_rate_key,
             examples=examples,
-            lengths=examples.prompt_lengths(own, answers),
+            lengths=lengths_in_blocks(examples, lambda some: own.lengths(values_of(some, answers))),
             collate=partial(collate, template, answers),
             more_positions=instruction_positions(template),
         )
@@ -171,19 +171,6 @@ class LlamaRec(Reranker):
         histories, lengths = rows[self.ITEM_SEQ].numpy(), rows[self.ITEM_SEQ_LEN].numpy()
         return CandidateExamples(histories, lengths, *found)
 
-    def learner(self) -> TrainedParts:
-        """What the training loop trains."""
-        return self.ranker
-
-    def made_from(self, task: Task) -> dict[str, Any]:
-        """What the trained weights depend on, for a fingerprint; after ``prepare``."""
-        return super().made_from(task) | {
-            "settings": self.settings,
-            "language_model": self.source.identity,
-            "texts": self._texts,
-            "examples": task.examples.content_hash(),
-        }
-
     # ---- what a reranker does -------------------------------------------------------------------
 
     def rerank(self, interaction: Interaction, candidates: Tensor) -> Tensor:
@@ -200,20 +187,5 @@ class LlamaRec(Reranker):
         return scores_in_passes(examples, positions, scores, candidates, self.show_progress)
 
 
-def _of(backbone: Backbone) -> type[LlamaRec]:
-    # RecBole pickles a class by reference, so it must be found under this module.
-    return type(
-        f"LlamaRec_{backbone.name}",
-        (LlamaRec,),
-        {
-            "__module__": __name__,
-            "__doc__": f"{LlamaRec.__doc__} The retriever is {backbone.name}.",
-            "backbone": backbone,
-        },
-    )
-
-
-MODELS: dict[str, type[LlamaRec]] = {
-    model.__name__: model for model in map(_of, BACKBONES.values())
-}
-globals().update(MODELS)
+MODELS = of_each_backbone(LlamaRec)
+globals().update(MODELS)  # RecBole pickles a class by reference

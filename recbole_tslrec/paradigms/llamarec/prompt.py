@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from recbole_tslrec.data.item_catalogue import Catalogue
-from recbole_tslrec.language_model.letters import LETTERS, letters_behind
+from recbole_tslrec.language_model.letters import LAST_WORDS, candidate_labels, letters_behind
 from recbole_tslrec.language_model.prompts.segments import (
-    Field,
     Items,
     TokenTable,
     Words,
     tokens_of,
 )
 from recbole_tslrec.language_model.prompts.template import (
+    ANSWER,
     Template,
-    largest_token,
     special_tokens,
+    with_answer,
 )
-from recbole_tslrec.language_model.reader import check_words
+from recbole_tslrec.language_model.reader import check_prompt
 from recbole_tslrec.language_model.source import LanguageModelSource
-
-HISTORY, CANDIDATES, ANSWER = "history", "candidates", "answer"
-# The prompt's last words: a letter is read behind them.
-LAST_WORDS = "\n\nAnswer:\n"
+from recbole_tslrec.recbole_bridge.candidate_examples import CANDIDATES, HISTORY
 
 
 @dataclass(frozen=True)
@@ -66,18 +61,6 @@ def answers_of(source: LanguageModelSource, n_candidates: int, with_end: bool) -
     return Answers(tuple(letters_behind(source, LAST_WORDS, n_candidates)), end)
 
 
-def item_texts(
-    source: LanguageModelSource, catalogue: Catalogue, tokens: Sequence[str], most: int
-) -> TokenTable:
-    """The items' texts as they stand behind a label, of each the first ``most`` tokens.
-
-    Args:
-        tokens: the items' by internal id, without padding.
-    """
-    texts = [f" {text}" for text in catalogue.rows(tokens)]
-    return TokenTable.behind(source.tokenizer, "(A)", texts, most)
-
-
 def make_template(
     source: LanguageModelSource,
     instruction: str,
@@ -115,18 +98,6 @@ def make_template(
     return Template(tuple(segments), source.context_length)
 
 
-def with_answer(template: Template) -> Template:
-    """The prompt with its answer, a letter, as the values of ``ANSWER``."""
-    return replace(template, segments=(*template.segments, Field(ANSWER)))
-
-
-def candidate_labels(n_candidates: int) -> list[str]:
-    """Letters; for a linear layer, which reads none of them, numbers where letters do not suffice."""
-    if n_candidates <= len(LETTERS):
-        return list(LETTERS[:n_candidates])
-    return [f"c{place}" for place in range(1, n_candidates + 1)]
-
-
 def check_template(source: LanguageModelSource, template: Template, n_candidates: int) -> None:
     """Raise ValueError if candidates with long texts and one item of a history do not fit the context,
     or the language model does not know the words."""
@@ -135,5 +106,4 @@ def check_template(source: LanguageModelSource, template: Template, n_candidates
     longest = np.argsort(-lengths[1:], kind="stable")[:n_candidates] + 1
     letter = np.zeros(1, dtype=np.int64)
     values = {HISTORY: [longest[:1]], CANDIDATES: [longest], ANSWER: [letter]}
-    with_answer(template).lengths(values)
-    check_words(source, largest_token(template))
+    check_prompt(source, with_answer(template), values)

@@ -10,14 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_tslrec.data.histories import training_histories
-from recbole_tslrec.data.negatives import random_negatives
-from recbole_tslrec.evaluation.candidates import items_before
-
 if TYPE_CHECKING:
     from recbole_tslrec.language_model.prompts.template import Template
-
-_ROWS_AT_ONCE = 4096
 
 
 class Example(NamedTuple):
@@ -65,18 +59,11 @@ class YesNoExamples:
             content.update(np.concatenate([np.zeros(0, np.int64), *rows]))
         return content.hexdigest()
 
-    def prompt_lengths(self, template: Template, answers: tuple[int, int]) -> np.ndarray:
-        """The positions of every example's prompt. [n]"""
-        parts = [
-            template.lengths(values_of([self[number] for number in block], answers))
-            for block in np.array_split(np.arange(len(self)), -(-len(self) // _ROWS_AT_ONCE))
-        ]
-        return np.concatenate(parts)
-
 
 def values_of(examples: Sequence[Example], answers: tuple[int, int]) -> dict[str, list[np.ndarray]]:
     """What a template's batch is made of, by the names of its segments."""
-    from recbole_tslrec.paradigms.llmtrsr.prompt import ANSWER, CANDIDATE, HISTORY, SUMMARY
+    from recbole_tslrec.language_model.prompts.template import ANSWER
+    from recbole_tslrec.paradigms.llmtrsr.prompt import CANDIDATE, HISTORY, SUMMARY
 
     yes, no = answers
     return {
@@ -93,26 +80,3 @@ def collate(
     """A batch for ``YesNoRanker``."""
     is_positive = torch.tensor([one.is_positive for one in examples])
     return template.batch(values_of(examples, answers)) | {"is_positive": is_positive}
-
-
-def one_negative(dataset, rows: np.ndarray, seed: int) -> np.ndarray:
-    """An item for each row that its user did not have before, and that is not its target.
-
-    Args:
-        dataset: RecBole's augmented training data set.
-        rows: positions of its rows, ascending, int64 [n].
-
-    Returns:
-        int64 [n]; 0 where no item is left.
-    """
-    generator = np.random.default_rng(seed)
-    before = items_before(dataset, training_histories(dataset))
-    targets = dataset.inter_feat[dataset.iid_field].numpy()[rows]
-    blocks = np.array_split(np.arange(len(rows)), -(-len(rows) // _ROWS_AT_ONCE))
-    drawn = [
-        random_negatives(
-            before(rows[block]).numpy(), targets[block], dataset.item_num, 1, generator
-        )
-        for block in blocks
-    ]
-    return np.concatenate(drawn)[:, 0]

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from recbole_tslrec.backbones.registry import BACKBONES, Backbone
 from recbole_tslrec.config.key import result_values
 from recbole_tslrec.data.histories import latest_rows
 from recbole_tslrec.data.item_catalogue import catalogue_of
 from recbole_tslrec.data.keys import CANDIDATES, ITEM_TEXT
+from recbole_tslrec.evaluation.candidates import negatives_of
 from recbole_tslrec.language_model.keys import ADAPTERS, MEMORY, OPTIMISATION, STOPPING
 from recbole_tslrec.language_model.reader import (
     check_fine_tuning,
@@ -31,17 +31,16 @@ from recbole_tslrec.language_model.reader import (
     tokenised_texts,
 )
 from recbole_tslrec.language_model.task import Task
-from recbole_tslrec.paradigms.llmtrsr.examples import YesNoExamples, collate, one_negative
+from recbole_tslrec.paradigms.llmtrsr.examples import YesNoExamples, collate, values_of
 from recbole_tslrec.paradigms.llmtrsr.kept_summaries import KeptSummaries, as_tokens, stand_ins
 from recbole_tslrec.paradigms.llmtrsr.keys import OWN
 from recbole_tslrec.paradigms.llmtrsr.ranker import make_ranker
 from recbole_tslrec.paradigms.llmtrsr.stages import SummariesStage
-from recbole_tslrec.recbole_bridge.reranker import Reranker
+from recbole_tslrec.recbole_bridge.reranker import Reranker, of_each_backbone
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
 
-    from recbole_tslrec.language_model.learner import TrainedParts
     from recbole_tslrec.language_model.prompts.segments import TokenTable
     from recbole_tslrec.stages.pipeline import Pipeline
     from recbole_tslrec.stages.stage import Stage
@@ -117,7 +116,7 @@ class LLMTRSR(Reranker):
         """The items' texts by internal id."""
         tokens = dataset.field2id_token[dataset.iid_field][1:].tolist()
         catalogue = catalogue_of(config, tokens)
-        self._texts = catalogue.fingerprint
+        self.texts_fingerprint = catalogue.fingerprint
         return tokenised_texts(config, self.source, catalogue.rows(tokens))
 
     # ---- what the trainer asks ------------------------------------------------------------------
@@ -161,8 +160,8 @@ class LLMTRSR(Reranker):
 
     def task(self, dataset) -> Task:
         """What to learn: yes for each user's latest training item, no for a random one."""
-        from recbole_tslrec.language_model.batches import instruction_positions
-        from recbole_tslrec.paradigms.llmtrsr.prompt import with_answer
+        from recbole_tslrec.language_model.batches import instruction_positions, lengths_in_blocks
+        from recbole_tslrec.language_model.prompts.template import with_answer
 
         examples, template = self._examples(dataset), self._of_training
         if self.settings["trsr_loss"] == "text":
@@ -174,7 +173,9 @@ class LLMTRSR(Reranker):
             unit="answers",
             learning_rate_key=self.learning_rate_key,
             examples=examples,
-            lengths=examples.prompt_lengths(own, self.answers),
+            lengths=lengths_in_blocks(
+                examples, lambda some: own.lengths(values_of(some, self.answers))
+            ),
             collate=partial(collate, template, self.answers),
             more_positions=instruction_positions(template),
         )
@@ -183,7 +184,8 @@ class LLMTRSR(Reranker):
         chosen = latest_rows(dataset.inter_feat[dataset.uid_field].numpy(), 1)
         rows = dataset.inter_feat[chosen]
         users, histories = self._read(rows)
-        negatives = one_negative(dataset, chosen, self.settings["seed"])
+        generator = np.random.default_rng(self.settings["seed"])
+        negatives = negatives_of(dataset, chosen, 1, generator)[:, 0]
         summaries = self.summaries.of(users, histories)
         return YesNoExamples(summaries, histories, rows[self.POS_ITEM_ID].numpy(), negatives)
 
@@ -196,17 +198,9 @@ class LLMTRSR(Reranker):
             return [0] * len(histories), histories
         return interaction[self.USER_ID].tolist(), histories
 
-    def learner(self) -> TrainedParts:
-        """What the training loop trains."""
-        return self.ranker
-
     def made_from(self, task: Task) -> dict[str, Any]:
         """What the trained weights depend on, for a fingerprint; after ``prepare``."""
         return super().made_from(task) | {
-            "settings": self.settings,
-            "language_model": self.source.identity,
-            "texts": self._texts,
-            "examples": task.examples.content_hash(),
             "read_summaries": self.summaries.content_hash(),
         }
 
@@ -279,18 +273,5 @@ def _repeated(rows: list[np.ndarray], counts: list[int]) -> list[np.ndarray]:
     return [own for own, count in zip(rows, counts, strict=True) for _ in range(count)]
 
 
-def _of(backbone: Backbone) -> type[LLMTRSR]:
-    # RecBole pickles a class by reference, so it must be found under this module.
-    return type(
-        f"LLMTRSR_{backbone.name}",
-        (LLMTRSR,),
-        {
-            "__module__": __name__,
-            "__doc__": f"{LLMTRSR.__doc__} The retriever is {backbone.name}.",
-            "backbone": backbone,
-        },
-    )
-
-
-MODELS: dict[str, type[LLMTRSR]] = {model.__name__: model for model in map(_of, BACKBONES.values())}
-globals().update(MODELS)
+MODELS = of_each_backbone(LLMTRSR)
+globals().update(MODELS)  # RecBole pickles a class by reference

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from recbole_tslrec.language_model.prompts.segments import (
@@ -14,15 +12,16 @@ from recbole_tslrec.language_model.prompts.segments import (
     tokens_of,
 )
 from recbole_tslrec.language_model.prompts.template import (
+    ANSWER,
     Template,
     answers_in_context,
-    largest_token,
     special_tokens,
+    with_answer,
 )
-from recbole_tslrec.language_model.reader import check_words
+from recbole_tslrec.language_model.reader import check_prompt
 from recbole_tslrec.language_model.source import LanguageModelSource
 
-SUMMARY, HISTORY, CANDIDATE, ANSWER = "summary", "history", "candidate", "answer"
+SUMMARY, HISTORY, CANDIDATE = "summary", "history", "candidate"
 # The prompt's last words: the answer is read behind them.
 _LAST_WORDS = "\n\nAnswer:\n"
 _YES, _NO = "yes", "no"
@@ -79,16 +78,10 @@ def make_template(
     return Template(tuple(segments), source.context_length)
 
 
-def with_answer(template: Template) -> Template:
-    """The prompt with its answer, yes or no, as the values of ``ANSWER``."""
-    return replace(template, segments=(*template.segments, Field(ANSWER)))
-
-
 def check_template(source: LanguageModelSource, template: Template, texts: TokenTable) -> None:
     """Raise ValueError if words, one item and one candidate with long texts do not fit the context, or
     the language model does not know the words."""
     longest = [np.array([1 + int(np.argmax(texts.lengths[1:]))])]
     one = [np.zeros(1, dtype=np.int64)]
     values = {HISTORY: longest, CANDIDATE: longest, SUMMARY: one, ANSWER: one}
-    with_answer(template).lengths(values)
-    check_words(source, largest_token(template))
+    check_prompt(source, with_answer(template), values)

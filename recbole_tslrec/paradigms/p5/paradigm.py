@@ -1,5 +1,6 @@
 """What P5 hands over: its model, keys, and rows of a comparison."""
 
+from recbole_tslrec.config.key import names_of
 from recbole_tslrec.paradigms.p5 import keys
 from recbole_tslrec.paradigms.p5.keys import CODES, LANGUAGE_MODEL, OWN, TRAINING, WRITING
 from recbole_tslrec.paradigms.p5.model import P5 as Model
@@ -27,7 +28,7 @@ def row(name: str, model: str, code: str, read: tuple) -> Variant:
         model,
         {"item_code": code, "llm": "scratch"},
         stages=(EmbeddingCodesStage if embedding else ItemCodesStage,),
-        keys=tuple(key for group in read for key in group.names),
+        keys=names_of(read),
         backbone="SASRec",
         label=name,
     )

@@ -11,21 +11,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from recbole.data.interaction import Interaction
-
-    from recbole_tslrec.paradigms.llamarec.examples import Example
-    from recbole_tslrec.recbole_bridge.reranker import Reranker
+    from recbole_tslrec.recbole_bridge.candidate_examples import Example
 
 # The most prompt positions, padding included, in one pass of an evaluation. It changes the speed and
 # the memory, not the result, but for int8 (docs/determinism.md).
 _POSITIONS_A_PASS = 16_384
-
-
-def examples_of(model: Reranker, interaction: Interaction, candidates: Tensor) -> list[Example]:
-    """The histories of RecBole's rows and their candidates, int64 [B, k], without padding."""
-    histories, lengths = interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN].tolist()
-    rows = zip(histories.cpu().numpy(), lengths, candidates.cpu().numpy(), strict=True)
-    return [(history[:length], own[own > 0], 0) for history, length, own in rows]
 
 
 def scores_in_passes(

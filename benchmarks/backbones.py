@@ -21,8 +21,8 @@ from recbole.utils import get_model
 from tabulate import tabulate
 
 from recbole_tslrec.backbones.registry import BACKBONES
+from recbole_tslrec.config.devices import machine
 from recbole_tslrec.evaluation.ranks import rank_test_targets
-from recbole_tslrec.experiments.run.machine import machine
 from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.recommendation.recommender import Recommender

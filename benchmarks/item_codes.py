@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
+from recbole_tslrec.config.devices import machine
 from recbole_tslrec.evaluation.ranks import Ranks, rank_test_targets
-from recbole_tslrec.experiments.run.machine import machine
 from recbole_tslrec.paradigms.p5.item_codes import BASE
 from recbole_tslrec.paradigms.p5.keys import FILE_ORDER, RANDOM, SEQUENTIAL
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment

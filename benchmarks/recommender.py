@@ -40,7 +40,7 @@ from tqdm import tqdm
 
 from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.backbones.whole_sequences.loader import WholeSequenceDataLoader
-from recbole_tslrec.experiments.run.machine import machine
+from recbole_tslrec.config.devices import machine
 from recbole_tslrec.language_model import meter
 
 LANGUAGE_MODEL_WIDTH = 384  # of the embedded one

@@ -31,9 +31,9 @@ from recbole.config import Config
 from recbole.data.interaction import Interaction
 from recbole.model.sequential_recommender import SASRec
 
+from recbole_tslrec.config.devices import machine
 from recbole_tslrec.data.histories import Histories, fingerprint, training_histories
 from recbole_tslrec.evaluation.blocks import SCORE_BYTES
-from recbole_tslrec.experiments.run.machine import machine
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions import GateFusion
 from recbole_tslrec.paradigms.tslrec.reconstruction.categories import latent_categories
 from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import prior_preferences

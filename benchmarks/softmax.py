@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recbole_tslrec.backbones.losses import softmax_loss
-from recbole_tslrec.experiments.run.machine import machine
+from recbole_tslrec.config.devices import machine
 
 
 def plain(states: Tensor, table: Tensor, targets: Tensor) -> Tensor:

@@ -1,4 +1,10 @@
-"""What the processor at hand can do."""
+"""The processor at hand: what it is, in words, and what it can do."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
 
 import torch
 
@@ -8,3 +14,24 @@ def bf16_is_fast(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def processor() -> str:
+    """The processor's own name where the system tells it (Linux), else its kind."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def machine(device: str = "cpu") -> str:
+    """One line on where this process runs: part of every measurement.
+
+    Args:
+        device: torch's name of what does the work.
+    """
+    chip = torch.cuda.get_device_name() if device != "cpu" else processor()
+    return (
+        f"{os.cpu_count()} cores, torch.get_num_threads() {torch.get_num_threads()}, {chip}, Python "
+        f"{platform.python_version()}, torch {torch.__version__}"
+    )

@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
-
-from recbole_tslrec.store.store import write_atomically
 
 PROTOCOLS = {"ranked": "seen items ranked", "masked": "seen items masked"}
 CUTOFFS = (5, 10)
 # The metrics of the paper, by RecBole's names.
 METRICS = {"HR@5": "hit@5", "HR@10": "hit@10", "NDCG@5": "ndcg@5", "NDCG@10": "ndcg@10"}
-
-
-def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays of numbers or texts as one .npz, atomically; makes the folder."""
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:  # given a name, NumPy would add .npz to it
-            np.savez_compressed(file, **arrays)
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, write)
 
 
 def metrics(ranks: np.ndarray) -> dict[str, float]:

@@ -20,8 +20,9 @@ from tqdm import tqdm
 from recbole_tslrec.backbones.registry import without_padding
 from recbole_tslrec.data.histories import training_histories
 from recbole_tslrec.evaluation.blocks import BlockDataLoader
-from recbole_tslrec.evaluation.metrics import metrics, save_arrays
+from recbole_tslrec.evaluation.metrics import metrics
 from recbole_tslrec.evaluation.seen_items import SeenItems
+from recbole_tslrec.store.arrays import save_arrays
 
 
 @dataclass(frozen=True, eq=False)

@@ -169,3 +169,40 @@ def bootstrap_interval(
     tail = (1 - level) / 2
     low, high = np.quantile(draws @ distinct / len(values), [tail, 1 - tail])
     return float(low), float(high)
+
+
+def comparison_table(comparisons: list[Comparison]) -> pd.DataFrame:
+    """A row a comparison, in full precision."""
+    rows = []
+    for one in comparisons:
+        row = {"dataset": one.dataset, "backbone": one.backbone, "method": one.ours}
+        row |= {"against": one.theirs, "metric": one.metric, "difference": one.difference}
+        row |= {"relative": one.relative}
+        notes = []
+        for test in ("users", "seeds"):
+            outcome: Outcome = getattr(one, test)
+            row |= {f"n_{test}": outcome.n, f"p_{test}": outcome.p_value}
+            row[f"p_{test}_holm"] = outcome.corrected
+            notes += [f"{test}: {outcome.note}"] if outcome.note else []
+        note = " ".join(notes)
+        rows.append(row | {"note": note, "common_seeds": one.common_seeds, "mark": one.mark})
+    numbers = ["relative", "p_users", "p_users_holm", "p_seeds", "p_seeds_holm"]
+    columns = None if rows else ["dataset", "backbone", "method", "against", "metric", *numbers]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(numbers, float))
+
+
+def verdict(one: pd.Series) -> str:
+    """What may be said of ours against theirs, without their name: "better than", …
+
+    Args:
+        one: a row of ``comparison_table``.
+    """
+    direction = "better" if one["difference"] > 0 else "worse"
+    users, seeds = one["p_users_holm"] < ALPHA, one["p_seeds_holm"] < ALPHA
+    if users and seeds:
+        return f"{direction} than"
+    if users:
+        return f"{direction} over the users, not over the seeds, than"
+    if seeds:
+        return f"{direction} over the seeds, not over the users, than"
+    return "cannot be told from"

@@ -29,9 +29,9 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from recbole_tslrec import plug_in
+from recbole_tslrec.config.devices import machine
 from recbole_tslrec.experiments.run.cells import Cell
 from recbole_tslrec.experiments.run.grid import Grid
-from recbole_tslrec.experiments.run.machine import machine
 from recbole_tslrec.language_model.meter import metered, peak_memory
 from recbole_tslrec.language_model.workload import When, Workload
 from recbole_tslrec.recbole_bridge.language_model_recommender import LanguageModelRecommender

@@ -13,7 +13,7 @@ import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -345,3 +345,16 @@ def _first_position(shape: PreTrainedModel) -> int:
         ):
             return module.padding_idx + 1
     return 0
+
+
+@cache
+def identity_of(llm: str, trust_remote_code: bool) -> Any:
+    """What tells a language model from others, for a hash; its name, where it cannot be opened."""
+    from recbole_tslrec.language_model.scratch import SHAPES
+
+    if llm in (EMBEDDED, *SHAPES):  # one and the same, by its hash; or made anew
+        return llm
+    try:
+        return open_source(llm, trust_remote_code).identity
+    except (OSError, ValueError, ModuleNotFoundError):
+        return llm  # whoever opens it says what is wrong

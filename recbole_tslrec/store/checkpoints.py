@@ -263,6 +263,19 @@ def in_one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
+def weights_hash(checkpoint: Path) -> str:
+    """A hash of a checkpoint's weights alone: of the same model trained twice the files differ."""
+    try:
+        weights = load_checkpoint(checkpoint)["state_dict"]
+    except (KeyError, ValueError):
+        return file_hash(checkpoint)  # whoever loads it says what is wrong
+    content = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        content.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return content.hexdigest()
+
+
 def convert_checkpoint(checkpoint: Path, output: Path, trusted_sha256: str) -> None:
     """Save a checkpoint of RecBole alone again in the form that is read without trust.
 

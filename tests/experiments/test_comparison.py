@@ -20,7 +20,6 @@ from support.texts import write_texts
 
 from recbole_tslrec.__main__ import main
 from recbole_tslrec.experiments.report import grid_tables
-from recbole_tslrec.experiments.run import cells as cells_module
 from recbole_tslrec.experiments.run import comparison as comparison_module
 from recbole_tslrec.experiments.run import search as search_module
 from recbole_tslrec.experiments.run.cells import Cell
@@ -366,12 +365,12 @@ def test_the_id_is_of_a_language_models_revision(monkeypatch):
     ids = []
     for revision in ("aaa", "bbb"):
         comes = SimpleNamespace(identity={"hub": "organisation/model", "revision": revision})
-        cells_module._language_model_identity.cache_clear()
+        source.identity_of.cache_clear()
         monkeypatch.setattr(source, "open_source", lambda *_, comes=comes: comes)
         ids.append(cell(llm="organisation/model").id)
         assert cell(llm="embedded").id == cell().id
     assert ids[0] != ids[1]
-    cells_module._language_model_identity.cache_clear()
+    source.identity_of.cache_clear()
 
 
 def test_the_id_is_of_a_checkpoints_weights(tmp_path):

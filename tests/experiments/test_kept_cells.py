@@ -13,18 +13,18 @@ from recbole_tslrec.experiments.report.results import Results
 from recbole_tslrec.experiments.run.comparison import compare
 from recbole_tslrec.experiments.run.grid import Grid
 from recbole_tslrec.experiments.run.kept_cells import (
-    Lines,
     ResultsFolder,
     check_entries,
     read_ranks,
 )
+from recbole_tslrec.store.json_lines import JsonLines
 
 WHOLE = '{"cell": "2", "text": "ü"}'
 
 
 @pytest.fixture
-def kept(tmp_path) -> Lines:
-    lines = Lines(tmp_path / "kept.jsonl", "cell")
+def kept(tmp_path) -> JsonLines:
+    lines = JsonLines(tmp_path / "kept.jsonl", "cell", check_entries)
     lines.append({"cell": "1"})
     return lines
 

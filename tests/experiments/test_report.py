@@ -13,19 +13,23 @@ import pytest
 from synthetic import VARIANTS, SyntheticResults
 
 from recbole_tslrec.__main__ import main
-from recbole_tslrec.evaluation.significance import Comparison, Outcome
+from recbole_tslrec.evaluation.kept_ranks import user_metrics
+from recbole_tslrec.evaluation.significance import (
+    Comparison,
+    Outcome,
+    comparison_table,
+    verdict,
+)
 from recbole_tslrec.evaluation.slices import quantile_groups
 from recbole_tslrec.experiments.report import drawing, figures, report
 from recbole_tslrec.experiments.report.report import make_report, write_report
-from recbole_tslrec.experiments.report.results import Results, user_metrics
+from recbole_tslrec.experiments.report.results import Results
 from recbole_tslrec.experiments.report.tables import (
     all_comparisons,
-    comparison_table,
     gains_table,
     main_table,
     reuse_tables,
     seeds_and_gaps,
-    verdict,
 )
 from recbole_tslrec.recbole_bridge.paradigm import controls
 

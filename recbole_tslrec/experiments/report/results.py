@@ -15,16 +15,15 @@ import numpy as np
 import pandas as pd
 
 from recbole_tslrec.backbones.registry import BACKBONES
+from recbole_tslrec.evaluation.kept_ranks import RANK_COLUMNS, differing_metrics, user_metrics
 from recbole_tslrec.evaluation.metrics import METRICS, PROTOCOLS
 from recbole_tslrec.experiments.run.kept_cells import (
     DONE,
     FORMAT,
-    RANK_COLUMNS,
     ResultsFolder,
-    differing_metrics,
-    read_lines,
 )
 from recbole_tslrec.recbole_bridge.paradigm import table_rows
+from recbole_tslrec.store.json_lines import read_lines
 
 # What the text and the pictures go by; all metrics are in tables.
 MAIN_METRIC = "NDCG@10"
@@ -222,16 +221,6 @@ class Results:
     def _note(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)
-
-
-def user_metrics(ranks: pd.Series) -> pd.DataFrame:
-    """HR and NDCG of every user from the rank of the one target, from 1; float64, a column a metric."""
-    columns = {}
-    for name in METRICS:
-        kind, _, k = name.partition("@")
-        gain = 1.0 if kind == "HR" else 1 / np.log2(1.0 + ranks)
-        columns[name] = np.where(ranks <= int(k), gain, 0.0)
-    return pd.DataFrame(columns, index=ranks.index)
 
 
 def _read(folder: ResultsFolder) -> pd.DataFrame:

@@ -10,12 +10,13 @@ import pandas as pd
 
 from recbole_tslrec.evaluation.metrics import METRICS, beside_figures
 from recbole_tslrec.evaluation.significance import (
-    ALPHA,
     Comparison,
     Outcome,
     compare_seeds,
     compare_users,
+    comparison_table,
     correct,
+    verdict,
 )
 from recbole_tslrec.experiments.report.document import Block, escape
 from recbole_tslrec.experiments.report.grid_tables import mean_text
@@ -91,43 +92,6 @@ def compare(results: Results, ours: Key, theirs: Key, metric: str, protocol: str
         seeds=compare_seeds(values[0].to_dict(), values[1].to_dict()),
         common_seeds=len(common),
     )
-
-
-def comparison_table(comparisons: list[Comparison]) -> pd.DataFrame:
-    """A row a comparison, in full precision."""
-    rows = []
-    for one in comparisons:
-        row = {"dataset": one.dataset, "backbone": one.backbone, "method": one.ours}
-        row |= {"against": one.theirs, "metric": one.metric, "difference": one.difference}
-        row |= {"relative": one.relative}
-        notes = []
-        for test in ("users", "seeds"):
-            outcome: Outcome = getattr(one, test)
-            row |= {f"n_{test}": outcome.n, f"p_{test}": outcome.p_value}
-            row[f"p_{test}_holm"] = outcome.corrected
-            notes += [f"{test}: {outcome.note}"] if outcome.note else []
-        note = " ".join(notes)
-        rows.append(row | {"note": note, "common_seeds": one.common_seeds, "mark": one.mark})
-    numbers = ["relative", "p_users", "p_users_holm", "p_seeds", "p_seeds_holm"]
-    columns = None if rows else ["dataset", "backbone", "method", "against", "metric", *numbers]
-    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(numbers, float))
-
-
-def verdict(one: pd.Series) -> str:
-    """What may be said of ours against theirs, without their name: "better than", …
-
-    Args:
-        one: a row of ``comparison_table``.
-    """
-    direction = "better" if one["difference"] > 0 else "worse"
-    users, seeds = one["p_users_holm"] < ALPHA, one["p_seeds_holm"] < ALPHA
-    if users and seeds:
-        return f"{direction} than"
-    if users:
-        return f"{direction} over the users, not over the seeds, than"
-    if seeds:
-        return f"{direction} over the seeds, not over the users, than"
-    return "cannot be told from"
 
 
 def findings(of_tslrec: pd.DataFrame) -> dict[str, list[tuple[str, list[str]]]]:

@@ -19,18 +19,19 @@ from recbole.data import create_dataset, data_preparation
 
 import recbole_tslrec
 from recbole_tslrec.backbones.registry import BACKBONES
+from recbole_tslrec.config.devices import machine
 from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.config.key import KEYS, Effect
-from recbole_tslrec.evaluation.metrics import CUTOFFS, save_arrays
+from recbole_tslrec.evaluation.metrics import CUTOFFS
 from recbole_tslrec.evaluation.ranks import rank_test_targets
 from recbole_tslrec.experiments.run.cells import Cell, description
 from recbole_tslrec.experiments.run.kept_cells import DONE, FAILED, ResultsFolder
-from recbole_tslrec.experiments.run.machine import machine
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
 from recbole_tslrec.recbole_bridge.paradigm import variants
 from recbole_tslrec.recbole_bridge.quick_start import Experiment, run_experiment
 from recbole_tslrec.stages.pipeline import Pipeline
 from recbole_tslrec.stages.user_inputs import draws_by_popularity
+from recbole_tslrec.store.arrays import save_arrays
 from recbole_tslrec.store.checkpoints import load_checkpoint
 
 

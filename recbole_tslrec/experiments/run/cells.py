@@ -7,15 +7,12 @@ given as a key makes another id, though not another result.) ``cell_run.py`` run
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.config.key import KEYS, Effect, counts
@@ -23,7 +20,7 @@ from recbole_tslrec.config.recbole_keys import listed
 from recbole_tslrec.evaluation.metrics import CUTOFFS
 from recbole_tslrec.experiments.run.kept_cells import FORMAT
 from recbole_tslrec.recbole_bridge.paradigm import paradigm_of, variants
-from recbole_tslrec.store.checkpoints import load_checkpoint
+from recbole_tslrec.store.checkpoints import weights_hash
 from recbole_tslrec.store.store import file_hash, fingerprint
 
 # The first version of ours whose results are those of today. Raised when a change makes a cell result in
@@ -133,38 +130,14 @@ def _content(key: str, value: Any, trust_remote_code: bool) -> Any:
     """What stands for a value in a cell's id: of a file its content, not where it lies."""
     if isinstance(value, str):  # whatever else it is, the cell itself fails of it
         if key == "backbone_checkpoint" and Path(value).is_file():
-            return _weights_hash(value)
+            return weights_hash(Path(value))
         if KEYS[key].effect is Effect.FILE and Path(value).is_file():
             return file_hash(Path(value))
         if KEYS[key].effect is Effect.MODEL:
-            return _language_model_identity(value, trust_remote_code)
+            from recbole_tslrec.language_model.source import identity_of
+
+            return identity_of(value, trust_remote_code)
     return str(value)
-
-
-def _weights_hash(checkpoint: str) -> str:
-    """Of the weights alone: the same model trained twice is one backbone, its two files differ."""
-    try:
-        weights = load_checkpoint(checkpoint)["state_dict"]
-    except (KeyError, ValueError):
-        return file_hash(Path(checkpoint))  # the cell itself fails, and says of what
-    content = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        content.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return content.hexdigest()
-
-
-@cache
-def _language_model_identity(llm: str, trust_remote_code: bool) -> Any:
-    from recbole_tslrec.language_model.scratch import SHAPES
-    from recbole_tslrec.language_model.source import EMBEDDED, open_source
-
-    if llm in (EMBEDDED, *SHAPES):  # one and the same, by its hash; or made anew
-        return llm
-    try:
-        return open_source(llm, trust_remote_code).identity
-    except (OSError, ValueError, ModuleNotFoundError):
-        return llm  # the cell itself fails, and says of what
 
 
 def _measured(given: Mapping[str, Any]) -> dict[str, Any]:

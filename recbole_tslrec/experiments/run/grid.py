@@ -14,6 +14,7 @@ from recbole_tslrec.config.spelling import check_spelling
 from recbole_tslrec.config.values import did_you_mean
 from recbole_tslrec.data.check_header import check_columns, path_of
 from recbole_tslrec.data.check_interactions import check_interactions, count_items
+from recbole_tslrec.data.file_hashes import data_hash, texts_hash
 from recbole_tslrec.data.item_catalogue import check_item_columns
 from recbole_tslrec.experiments.run.cells import Cell
 from recbole_tslrec.recbole_bridge.paradigm import (
@@ -24,7 +25,7 @@ from recbole_tslrec.recbole_bridge.paradigm import (
     variants,
 )
 from recbole_tslrec.recbole_bridge.quick_start import read_config_file
-from recbole_tslrec.store.store import file_hash, fingerprint
+from recbole_tslrec.store.store import fingerprint
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class Grid:
         texts = {"item_text": given.get("item_text")}
         check_item_columns(configs[0].final_config_dict | texts)
         check_interactions(configs[0].final_config_dict)
-        data = _data_hash(configs[0])
+        data = data_hash(configs[0])
         for cell, error in errors:
             print(f"compare: {dataset}, {cell.method}, will fail: {error}", flush=True)
         return [replace(cell, data=data, texts=_texts_hash(configs[0], cell)) for cell in groups]
@@ -213,29 +214,9 @@ class _EarlyChecks:
         return self._n_items
 
 
-def _data_hash(config: Config) -> str:
-    """Of the interactions, and of the users' and items' files where RecBole loads those, too."""
-    path = path_of(config)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"dataset: there is no [{path}]. Put the data set [{config['dataset']}] there, give "
-            f"data_path, or make it with: python -m recbole_tslrec import"
-        )
-    loaded = config["load_col"]
-    others = {
-        kind: file_hash(path.with_suffix(f".{kind}"))
-        for kind in ("item", "user")
-        if (loaded is None or kind in loaded) and path.with_suffix(f".{kind}").is_file()
-    }
-    interactions = file_hash(path)
-    return fingerprint({"inter": interactions, **others}) if others else interactions
-
-
 def _texts_hash(config: Config, cell: Cell) -> str:
     """Of the items' file, if the cell is given columns of it to read; whether it does is its own."""
-    path = path_of(config).with_suffix(".item")
-    given = cell.settings.get("item_text") is not None
-    return file_hash(path) if given and path.is_file() else ""
+    return texts_hash(config) if cell.settings.get("item_text") is not None else ""
 
 
 def _check_evaluation(config: Config) -> None:

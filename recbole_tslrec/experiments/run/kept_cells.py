@@ -9,58 +9,21 @@ The arrays of a cell are in a file of its own, or in one of the data set (``pack
 
 from __future__ import annotations
 
-import io
-import json
-import os
-import struct
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from logging import getLogger
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from filelock import FileLock, Timeout
 
-from recbole_tslrec.evaluation.metrics import METRICS, PROTOCOLS, metrics
+from recbole_tslrec.evaluation.kept_ranks import differing_metrics, fault_of_ranks
+from recbole_tslrec.store.arrays import read_arrays
+from recbole_tslrec.store.json_lines import JsonLines
 
 FORMAT = 1  # of a line
 DONE, FAILED = "done", "failed"
-RANK_COLUMNS = {"ranked": "rank", "masked": "rank_masked"}  # by protocol
 OWN_ARRAYS = {"ranks": "rank", "items": "place"}  # that no two cells share
-_TOKENS, _RANKS, _COUNTS = (
-    ("user", "item"),
-    ("rank", "rank_masked"),
-    ("training_length", "item_count"),
-)
-RANK_ARRAYS = (*_TOKENS, *_RANKS, *_COUNTS)
-# What reading a damaged .npz raises, by where the damage is.
-_SIGNS_OF_DAMAGE = (
-    *(BadZipFile, EOFError, ValueError, zlib.error, struct.error),
-    *(LookupError, MemoryError, NotImplementedError, RuntimeError, TypeError),
-)
-# Two ways to add up the same numbers differ by less; two trained models by more.
-_ROUNDING = 1e-9
-
-
-def read_lines(path: Path) -> tuple[list[bytes], bytes]:
-    """A file's lines, and what stands after the last of them: half a line, or nothing.
-
-    A last JSON object that only lacks its newline, as an editor may leave it, is a line. Takes no lock
-    and writes nothing.
-    """
-    *lines, last = path.read_bytes().split(b"\n")
-    return ([*lines, last], b"") if _is_object(last) else (lines, last)
-
-
-def _is_object(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 def _is_text(value: Any) -> bool:
@@ -127,98 +90,11 @@ def check_entries(line: Mapping[str, Any], where: str) -> None:
             )
 
 
-@dataclass(frozen=True)
-class Lines:
-    """A file of one JSON object a line, to which several processes append.
-
-    Attributes:
-        path: the file.
-        key: the entry that tells the objects apart.
-    """
-
-    path: Path
-    key: str
-
-    def read(self) -> dict[str, dict[str, Any]]:
-        """The objects by their key, the last of each; writes nothing.
-
-        Half a line at the end is of a run that was killed, or is being written: left out.
-
-        Raises:
-            ValueError: a line is not such an object, or an entry of another type; says which.
-        """
-        if not self.path.is_file():
-            return {}
-        lines = {}
-        for number, line in enumerate(read_lines(self.path)[0], start=1):
-            if not line.strip():
-                continue
-            try:
-                content = json.loads(line)
-                lines[content[self.key]] = content
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise ValueError(
-                    f"[{self.path}], line {number}, is not an object with [{self.key}]. Remove the "
-                    f"line; what it stood for is then done again."
-                ) from error
-            check_entries(content, f"[{self.path}], line {number}")
-        return lines
-
-    def append(self, content: dict[str, Any]) -> None:
-        """Add an object and flush it to disk."""
-        line = (json.dumps(content, ensure_ascii=False) + "\n").encode()
-        with self._locked():
-            _append(self.path, self._closed_end() + line)
-
-    def _closed_end(self) -> bytes:
-        """What the next line needs before it. Half a line is moved to a file beside this one.
-
-        Under the lock it can only be a dead process's.
-        """
-        if not self.path.is_file():
-            return b""
-        _, half = read_lines(self.path)
-        if not half.strip():
-            return b"" if self.path.read_bytes()[-1:] in (b"", b"\n") else b"\n"
-        dropped = self.path.with_name(f"{self.path.name}.dropped")
-        _append(dropped, half + b"\n")
-        os.truncate(self.path, self.path.stat().st_size - len(half))
-        getLogger(__name__).warning(
-            f"[{self.path}] ended in a half-written line, of a run that was killed: it is in "
-            f"[{dropped}] now."
-        )
-        return b""
-
-    def _locked(self) -> FileLock:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.path.with_name(f".{self.path.name}.lock"))
-
-
-def _append(path: Path, content: bytes) -> None:
-    with open(path, "ab") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_arrays(path: Path, of: str = "") -> dict[str, np.ndarray]:
-    """The arrays of a file by name, of those that are a cell's own only that cell's.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    content = io.BytesIO(path.read_bytes())
+def _arrays(path: Path, of: str = "") -> dict[str, np.ndarray]:
     try:
-        with np.load(content, allow_pickle=False) as file:
-            names = {name.removeprefix(f"{of}/"): name for name in file.files}
-            arrays = {short: file[name] for short, name in names.items() if "/" not in short}
-    except _SIGNS_OF_DAMAGE as error:
+        return read_arrays(path, of)
+    except ValueError as error:
         raise ValueError(_damaged(path, str(error))) from error
-    # Packed in small types, in which NumPy would go on to compute.
-    return {
-        name: array.astype(np.int32) if array.dtype.kind == "u" else array
-        for name, array in arrays.items()
-    }
 
 
 def read_ranks(path: Path) -> dict[str, np.ndarray] | None:
@@ -229,8 +105,8 @@ def read_ranks(path: Path) -> dict[str, np.ndarray] | None:
     """
     if not path.is_file():
         return None
-    arrays = read_arrays(path)
-    if fault := _fault_of_ranks(arrays):
+    arrays = _arrays(path)
+    if fault := fault_of_ranks(arrays):
         raise ValueError(_damaged(path, fault))
     return arrays
 
@@ -240,43 +116,6 @@ def _damaged(path: Path, why: str) -> str:
         f"[{path}] is damaged: {why}. Bring it back, or take its cell's line out of cells.jsonl and run "
         f"the grid again."
     )
-
-
-def _fault_of_ranks(arrays: Mapping[str, np.ndarray]) -> str | None:
-    missing = [name for name in RANK_ARRAYS if name not in arrays]
-    if missing:
-        return f"it has no {', '.join(missing)}"
-    for name in RANK_ARRAYS:
-        array, kinds = arrays[name], "U" if name in _TOKENS else "iu"
-        if array.ndim != 1 or array.dtype.kind not in kinds:
-            return f"{name} is {array.dtype} {list(array.shape)}, not one value a test user"
-        if len(array) != len(arrays["user"]) or not len(array):
-            return f"{name} has {len(array)} values for {len(arrays['user'])} test users"
-        if name not in _TOKENS and array.min() < (1 if name in _RANKS else 0):
-            return f"{name} holds {array.min()}"
-    return None
-
-
-def differing_metrics(
-    test: Mapping[str, Mapping[str, float]], ranks: Mapping[str, np.ndarray]
-) -> list[str]:
-    """Which metrics of a line are not those of its ranks, a clause each.
-
-    Args:
-        test: a line's, by protocol and RecBole's name of the metric.
-        ranks: of every test user, by the names in ``RANK_COLUMNS``.
-    """
-    found = []
-    for protocol, column in RANK_COLUMNS.items():
-        by_ranks = metrics(np.asarray(ranks[column]))
-        for name, key in METRICS.items():
-            given = test[protocol][key]
-            if not abs(given - by_ranks[key]) <= _ROUNDING:  # NaN is not, either
-                found.append(
-                    f"{name} ({PROTOCOLS[protocol]}) is {given:.4f} in cells.jsonl and "
-                    f"{by_ranks[key]:.4f} by the kept ranks"
-                )
-    return found
 
 
 class ResultsFolder:
@@ -292,8 +131,8 @@ class ResultsFolder:
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
-        self.cells = Lines(self.folder / "cells.jsonl", "cell")
-        self.trials = Lines(self.folder / "searches.jsonl", "trial")
+        self.cells = JsonLines(self.folder / "cells.jsonl", "cell", check_entries)
+        self.trials = JsonLines(self.folder / "searches.jsonl", "trial", check_entries)
 
     def ranks_file(self, cell: str) -> Path:
         return self.folder / "ranks" / f"{cell}.npz"
@@ -309,9 +148,9 @@ class ResultsFolder:
         """
         own = self.folder / kind / f"{line['cell']}.npz"
         if own.is_file():
-            return read_ranks(own) if kind == "ranks" else read_arrays(own)
+            return read_ranks(own) if kind == "ranks" else _arrays(own)
         packed = self.packed_file(kind, line["dataset"])
-        arrays = read_arrays(packed, of=line["cell"]) if packed.is_file() else {}
+        arrays = _arrays(packed, of=line["cell"]) if packed.is_file() else {}
         # What all cells share is there for each; it alone is of none.
         return arrays if OWN_ARRAYS[kind] in arrays else None
 

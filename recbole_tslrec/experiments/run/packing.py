@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from recbole_tslrec.config.key import KEYS
-from recbole_tslrec.evaluation.metrics import CUTOFFS, save_arrays
+from recbole_tslrec.evaluation.kept_ranks import RANK_COLUMNS
+from recbole_tslrec.evaluation.metrics import CUTOFFS
 from recbole_tslrec.experiments.run.kept_cells import (
     DONE,
     OWN_ARRAYS,
-    RANK_COLUMNS,
-    Lines,
     ResultsFolder,
 )
+from recbole_tslrec.store.arrays import save_arrays
+from recbole_tslrec.store.json_lines import JsonLines
 from recbole_tslrec.store.store import write_atomically
 
 _MAP = ("category", "map_before", "map_after")
@@ -75,7 +76,7 @@ def pack(folder: Path) -> int:
     return sum(path.stat().st_size for path in written)
 
 
-def _shorten(cells: Lines) -> None:
+def _shorten(cells: JsonLines) -> None:
     lines = list(cells.read().values())
     values: dict[str, set[str]] = {}
     for line in lines:

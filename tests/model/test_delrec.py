@@ -115,9 +115,9 @@ def test_pattern_simulating_tells_all_places_but_the_first():
 
 
 @pytest.mark.parametrize("unseen", [False, True])
-def test_the_backbone_predicts_what_it_was_not_trained_on(unseen, small_data, settings):
+def test_the_backbone_predicts_what_it_was_not_trained_on(unseen, titled, settings):
     """RecBole's own validation rows have the whole training histories."""
-    pipeline = pipeline_of(settings | {"MAX_ITEM_LIST_LENGTH": 4}, small_data)
+    pipeline = pipeline_of(settings | {"MAX_ITEM_LIST_LENGTH": 4}, titled)
     model, histories = trained_backbone(pipeline), pipeline.histories
     found = best_behind_histories(model, pipeline.dataset, histories, 3, unseen)
     rows = pipeline.valid_data._dataset.inter_feat
@@ -128,8 +128,8 @@ def test_the_backbone_predicts_what_it_was_not_trained_on(unseen, small_data, se
         assert found[place].tolist() == expected[0].tolist()
 
 
-def test_examples_hold_what_is_asked_and_nothing_twice(small_data, settings):
-    examples = pipeline_of(settings, small_data, MODEL).stage(SoftPromptsStage).examples()
+def test_examples_hold_what_is_asked_and_nothing_twice(titled, settings):
+    examples = pipeline_of(settings, titled, MODEL).stage(SoftPromptsStage).examples()
     for number in range(len(examples)):
         pair = examples[number]
         (missing, place), (simulated, first) = pair.analysis, pair.pattern

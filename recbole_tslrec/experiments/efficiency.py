@@ -317,7 +317,7 @@ def draw(results: Sequence[Measured], title: str) -> bytes:
     panels = [when for when in When if any(one.when == when.value for one in shown)]
     heights = [sum(one.when == when.value for one in shown) for when in panels]
     figure = drawing.new_figure(8, 1.2 + 0.42 * sum(heights) + 0.5 * len(panels))
-    axes = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]
+    axes = figure.subplots(len(panels), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     colours = dict(zip(When, (drawing.BLUE, drawing.GREEN, drawing.ORANGE), strict=True))
     for axis, when in zip(axes, panels, strict=True):
         bars = [one for one in shown if one.when == when.value]

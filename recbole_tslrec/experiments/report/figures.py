@@ -1,4 +1,4 @@
-"""The paper's Figures 3 to 5 from kept results, and our own (popularity, gate, maps of the items).
+"""The paper's Figures 4 and 5 from kept results, and our own (popularity, gate, maps of the items).
 
 A figure is None where the results hold nothing for it. Groups of users and items are quantiles of a
 data set, so the groups of two data sets have different limits, which the axis names.
@@ -7,7 +7,6 @@ data set, so the groups of two data sets have different limits, which the axis n
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -21,19 +20,8 @@ from recbole_tslrec.experiments.report import drawing
 from recbole_tslrec.experiments.report.document import Block
 from recbole_tslrec.experiments.report.results import MAIN_METRIC, METHOD, Results
 from recbole_tslrec.experiments.report.tables import variant_name
-from recbole_tslrec.recbole_bridge.paradigm import controls, table_rows
+from recbole_tslrec.recbole_bridge.paradigm import controls
 
-# In the order in which stages become known.
-_PART_COLOURS = (
-    drawing.SKY,
-    drawing.YELLOW,
-    drawing.RED,
-    drawing.PURPLE,
-    drawing.GREEN,
-    drawing.ORANGE,
-    drawing.BLACK,
-)
-_PART_NAMES = {"fine_tuning": "fine-tuning", "training": "recommender's training"}
 _BACKBONES = {
     "GRU4Rec": (drawing.ORANGE, "s"),
     "Caser": (drawing.GREEN, "^"),
@@ -52,74 +40,6 @@ _MAP_COLOURS = (
 _MAP_MARKERS = "os^vDXP"
 _GROUPS = 4
 _GATE_BINS = 8
-
-
-# ---- time ----------------------------------------------------------------------------------------
-
-
-def time_figure(results: Results) -> Block | None:
-    """Figure 3: where the time of a cell goes, by stage, the mean over the seeds."""
-    numbers = _seconds(results)
-    if numbers.empty or numbers["seconds"].sum() == 0:
-        return None
-    longest = numbers.groupby(["dataset", "backbone", "method"])["seconds"].sum().max()
-    units = {"hours": 3600, "minutes": 60, "seconds": 1}
-    unit = next((unit for unit, size in units.items() if longest >= 2 * size), "seconds")
-
-    def draw(axes: Axes, dataset: str, backbone: str) -> None:
-        names = results.variants(dataset, backbone)
-        left = np.zeros(len(names))
-        of_panel = numbers[(numbers.dataset == dataset) & (numbers.backbone == backbone)]
-        for part, colour in _parts().items():
-            of_part = of_panel[of_panel.part == part].set_index("method")["seconds"]
-            width = of_part.reindex(names).fillna(0).to_numpy() / units[unit]
-            label = _PART_NAMES.get(part, part)
-            axes.barh(names, width, left=left, color=colour, label=label, height=0.7)
-            left += width
-        for place, total in enumerate(left):
-            axes.text(total, place, f" {total:.3g}", va="center", fontsize=10)
-        axes.set_xlim(0, left.max() * 1.18)
-        axes.set_xlabel(unit)
-        axes.set_yticks(range(len(names)), [variant_name(name) for name in names])
-        axes.invert_yaxis()
-        axes.grid(axis="x", alpha=0.3)
-
-    height = 1.1 + 0.34 * results.own["variant"].nunique()
-    heading = f"Time by stage, mean over {_seeds(results)}"
-    picture = drawing.panels(results.places(), draw, heading, 5.6, height)
-    return Block("figure_3_time", numbers, results.own, png=picture)
-
-
-def _seconds(results: Results) -> pd.DataFrame:
-    """The mean seconds of every part of a method's cells; 0 for a part that it does not have."""
-    # A cell may have started from a Base of other settings than the reported one.
-    finished = pd.concat([results.cells, results.replaced])
-    trainings = {
-        cell: seconds.get("training", 0.0)
-        for cell, seconds in zip(finished["cell"], finished["seconds"], strict=True)
-    }
-    rows = []
-    for cell in results.own.to_dict("records"):
-        stages = dict(cell["seconds"].get("stages", {}))
-        # The stage has only taken the embeddings out of the trained Base, which was the work.
-        taken = trainings.get(cell["backbone_from"], 0.0)
-        stages["backbone"] = stages.get("backbone", 0.0) + taken
-        where = {"dataset": cell["dataset"], "backbone": cell["backbone"]}
-        rows += [
-            {**where, "method": cell["variant"], "part": part, "seconds": float(seconds)}
-            for part in _parts()
-            for seconds in [stages.get(part, cell["seconds"].get(part, 0.0))]
-        ]
-    by = ["dataset", "backbone", "method", "part"]
-    columns = [*by, "seconds"]
-    return pd.DataFrame(rows, columns=columns).groupby(by, sort=False, as_index=False).mean()
-
-
-def _parts() -> dict[str, str]:
-    """The colour of each part of a cell's time: the stages, in their order, and what follows them."""
-    stages = dict.fromkeys(stage for row in table_rows().values() for stage in row.stages)
-    coloured = zip(stages, cycle(_PART_COLOURS), strict=False)
-    return dict(coloured) | {"training": drawing.BLUE, "evaluation": drawing.GREY}
 
 
 # ---- the gain over Base by group of users ----------------------------------------------------------

@@ -18,6 +18,7 @@ from recbole_tslrec.evaluation.metrics import PROTOCOLS
 from recbole_tslrec.experiments.report import slice_tables, tables
 from recbole_tslrec.experiments.report.document import Block, render, write_document
 from recbole_tslrec.experiments.report.results import MAIN_METRIC, Results, cell_name
+from recbole_tslrec.recbole_bridge.paradigm import controls
 
 _ITEMS_NEEDED = "no TSLRec cell has kept its items"
 _RANKS_NEEDED = "no method with kept ranks beside a Base with kept ranks"
@@ -70,6 +71,7 @@ def make_report(results: Results, command: str) -> tuple[str, list[Block]]:
             for cell in results.replaced.to_dict("records")
         ],
         results=results,
+        has_controls=bool(set(results.cells["variant"]) & set(controls(of=["TSLRec"]))),
         has_e4srec="E4SRec" in set(results.cells["variant"]),
         protocols=PROTOCOLS,
         metric=MAIN_METRIC,
@@ -80,6 +82,8 @@ def make_report(results: Results, command: str) -> tuple[str, list[Block]]:
 
 def _tables(results: Results) -> dict[str, dict[str, Block]]:
     """Every table by its part of the report, and there by protocol or data set."""
+    from recbole_tslrec.experiments.report import costs  # draws, with matplotlib
+
     parts: dict[str, dict[str, Block]] = {"gains": {}, "main": {}, "significance": {}}
     for protocol in tqdm(PROTOCOLS, desc="Report: tests and tables", delay=1):
         tested = tables.all_comparisons(results, protocol)
@@ -93,14 +97,16 @@ def _tables(results: Results) -> dict[str, dict[str, Block]]:
             parts["significance"][protocol] = tables.significance_table(results, tested, protocol)
         parts[f"reuse_{protocol}"] = tables.reuse_tables(results, protocol)
     parts["slices"] = slice_tables.slice_tables(results)
+    cost = costs.cost_table(results)
+    parts["costs"] = {} if cost is None else {"": cost}
     return parts | {"cells": {"": tables.seeds_table(results)}}
 
 
 def _pictures(results: Results) -> dict[str, dict[str, Block]]:
-    from recbole_tslrec.experiments.report import figures  # draws, with matplotlib
+    from recbole_tslrec.experiments.report import costs, figures  # draw, with matplotlib
 
     makers: dict[str, Callable[[], dict[str, Any]]] = {
-        "time": lambda: {"": figures.time_figure(results)},
+        "time": lambda: {"": costs.time_figure(results)},
         "categories": lambda: {"": figures.category_figure(results)},
         "activity": lambda: {name: figures.activity_figure(results, name) for name in PROTOCOLS},
         "popularity": lambda: {

@@ -209,6 +209,9 @@ class Results:
             made_by = cells["made_by"]
             names = cells["variant"].where(made_by == "", cells["variant"] + " from " + made_by)
             values = pd.DataFrame(cells["effective"].tolist(), index=names)
+            if "train_batching" in values:  # which nothing but a backbone's training reads
+                without = [_has_no_backbone(variant) for variant in cells["variant"]]
+                values.loc[without, "train_batching"] = None
             for key, column in values.drop(columns="enhancement", errors="ignore").items():
                 given = column.dropna()
                 if given.nunique() > 1:
@@ -221,6 +224,12 @@ class Results:
     def _note(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)
+
+
+def _has_no_backbone(variant: str) -> bool:
+    """Whether a row neither is a backbone nor starts from one."""
+    row = table_rows().get(variant)
+    return row is not None and bool(row.stages) and "backbone" not in row.stages
 
 
 def _read(folder: ResultsFolder) -> pd.DataFrame:

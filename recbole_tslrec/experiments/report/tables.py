@@ -170,7 +170,9 @@ def gains_table(results: Results, of_tslrec: pd.DataFrame, protocol: str) -> Blo
     Args:
         of_tslrec: the comparisons of TSLRec with the others, in the main metric and this protocol.
     """
-    held_against = {*of_tslrec["against"], "Base", "CI", *controls(of=["TSLRec"])}
+    held_against, known = {*of_tslrec["against"], "Base", "CI"}, {*controls(of=["TSLRec"])}
+    if held_against & known:  # then it shows which are missing
+        held_against |= known
     rivals = pd.Series(sorted(held_against), name="variant").sort_values(key=in_order).tolist()
     rows = []
     for (dataset, backbone), gains in of_tslrec.groupby(["dataset", "backbone"], sort=False):

@@ -77,6 +77,15 @@ def agree(opinion: bool) -> bool:
     return hear()
 
 
+def mean(own: torch.Tensor) -> torch.Tensor:
+    """The mean over the processes of a tensor of one shape, which each has its own of."""
+    if count() == 1:
+        return own
+    total = own.detach().cpu().clone()  # gloo's, and not the caller's
+    distributed.all_reduce(total, group=_group())
+    return (total / count()).to(own)
+
+
 def wait_for_all() -> None:
     """Until every process has come here."""
     if count() > 1:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.letter_models import save_letter_model
+from support.texts import write_texts
 from test_processes import SCRIPT, torchrun
 
 from recbole_tslrec.language_model import training
@@ -131,17 +133,41 @@ sys.path.insert(0, sys.argv.pop(1))
 model, settings = sys.argv.pop(1), json.loads(sys.argv.pop(1))
 from recbole_tslrec.language_model import training
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
-training.bf16_is_fast = lambda device: False
+from recbole_tslrec.paradigms.llmtrsr import stages
+training.bf16_is_fast, stages.USERS_A_SHARD = lambda device: False, 8
 found = run_experiment(model, "small", config_dict=settings)
 json.dump({"checkpoint": found.checkpoint, "valid": found.best_valid_result}, open("found.json", "w"))
 """
 
 
-@pytest.mark.parametrize("model", ["E4SRec", "LlamaRec_SASRec"])
-def test_two_processes_train_what_one_trains(model, small_data, settings, tmp_path, monkeypatch):
-    # Dropout draws from each process's own random state.
-    settings |= {"lora_dropout": 0.0, "e4srec_learning_rate": 1e-4}
-    settings |= {} if model == "E4SRec" else {"sft_batch_positions": 512}
+@pytest.fixture
+def settings_of(settings, yes_no_model_folder, tmp_path):
+    """By model: with the words and the language models that they take."""
+    settings |= {"lora_dropout": 0.0}  # it draws from each process's own random state
+    read_words = {
+        "llm": yes_no_model_folder,
+        "item_text": "title",
+        "trsr_block_items": 2,
+        "trsr_summary_tokens": 5,
+        "trsr_summary_instruction": "predict preferences",
+        "trsr_merge_instruction": "predict distribution among preferences",
+        "trsr_instruction": "predict yes",
+        "sft_batch_positions": 2048,
+    }
+    letters = {"llm": save_letter_model(tmp_path / "letters", "llama"), "sft_batch_positions": 1024}
+    return {
+        "E4SRec": settings | {"e4srec_learning_rate": 1e-4},
+        "LlamaRec_SASRec": settings | {"sft_batch_positions": 512},
+        "DELRec_SASRec": settings | letters | {"delrec_soft_epochs": 2},
+        "LLMTRSR_SASRec": settings | read_words,
+    }
+
+
+@pytest.mark.parametrize("model", ["E4SRec", "LlamaRec_SASRec", "DELRec_SASRec", "LLMTRSR_SASRec"])
+def test_two_processes_train_what_one_trains(model, small_data, settings_of, tmp_path, monkeypatch):
+    """And make what is made before: a checkpoint holds DELRec's vectors and LLM-TRSR's summaries."""
+    settings = settings_of[model]
+    write_texts()
     (tmp_path / "together.py").write_text(_TOGETHER)
     given = json.dumps(settings | {"tslrec_dir": "together"})
     torchrun(tmp_path, "together.py", str(SCRIPT.parent), model, given)

@@ -22,6 +22,7 @@ from recbole_tslrec.language_model.learner import TrainedParts
 from recbole_tslrec.language_model.reader import load_for_prompts
 from recbole_tslrec.paradigms.delrec.examples import ANALYSIS, PATTERN
 from recbole_tslrec.recbole_bridge.language_model_recommender import without_wrapper
+from recbole_tslrec.store import processes
 
 if TYPE_CHECKING:
     from recbole_tslrec.language_model.encoder import ItemEncoder
@@ -140,7 +141,9 @@ class Imitation(TrainedParts):
 
 
 def _weighted(gradients: Tensor) -> Tensor:
-    return gradients * gradient_weights(gradients)[:, None, None].to(gradients)
+    """The tasks' gradients by their weights, which are those of the whole batch."""
+    weights = gradient_weights(processes.mean(gradients))  # each process has its share of it
+    return gradients * weights[:, None, None].to(gradients)
 
 
 def make_ranker(

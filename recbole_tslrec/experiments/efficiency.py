@@ -288,7 +288,7 @@ def efficiency_table(results: Sequence[Measured]) -> str:
             own[one.when] = own.get(one.when, 0) + one.seconds
     rows = []
     for one in results:
-        factor = f"{one.seconds / own[one.when]:.2g}" if one.when in own else "–"
+        factor = _two_digits(one.seconds / own[one.when]) if one.when in own else "–"
         rows.append(
             {
                 "row": one.row,
@@ -298,7 +298,7 @@ def efficiency_table(results: Sequence[Measured]) -> str:
                 "examples": f"{one.examples:,} {one.unit}",
                 "positions": f"{one.positions:,}",
                 "padding": f"{100 * one.padding_share:.0f} %",
-                "measured": f"{100 * one.sampled:.2g} %",
+                "measured": f"{_two_digits(100 * one.sampled)} %",
                 "seconds": f"{one.seconds:,.1f}",
                 f"× {first}": factor,
                 "peak GiB": f"{one.peak_memory / 2**30:.2f}",
@@ -307,6 +307,10 @@ def efficiency_table(results: Sequence[Measured]) -> str:
         if one.share_of_matrix_rate is not None:
             rows[-1]["of the matrix rate"] = f"{100 * one.share_of_matrix_rate:.0f} %"
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+
+
+def _two_digits(number: float) -> str:
+    return f"{number:,.0f}" if number >= 9.5 else f"{number:.2g}"
 
 
 def draw(results: Sequence[Measured], title: str) -> bytes:

@@ -195,12 +195,13 @@ def test_the_table_has_factors_over_the_first_row():
         [
             line("A", "x", "each epoch", 2.0),
             line("A", "x", "each epoch", 8.0, means="otherwise"),
-            line("B", "y", "each epoch", 3.0),
+            line("B", "y", "each epoch", 3000.0),
             line("B", "z", "inference", 3.0),
         ]
     )
     factors = [line.split("|")[-3].strip() for line in table.splitlines()[2:]]
-    assert factors == ["1", "4", "1.5", "–"]
+    assert table.count("| 100 % ") == 4
+    assert factors == ["1", "4", "1,500", "–"]
 
 
 def test_without_matplotlib_nothing_is_measured(monkeypatch, tmp_path):

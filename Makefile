@@ -7,7 +7,9 @@ INSTALLED = $(VENV)/.installed
 .PHONY: compare test quick lint keys smollm2
 
 compare: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m recbole_tslrec compare --config_files=properties/compare_ml-100k.yaml
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m recbole_tslrec compare \
+		--config_files="properties/compare_ml-100k.yaml properties/quick_ml-100k.yaml" \
+		--variants=Base,CI,TSLRec,TextTerm,seen_penalty
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --numprocesses=2 --durations=15

@@ -28,7 +28,7 @@ from recbole_tslrec.experiments.report.results import (
     Results,
     in_order,
 )
-from recbole_tslrec.recbole_bridge.paradigm import controls, table_rows
+from recbole_tslrec.recbole_bridge.paradigm import table_rows
 
 NOTHING = "–"
 
@@ -170,10 +170,8 @@ def gains_table(results: Results, of_tslrec: pd.DataFrame, protocol: str) -> Blo
     Args:
         of_tslrec: the comparisons of TSLRec with the others, in the main metric and this protocol.
     """
-    held_against, known = {*of_tslrec["against"], "Base", "CI"}, {*controls(of=["TSLRec"])}
-    if held_against & known:  # then it shows which are missing
-        held_against |= known
-    rivals = pd.Series(sorted(held_against), name="variant").sort_values(key=in_order).tolist()
+    held_against = sorted({*of_tslrec["against"], *results.own["variant"]} - {"TSLRec"})
+    rivals = pd.Series(held_against, name="variant").sort_values(key=in_order).tolist()
     rows = []
     for (dataset, backbone), gains in of_tslrec.groupby(["dataset", "backbone"], sort=False):
         ours = results.method(dataset, backbone, "TSLRec")

@@ -16,7 +16,7 @@ BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, RED, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 GREY = "#BBBBBB"
 _ROW_COLOURS = (GREY, ORANGE, BLUE, BLACK, RED, GREEN, PURPLE, SKY)
-_ROW_MARKERS = "PsoDp^vX"
+_ROW_MARKERS = "PsoD^vX"  # one fewer than colours: 56 rows before a pair comes again
 _PNG_COLOURS = 64  # enough for smooth edges; the file is a third of the size
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import write_atomic
 from support.stages import STAGES, categories, item_vectors, pipeline_of, stored
+from support.texts import write_texts
 
 from recbole_tslrec.config.key import KEYS
 from recbole_tslrec.data.keys import CANDIDATES, CONTROL
@@ -338,6 +339,7 @@ _PEERS = {
 
 def test_every_key_changes_the_stages_that_depend_on_it_and_no_other(small_data, settings):
     assert FIRST_CHANGED.keys() | _ELSEWHERE | _PEERS == KEYS.keys() | {"seed"}
+    write_texts()
     stages, last = list(STAGES), [STAGES["augmentation"]]
     before = pipeline_of(settings, small_data).made_from(last)
     for key, (value, first) in FIRST_CHANGED.items():

@@ -106,6 +106,7 @@ def test_the_frozen_model_reads_texts_too(prompt, slots, with_text, small_data):
 
 
 def test_texts_that_are_not_read_change_no_stage(settings, small_data):
+    write_texts()
     last = [STAGES["augmentation"]]
     before = pipeline_of(settings, small_data).made_from(last)
     given = settings | {"item_text": "title", "item_text_tokens": 5, "item_text_missing": "none"}

@@ -159,7 +159,7 @@ def test_who_has_seen_all_items_gets_none_and_who_has_one_item_is_no_exception(t
 def test_a_history_given_as_tokens_is_as_good_as_a_user(toy):
     recommender = Recommender(toy.checkpoint)
     of_users = recommender.recommend(["u2", "u5"], k=3)
-    assert recommender.recommend("u2", k=3).equals(of_users[:3])
+    pd.testing.assert_frame_equal(recommender.recommend("u2", k=3), of_users[:3])
     given = {user: toy.histories[user] for user in ("u2", "u5")}
     pd.testing.assert_frame_equal(recommender.recommend(histories=given, k=3), of_users)
 

@@ -291,6 +291,15 @@ def small_data(tmp_path):
 
 
 @pytest.fixture
+def titled(small_data):
+    """The same, with a title of a few words for each item."""
+    from support.texts import write_texts  # which takes its words from here
+
+    write_texts()
+    return small_data
+
+
+@pytest.fixture
 def settings(language_model_folder):
     """Settings under which every stage takes a moment."""
     return {

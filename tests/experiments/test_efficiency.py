@@ -6,7 +6,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.letter_models import save_letter_model
-from support.texts import write_texts
 from torch import nn
 
 from recbole_tslrec.experiments import efficiency
@@ -37,12 +36,6 @@ class Here(Executor):
         except Exception as error:
             future.set_exception(error)
         return future
-
-
-@pytest.fixture
-def titled(small_data):
-    write_texts()
-    return small_data
 
 
 @pytest.fixture

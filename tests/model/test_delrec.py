@@ -13,6 +13,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, init_seed
 from support.letter_models import gpt_like_tokenizer, save_letter_model
 from support.stages import pipeline_of
+from support.texts import write_titles_of_two_words
 
 from recbole_tslrec.evaluation.candidates import scores, top_items
 from recbole_tslrec.experiments.run.comparison import compare
@@ -61,10 +62,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def titled(small_data, tmp_path):
-    lines = ["item_id:token\ttitle:token_seq"]
-    lines += [f"i{item}\t{'Nail' if item < 15 else 'C'} n{item}" for item in range(30)]
-    (tmp_path / "data" / "small" / "small.item").write_text("\n".join(lines) + "\n")
+def titled(small_data):
+    write_titles_of_two_words("Nail", "C")
     return small_data
 
 

@@ -11,6 +11,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 from support.letter_models import save_letter_model
+from support.texts import write_titles_of_two_words
 
 from recbole_tslrec.data.histories import training_histories
 from recbole_tslrec.evaluation.candidates import top_items
@@ -31,10 +32,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def titled(small_data, tmp_path):
-    lines = ["item_id:token\ttitle:token_seq"]
-    lines += [f"i{item}\t{'Ab' if item < 15 else 'Cd'} n{item}" for item in range(30)]
-    (tmp_path / "data" / "small" / "small.item").write_text("\n".join(lines) + "\n")
+def titled(small_data):
+    write_titles_of_two_words("Ab", "Cd")
     return small_data
 
 

@@ -36,12 +36,6 @@ MODEL = "LLMTRSR_SASRec"
 
 
 @pytest.fixture
-def titled(small_data):
-    write_texts()
-    return small_data
-
-
-@pytest.fixture
 def settings(settings, yes_no_model_folder):
     return settings | {
         "llm": yes_no_model_folder,

@@ -47,7 +47,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("--seeds", type=int, default=1, help="how many, from 2020 on")
     command.add_argument(
-        "--config_files", default="", help="yaml files, separated by spaces; {dataset} is replaced"
+        "--config_files",
+        default="",
+        help="yaml files, separated by spaces; {dataset} is replaced, and {paradigm} for each row",
     )
     command.add_argument(
         "--results", type=Path, default=Path("results"), help="the folder of what is finished"

@@ -52,7 +52,11 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--variant",
         help="the rows of a comparison to measure; if not given, each model that has a language model",
     )
-    command.add_argument("--config_files", default="", help="yaml files, separated by spaces")
+    command.add_argument(
+        "--config_files",
+        default="",
+        help="yaml files, separated by spaces; {dataset} is replaced, and {paradigm} for each row",
+    )
     command.add_argument("--turns", type=int, default=8, help="batches of each part to time")
     command.add_argument(
         "--ablation", action="store_true", help="add the same computed without our own means"
@@ -88,7 +92,6 @@ def _efficiency(args: argparse.Namespace) -> None:
 
     from recbole_tslrec.experiments import efficiency
     from recbole_tslrec.experiments.run.grid import Grid
-    from recbole_tslrec.recbole_bridge.quick_start import given_config_files
 
     settings = Config.__new__(Config)._load_cmd_line()  # as RecBole reads it
     sys.argv = sys.argv[:1]  # each part is given its settings
@@ -98,7 +101,7 @@ def _efficiency(args: argparse.Namespace) -> None:
         datasets=[args.dataset],
         backbones=[args.backbone],
         variants=args.variants.split(",") if args.variants else efficiency.measured_rows(),
-        config_files=given_config_files(args.config_files),
+        config_files=args.config_files.split(),
         settings=settings,
     )
     print(efficiency.run(grid, args.turns, args.ablation, args.output))

@@ -200,7 +200,7 @@ def parts_of(row: str, grid: Grid, turns: int, ablation: bool) -> list[Part]:
         ValueError, OSError: a setting is wrong, or the row has no such part.
     """
     (dataset,), (backbone,) = grid.datasets, grid.backbones
-    given = {"llm": _DEFAULT_MODEL} | grid.given(dataset)
+    given = {"llm": _DEFAULT_MODEL} | grid.given(dataset, row)
     cell = Cell(dataset, backbone, row, grid.seeds[0], variants()[row].choose(given), "")
     # Weights do not change what is computed: one epoch of a backbone serves, the fastest way.
     settings = cell.experiment_settings() | {"epochs": 1, "train_batching": "auto"}

@@ -195,6 +195,12 @@ def paradigm_of(model: str) -> Paradigm | None:
     return next((one for one in PARADIGMS.values() if model in one.models), None)
 
 
+def paradigm_with(variant: str) -> Paradigm | None:
+    """The paradigm that has a row of this name."""
+    known = PARADIGMS.values()
+    return next((one for one in known if any(row.name == variant for row in one.variants)), None)
+
+
 def variants() -> dict[str, Variant]:
     """The rows of a comparison by name, controls last."""
     known = [BASE, *(row for one in PARADIGMS.values() for row in one.variants)]

@@ -81,15 +81,24 @@ def config_file(name: str) -> Path:
     Raises:
         FileNotFoundError: there is no such file.
     """
-    path, ours = Path(name), Path(name)
-    if not path.is_file() and path.parts[:1] == ("properties",):
-        ours = properties_folder().joinpath(*path.parts[1:])
-    if ours.is_file():
-        return ours
+    if (path := _path_of(name)).is_file():
+        return path
     presets = (f"properties/{file.relative_to(properties_folder())}" for file in _presets())
     raise FileNotFoundError(
         f"config_files: there is no file [{name}].{did_you_mean(name, presets)}"
     )
+
+
+def is_config_file(name: str) -> bool:
+    """Whether there is a yaml file of this name, as ``config_file`` takes it."""
+    return _path_of(name).is_file()
+
+
+def _path_of(name: str) -> Path:
+    path = Path(name)
+    if not path.is_file() and path.parts[:1] == ("properties",):
+        return properties_folder().joinpath(*path.parts[1:])
+    return path
 
 
 def _presets() -> list[Path]:

@@ -194,6 +194,23 @@ def test_what_a_row_lacks_or_sets_itself_is_said_before_anything_is_trained(
         misspelt.groups()
 
 
+def test_each_row_takes_the_file_of_its_own_paradigm(small_data, settings):
+    """The presets for a CPU, none of which keeps a comparison from validating."""
+    rows = ("Base", "TSLRec", "P5", "POD", "DELRec")
+    texts = {"delrec_items": "slots"}
+    plain = Grid(variants=rows, datasets=(small_data,), settings=settings | texts)
+    with_files = replace(plain, config_files=["properties/{paradigm}_cpu.yaml"])
+    before, after = plain.groups(), with_files.groups()
+    changed = [one.variant for one, other in zip(before, after, strict=True) if one.id != other.id]
+    assert changed == ["P5", "POD", "DELRec"]
+    learned = {one.variant: one.settings.get("sft_epochs") for one in after}
+    given = settings["sft_epochs"]  # on the command line, which is above all files
+    assert learned == {"Base": None} | dict.fromkeys(rows[1:], given)
+    rates = {key: one.settings[key] for one in after for key in one.settings if "_rate" in key}
+    assert {"p5_learning_rate", "pod_learning_rate", "delrec_learning_rate"} <= rates.keys()
+    assert not {"p5_learning_rate", "delrec_learning_rate"} & after[3].settings.keys()
+
+
 def test_what_is_wrong_with_the_data_stops_the_base_as_well(tmp_path, settings):
     rows = [(f"u{user}", f"i{item}", item) for user in range(9) for item in range(6)]
     write_atomic(tmp_path / "data", "small", [("u0", "NA", 9), *rows])
@@ -220,6 +237,7 @@ def test_a_data_set_that_recbole_saves_is_not_the_trained_model(tmp_path):
         ({"seeds": ()}, {}, "seeds: .* is empty"),
         ({"reuse": True}, {}, "reuse: needs .* two backbones"),
         ({"config_files": ("{dataset}.yaml",)}, {}, r"there is no file \[small.yaml\]"),
+        ({"config_files": ("{paradigm}.yaml",)}, {}, r"for none of the rows .* one of tslrec.yaml"),
         (
             {"config_files": ("empty.yaml",)},
             {},

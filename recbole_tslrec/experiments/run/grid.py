@@ -20,11 +20,13 @@ from recbole_tslrec.experiments.run.cells import Cell
 from recbole_tslrec.recbole_bridge.paradigm import (
     MAIN_VARIANTS,
     chain,
+    paradigm_with,
     set_by_all,
     staged_models,
     variants,
 )
 from recbole_tslrec.recbole_bridge.quick_start import read_config_file
+from recbole_tslrec.recbole_bridge.register import is_config_file
 from recbole_tslrec.store.store import fingerprint
 
 
@@ -37,7 +39,9 @@ class Grid:
         backbones: names in ``BACKBONES``.
         variants: names in ``paradigm.variants``.
         seeds: RecBole's ``seed``; a search runs under the first.
-        config_files: yaml files, later ones first; ``{dataset}`` in a name is the data set's.
+        config_files: yaml files, later ones first; ``{dataset}`` in a name is the data set's,
+            ``{paradigm}`` that of a row's paradigm in small letters: a row without such a file takes
+            the others alone.
         settings: RecBole's keys and ours; they go before the files'.
         reuse: whether TSLRec of each backbone is also trained with the enhanced embeddings that
             each other backbone's stages made.
@@ -78,18 +82,39 @@ class Grid:
                 f"{list(self.variants)} and {list(self.backbones)}."
             )
 
-    def given(self, dataset: str) -> dict[str, Any]:
-        """What is given for a data set: the config files' content, and over it ``settings``.
+    def given(self, dataset: str, variant: str = "Base") -> dict[str, Any]:
+        """What is given for a row on a data set: the config files' content, and over it ``settings``.
+
+        Args:
+            variant: the row; Base's is what all rows are given.
 
         Raises:
-            FileNotFoundError: a config file is not there.
+            FileNotFoundError: a config file is not there; of a ``{paradigm}``: of no row.
             ValueError: one does not hold keys and values.
         """
         # RecBole reads files for one model at a time; here they are read before any is chosen.
         given = {}
         for file in self.config_files:
-            given |= read_config_file(file.replace("{dataset}", dataset))
+            for name in self._files_of(file.replace("{dataset}", dataset), variant):
+                given |= read_config_file(name)
         return given | Config.__new__(Config)._convert_config_dict(dict(self.settings))
+
+    def _files_of(self, file: str, variant: str) -> list[str]:
+        """The file of this name that a row takes; none where its paradigm has none."""
+        if "{paradigm}" not in file:
+            return [file]
+        names = {
+            row: file.replace("{paradigm}", paradigm.name.lower())
+            for row in self.variants
+            if (paradigm := paradigm_with(row)) is not None
+        }
+        there = {row: name for row, name in names.items() if is_config_file(name)}
+        if not there:
+            raise FileNotFoundError(
+                f"config_files: of [{file}] there is a file for none of the rows "
+                f"{', '.join(self.variants)}. Give one of {', '.join(names.values()) or 'another name'}."
+            )
+        return [there[variant]] if variant in there else []
 
     def groups(self, searched: Collection[str] = ()) -> list[Cell]:
         """A cell of every data set, backbone and variant, under the first seed; checked.
@@ -104,10 +129,12 @@ class Grid:
         return [cell for dataset in self.datasets for cell in self._groups_of(dataset, searched)]
 
     def _groups_of(self, dataset: str, searched: Collection[str]) -> list[Cell]:
-        given = self.given(dataset)
-        check_metrics(given)
+        given = {variant: self.given(dataset, variant) for variant in self.variants}
+        for row in given.values():
+            check_metrics(row)
+        chosen = {variant: variants()[variant].choose(row) for variant, row in given.items()}
         groups = [
-            Cell(dataset, backbone, variant, self.seeds[0], variants()[variant].choose(given), "")
+            Cell(dataset, backbone, variant, self.seeds[0], chosen[variant], "")
             for backbone in self.backbones
             for variant in self.variants
             if variants()[variant].backbone in (None, backbone)
@@ -126,11 +153,12 @@ class Grid:
             raise errors[0][1]
         # For RecBole's own models nobody else looks: Base would run under another setting.
         known = {key: None for config in configs for key in config.internal_config_dict}
-        check_spelling(given, known)
+        for row in given.values():
+            check_spelling(row, known)
         _check_evaluation(configs[0])
         check_columns(configs[0].final_config_dict)
         # Where no row of this comparison reads it, nobody else looks.
-        texts = {"item_text": given.get("item_text")}
+        texts = {"item_text": self.given(dataset).get("item_text")}
         check_item_columns(configs[0].final_config_dict | texts)
         check_interactions(configs[0].final_config_dict)
         data = data_hash(configs[0])
@@ -138,12 +166,16 @@ class Grid:
             print(f"compare: {dataset}, {cell.method}, will fail: {error}", flush=True)
         return [replace(cell, data=data, texts=_texts_hash(configs[0], cell)) for cell in groups]
 
-    def _tell_unused(self, dataset: str, given: Mapping[str, Any]) -> None:
-        """Say which given keys no cell takes, and which a row has at a value of its own."""
+    def _tell_unused(self, dataset: str, given: Mapping[str, Mapping[str, Any]]) -> None:
+        """Say which given keys no cell takes, and which a row has at a value of its own.
+
+        Args:
+            given: by row.
+        """
         unused = [
             key
             for key in sorted(set_by_all(variants()[name] for name in self.variants))
-            if key in given
+            if any(key in row for row in given.values())
         ]
         if unused:
             print(
@@ -151,17 +183,14 @@ class Grid:
                 f"its own. See --datasets, --backbones, --variants, --seeds and --results.",
                 flush=True,
             )
-        own: dict[tuple[str, Any], list[str]] = {}
-        for name in self.variants:
+        own: dict[str, list[str]] = {}
+        for name, row in given.items():
             for key, value in (variants()[name].settings or {}).items():
-                if key not in unused and given.get(key, value) != value:
-                    own.setdefault((key, value), []).append(name)
-        for (key, value), names in own.items():
-            print(
-                f"compare: {dataset}: {', '.join(names)}: always with {key}: {value}, not the given "
-                f"[{given[key]}].",
-                flush=True,
-            )
+                if key not in unused and row.get(key, value) != value:
+                    said = f"always with {key}: {value}, not the given [{row[key]}]."
+                    own.setdefault(said, []).append(name)
+        for said, names in own.items():
+            print(f"compare: {dataset}: {', '.join(names)}: {said}", flush=True)
 
     def cells(self, groups: Sequence[Cell]) -> list[Cell]:
         """Every cell of the grid, a seed at a time, in an order in which they can be run.

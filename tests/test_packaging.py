@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import recbole_tslrec
-from recbole_tslrec.recbole_bridge.register import properties_folder
+from recbole_tslrec.recbole_bridge.config_files import properties_folder
 
 TOP = Path(__file__).parents[1]
 
@@ -32,7 +32,7 @@ def test_the_wheel_holds_every_module_yaml_and_template(tmp_path):
     templates = {str(path.relative_to(TOP)) for path in TOP.glob("recbole_tslrec/**/templates/*")}
     names = "recbole_tslrec/config/built_in.json"
     assert packed == modules | yaml | templates | {"recbole_tslrec/py.typed", names} and templates
-    code = "import recbole_tslrec.recbole_bridge.register as r; print(r.properties_folder())"
+    code = "import recbole_tslrec.recbole_bridge.config_files as r; print(r.properties_folder())"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -5,7 +5,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, init_seed
 
-from recbole_tslrec.recbole_bridge.quick_start import read_config_file
+from recbole_tslrec.recbole_bridge.config_files import read_config_file
 
 PAPERS_BACKBONES = ("GRU4Rec", "Caser", "SASRec", "FMLPRec")
 FILE = "properties/paper.yaml"  # found from any folder

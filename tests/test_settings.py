@@ -18,8 +18,8 @@ from recbole_tslrec.config.key import KEYS, Effect, result_values
 from recbole_tslrec.config.keys import TRAINING_KEYS
 from recbole_tslrec.config.recbole_keys import check_valid_metric
 from recbole_tslrec.config.spelling import check_spelling
+from recbole_tslrec.recbole_bridge.config_files import properties_folder
 from recbole_tslrec.recbole_bridge.paradigm import PARADIGMS, chain, variants
-from recbole_tslrec.recbole_bridge.register import properties_folder
 
 
 def ours(name: str) -> dict:

@@ -26,7 +26,8 @@ def run_command(prog: str | None = None) -> None:
     args, keys = _run_parser(prog).parse_known_args()
     plug_in()
     from recbole_tslrec.config.spelling import check_arguments, check_command_line
-    from recbole_tslrec.recbole_bridge.quick_start import given_config_files, run_experiment
+    from recbole_tslrec.recbole_bridge.config_files import given_config_files
+    from recbole_tslrec.recbole_bridge.quick_start import run_experiment
     from recbole_tslrec.recbole_bridge.summary import summary
 
     check_arguments(keys, vars(args))

@@ -70,7 +70,7 @@ def _wanted(args: argparse.Namespace) -> tuple[Path, dict]:
     if args.dataset is None:
         raise ValueError("--model needs --dataset.")
     plug_in()
-    from recbole_tslrec.recbole_bridge.quick_start import given_config_files
+    from recbole_tslrec.recbole_bridge.config_files import given_config_files
 
     given = {"tslrec_dir": str(args.tslrec_dir)} if args.tslrec_dir else {}
     return wanted_by(args.model, args.dataset, given_config_files(args.config_files), given)

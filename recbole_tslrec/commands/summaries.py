@@ -34,7 +34,7 @@ def _summaries(args: argparse.Namespace) -> None:
     from recbole_tslrec.paradigms.llmtrsr.model import MODELS
     from recbole_tslrec.paradigms.llmtrsr.show import summaries_of
     from recbole_tslrec.paradigms.llmtrsr.stages import SummariesStage
-    from recbole_tslrec.recbole_bridge.quick_start import given_config_files
+    from recbole_tslrec.recbole_bridge.config_files import given_config_files
     from recbole_tslrec.stages.pipeline import Pipeline
 
     if args.model not in MODELS:

@@ -10,6 +10,7 @@ from recbole_tslrec.config import built_in
 from recbole_tslrec.config.built_in import BuiltIn
 from recbole_tslrec.config.key import Effect, Key, as_yaml
 from recbole_tslrec.config.keys import TRAINING_GROUPS
+from recbole_tslrec.recbole_bridge.config_files import properties_folder
 from recbole_tslrec.recbole_bridge.paradigm import (
     PARADIGMS,
     chain,
@@ -17,7 +18,6 @@ from recbole_tslrec.recbole_bridge.paradigm import (
     table_rows,
     variants,
 )
-from recbole_tslrec.recbole_bridge.register import properties_folder
 
 _CHANGES = {
     Effect.VALUE: "the result",

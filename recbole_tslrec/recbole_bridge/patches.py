@@ -15,7 +15,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from recbole_tslrec.recbole_bridge import pickles, register, sound_files
+from recbole_tslrec.recbole_bridge import config_files, pickles, register, sound_files
 from recbole_tslrec.stages import trained_on
 from recbole_tslrec.store.stored_config import (
     config_state,
@@ -238,7 +238,7 @@ _REGISTRATION = [
     Patch(
         "recbole.config.Config._load_config_files",
         "a yaml file that is none is named",
-        _around(register.naming_files),
+        _around(config_files.naming_files),
     ),
     Patch(
         "recbole.data.dataset.SequentialDataset._data_filtering",

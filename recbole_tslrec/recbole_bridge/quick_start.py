@@ -1,4 +1,4 @@
-"""One experiment step by step, and the yaml files that it is given."""
+"""One experiment step by step."""
 
 from __future__ import annotations
 
@@ -27,30 +27,6 @@ from recbole.utils import (
 from recbole_tslrec.config.recbole_keys import check_validation
 from recbole_tslrec.recbole_bridge.trainers import StagesFirst
 from recbole_tslrec.store.store import StoredResult
-
-
-def given_config_files(names: str) -> list[str]:
-    """The names of yaml files, which are given in one text; see ``register.config_file``.
-
-    Raises:
-        FileNotFoundError: one is not there.
-        ValueError: one does not hold keys and values.
-    """
-    for file in names.split():
-        read_config_file(file)
-    return names.split()
-
-
-def read_config_file(file: str) -> dict[str, Any]:
-    """The keys and values of a yaml file, as RecBole reads them.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it does not hold keys and values.
-    """
-    reader = Config.__new__(Config)
-    reader.yaml_loader = reader._build_yaml_loader()
-    return reader._load_config_files([file])
 
 
 @dataclass

@@ -3,7 +3,7 @@
 RecBole has no registry: it looks for a module named after the model, for an attribute of
 ``recbole.trainer`` named after the model, and for a yaml in its own folder. The first two are
 answered here without touching RecBole; for the third, and to check what the user gave, there is what
-``patches`` puts around five methods of ``Config``, and around two of ``SequentialDataset``: what
+``patches`` puts around four methods of ``Config``, and around two of ``SequentialDataset``: what
 filters, and what puts histories in order.
 """
 
@@ -16,7 +16,6 @@ import pkgutil
 import sys
 import types
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,6 @@ import recbole.model
 import recbole.trainer
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import ModelType
-from yaml import YAMLError
 
 from recbole_tslrec.backbones.bsarec import BSARec
 from recbole_tslrec.backbones.fmlprec import FMLPRec
@@ -45,6 +43,7 @@ from recbole_tslrec.data.check_header import check_columns
 from recbole_tslrec.data.check_interactions import check_interactions
 from recbole_tslrec.data.item_catalogue import check_item_columns
 from recbole_tslrec.data.time_order import check_order
+from recbole_tslrec.recbole_bridge.config_files import properties_folder
 from recbole_tslrec.recbole_bridge.paradigm import (
     PARADIGMS,
     Paradigm,
@@ -66,43 +65,6 @@ _BACKBONES: dict[str, type] = {"FMLPRec": FMLPRec, "BSARec": BSARec, "LRURec": L
 def our_models() -> dict[str, type]:
     """All models that RecBole does not have, by name."""
     return {**_BACKBONES, **staged_models()}
-
-
-def properties_folder() -> Path:
-    """Our yaml: inside the installed package, or at the top of a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "properties"
-    return installed if installed.is_dir() else package.parent / "properties"
-
-
-def config_file(name: str) -> Path:
-    """A yaml file by its path; ``properties/…``, where there is none of that path, is one of ours.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-    """
-    if (path := _path_of(name)).is_file():
-        return path
-    presets = (f"properties/{file.relative_to(properties_folder())}" for file in _presets())
-    raise FileNotFoundError(
-        f"config_files: there is no file [{name}].{did_you_mean(name, presets)}"
-    )
-
-
-def is_config_file(name: str) -> bool:
-    """Whether there is a yaml file of this name, as ``config_file`` takes it."""
-    return _path_of(name).is_file()
-
-
-def _path_of(name: str) -> Path:
-    path = Path(name)
-    if not path.is_file() and path.parts[:1] == ("properties",):
-        return properties_folder().joinpath(*path.parts[1:])
-    return path
-
-
-def _presets() -> list[Path]:
-    return sorted(properties_folder().rglob("*.yaml"))
 
 
 def register() -> None:
@@ -191,24 +153,6 @@ def _register_model(model: type) -> None:
     module.__spec__ = importlib.machinery.ModuleSpec(name, loader=None)
     setattr(module, model.__name__, model)
     sys.modules[name] = module
-
-
-def naming_files(original):
-    @functools.wraps(original)
-    def load_config_files(self, file_list):
-        values = {}
-        for file in file_list or []:
-            try:
-                values |= original(self, [str(config_file(file))])
-            # Empty; a text or a list; no yaml, of which some kinds fail in odd ways; no utf-8.
-            except (TypeError, ValueError, LookupError, RecursionError, YAMLError) as error:
-                said = " ".join(str(error).split())
-                raise ValueError(
-                    f"config_files: [{file}] is not 'key: value' lines: {said}"
-                ) from None
-        return values
-
-    return load_config_files
 
 
 def naming_models(original):

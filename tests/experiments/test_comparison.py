@@ -34,9 +34,9 @@ from recbole_tslrec.paradigms.llmtrsr.paradigm import LLM_TRSR
 from recbole_tslrec.paradigms.p5.paradigm import P5
 from recbole_tslrec.paradigms.pod.paradigm import POD
 from recbole_tslrec.paradigms.tslrec.paradigm import TSLREC
+from recbole_tslrec.recbole_bridge.config_files import properties_folder
 from recbole_tslrec.recbole_bridge.paradigm import controls
 from recbole_tslrec.recbole_bridge.paradigm import variants as known_variants
-from recbole_tslrec.recbole_bridge.register import properties_folder
 
 GRU4REC = {"backbones": ("GRU4Rec",), "datasets": ("small",)}
 FAST = ("Base", "CI", "random")

@@ -17,6 +17,7 @@ from recbole_tslrec.data.check_interactions import check_interactions, count_ite
 from recbole_tslrec.data.file_hashes import data_hash, texts_hash
 from recbole_tslrec.data.item_catalogue import check_item_columns
 from recbole_tslrec.experiments.run.cells import Cell
+from recbole_tslrec.recbole_bridge.config_files import is_config_file, read_config_file
 from recbole_tslrec.recbole_bridge.paradigm import (
     MAIN_VARIANTS,
     chain,
@@ -25,8 +26,6 @@ from recbole_tslrec.recbole_bridge.paradigm import (
     staged_models,
     variants,
 )
-from recbole_tslrec.recbole_bridge.quick_start import read_config_file
-from recbole_tslrec.recbole_bridge.register import is_config_file
 from recbole_tslrec.store.store import fingerprint
 
 

@@ -1,0 +1,91 @@
+"""The yaml files that an experiment is given, and those that we bring."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from recbole.config import Config
+from yaml import YAMLError
+
+from recbole_tslrec.config.values import did_you_mean
+
+
+def properties_folder() -> Path:
+    """Our yaml: inside the installed package, or at the top of a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "properties"
+    return installed if installed.is_dir() else package.parent / "properties"
+
+
+def config_file(name: str) -> Path:
+    """A yaml file by its path; ``properties/…``, where there is none of that path, is one of ours.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if (path := _path_of(name)).is_file():
+        return path
+    presets = (f"properties/{file.relative_to(properties_folder())}" for file in _presets())
+    raise FileNotFoundError(
+        f"config_files: there is no file [{name}].{did_you_mean(name, presets)}"
+    )
+
+
+def is_config_file(name: str) -> bool:
+    """Whether there is a yaml file of this name, as ``config_file`` takes it."""
+    return _path_of(name).is_file()
+
+
+def _path_of(name: str) -> Path:
+    path = Path(name)
+    if not path.is_file() and path.parts[:1] == ("properties",):
+        return properties_folder().joinpath(*path.parts[1:])
+    return path
+
+
+def _presets() -> list[Path]:
+    return sorted(properties_folder().rglob("*.yaml"))
+
+
+def given_config_files(names: str) -> list[str]:
+    """The names of yaml files, which are given in one text; see ``config_file``.
+
+    Raises:
+        FileNotFoundError: one is not there.
+        ValueError: one does not hold keys and values.
+    """
+    for file in names.split():
+        read_config_file(file)
+    return names.split()
+
+
+def read_config_file(file: str) -> dict[str, Any]:
+    """The keys and values of a yaml file, as RecBole reads them.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it does not hold keys and values.
+    """
+    reader = Config.__new__(Config)
+    reader.yaml_loader = reader._build_yaml_loader()
+    return reader._load_config_files([file])
+
+
+def naming_files(original):
+    @functools.wraps(original)
+    def load_config_files(self, file_list):
+        values = {}
+        for file in file_list or []:
+            try:
+                values |= original(self, [str(config_file(file))])
+            # Empty; a text or a list; no yaml, of which some kinds fail in odd ways; no utf-8.
+            except (TypeError, ValueError, LookupError, RecursionError, YAMLError) as error:
+                said = " ".join(str(error).split())
+                raise ValueError(
+                    f"config_files: [{file}] is not 'key: value' lines: {said}"
+                ) from None
+        return values
+
+    return load_config_files

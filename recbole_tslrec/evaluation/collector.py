@@ -10,12 +10,14 @@ from recbole.evaluator.collector import Collector, DataStruct
 from torch import Tensor
 from torch.nn import functional as F
 
+from recbole_tslrec.evaluation.ranks import around_target
+
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
 
 
 class TopkCollector(Collector):
-    """RecBole's collector, which looks for the best items once and makes no matrix of the targets.
+    """RecBole's collector, which looks for the best items at most once and makes no matrix of targets.
 
     What it hands to RecBole's metrics is the same, bit for bit. RecBole writes a matrix as large as
     the scores to look the targets up in, and copies all rows so far with every batch, which with small
@@ -44,11 +46,14 @@ class TopkCollector(Collector):
         if not self._best_items_suffice() or not _one_target_a_row(positive_u, len(scores_tensor)):
             super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
             return
-        best = torch.topk(scores_tensor, max(self.topk), dim=-1).indices
+        targets = positive_i.to(scores_tensor.device)
         if self.register.need("rec.items"):
+            best = torch.topk(scores_tensor, max(self.topk), dim=-1).indices
             self._parts["rec.items"].append(best)
+            hits = best == targets[:, None]
+        else:
+            hits = _hits(scores_tensor, targets, max(self.topk))
         if self.register.need("rec.topk"):
-            hits = best == positive_i.to(best.device)[:, None]
             self._parts["rec.topk"].append(F.pad(hits.long(), (0, 1), value=1))  # one target
 
     def _best_items_suffice(self) -> bool:
@@ -66,6 +71,20 @@ class TopkCollector(Collector):
             self.data_struct.update_tensor(name, torch.cat(parts))
         self._parts.clear()
         return super().get_data_struct()
+
+
+def _hits(scores: Tensor, targets: Tensor, k: int) -> Tensor:
+    """Whether the target is the best item, the second best, and so on: bool ``[B, k]``.
+
+    Counting what is above the target takes a third of the time that looking for the best items does.
+    Where it leaves the place open, for ties or for scores that are no numbers, the best are looked for.
+    """
+    before, level = around_target(scores, targets)
+    hits = torch.arange(k, device=scores.device) == before[:, None]
+    unsure = (level != 1) & (before < k) | scores.max().isnan()
+    if len(rows := unsure.nonzero()[:, 0]):
+        hits[rows] = torch.topk(scores[rows], k, dim=-1).indices == targets[rows, None]
+    return hits
 
 
 def _one_target_a_row(rows: Tensor, n_rows: int) -> bool:

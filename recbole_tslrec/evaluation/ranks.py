@@ -82,10 +82,7 @@ def target_ranks(
     if (highest := scores.max()).isnan() or highest.isposinf():
         raise ValueError(f"The model's highest score is {highest}: its training has diverged.")
     target_scores = scores.gather(1, targets[:, None])  # [B, 1]
-    # As numbers: torch adds them up five times faster than truth values. Exact up to 2^24 items.
-    is_before = torch.empty(scores.shape, device=scores.device)
-    before = torch.gt(scores, target_scores, out=is_before).sum(dim=1).long()
-    level = torch.eq(scores, target_scores, out=is_before).sum(dim=1)
+    before, level = around_target(scores, targets)
     tied = (level > 1).nonzero()[:, 0]  # hardly ever any
     before[tied] += _tied_before(scores[tied], target_scores[tied], targets[tied])
     rows, items = seen
@@ -94,6 +91,23 @@ def target_ranks(
     seen_before = (seen_scores > compared) | ((seen_scores == compared) & lower_id)
     masked = before.index_add(0, rows, seen_before.long(), alpha=-1)
     return 1 + before, 1 + masked
+
+
+def around_target(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """How many items have a higher score than the target, and how many its own, the target included.
+
+    Args:
+        scores: ``[B, n_items]``.
+        targets: int64 ``[B]``.
+
+    Returns:
+        int64 ``[B]``, float32 ``[B]``; the second is 0 where the target's score is no number.
+    """
+    target_scores = scores.gather(1, targets[:, None])
+    # As numbers: torch adds them up five times faster than truth values. Exact up to 2^24 items.
+    is_so = torch.empty(scores.shape, device=scores.device)
+    before = torch.gt(scores, target_scores, out=is_so).sum(dim=1).long()
+    return before, torch.eq(scores, target_scores, out=is_so).sum(dim=1)
 
 
 def _tied_before(scores: Tensor, target_scores: Tensor, targets: Tensor) -> Tensor:

@@ -28,12 +28,12 @@ def config(metrics: list[str]) -> FakeConfig:
 
 @st.composite
 def batches(draw):
-    """Batches of scores with many ties and one or several targets a row."""
+    """Batches of scores with many ties, some no numbers, and one or several targets a row."""
     found = []
     several = draw(st.booleans())
     for _ in range(draw(st.integers(1, 3))):
         users = draw(st.integers(1, 4))
-        score = st.sampled_from([-float("inf"), -1.0, 0.0, 0.5])
+        score = st.sampled_from([-float("inf"), -1.0, 0.0, 0.5, float("nan")]) | st.floats(-1, 1)
         row = st.lists(score, min_size=N_ITEMS, max_size=N_ITEMS)
         scores = torch.tensor(draw(st.lists(row, min_size=users, max_size=users)))
         scores[:, 0] = -torch.inf

@@ -15,7 +15,7 @@ ROWS = KeyGroup(
             "train_batching",
             "prefix",
             "In [prefix, sequence, trimmed, auto]. prefix: one row per prefix, as RecBole. sequence: "
-            "one pass over the whole history, for causal backbones (SASRec, GRU4Rec). trimmed: "
+            "one pass over the whole history, for causal backbones (SASRec, GRU4Rec, LRURec). trimmed: "
             "RecBole's rows without their padding, for Caser. auto: the quickest that the backbone "
             "takes.",
             one_of("prefix", "sequence", "trimmed", "auto"),
@@ -30,7 +30,7 @@ ROWS = KeyGroup(
     ),
 )
 LOSS = KeyGroup(
-    "The loss, with loss_type: CE; for backbones (SASRec, GRU4Rec, Caser, FMLPRec) and their variants",
+    "The loss, with loss_type: CE, for backbones whose scores are products of states and items",
     (
         Key(
             "sampled_loss",

@@ -1,4 +1,4 @@
-"""Greedy generation from prompts, such as the summaries of LLM-TRSR (arXiv 2403.13325, §4.2)."""
+"""Greedy generation from prompts, such as the summaries of LLM-TRSR (arXiv 2403.13325)."""
 
 from __future__ import annotations
 

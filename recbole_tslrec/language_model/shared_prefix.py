@@ -65,7 +65,7 @@ def continue_prefixes(
     embeddings: Tensor,
     attention_mask: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The hidden states of prompts several of which go on from each prefix (LLM-TRSR §4.4).
+    """The hidden states of prompts several of which go on from each prefix (LLM-TRSR).
 
     Args:
         model: as for ``continue_prefix``; one that numbers positions must take ``position_ids``.

@@ -111,7 +111,7 @@ class Soft:
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """Free text of each example, as token ids, such as a summary (LLM-TRSR §4.3).
+    """Free text of each example, as token ids, such as a summary (LLM-TRSR).
 
     Attributes:
         name: under which a batch's values give it.

@@ -105,7 +105,7 @@ class Template:
     def continued(self, values: Values, by: str) -> dict[str, Tensor]:
         """One prefix an example, and a prompt that goes on from it for each of its candidates.
 
-        What stands before the candidate is computed once an example (LLM-TRSR §4.4). It is cut so
+        What stands before the candidate is computed once an example (LLM-TRSR). It is cut so
         that the longest candidate fits.
 
         Args:

@@ -1,8 +1,8 @@
 """The two-stage language-model-enhanced paradigm TSLRec (P2Rec) as a plug-in for RecBole.
 
 After ``import recbole_tslrec``, RecBole's own entry points know the models of every paradigm
-(``TSLRec_<backbone>``, ``CI_<backbone>``, ``LlamaRec_<backbone>``, ``P5``, …) and the backbones that RecBole
-lacks, and RecBole 1.2.1 trains, saves and loads on today's torch.
+(``TSLRec_<backbone>``, ``CI_<backbone>``, ``LlamaRec_<backbone>``, ``P5``, …) and the backbones that
+RecBole lacks, and RecBole 1.2.1 trains, saves and loads on today's torch.
 """
 
 import functools

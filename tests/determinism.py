@@ -14,7 +14,7 @@ from pathlib import Path
 
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.store.checkpoints import load_checkpoint
-from recbole_tslrec.store.store import file_hash
+from recbole_tslrec.store.files import file_hash
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from test_pipeline import (
 from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.stages.trained_on import validation_fingerprint
-from recbole_tslrec.store.store import fingerprint
+from recbole_tslrec.store.files import fingerprint
 
 
 def test_a_given_backbone_checkpoint(small_data, settings):

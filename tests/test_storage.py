@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from recbole_tslrec.store.store import MANIFEST, WORK, Store, fingerprint, write_atomically
+from recbole_tslrec.store.files import fingerprint, write_atomically
+from recbole_tslrec.store.store import MANIFEST, WORK, Store
 
 
 def write_text(text):

@@ -14,8 +14,9 @@ from recbole_tslrec import __main__ as command_line
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.stages.inventory import explain, stage_folders, stored_stages, table
 from recbole_tslrec.stages.prune import leftovers, remove
+from recbole_tslrec.store.files import fingerprint
 from recbole_tslrec.store.locks import is_held
-from recbole_tslrec.store.store import MANIFEST, Store, fingerprint
+from recbole_tslrec.store.store import MANIFEST, Store
 
 BACKBONE = {"backbone": "SASRec", "settings": {"learning_rate": "0.001", "seed": "1"}}
 DAY = 86400

@@ -12,7 +12,7 @@ from recbole_tslrec import plug_in
 from recbole_tslrec.commands.console import add_command
 from recbole_tslrec.stages.inventory import explain, size, stored_stages, table
 from recbole_tslrec.stages.prune import leftovers, remove
-from recbole_tslrec.store.store import fingerprint
+from recbole_tslrec.store.files import fingerprint
 
 
 def add(commands: argparse._SubParsersAction) -> None:

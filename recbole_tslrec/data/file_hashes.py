@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from recbole_tslrec.data.check_header import path_of
-from recbole_tslrec.store.store import file_hash, fingerprint
+from recbole_tslrec.store.files import file_hash, fingerprint
 
 if TYPE_CHECKING:
     from recbole.config import Config

@@ -17,7 +17,7 @@ import pandas as pd
 
 from recbole_tslrec.config.values import did_you_mean
 from recbole_tslrec.data.check_header import decoding, encoding_of, path_of, read_header
-from recbole_tslrec.store.store import fingerprint
+from recbole_tslrec.store.files import fingerprint
 
 ERROR = "error"  # the value of ``missing`` that refuses items without a text
 _BETWEEN_COLUMNS = ", "

@@ -43,7 +43,7 @@ from recbole_tslrec.recbole_bridge.paradigm import (
 )
 from recbole_tslrec.stages.pipeline import Pipeline
 from recbole_tslrec.stages.stage import Stage
-from recbole_tslrec.store.store import write_atomically, write_json
+from recbole_tslrec.store.files import write_atomically, write_json
 
 _DEFAULT_MODEL = "random:small"
 # What keeps one row from being measured, and not the others.

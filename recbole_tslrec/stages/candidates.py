@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from recbole_tslrec.stages import provenance
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.stage import Stage
 from recbole_tslrec.stages.trained_backbone import given_model, trained_backbone
+from recbole_tslrec.store.arrays import arrays_hash
 from recbole_tslrec.store.files import write_atomically
 
 _FILE = "candidates.safetensors"
@@ -101,7 +101,7 @@ class CandidatesStage(Stage):
     @cached_property
     def content_hash(self) -> str:
         kept = load_file(self.stored.folder / _FILE)[_ITEMS]
-        return hashlib.sha256(kept.numpy().tobytes()).hexdigest()
+        return arrays_hash(kept.numpy())
 
     @cached_property
     def _sorted_items(self) -> np.ndarray:

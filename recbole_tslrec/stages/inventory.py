@@ -17,9 +17,9 @@ from typing import Any
 from tabulate import tabulate
 
 from recbole_tslrec.config.built_in import stage_names
-from recbole_tslrec.store.files import file_hash
+from recbole_tslrec.store.files import file_hash, fingerprint
 from recbole_tslrec.store.locks import Owner, is_held, read_owner
-from recbole_tslrec.store.store import MANIFEST, UNFINISHED, fingerprint, read_manifest
+from recbole_tslrec.store.store import MANIFEST, UNFINISHED, read_manifest
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 

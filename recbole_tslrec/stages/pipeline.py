@@ -26,8 +26,8 @@ from recbole_tslrec.data.item_catalogue import Catalogue, catalogue_of
 from recbole_tslrec.stages.stage import Stage
 from recbole_tslrec.stages.trained_on import validation_fingerprint
 from recbole_tslrec.store import processes
-from recbole_tslrec.store.files import check_writable, warn_of_little_space
-from recbole_tslrec.store.store import Store, StoredResult, fingerprint
+from recbole_tslrec.store.files import check_writable, fingerprint, warn_of_little_space
+from recbole_tslrec.store.store import Store, StoredResult
 
 _S = TypeVar("_S", bound=Stage)
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recbole_tslrec.store import processes
-from recbole_tslrec.store.store import remedy, write_json
+from recbole_tslrec.store.files import write_json
+from recbole_tslrec.store.store import remedy
 
 if TYPE_CHECKING:
     from recbole_tslrec.stages.stage import Stage

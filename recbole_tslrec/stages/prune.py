@@ -19,8 +19,8 @@ from filelock import FileLock, Timeout
 
 from recbole_tslrec.config.built_in import stage_names
 from recbole_tslrec.stages.inventory import StoredStage, stored_stages
+from recbole_tslrec.store.files import fingerprint
 from recbole_tslrec.store.locks import is_held, lock_files
-from recbole_tslrec.store.store import fingerprint
 
 # The names of write_atomically.
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[^/]+)-(?P<pid>\d+)\.tmp")

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from recbole_tslrec.config.built_in import note_stages
 from recbole_tslrec.config.key import result_values
+from recbole_tslrec.store.files import fingerprint
 from recbole_tslrec.store.item_tensors import ItemTensors
-from recbole_tslrec.store.store import StoredResult, fingerprint
+from recbole_tslrec.store.store import StoredResult
 
 if TYPE_CHECKING:
     from recbole_tslrec.language_model.workload import Workload

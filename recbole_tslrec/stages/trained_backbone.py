@@ -16,7 +16,8 @@ from recbole_tslrec.evaluation.candidates import scores
 from recbole_tslrec.stages.backbone import USERS, BackboneStage
 from recbole_tslrec.stages.trained_on import check_features, numbering
 from recbole_tslrec.store.checkpoints import load_checkpoint, saying_which
-from recbole_tslrec.store.store import fingerprint, remedy
+from recbole_tslrec.store.files import fingerprint
+from recbole_tslrec.store.store import remedy
 
 if TYPE_CHECKING:
     from recbole.model.abstract_recommender import SequentialRecommender

@@ -21,7 +21,7 @@ from recbole_tslrec.backbones.registry import backbone_of
 from recbole_tslrec.data.histories import fingerprint as histories_fingerprint
 from recbole_tslrec.data.histories import training_histories
 from recbole_tslrec.store.checkpoints import check_checkpoint, config_of
-from recbole_tslrec.store.store import fingerprint
+from recbole_tslrec.store.files import fingerprint
 
 # In a checkpoint's ``trained_on``, as an error calls them.
 NOTED = {

@@ -55,7 +55,7 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def json_hash(content: Any) -> str:
+def fingerprint(content: Any) -> str:
     """A hash of anything json can hold; the order of a dictionary's keys does not count."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -123,7 +123,7 @@ def remove_unfinished_files(folder: Path) -> None:
 
 def with_checksum(content: dict[str, Any]) -> dict[str, Any]:
     """The same, with a hash of itself under ``checksum``."""
-    return content | {"checksum": json_hash(content)}
+    return content | {"checksum": fingerprint(content)}
 
 
 def read_checked_json(path: Path, keys: set[str]) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def read_checked_json(path: Path, keys: set[str]) -> dict[str, Any]:
     if "checksum" not in content and set(content) == keys:
         return content
     try:
-        matches = content.get("checksum") == json_hash(rest)
+        matches = content.get("checksum") == fingerprint(rest)
     except RecursionError as error:
         raise ValueError(f"[{path}] is altered: it is nested too deeply.") from error
     if not matches:

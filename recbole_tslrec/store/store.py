@@ -21,18 +21,15 @@ from typing import Any
 from recbole_tslrec.store.files import (
     explaining_disk_errors,
     file_hash,
+    fingerprint,
     flush_folder,
     flush_names,
-    json_hash,
     read_checked_json,
     remove_unfinished_files,
     with_checksum,
-    write_atomically,
     write_json,
 )
 from recbole_tslrec.store.locks import only_one
-
-__all__ = ["Store", "StoredResult", "file_hash", "fingerprint", "write_atomically", "write_json"]
 
 FORMAT_VERSION = 1
 # The part of a stage's folder that serves its making (checkpoints, shards) and is not kept.
@@ -40,8 +37,6 @@ WORK = "progress"
 MANIFEST = "manifest.json"
 MANIFEST_KEYS = set("format stage fingerprint made_at seconds made_from notes files".split())
 UNFINISHED = "unfinished.json"  # in a partial folder: what the stage is being made from
-
-fingerprint = json_hash
 
 
 @dataclass

@@ -23,7 +23,7 @@ from recbole_tslrec.language_model.prompt import make_prompt
 from recbole_tslrec.language_model.reader import make_prompt_for
 from recbole_tslrec.language_model.readout import pool
 from recbole_tslrec.language_model.source import open_source
-from recbole_tslrec.store.store import write_json
+from recbole_tslrec.store.files import write_json
 
 CPU = torch.device("cpu")
 

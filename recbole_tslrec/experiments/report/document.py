@@ -18,7 +18,7 @@ from markdown_it import MarkdownIt
 
 from recbole_tslrec.config.built_in import built_in
 from recbole_tslrec.config.key import KEYS
-from recbole_tslrec.store.store import write_atomically
+from recbole_tslrec.store.files import write_atomically
 
 # Keys whose value tells the cells of one table apart by intent.
 _VARYING = ("seed", "enhancement", "enhanced_items", "backbone_checkpoint")

@@ -21,7 +21,7 @@ from recbole_tslrec.evaluation.metrics import CUTOFFS
 from recbole_tslrec.experiments.run.kept_cells import FORMAT
 from recbole_tslrec.recbole_bridge.paradigm import paradigm_of, variants
 from recbole_tslrec.store.checkpoints import weights_hash
-from recbole_tslrec.store.store import file_hash, fingerprint
+from recbole_tslrec.store.files import file_hash, fingerprint
 
 # The first version of ours whose results are those of today. Raised when a change makes a cell result in
 # something else; kept cells are then run again, as they are not for every release.

@@ -26,7 +26,7 @@ from recbole_tslrec.recbole_bridge.paradigm import (
     staged_models,
     variants,
 )
-from recbole_tslrec.store.store import fingerprint
+from recbole_tslrec.store.files import fingerprint
 
 
 @dataclass(frozen=True)

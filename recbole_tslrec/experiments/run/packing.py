@@ -21,8 +21,8 @@ from recbole_tslrec.experiments.run.kept_cells import (
     ResultsFolder,
 )
 from recbole_tslrec.store.arrays import save_arrays
+from recbole_tslrec.store.files import write_atomically
 from recbole_tslrec.store.json_lines import JsonLines
-from recbole_tslrec.store.store import write_atomically
 
 _MAP = ("category", "map_before", "map_after")
 _READ = {

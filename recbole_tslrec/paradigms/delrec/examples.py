@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from recbole_tslrec.data.negatives import random_negatives, shuffled_in
+from recbole_tslrec.store.arrays import arrays_hash
 
 if TYPE_CHECKING:
     from recbole_tslrec.data.histories import Histories
@@ -85,11 +85,8 @@ class ImitationExamples:
 
     def content_hash(self) -> str:
         """A hash of all of them in their order."""
-        content = hashlib.sha256()
         arrays = [choice for one in (self.analysis, self.pattern) for choice in vars(one).values()]
-        for array in (*self.histories, self.best, *arrays):
-            content.update(np.ascontiguousarray(array))
-        return content.hexdigest()
+        return arrays_hash(*self.histories, self.best, *arrays)
 
     def lengths(self, prompts: Prompts, verbalizer: Verbalizer) -> np.ndarray:
         """The positions of every user's two prompts. [n]"""

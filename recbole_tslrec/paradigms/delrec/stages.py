@@ -33,8 +33,8 @@ from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.stage import Stage
 from recbole_tslrec.stages.trained_backbone import given_model, trained_backbone
 from recbole_tslrec.store import processes
-from recbole_tslrec.store.files import write_atomically
-from recbole_tslrec.store.store import WORK, fingerprint, remedy, write_json
+from recbole_tslrec.store.files import fingerprint, write_atomically, write_json
+from recbole_tslrec.store.store import WORK, remedy
 
 if TYPE_CHECKING:
     from recbole_tslrec.language_model.source import LanguageModelSource

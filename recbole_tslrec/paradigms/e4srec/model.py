@@ -8,7 +8,6 @@ Reference:
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -41,6 +40,7 @@ from recbole_tslrec.recbole_bridge.language_model_recommender import (
 )
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.text_vectors import TextVectorsStage
+from recbole_tslrec.store.arrays import arrays_hash
 
 if TYPE_CHECKING:
     from recbole_tslrec.language_model.prompt import Prompt
@@ -171,7 +171,7 @@ class E4SRec(LanguageModelRecommender):
             "settings": self.settings | self._draws,
             **self._texts,
             "language_model": self.source.identity,
-            "item_embeddings": hashlib.sha256(items.tobytes()).hexdigest(),
+            "item_embeddings": arrays_hash(items),
             "examples": task.examples.content_hash(),
         }
 
@@ -252,10 +252,7 @@ class NextItems:
 
     def content_hash(self) -> str:
         """A hash of all of them in their order."""
-        content = hashlib.sha256()
-        for array in (self.histories, self.lengths, self.targets):
-            content.update(np.ascontiguousarray(array))
-        return content.hexdigest()
+        return arrays_hash(self.histories, self.lengths, self.targets)
 
 
 def _collate(prompt: Prompt, examples: Sequence[tuple[np.ndarray, int]]) -> dict[str, Tensor]:

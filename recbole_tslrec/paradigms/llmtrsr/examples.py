@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from recbole_tslrec.store.arrays import arrays_hash
 
 if TYPE_CHECKING:
     from recbole_tslrec.language_model.prompts.template import Template
@@ -53,11 +54,11 @@ class YesNoExamples:
 
     def content_hash(self) -> str:
         """A hash of all of them in their order."""
-        content = hashlib.sha256(np.ascontiguousarray(self.candidates))
+        arrays = [self.candidates]
         for rows in (self.summaries, self.histories):
-            content.update(np.array([len(row) for row in rows], dtype=np.int64))
-            content.update(np.concatenate([np.zeros(0, np.int64), *rows]))
-        return content.hexdigest()
+            arrays.append(np.array([len(row) for row in rows], dtype=np.int64))
+            arrays.append(np.concatenate([np.zeros(0, np.int64), *rows]))
+        return arrays_hash(*arrays)
 
 
 def values_of(examples: Sequence[Example], answers: tuple[int, int]) -> dict[str, list[np.ndarray]]:

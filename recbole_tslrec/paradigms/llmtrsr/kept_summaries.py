@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_tslrec.paradigms.llmtrsr.histories import TARGETS, UserHistories
+from recbole_tslrec.store.arrays import arrays_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -115,10 +115,7 @@ class KeptSummaries(nn.Module):
 
     def content_hash(self) -> str:
         """A hash of all of them."""
-        content = hashlib.sha256()
-        for _, buffer in sorted(self.named_buffers()):
-            content.update(np.ascontiguousarray(buffer.cpu().numpy()))
-        return content.hexdigest()
+        return arrays_hash(*(buffer.cpu().numpy() for _, buffer in sorted(self.named_buffers())))
 
     def of(
         self, users: Sequence[int], histories: Sequence[np.ndarray], shuffled: bool = False

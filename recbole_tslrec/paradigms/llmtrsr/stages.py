@@ -24,8 +24,13 @@ from recbole_tslrec.paradigms.llmtrsr.keys import SUMMARIES
 from recbole_tslrec.stages.stage import Stage
 from recbole_tslrec.store import processes
 from recbole_tslrec.store.duration import Pace
-from recbole_tslrec.store.files import read_checked_json, with_checksum
-from recbole_tslrec.store.store import WORK, write_atomically, write_json
+from recbole_tslrec.store.files import (
+    read_checked_json,
+    with_checksum,
+    write_atomically,
+    write_json,
+)
+from recbole_tslrec.store.store import WORK
 
 if TYPE_CHECKING:
     from recbole_tslrec.language_model.meter import Meter

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+
+from recbole_tslrec.store.arrays import arrays_hash
 
 
 class Interactions:
@@ -49,15 +50,7 @@ class Interactions:
 
     def content_hash(self) -> str:
         """A hash of all of them in their order."""
-        return hash_of(self.users, self.histories, self.lengths, self.targets)
-
-
-def hash_of(*arrays: np.ndarray) -> str:
-    """A hash of arrays' contents."""
-    content = hashlib.sha256()
-    for array in arrays:
-        content.update(np.ascontiguousarray(array))
-    return content.hexdigest()
+        return arrays_hash(self.users, self.histories, self.lengths, self.targets)
 
 
 def user_numbers(tokens: Sequence[str]) -> np.ndarray:

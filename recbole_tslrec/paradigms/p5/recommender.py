@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recbole_tslrec.backbones.registry import BACKBONES, Backbone
 from recbole_tslrec.language_model.task import Task
-from recbole_tslrec.paradigms.p5.examples import hash_of, user_numbers
+from recbole_tslrec.paradigms.p5.examples import user_numbers
 from recbole_tslrec.paradigms.p5.item_codes import number_codes
 from recbole_tslrec.paradigms.p5.keys import EMBEDDING
 from recbole_tslrec.paradigms.p5.language_model import CodeLanguageModel
@@ -20,6 +20,7 @@ from recbole_tslrec.paradigms.p5.prompts import Prompts, words_of
 from recbole_tslrec.paradigms.p5.stages import codes_stage
 from recbole_tslrec.paradigms.p5.vocabulary import Vocabulary
 from recbole_tslrec.recbole_bridge.language_model_recommender import LanguageModelRecommender
+from recbole_tslrec.store.arrays import arrays_hash
 
 if TYPE_CHECKING:
     from recbole_tslrec.language_model.prompts.template import Segment
@@ -172,7 +173,7 @@ class CodeRecommender(LanguageModelRecommender):
         return {
             "settings": self.settings,
             "language_model": self.source.identity,
-            "codes": hash_of(self.codes.cpu().numpy()),
+            "codes": arrays_hash(self.codes.cpu().numpy()),
             "examples": task.examples.content_hash(),
         }
 

@@ -30,7 +30,7 @@ from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStag
 from recbole_tslrec.stages import provenance
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.stage import Stage
-from recbole_tslrec.store.store import fingerprint
+from recbole_tslrec.store.files import fingerprint
 
 _FILE = "codes.safetensors"
 _CODE = "code"  # [n_items, L] int64

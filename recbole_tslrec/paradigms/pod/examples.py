@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from recbole_tslrec.data.histories import Histories
-from recbole_tslrec.paradigms.p5.examples import hash_of
+from recbole_tslrec.store.arrays import arrays_hash
 
 
 class Segments:
@@ -74,4 +74,4 @@ class Segments:
 
     def content_hash(self) -> str:
         """A hash of all that they are drawn from."""
-        return hash_of(self.histories.items, self.histories.offsets, self.users)
+        return arrays_hash(self.histories.items, self.histories.offsets, self.users)

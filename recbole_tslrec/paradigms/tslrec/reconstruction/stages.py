@@ -51,7 +51,8 @@ from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.stage import Stage
 from recbole_tslrec.stages.text_vectors import TextVectorsStage
 from recbole_tslrec.store import processes
-from recbole_tslrec.store.store import WORK, fingerprint, write_json
+from recbole_tslrec.store.files import fingerprint, write_json
+from recbole_tslrec.store.store import WORK
 
 if TYPE_CHECKING:
     from recbole_tslrec.data.histories import Histories

@@ -128,12 +128,11 @@ class Paradigm:
         name: of its yaml in ``properties/``.
         heading: the comment at the top of that yaml.
         models: its models by RecBole's name. Each has ``backbone``, a line of the table of backbones or
-            None (see ``backbone_for``), ``stages(config)`` and ``prepare(pipeline)``.
+            None (see ``backbone_for``), ``stages(config)`` and ``prepare(pipeline)``. Those of
+            ``BackboneModels`` come for a backbone that a user registers as well.
         trainer: RecBole's trainer for them.
         keys: all that its models read of ours, in the order of the yaml.
         variants: its rows of a comparison, in the order of a table.
-        add_backbone: makes its models of a backbone that a user registers, and puts them into
-            ``models``; returns them.
         check: raises ValueError for values of its keys that contradict each other.
     """
 
@@ -144,7 +143,6 @@ class Paradigm:
     keys: tuple[KeyGroup, ...]
     variants: tuple[Variant, ...] = ()
     check: Callable[[Mapping[str, Any]], None] = lambda config: None
-    add_backbone: Callable[[Backbone], Iterable[type]] = lambda backbone: ()
 
     def defaults(self) -> dict[str, Any]:
         """The values of its keys if none is given."""

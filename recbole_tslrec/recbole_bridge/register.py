@@ -43,6 +43,7 @@ from recbole_tslrec.data.check_header import check_columns
 from recbole_tslrec.data.check_interactions import check_interactions
 from recbole_tslrec.data.item_catalogue import check_item_columns
 from recbole_tslrec.data.time_order import check_order
+from recbole_tslrec.recbole_bridge.backbone_models import BackboneModels
 from recbole_tslrec.recbole_bridge.config_files import properties_folder
 from recbole_tslrec.recbole_bridge.paradigm import (
     PARADIGMS,
@@ -97,7 +98,10 @@ def register_paradigm(paradigm: Paradigm) -> None:
 def register_backbone(
     model: type[SequentialRecommender], item_table: str = "item_embedding", **more: Any
 ) -> None:
-    """Make a recommender of one's own a backbone, ``MyModel``, with ``TSLRec_MyModel`` and its like.
+    """Make a recommender of one's own a backbone, ``MyModel``, with all models of it.
+
+    Those are ``TSLRec_MyModel``, ``LlamaRec_MyModel`` and so on, of every paradigm whose models are
+    ``BackboneModels``.
 
     RecBole finds all of them by name from then on, in this process. A model's own keys have no
     defaults: give them in a config file, ``loss_type`` among them.
@@ -127,8 +131,9 @@ def register_backbone(
     _register_model(model)
     _register_trainer(name)
     for paradigm in PARADIGMS.values():
-        for variant in paradigm.add_backbone(backbone):
-            _register_variant(paradigm, variant)
+        if isinstance(paradigm.models, BackboneModels):
+            for variant in paradigm.models.add_backbone(backbone):
+                _register_variant(paradigm, variant)
 
 
 def _register_trainer(backbone: str) -> None:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from recbole_tslrec.backbones.registry import BACKBONES, Backbone
+from recbole_tslrec.backbones.registry import Backbone
 from recbole_tslrec.data.negatives import random_order
 from recbole_tslrec.evaluation.candidates import merged_scores, padded, scores, top_items
 from recbole_tslrec.evaluation.seen_items import SeenItems
@@ -232,22 +232,3 @@ def _as_they_stand(candidates: Tensor) -> Tensor:
     """Scores that leave candidates in their order. float32 [B, k]"""
     places = torch.arange(candidates.shape[1], device=candidates.device)
     return -places.float().repeat(len(candidates), 1)
-
-
-def of_each_backbone(kind: type[Reranker]) -> dict[str, type[Reranker]]:
-    """The models of a paradigm by name, ``LlamaRec_SASRec`` for one: a class for each retriever.
-
-    Args:
-        kind: of the paradigm, named as its models begin. RecBole pickles a class by reference, so its
-            module must hold what is made here.
-    """
-    models = {}
-    for backbone in BACKBONES.values():
-        name = f"{kind.__name__}_{backbone.name}"
-        own = {
-            "__module__": kind.__module__,
-            "__doc__": f"{kind.__doc__} The retriever is {backbone.name}.",
-            "backbone": backbone,
-        }
-        models[name] = type(name, (kind,), own)
-    return models

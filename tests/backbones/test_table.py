@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from recbole.config import Config
@@ -17,7 +19,7 @@ from recbole_tslrec import register_backbone
 from recbole_tslrec.backbones.registry import BACKBONES, NO_BACKBONES
 from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
 from recbole_tslrec.paradigms.tslrec.models import MODELS
-from recbole_tslrec.recbole_bridge.paradigm import PARADIGMS
+from recbole_tslrec.recbole_bridge.paradigm import PARADIGMS, staged_models
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.recbole_bridge.register import _recbole_models
 from recbole_tslrec.recbole_bridge.trainers import BackboneTrainer
@@ -156,7 +158,7 @@ class MyMean(SequentialRecommender):
         return states @ self.things.weight.T
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def my_mean():
     before = {name: set(paradigm.models) for name, paradigm in PARADIGMS.items()}
     register_backbone(MyMean, item_table="things", causal=True)
@@ -180,6 +182,25 @@ def test_a_users_own_model_is_a_backbone_like_any_other(my_mean, small_data, set
     assert experiment.stages[0].name == "backbone"  # it serves the stages, too
     with pytest.raises(ValueError, match="a model .MyMean. already"):
         register_backbone(MyMean)
+
+
+def test_every_paradigm_with_a_backbone_has_a_model_of_a_users_own(my_mean):
+    of_sasrec = [name for name in staged_models() if name.endswith("_SASRec")]
+    assert {"TSLRec_SASRec", "LlamaRec_SASRec", "DELRec_SASRec", "LLMTRSR_SASRec"} < set(of_sasrec)
+    for name in of_sasrec:
+        own = name.replace("SASRec", "MyMean")
+        model = get_model(own)
+        assert model.__name__ == own and model.backbone is BACKBONES["MyMean"]
+        assert getattr(sys.modules[model.__module__], own) is model  # as pickle looks for it
+        assert get_trainer(None, own) is get_trainer(None, name)
+
+
+def test_a_users_own_model_retrieves_for_a_language_model(my_mean, small_data, settings):
+    own = {"my_width": 8, "loss_type": "CE", "n_candidates": 5, "sft_epochs": 1}
+    slots = {"llamarec_items": "slots", "llamarec_head": "linear"}
+    experiment = run_experiment("LlamaRec_MyMean", small_data, config_dict=settings | own | slots)
+    _, model, *_ = load_data_and_model(experiment.checkpoint)
+    assert type(model.retriever) is MyMean
 
 
 def test_what_cannot_be_registered_is_refused():

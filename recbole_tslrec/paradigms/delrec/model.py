@@ -26,6 +26,7 @@ from recbole_tslrec.language_model.task import Task
 from recbole_tslrec.paradigms.delrec.keys import OWN, PROMPTS
 from recbole_tslrec.paradigms.delrec.language_model import PromptedModel, open_source_for
 from recbole_tslrec.paradigms.delrec.stages import SoftPromptsStage
+from recbole_tslrec.recbole_bridge.backbone_models import BackboneModels
 from recbole_tslrec.recbole_bridge.candidate_examples import (
     CandidateExamples,
     Example,
@@ -34,7 +35,7 @@ from recbole_tslrec.recbole_bridge.candidate_examples import (
     with_random_negatives,
 )
 from recbole_tslrec.recbole_bridge.passes import scores_in_passes
-from recbole_tslrec.recbole_bridge.reranker import Reranker, of_each_backbone
+from recbole_tslrec.recbole_bridge.reranker import Reranker
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
@@ -170,5 +171,4 @@ def _collate(
     }
 
 
-MODELS = of_each_backbone(DELRec)
-globals().update(MODELS)  # RecBole pickles a class by reference
+MODELS = BackboneModels(__name__, {"DELRec": DELRec})

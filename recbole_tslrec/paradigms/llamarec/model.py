@@ -34,6 +34,7 @@ from recbole_tslrec.paradigms.llamarec.examples import (
 )
 from recbole_tslrec.paradigms.llamarec.keys import OWN
 from recbole_tslrec.paradigms.llamarec.ranker import make_ranker
+from recbole_tslrec.recbole_bridge.backbone_models import BackboneModels
 from recbole_tslrec.recbole_bridge.candidate_examples import (
     CandidateExamples,
     Example,
@@ -41,7 +42,7 @@ from recbole_tslrec.recbole_bridge.candidate_examples import (
     with_random_negatives,
 )
 from recbole_tslrec.recbole_bridge.passes import scores_in_passes
-from recbole_tslrec.recbole_bridge.reranker import Reranker, of_each_backbone
+from recbole_tslrec.recbole_bridge.reranker import Reranker
 from recbole_tslrec.stages.candidates import CandidatesStage
 
 if TYPE_CHECKING:
@@ -187,5 +188,4 @@ class LlamaRec(Reranker):
         return scores_in_passes(examples, positions, scores, candidates, self.show_progress)
 
 
-MODELS = of_each_backbone(LlamaRec)
-globals().update(MODELS)  # RecBole pickles a class by reference
+MODELS = BackboneModels(__name__, {"LlamaRec": LlamaRec})

@@ -36,7 +36,8 @@ from recbole_tslrec.paradigms.llmtrsr.kept_summaries import KeptSummaries, as_to
 from recbole_tslrec.paradigms.llmtrsr.keys import OWN
 from recbole_tslrec.paradigms.llmtrsr.ranker import make_ranker
 from recbole_tslrec.paradigms.llmtrsr.stages import SummariesStage
-from recbole_tslrec.recbole_bridge.reranker import Reranker, of_each_backbone
+from recbole_tslrec.recbole_bridge.backbone_models import BackboneModels
+from recbole_tslrec.recbole_bridge.reranker import Reranker
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
@@ -273,5 +274,4 @@ def _repeated(rows: list[np.ndarray], counts: list[int]) -> list[np.ndarray]:
     return [own for own, count in zip(rows, counts, strict=True) for _ in range(count)]
 
 
-MODELS = of_each_backbone(LLMTRSR)
-globals().update(MODELS)  # RecBole pickles a class by reference
+MODELS = BackboneModels(__name__, {"LLMTRSR": LLMTRSR})

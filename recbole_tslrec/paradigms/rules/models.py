@@ -6,8 +6,9 @@ import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor, nn
 
-from recbole_tslrec.backbones.registry import BACKBONES, Backbone
+from recbole_tslrec.backbones.registry import Backbone
 from recbole_tslrec.evaluation.scoring_term import ScoringTerm, TermAtScoring
+from recbole_tslrec.recbole_bridge.backbone_models import BackboneModels
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.trained_backbone import take_trained_backbone
 
@@ -85,28 +86,4 @@ class PenalisedBackbone(TermAtScoring):
         take_trained_backbone(pipeline, self)
 
 
-def _penalised(backbone: Backbone) -> type[SequentialRecommender]:
-    return type(
-        f"SeenPenalty_{backbone.name}",
-        (PenalisedBackbone, backbone.model_class),
-        {
-            # RecBole pickles a class by reference, so it must be found under this module.
-            "__module__": __name__,
-            "__doc__": f"{backbone.name} with a penalty on seen items.",
-            "backbone": backbone,
-        },
-    )
-
-
-MODELS: dict[str, type[SequentialRecommender]] = {"Repeat": Repeat}
-
-
-def add_backbone(backbone: Backbone) -> list[type[SequentialRecommender]]:
-    """Make the rule of a backbone, and put it into ``MODELS``."""
-    model = _penalised(backbone)
-    MODELS[model.__name__] = globals()[model.__name__] = model
-    return [model]
-
-
-for _backbone in BACKBONES.values():
-    add_backbone(_backbone)
+MODELS = BackboneModels(__name__, {"SeenPenalty": PenalisedBackbone}, {"Repeat": Repeat})

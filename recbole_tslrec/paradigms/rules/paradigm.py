@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from recbole_tslrec.evaluation.scoring_term import check_choice
-from recbole_tslrec.paradigms.rules.models import MODELS, add_backbone
+from recbole_tslrec.paradigms.rules.models import MODELS
 from recbole_tslrec.recbole_bridge.paradigm import Paradigm, Variant
 from recbole_tslrec.recbole_bridge.trainers import FrozenTrainer
 from recbole_tslrec.stages.backbone import BackboneStage
@@ -34,5 +34,4 @@ RULES = Paradigm(
         Variant("seen_penalty", "SeenPenalty_{backbone}", stages=(BackboneStage,), control=True),
     ),
     check=_check,
-    add_backbone=add_backbone,
 )

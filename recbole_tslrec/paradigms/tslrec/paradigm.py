@@ -27,7 +27,7 @@ from recbole_tslrec.paradigms.tslrec.augmentation.keys import (
     SCORE_TERM,
 )
 from recbole_tslrec.paradigms.tslrec.keys import CATEGORIES, INSTRUCTION
-from recbole_tslrec.paradigms.tslrec.models import MODELS, add_backbone
+from recbole_tslrec.paradigms.tslrec.models import MODELS
 from recbole_tslrec.paradigms.tslrec.models.tslrec import EnhancedItemTable
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
 from recbole_tslrec.recbole_bridge.paradigm import Paradigm, Variant, chain
@@ -165,5 +165,4 @@ TSLREC = Paradigm(
         _term("shuffled_text_term", VECTORS["shuffled_text"], of="TextTerm"),
     ),
     check=_check,
-    add_backbone=add_backbone,
 )

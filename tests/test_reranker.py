@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
+from recbole.data.interaction import Interaction
 from support.stages import pipeline_of
 
 from recbole_tslrec.backbones.registry import BACKBONES
@@ -131,6 +132,18 @@ def test_the_controls(small_data, settings):
     assert torch.equal(dealt.scores(), dealt.scores())
     dealt.model.is_tested = False  # as in the training's own validation
     assert torch.equal(placed, dealt.scores())
+
+
+def test_candidates_of_given_histories_are_shuffled_too(small_data, settings):
+    changes = {"rerank_control": "shuffled", "candidates": "unseen"}
+    model = Experiment(settings | changes, small_data).model
+    lists = torch.tensor([[1, 2, 3], [1, 2, 0], [1, 2, 3]])  # of nobody in the data set
+    rows = Interaction({"item_id_list": lists, "item_length": (lists > 0).sum(dim=1)})
+    model.full_sort_predict(rows)
+    one, other, again = model.seen_by_it
+    assert one == again and one != other
+    model.full_sort_predict(rows[torch.tensor([1])])  # whoever else is in the block
+    assert model.seen_by_it[-1] == other
 
 
 @pytest.mark.parametrize("candidates", ["all", "unseen"])

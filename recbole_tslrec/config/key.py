@@ -31,6 +31,9 @@ class Effect(Enum):
     NOTHING = "nothing"
 
 
+_NO_VALUE = object()  # None is a value
+
+
 @dataclass(frozen=True)
 class Key:
     """One public key.
@@ -42,6 +45,8 @@ class Key:
         values: those that it takes.
         effect: what it can change.
         type: as the yaml says it; the default's if not given.
+        unchanged_at: of a key that is newer than stored results, or was not counted in them, the value
+            at which nothing has changed: fingerprints stay there. Not given: every value counts.
     """
 
     name: str
@@ -50,6 +55,7 @@ class Key:
     values: Values
     effect: Effect = Effect.VALUE
     type: str = ""
+    unchanged_at: Any = _NO_VALUE
 
     def check(self, value: Any) -> None:
         """Raise ValueError for a value that it does not take."""
@@ -100,26 +106,9 @@ def declare(title: str, *keys: Key) -> KeyGroup:
 # ---- what follows from them -----------------------------------------------------------------------
 
 
-# Keys that are newer than stored results, or were not counted, with the value at which nothing has
-# changed: fingerprints stay.
-_LATER = {
-    "item_norm": "none",
-    "llm_gradient_checkpointing": False,
-    "sft_users": 1.0,
-    "item_text": None,
-    "item_text_tokens": 32,
-    "item_text_missing": "error",
-    "item_prompt": "slot",
-    "item_slots": "embedding",
-    "score_term": "none",
-    "score_weight": 1.0,
-    "score_decay": 0.7,
-}
-
-
 def counts(name: str, value: Any) -> bool:
     """Whether a key of this value enters a fingerprint; at some values what was stored stays valid."""
-    return name not in _LATER or value != _LATER[name]
+    return value != KEYS[name].unchanged_at
 
 
 def result_values(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

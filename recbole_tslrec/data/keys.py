@@ -14,12 +14,14 @@ ITEM_TEXT = declare(
         "choice an error lists those that there are.",
         Values(lambda value: value is None or _COLUMNS.accepts(value), _COLUMNS.expected),
         type="str or list",
+        unchanged_at=None,
     ),
     Key(
         "item_text_tokens",
         32,
         "The most tokens of an item's text; what is longer loses its end.",
         integer(1),
+        unchanged_at=32,
     ),
     Key(
         "item_text_missing",
@@ -27,6 +29,7 @@ ITEM_TEXT = declare(
         "What becomes of items without a text: 'error' names some and stops; any other value is the "
         "text of all of them.",
         text(),
+        unchanged_at="error",
     ),
 )
 

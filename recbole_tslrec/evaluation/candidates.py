@@ -34,6 +34,19 @@ def scores(model: SequentialRecommender, interaction: Interaction) -> Tensor:
     return model.full_sort_predict(interaction).view(len(interaction), -1)
 
 
+def score_each_user_once(model: SequentialRecommender, interaction: Interaction) -> Tensor:
+    """The score of each row's own item, as of ``full_sort_predict``. [B]
+
+    RecBole's sampled evaluation has a row an item; rows that differ in the item alone are scored once.
+    """
+    users, item_seq = interaction[model.USER_ID], interaction[model.ITEM_SEQ]
+    histories = torch.cat([users[:, None], item_seq], dim=1)
+    distinct, of_row = histories.unique(dim=0, return_inverse=True)
+    first = of_row.new_full((len(distinct),), len(of_row))
+    first.scatter_reduce_(0, of_row, torch.arange(len(of_row), device=of_row.device), "amin")
+    return scores(model, interaction[first])[of_row, interaction[model.ITEM_ID]]
+
+
 def top_items(all_scores: Tensor, k: int, seen: Tensor | None = None) -> Tensor:
     """The items with the highest scores, of equal ones those with the lower ids.
 

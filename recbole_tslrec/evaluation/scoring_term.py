@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from recbole_tslrec.evaluation.candidates import score_each_user_once
 from recbole_tslrec.evaluation.ranks import target_ranks
 from recbole_tslrec.evaluation.seen_items import SeenItems
 
@@ -98,17 +99,11 @@ class TermAtScoring:
     def predict(self, interaction) -> Tensor:
         """As the backbone's, with the term: the scores are those of ``full_sort_predict``. ``[B]``
 
-        A term may depend on the scores of all items. Rows that differ in the item alone share them.
+        A term may depend on the scores of all items.
         """
         if self.scoring_term is None or not self.scoring_term.in_use:
             return super().predict(interaction)
-        users = interaction[self.USER_ID][:, None]
-        histories = torch.cat([users, interaction[self.ITEM_SEQ]], dim=1)
-        distinct, which = histories.unique(dim=0, return_inverse=True)
-        places = torch.arange(len(which), device=which.device)
-        first = places.new_full((len(distinct),), len(which))
-        first.scatter_reduce_(0, which, places, "amin")
-        return self.full_sort_predict(interaction[first])[which, interaction[self.ITEM_ID]]
+        return score_each_user_once(self, interaction)
 
     def calculate_loss(self, interaction) -> Tensor:
         """As the backbone's; with the term among the logits if it is there in training."""

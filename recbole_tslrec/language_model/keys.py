@@ -59,6 +59,7 @@ ITEM_INPUTS = declare(
         "What stands for an item in the prompt, in [slot, text, both]. slot: one position that holds a "
         "projected vector. text: its words (item_text), of which a history takes many more positions.",
         one_of("slot", "text", "both"),
+        unchanged_at="slot",
     ),
     Key(
         "item_slots",
@@ -67,6 +68,7 @@ ITEM_INPUTS = declare(
         "text: the frozen language model's vector of the item's words (item_text). Both take the "
         "positions that one takes.",
         one_of("embedding", "text", "both"),
+        unchanged_at="embedding",
     ),
 )
 
@@ -94,6 +96,7 @@ MEMORY = declare(
         "Fine-tuning keeps few activations and computes them again: less memory, about a third more "
         "time, and the instruction in every prompt. False: causal models read it once a batch.",
         YES_OR_NO,
+        unchanged_at=False,
     ),
 )
 
@@ -171,6 +174,7 @@ TRAINING = declare(
         "The share of users that fine-tuning reads, in (0, 1]; drawn once with the seed. Below 1: a "
         "quick first run.",
         number(lambda share: 0 < share <= 1, "a number in (0, 1]"),
+        unchanged_at=1.0,
     ),
     Key(
         "sft_valid_ratio",

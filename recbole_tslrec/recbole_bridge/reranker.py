@@ -18,7 +18,13 @@ from torch import Tensor
 
 from recbole_tslrec.backbones.registry import Backbone
 from recbole_tslrec.data.negatives import random_order
-from recbole_tslrec.evaluation.candidates import merged_scores, padded, scores, top_items
+from recbole_tslrec.evaluation.candidates import (
+    merged_scores,
+    padded,
+    score_each_user_once,
+    scores,
+    top_items,
+)
 from recbole_tslrec.evaluation.seen_items import SeenItems
 from recbole_tslrec.recbole_bridge.language_model_recommender import LanguageModelRecommender
 from recbole_tslrec.stages.backbone import BackboneStage
@@ -186,13 +192,7 @@ class Reranker(LanguageModelRecommender):
     @torch.no_grad()
     def predict(self, interaction: Interaction) -> Tensor:
         """The score of each row's own item, as of ``full_sort_predict``. [B]"""
-        # RecBole's sampled evaluation has a row an item: each user is read once.
-        users = torch.cat([interaction[self.USER_ID][:, None], interaction[self.ITEM_SEQ]], dim=1)
-        _, of_row = torch.unique(users, dim=0, return_inverse=True)
-        first = of_row.new_full((int(of_row.max()) + 1,), len(of_row))
-        first.scatter_reduce_(0, of_row, torch.arange(len(of_row), device=of_row.device), "amin")
-        merged = self.full_sort_predict(interaction[first.cpu()])
-        return merged[of_row, interaction[self.ITEM_ID]]
+        return score_each_user_once(self, interaction)
 
     def _candidates(self, interaction: Interaction, retrieved: Tensor) -> Tensor:
         """int64 [B, k], by the key ``candidates``."""
@@ -216,14 +216,22 @@ class Reranker(LanguageModelRecommender):
             return _as_they_stand(candidates)
         if control == "none":
             return self.rerank(interaction, candidates)
-        order = self._shuffled(interaction[self.USER_ID], candidates)
+        order = self._shuffled(interaction, candidates)
         found = self.rerank(interaction, candidates.gather(1, order))
         return torch.empty_like(found).scatter_(1, order, found)
 
-    def _shuffled(self, users: Tensor, candidates: Tensor) -> Tensor:
-        """A random order of each user's candidates, the same every time. int64 [B, k]"""
+    def _shuffled(self, interaction: Interaction, candidates: Tensor) -> Tensor:
+        """A random order of each row's candidates, the same every time. int64 [B, k]
+
+        It is drawn by the user; of a given history, which has none in the data set, by its items.
+        """
+        if self.USER_ID in interaction:
+            drawn_by = interaction[self.USER_ID][:, None].tolist()
+        else:
+            lists = interaction[self.ITEM_SEQ].tolist()
+            drawn_by = [[item for item in items if item] for items in lists]
         k = candidates.shape[1]
-        draws = [np.random.default_rng((self._seed, user)).random(k) for user in users.tolist()]
+        draws = [np.random.default_rng((self._seed, *own)).random(k) for own in drawn_by]
         order = random_order(candidates.cpu().numpy(), np.stack(draws))
         return torch.from_numpy(order).to(candidates.device)
 

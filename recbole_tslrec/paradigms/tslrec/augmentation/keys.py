@@ -53,12 +53,14 @@ SCORE_TERM = declare(
         "decay are chosen on validation. during: in training as well, with the weight and decay below. "
         "With fusion: none and after, the model is the trained backbone itself.",
         one_of("none", "after", "during"),
+        unchanged_at="none",
     ),
     Key(
         "score_weight",
         1.0,
         "With score_term: during, the weight of the term among the logits.",
         ABOVE_0,
+        unchanged_at=1.0,
     ),
     Key(
         "score_decay",
@@ -66,6 +68,7 @@ SCORE_TERM = declare(
         "With score_term: during, by how much an item of the history counts less than the one after it, "
         "in (0, 1].",
         number(lambda value: 0 < value <= 1, "a number above 0, up to 1"),
+        unchanged_at=0.7,
     ),
 )
 
@@ -89,5 +92,6 @@ NORM = declare(
         "In [none, l2]. l2: the rows of the (fused) item table, TSLRec's or CI's, have one length, "
         "which is learned. Norm_<backbone> is the backbone with that alone.",
         one_of("none", "l2"),
+        unchanged_at="none",
     ),
 )

@@ -69,7 +69,7 @@ SLOW = {
     "test_fuzz",
     "test_given_files",
     "test_item_codes",
-    "test_history_term",
+    "test_late_fusion",
     "test_item_record",
     "test_language_model",
     "test_llamarec",

@@ -6,11 +6,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import ENHANCED_EMBEDDING
 from recbole_tslrec.paradigms.tslrec.augmentation.given_items import (
     enhanced_items_width,
     given_enhanced_items,
 )
+from recbole_tslrec.paradigms.tslrec.augmentation.stages import ENHANCED_EMBEDDING
 from recbole_tslrec.store import item_tensors
 from recbole_tslrec.store.files import file_hash, with_checksum
 from recbole_tslrec.store.item_tensors import ItemTensors

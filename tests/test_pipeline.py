@@ -21,8 +21,8 @@ from recbole_tslrec.paradigms.llmtrsr.keys import SUMMARIES, TRSR_CONTROL
 from recbole_tslrec.paradigms.p5.keys import CODES, WRITING
 from recbole_tslrec.paradigms.p5.keys import OWN as P5
 from recbole_tslrec.paradigms.pod.keys import OWN as POD
-from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import ENHANCED_EMBEDDING
 from recbole_tslrec.paradigms.tslrec.augmentation.keys import SCORE_TERM
+from recbole_tslrec.paradigms.tslrec.augmentation.stages import ENHANCED_EMBEDDING
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CATEGORY, CategoriesStage
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.stages import provenance
@@ -359,7 +359,7 @@ def test_every_key_changes_the_stages_that_depend_on_it_and_no_other(small_data,
             "llm_instruction",
             "history " * 70,
             ValueError,
-            "the instruction and llm_response.*no room",
+            "llm_instruction and llm_response.*no room",
         ),
         ("lora_target_modules", "no_such", ValueError, "lora_target_modules.*no_such"),
     ],

@@ -72,7 +72,7 @@ read = []
 model.reader.register_forward_pre_hook(
     lambda module, args, batch: read.append(len(batch["token_ids"])), with_kwargs=True
 )
-states = item_states.read_items(model.reader, prompt, TOKENS, Path("."), False, items_a_shard=3)
+states = item_states.read_items(model.reader, prompt, TOKENS, Path("."), "Items", False, items_a_shard=3)
 Path(f"read-{processes.number()}").write_text(str(sum(read)))
 assert (states is not None) == processes.is_first()
 training.bf16_is_fast = lambda device: False
@@ -96,7 +96,7 @@ def test_items_and_users_are_shared_out(tmp_path, language_model_folder, monkeyp
     assert [(tmp_path / f"read-{process}").read_text() for process in (0, 1)] == ["11", "9"]
     model, prompt = model_and_prompt(folder)
     (tmp_path / "alone").mkdir()
-    alone = read_items(model.reader, prompt, TOKENS, tmp_path / "alone", False)
+    alone = read_items(model.reader, prompt, TOKENS, tmp_path / "alone", "Items", False)
     torch.testing.assert_close(together["states"], alone)
     monkeypatch.setattr(training, "bf16_is_fast", lambda device: False)
     histories, preferences = users_of_one_taste()

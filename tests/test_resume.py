@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def read(folder: str, shards: Path, kill_at: int | None = None) -> torch.Tensor:
             save(self, path)
 
         item_states.ItemTensors.save = save_or_die
-    return read_items(model.reader, prompt, TOKENS, shards, False, items_a_shard=3)
+    return read_items(model.reader, prompt, TOKENS, shards, "Items", False, items_a_shard=3)
 
 
 def test_augmentation_goes_on_from_the_last_shard(tmp_path, language_model_folder, monkeypatch):
@@ -90,16 +91,16 @@ def test_shards_of_items_in_another_order_are_made_again(tmp_path, language_mode
     model.reader.item_embeddings = model.reader.item_embeddings[[0, *order]]
     tokens = [TOKENS[row - 1] for row in order]
     (tmp_path / "alone").mkdir()
-    expected = read_items(model.reader, prompt, tokens, tmp_path / "alone", False, items_a_shard=3)
-    again = read_items(model.reader, prompt, tokens, tmp_path, False, items_a_shard=3)
+    states = partial(read_items, model.reader, prompt, tokens, doing="Items", items_a_shard=3)
+    expected, again = states(tmp_path / "alone"), states(tmp_path)
     assert torch.equal(again, expected)
 
 
 def test_states_that_are_not_finite_are_named(tmp_path, language_model_folder):
     model, prompt = model_and_prompt(language_model_folder())
     model.reader.item_embeddings[5] = float("inf")
-    with pytest.raises(ValueError, match="enhanced_embedding holds NaN .* 1 items.*'item 4'"):
-        read_items(model.reader, prompt, TOKENS, tmp_path, False)
+    with pytest.raises(ValueError, match="hidden_state holds NaN .* 1 items.*'item 4'"):
+        read_items(model.reader, prompt, TOKENS, tmp_path, "Items", False)
 
 
 def test_a_shard_that_was_altered_is_made_again(tmp_path, language_model_folder, caplog):
@@ -117,7 +118,7 @@ def test_augmentation_halves_its_batches_when_memory_is_short(
     tmp_path, language_model_folder, caplog
 ):
     model, prompt = model_and_prompt(language_model_folder())
-    expected = read_items(model.reader, prompt, TOKENS, tmp_path, False)
+    expected = read_items(model.reader, prompt, TOKENS, tmp_path, "Items", False)
     sizes = []
 
     def short_of_memory(module, args, batch):
@@ -127,7 +128,7 @@ def test_augmentation_halves_its_batches_when_memory_is_short(
 
     model.reader.register_forward_pre_hook(short_of_memory, with_kwargs=True)
     (tmp_path / "again").mkdir()
-    states = read_items(model.reader, prompt, TOKENS, tmp_path / "again", False)
+    states = read_items(model.reader, prompt, TOKENS, tmp_path / "again", "Items", False)
     torch.testing.assert_close(states, expected)
     assert max(size for size in sizes[-4:]) <= 5
     assert "out of memory; going on with" in caplog.text
@@ -142,4 +143,4 @@ def test_an_item_that_does_not_fit_says_what_to_do(tmp_path, language_model_fold
 
     model.reader.register_forward_pre_hook(short_of_memory)
     with pytest.raises(RuntimeError, match="not even one item.*llm_quantization: nf4"):
-        read_items(model.reader, prompt, TOKENS, tmp_path, False)
+        read_items(model.reader, prompt, TOKENS, tmp_path, "Items", False)

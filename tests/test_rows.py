@@ -62,7 +62,7 @@ def test_what_trains_nothing_is_not_refused_for_what_training_needs(monkeypatch)
     monkeypatch.setattr(reader, "check_fine_tuning", lambda config: pytest.fail("nothing is tuned"))
     checked = []
     monkeypatch.setattr(
-        "recbole_tslrec.paradigms.tslrec.augmentation.stages.check_language_model", checked.append
+        "recbole_tslrec.paradigms.tslrec.augmentation.stages.check_prompt", checked.append
     )
     FrozenAugmentationStage.check("config", None)
     AugmentationStage.check("config", None)  # the stage of fine-tuning before it looks at all

@@ -12,7 +12,8 @@ from support.texts import write_texts
 from transformers import AutoTokenizer
 
 from recbole_tslrec.language_model.item_inputs import slot_inputs
-from recbole_tslrec.language_model.reader import make_prompt_for, open_source_for
+from recbole_tslrec.language_model.reader import open_source_for
+from recbole_tslrec.paradigms.tslrec.prompt import make_prompt
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
 WAYS = [("slot", "text"), ("slot", "both"), ("text", "embedding"), ("both", "both")]
@@ -30,7 +31,7 @@ def test_a_prompt_holds_the_words_of_its_items(with_text, small_data):
     changes = {"item_prompt": "both", "item_text_tokens": 3, "llm_instruction": "given history"}
     pipeline = pipeline_of(with_text | changes, small_data)
     config, rows = pipeline.config, pipeline.catalogue.rows(pipeline.tokens)
-    prompt = make_prompt_for(config, open_source_for(config), texts=rows)
+    prompt = make_prompt(config, open_source_for(config), texts=rows)
     tokenizer = AutoTokenizer.from_pretrained(config["llm"])
 
     def ids(text):
@@ -57,7 +58,7 @@ def test_the_oldest_items_go_where_words_do_not_fit(with_text, small_data, caplo
     pipeline = pipeline_of(with_text | changes, small_data)
     config, rows = pipeline.config, pipeline.catalogue.rows(pipeline.tokens)
     source = open_source_for(config)
-    prompt = make_prompt_for(config, source, texts=rows)
+    prompt = make_prompt(config, source, texts=rows)
     assert "items with their words as few as" in caplog.text
     batch = prompt.batch([np.arange(1, 31)])
     assert batch["token_ids"].shape[1] <= source.context_length

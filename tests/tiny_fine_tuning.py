@@ -23,7 +23,7 @@ def model_and_prompt(folder: str, quantization: str = "none", seed: int = 0):
     language_model = add_adapters(language_model, 4, 8, 0.0, "all-linear")
     items = torch.randn(N_ITEMS + 1, 6, generator=torch.Generator().manual_seed(2))
     reader = ItemPromptModel(language_model, items, "last")
-    prompt = make_prompt(source.tokenizer, "given the user history", "response :", 20, 64)
+    prompt = make_prompt(source.tokenizer, "given the user history", "response :", 20, 64, "key")
     return ReconstructionModel(reader, 32, K), prompt
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from recbole_tslrec.language_model.prompt import Prompt
     from recbole_tslrec.language_model.workload import Workload
 
-_STATES = "enhanced_embedding"  # the name of the tensor in a shard
+_STATES = "hidden_state"  # the name of the tensor in a shard
 
 # A step's size in prompt positions, to begin with. It changes the speed, not the result, but for int8
 # (docs/determinism.md).
@@ -35,11 +35,11 @@ def read_items(
     prompt: Prompt,
     tokens: Sequence[str],
     folder: Path,
+    doing: str,
     show_progress: bool = True,
     items_a_shard: int = ITEMS_A_SHARD,
-    doing: str = "Augmentation",
 ) -> Tensor | None:
-    """h^v: the hidden state of every item as a one-item history.
+    """The hidden state of every item, each alone in a prompt.
 
     Args:
         reader: from a batch of ``prompt`` to one vector each, such as an ``ItemPromptModel``.
@@ -47,8 +47,8 @@ def read_items(
         tokens: the items' tokens, in the order of the rows of ``reader``'s tables, of which row 0 is
             padding and left out.
         folder: for finished shards; those that are there already are not computed again.
-        items_a_shard: the items of a shard; several processes share the shards out.
         doing: what the progress bar and the log call it.
+        items_a_shard: the items of a shard; several processes share the shards out.
 
     Returns:
         [n_items - 1, hidden] float32 on the CPU; None in all processes but the first.
@@ -97,7 +97,8 @@ def _is_whole(shard: Path, tokens: list[str], doing: str) -> bool:
     if not shard.is_file():
         return False
     try:
-        return ItemTensors.load(shard).tokens == tokens
+        stored = ItemTensors.load(shard)
+        return stored.tokens == tokens and _STATES in stored.tensors
     except (ValueError, FileNotFoundError) as error:
         getLogger(__name__).warning(f"{doing}: a partial result is made again: {error}")
         return False
@@ -142,7 +143,7 @@ def _halving_on_out_of_memory(
 
 @torch.no_grad()
 def _states(reader: nn.Module, prompt: Prompt, rows: np.ndarray) -> Tensor:
-    """h^v of some items, read in one batch. [n, hidden] float32"""
+    """The hidden states of some items, read in one batch. [n, hidden] float32"""
     from recbole_tslrec.language_model.load import bf16_is_fast
 
     device = next(reader.parameters()).device

@@ -147,7 +147,7 @@ OPTIMISATION = declare(
     Key(
         "sft_batch_positions",
         1024,
-        "Positions of a batch: items and llm_response with padding, llm_instruction not counted. Users "
+        "Positions of a batch: items and llm_response with padding, the instruction not counted. Users "
         "of like history length share a batch.",
         integer(1),
     ),

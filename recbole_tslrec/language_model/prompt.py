@@ -1,4 +1,4 @@
-"""The prompt of histories: words, the items of the history, words (paper §4.1)."""
+"""The prompt of histories: words, the items of the history, words."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Prompt:
     """A template of three segments whose values are histories alone.
 
     Attributes:
-        before: d_inst as token ids, with the tokenizer's opening tokens ([CLS], <s>) if it has any.
-        after: d_res, with the closing tokens ([SEP]) if it has any.
+        before: the first words' token ids, behind the tokenizer's opening tokens ([CLS], <s>).
+        after: those of the last words, before its closing tokens ([SEP]).
         max_history: the most items; of a longer history the most recent enter.
         shared_prefix: whether ``before``, the same in every prompt, stands once beside a batch
             instead of in each of its prompts; see ``shared_prefix.can_share_prefix``.
@@ -87,8 +87,12 @@ def make_prompt(
     response: str,
     max_history: int,
     context_length: int,
+    key: str,
 ) -> Prompt:
     """Turn the words into a prompt that fits the language model's context.
+
+    Args:
+        key: by which the user chooses the instruction.
 
     Raises:
         ValueError: the words leave no room for a single item.
@@ -99,7 +103,7 @@ def make_prompt(
     room = context_length - len(before) - len(after)
     if room < 1:
         raise ValueError(
-            f"the instruction and llm_response: they take {len(before) + len(after)} positions, and the "
+            f"{key} and llm_response: they take {len(before) + len(after)} positions, and the "
             f"language model's context has {context_length}: no room for an item. Shorten the words."
         )
     return Prompt(before, after, min(max_history, room))

@@ -40,24 +40,25 @@ def open_source_for(config) -> LanguageModelSource:
 def make_prompt_for(
     config,
     source: LanguageModelSource,
-    instruction: str = "llm_instruction",
+    words: str,
+    key: str,
     texts: Sequence[str] | None = None,
 ) -> Prompt:
     """The experiment's prompt for a language model; logs how much of a history it holds.
 
     Args:
-        instruction: the key of the words before the history.
+        words: those before the history.
+        key: by which the user chooses these words.
         texts: of the items by internal id, if their words stand in the prompt.
     """
     from recbole_tslrec.language_model.prompt import make_prompt
     from recbole_tslrec.language_model.source import cannot_be_opened
 
-    words = config[instruction].replace("{n_categories}", str(config["n_categories"]))
     response = config["llm_response"]
     with cannot_be_opened(source.name):  # one that knows no words fails at the first
         source.tokenizer([words, response])
     prompt = make_prompt(
-        source.tokenizer, words, response, config["llm_max_history"], source.context_length
+        source.tokenizer, words, response, config["llm_max_history"], source.context_length, key
     )
     check_words(source, max(prompt.before + prompt.after, default=0))
     if prompt.max_history < config["llm_max_history"]:
@@ -241,10 +242,13 @@ def make_text_encoder(
     return encoder.to(config["device"]), prompt
 
 
-def shared_if_possible(prompt: _P, reader: ItemEncoder, config, training: bool = False) -> _P:
+def shared_if_possible(
+    prompt: _P, reader: ItemEncoder, config, key: str, training: bool = False
+) -> _P:
     """The same prompt, or template, in the form in which ``reader`` takes the fewest positions.
 
     Args:
+        key: by which the user chooses the words that lead.
         training: whether gradients are to be computed; under gradient checkpointing transformers
             keeps no cache, and the words before the history stand in every prompt.
     """
@@ -263,24 +267,24 @@ def shared_if_possible(prompt: _P, reader: ItemEncoder, config, training: bool =
     elif not shared and looks_back_only(trunk):
         getLogger(__name__).warning(
             f"llm: [{config['llm']}] is causal, and yet cannot go on from an instruction that was read "
-            f"once a batch, {_WORTH}: it is read in every prompt. A short llm_instruction helps."
+            f"once a batch, {_WORTH}: it is read in every prompt. A short {key} helps."
         )
     return replace(prompt, shared_prefix=shared)
 
 
-def check_language_model(config, instruction: str = "llm_instruction") -> None:
+def check_language_model(config, words: str, key: str) -> None:
     """Raise what would stop its reading of items later; of its weights it reads names and shapes.
 
     Those of a hub are downloaded here, rather than after the stages before.
 
     Args:
-        instruction: the key of the words before the history.
+        words, key: as ``make_prompt_for`` takes them.
 
     Raises:
         ValueError, OSError, ModuleNotFoundError: says which key, its value, and what to do.
     """
     source = open_source_for(config)
-    prompt = make_prompt_for(config, source, instruction)
+    prompt = make_prompt_for(config, source, words, key)
     longest = config["item_text_tokens"] + has_slots(config)
     if has_words(config) and longest > _room(source, prompt):
         raise ValueError(

@@ -13,10 +13,8 @@ from recbole_tslrec.data.import_.text_files import read_lines
 from recbole_tslrec.language_model.item_inputs import has_slots
 from recbole_tslrec.language_model.item_states import read_items
 from recbole_tslrec.language_model.reader import (
-    make_prompt_for,
     make_text_encoder,
     open_source_for,
-    shared_if_possible,
     tokenised_texts,
 )
 from recbole_tslrec.paradigms.tslrec.augmentation.controls import vectors_of
@@ -24,6 +22,7 @@ from recbole_tslrec.paradigms.tslrec.augmentation.fusions import EnhancedFusion
 from recbole_tslrec.paradigms.tslrec.augmentation.item_vectors import EnhancedEmbedding
 from recbole_tslrec.paradigms.tslrec.augmentation.text_controls import TextEmbedding
 from recbole_tslrec.paradigms.tslrec.models.tslrec import EnhancedItemTable
+from recbole_tslrec.paradigms.tslrec.prompt import as_read_by, make_prompt
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import FineTuningStage
 from recbole_tslrec.recbole_bridge.trained_model import TrainedModel
 from recbole_tslrec.recommendation.requests import named
@@ -117,12 +116,9 @@ def _read(trained: TrainedModel, texts: Mapping[str, str], show_progress: bool) 
     else:
         fine_tuning = kept_stages(trained, (FineTuningStage,)).stage(FineTuningStage)
         reader = fine_tuning.tuned_model().reader
-        prompt = make_prompt_for(config, source, texts=rows)
-        prompt = shared_if_possible(prompt, reader, config)
+        prompt = as_read_by(reader, make_prompt(config, source, rows), config, training=False)
     with TemporaryDirectory() as folder:
-        return read_items(
-            reader, prompt, list(texts), Path(folder), show_progress, doing="New items"
-        )
+        return read_items(reader, prompt, list(texts), Path(folder), "New items", show_progress)
 
 
 def as_known(new: Tensor, known: Tensor, made_of_known: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class TextVectorsStage(Stage):
         encoder, prompt = make_text_encoder(self.config, self.source, texts)
         progress = pipeline.show_progress
         with metered(encoder) as meter:
-            vectors = read_items(encoder, prompt, pipeline.tokens, shards, progress, doing="Texts")
+            vectors = read_items(encoder, prompt, pipeline.tokens, shards, "Texts", progress)
         if vectors is None:  # this process has done its share; the first one writes
             return None
         self.save_items(folder, _FILE, {TEXT_VECTOR: vectors})

@@ -22,7 +22,7 @@ from fuzz.inputs import (
     small_settings,
     write_small_data,
 )
-from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import ENHANCED_EMBEDDING
+from recbole_tslrec.paradigms.tslrec.augmentation.stages import ENHANCED_EMBEDDING
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.store.files import file_hash, with_checksum
 from recbole_tslrec.store.item_tensors import ItemTensors

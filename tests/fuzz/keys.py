@@ -31,7 +31,8 @@ from fuzz.inputs import (
 from fuzz.key_tables import KEYS, OURS
 from fuzz.key_values import JUNK, plain
 from recbole_tslrec.commands import run as run_command
-from recbole_tslrec.language_model.reader import check_fine_tuning, check_language_model
+from recbole_tslrec.language_model.reader import check_fine_tuning
+from recbole_tslrec.paradigms.tslrec.prompt import check_prompt
 from recbole_tslrec.recbole_bridge import quick_start, summary
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
@@ -208,7 +209,7 @@ def _use_value(model: str, base: dict, name: str, value: Any, way: str, tuned: b
     if name in _LONG and isinstance(value, int) and value > 20:
         return
     if name in OURS and model == "TSLRec_SASRec":
-        check_language_model(config)
+        check_prompt(config)
         check_fine_tuning(config)
         if tuned:
             settings["enhancement"] = "tslrec"

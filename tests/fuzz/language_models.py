@@ -22,12 +22,10 @@ from fuzz.inputs import (
 from fuzz.model_folders import CHANGES, FOLDER
 from recbole_tslrec.language_model.reader import (
     check_fine_tuning,
-    check_language_model,
-    make_prompt_for,
     make_reader,
     open_source_for,
-    shared_if_possible,
 )
+from recbole_tslrec.paradigms.tslrec.prompt import as_read_by, check_prompt, make_prompt
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
 _KINDS = ("llama", "bert", "gpt2")
@@ -73,10 +71,10 @@ def _use(settings: dict, expected: torch.Tensor | None, must_warn: bool) -> None
 def _hidden_states(settings: dict) -> torch.Tensor:
     """Of three prompts, from a reader that is made as an experiment makes it."""
     config = Config("TSLRec_SASRec", DATASET, config_dict=dict(settings))
-    check_language_model(config)
+    check_prompt(config)
     check_fine_tuning(config)
     source = open_source_for(config)
-    prompt = make_prompt_for(config, source)
+    prompt = make_prompt(config, source)
     items = torch.randn(31, 8, generator=torch.Generator().manual_seed(0))
     reader = make_reader(config, source, items, with_adapters=False).eval()
     with torch.no_grad():
@@ -84,5 +82,5 @@ def _hidden_states(settings: dict) -> torch.Tensor:
         slots = reader.linear_proj.weight
         slots.copy_(torch.linspace(-1, 1, slots.numel()).view_as(slots))
         reader.linear_proj.bias.zero_()
-        prompt = shared_if_possible(prompt, reader, config)
+        prompt = as_read_by(reader, prompt, config, training=False)
         return reader(**prompt.batch([[1, 2, 3], [4], [5, 6, 7, 8, 9]]))

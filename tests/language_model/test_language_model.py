@@ -20,9 +20,9 @@ from recbole_tslrec.language_model.load import (
     save_adapters,
 )
 from recbole_tslrec.language_model.prompt import make_prompt
-from recbole_tslrec.language_model.reader import make_prompt_for
 from recbole_tslrec.language_model.readout import pool
 from recbole_tslrec.language_model.source import open_source
+from recbole_tslrec.paradigms.tslrec.prompt import make_prompt as make_tslrec_prompt
 from recbole_tslrec.store.files import write_json
 
 CPU = torch.device("cpu")
@@ -32,7 +32,7 @@ def reader_of(folder: str, quantization: str = "none", pooling: str = "last"):
     source = open_source(folder)
     torch.manual_seed(1)
     model = add_adapters(load_language_model(source, quantization, CPU), 2, 4, 0.0, "all-linear")
-    prompt = make_prompt(source.tokenizer, "given the user history", "response :", 20, 64)
+    prompt = make_prompt(source.tokenizer, "given the user history", "response :", 20, 64, "key")
     items = torch.randn(10, 6, generator=torch.Generator().manual_seed(2)) * 0.02
     return ItemPromptModel(model, items, pooling).eval(), prompt
 
@@ -260,7 +260,7 @@ def test_words_that_the_model_does_not_know_are_refused(tmp_path):
     keys = {"llm_instruction": "given the user", "llm_response": "response :"}
     keys |= {"n_categories": 4, "llm_max_history": 5}
     with pytest.raises(ValueError, match="ids up to 18, and the language model knows 8"):
-        make_prompt_for(keys, open_source(str(tmp_path)))
+        make_tslrec_prompt(keys, open_source(str(tmp_path)))
 
 
 @pytest.mark.parametrize("kind", ["roberta", "mpnet"])

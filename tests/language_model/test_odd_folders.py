@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from recbole_tslrec.language_model.reader import make_prompt_for
 from recbole_tslrec.language_model.source import open_source
+from recbole_tslrec.paradigms.tslrec.prompt import make_prompt as make_tslrec_prompt
 
 KEYS = {
     "llm_instruction": "given the user",
@@ -28,7 +28,7 @@ def edit(path: Path, **entries) -> None:
 
 def refused(folder: Path, says: str) -> None:
     with pytest.raises(OSError, match=says) as caught:
-        make_prompt_for(KEYS, open_source(str(folder)))
+        make_tslrec_prompt(KEYS, open_source(str(folder)))
     assert str(caught.value).startswith("llm: the language model [")
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 

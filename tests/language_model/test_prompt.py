@@ -44,7 +44,7 @@ def test_batch_is_the_naive_prompt_padded_on_the_right(histories, max_history, b
 )
 def test_special_tokens_stand_around_the_whole_prompt(opening, closing):
     tokenizer = small_tokenizer(opening, closing)
-    prompt = make_prompt(tokenizer, INSTRUCTION, "response :", 5, 64)
+    prompt = make_prompt(tokenizer, INSTRUCTION, "response :", 5, 64, "key")
     words = tokenizer.convert_ids_to_tokens(list(prompt.before))
     assert words == [opening, *INSTRUCTION.split()][opening is None :]
     words = tokenizer.convert_ids_to_tokens(list(prompt.after))
@@ -53,8 +53,6 @@ def test_special_tokens_stand_around_the_whole_prompt(opening, closing):
 
 def test_history_is_cut_to_the_context_and_words_that_fill_it_are_refused():
     tokenizer = small_tokenizer()
-    assert make_prompt(tokenizer, INSTRUCTION, "response :", 50, 10).max_history == 3
-    with pytest.raises(
-        ValueError, match="the instruction and llm_response.*7 positions.*context has 7"
-    ):
-        make_prompt(tokenizer, INSTRUCTION, "response :", 50, 7)
+    assert make_prompt(tokenizer, INSTRUCTION, "response :", 50, 10, "key").max_history == 3
+    with pytest.raises(ValueError, match="key and llm_response.*7 positions.*context has 7"):
+        make_prompt(tokenizer, INSTRUCTION, "response :", 50, 7, "key")

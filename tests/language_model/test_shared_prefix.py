@@ -32,7 +32,7 @@ def reader_of(folder, quantization, pooling="last"):
         for name, parameter in model.named_parameters():
             if "lora_B" in name:  # zero at the start, and then no gradient reaches lora_A
                 parameter.normal_(std=0.1)
-    prompt = make_prompt(source.tokenizer, "given the user history", "response :", 20, 64)
+    prompt = make_prompt(source.tokenizer, "given the user history", "response :", 20, 64, "key")
     items = torch.randn(10, 6) * 0.02
     return ItemPromptModel(model, items, pooling).eval(), prompt
 
@@ -112,7 +112,7 @@ def test_the_prompt_follows_from_model_and_settings(language_model_folder):
     ):
         reader, prompt = reader_of(language_model_folder(kind), "none")
         config = {"llm_gradient_checkpointing": checkpointing}
-        assert shared_if_possible(prompt, reader, config, training).shared_prefix == shared
+        assert shared_if_possible(prompt, reader, config, "key", training).shared_prefix == shared
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
@@ -131,10 +131,11 @@ def test_a_causal_model_that_cannot_share_says_what_it_costs(
     with caplog.at_level("WARNING"):
         for kind, warns in (("bert", False), ("llama", True)):
             reader, prompt = reader_of(language_model_folder(kind), "none")
-            assert not shared_if_possible(prompt, reader, config).shared_prefix
+            assert not shared_if_possible(prompt, reader, config, "my_words").shared_prefix
             assert ("[mine] is causal" in caplog.text) == warns
-    assert "two to five times as fast" in caplog.text
+    assert "two to five times as fast" in caplog.text and "A short my_words helps" in caplog.text
     caplog.clear()
     monkeypatch.undo()
-    shared_if_possible(prompt, reader, config | {"llm_gradient_checkpointing": True}, training=True)
+    config["llm_gradient_checkpointing"] = True
+    shared_if_possible(prompt, reader, config, "key", training=True)
     assert "two to five times as fast" in caplog.text

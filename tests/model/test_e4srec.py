@@ -240,7 +240,7 @@ def test_what_cannot_serve_is_refused_before_any_training(small_data, settings):
     for changes, message in (
         ({"llm": "no/such"}, "llm: .*no/such"),
         ({"lora_target_modules": ["none_of_these"]}, "lora_target_modules"),
-        ({"e4srec_instruction": "word " * 100}, "the instruction and llm_response"),
+        ({"e4srec_instruction": "word " * 100}, "e4srec_instruction and llm_response"),
     ):
         with pytest.raises((ValueError, OSError), match=message):
             Experiment(small_data, settings | changes)

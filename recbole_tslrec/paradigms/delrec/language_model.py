@@ -111,7 +111,7 @@ class PromptedModel:
             self._check_continues(ranker)
             return ranker, self.prompts
         shared = shared_if_possible(
-            self.prompts.choice, ranker.reader, self.config, training=True
+            self.prompts.choice, ranker.reader, self.config, "delrec_instruction", training=True
         ).shared_prefix
         templates = {
             name: replace(template, shared_prefix=shared)

@@ -50,12 +50,13 @@ if TYPE_CHECKING:
 # The most prompt positions, padding included, in one pass of an evaluation. It changes the speed and
 # the memory, not the result, but for int8 (docs/determinism.md).
 _POSITIONS_A_PASS = 16_384
+_INSTRUCTION = "e4srec_instruction"
 # The keys on which the trained weights depend, besides those that say where the language model is.
 _KEYS = (
     *("llm_quantization", "llm_response", "llm_max_history", "llm_pooling"),
     *("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"),
     *("sft_epochs", "sft_batch_positions", "sft_optimizer", "sft_stopping_step"),
-    *("max_examples_per_user", "e4srec_instruction", "e4srec_learning_rate"),
+    *("max_examples_per_user", _INSTRUCTION, "e4srec_learning_rate"),
 )
 
 
@@ -78,7 +79,8 @@ class E4SRec(LanguageModelRecommender):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        check_language_model(config, "e4srec_instruction")
+        words = config[_INSTRUCTION], _INSTRUCTION
+        check_language_model(config, *words)
         check_fine_tuning(config)
         self.settings = {key: config[key] for key in (*_KEYS, "seed")}
         # Of no use to a checkpoint. Where words are from does not count: they do.
@@ -96,8 +98,8 @@ class E4SRec(LanguageModelRecommender):
             tokens = dataset.field2id_token[dataset.iid_field][1:].tolist()
             catalogue = catalogue_of(config, tokens)
             self._texts, texts = {"texts": catalogue.fingerprint}, catalogue.rows(tokens)
-        prompt = make_prompt_for(config, self.source, "e4srec_instruction", texts)
-        self.prompt = shared_if_possible(prompt, self.reader, config, training=True)
+        prompt = make_prompt_for(config, self.source, *words, texts)
+        self.prompt = shared_if_possible(prompt, self.reader, config, _INSTRUCTION, training=True)
         self.reader.language_model = without_wrapper(self.reader.language_model)
         # Unlike in the stages of TSLRec it is saved: a checkpoint serves without the backbone's stage.
         self.reader.register_buffer("item_embeddings", self.reader.item_embeddings, persistent=True)

@@ -103,7 +103,9 @@ class LlamaRec(Reranker):
         check_template(self.source, template, self.n_candidates)
         width = getattr(self.retriever, self.backbone.item_table).embedding_dim
         self.ranker = make_ranker(config, self.source, self.answers, self.n_items, width)
-        self.template = shared_if_possible(template, self.ranker.reader, config, training=True)
+        self.template = shared_if_possible(
+            template, self.ranker.reader, config, "llamarec_instruction", training=True
+        )
         self._retrieved: Tensor | None = None  # for the training rows
 
     def _read_texts(self, config, dataset) -> TokenTable | None:

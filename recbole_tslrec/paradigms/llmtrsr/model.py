@@ -109,7 +109,7 @@ class LLMTRSR(Reranker):
         self._of_training = self.template
         if self.settings["trsr_loss"] == "answer":  # else the instruction is learned as well
             self._of_training = shared_if_possible(
-                self.template, self.ranker.reader, config, training=True
+                self.template, self.ranker.reader, config, "trsr_instruction", training=True
             )
         self.summaries = KeptSummaries(config["MAX_ITEM_LIST_LENGTH"], config["seed"])
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from logging import getLogger
 from pathlib import Path
 
-from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import ENHANCED_EMBEDDING
+from recbole_tslrec.paradigms.tslrec.augmentation.stages import ENHANCED_EMBEDDING
 from recbole_tslrec.store.item_tensors import ItemTensors, read_header
 from recbole_tslrec.store.store import MANIFEST
 

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from recbole_tslrec.language_model.item_inputs import reads_text
 from recbole_tslrec.language_model.reader import open_source_for
-from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import ENHANCED_EMBEDDING
 from recbole_tslrec.paradigms.tslrec.augmentation.given_items import (
     enhanced_items_width,
     given_enhanced_items,
 )
-from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
+from recbole_tslrec.paradigms.tslrec.augmentation.stages import (
+    ENHANCED_EMBEDDING,
+    AugmentationStage,
+)
 from recbole_tslrec.stages.pipeline import Pipeline
 from recbole_tslrec.stages.stage import Stage
 

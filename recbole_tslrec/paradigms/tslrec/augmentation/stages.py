@@ -14,13 +14,9 @@ from recbole_tslrec.config.key import result_values
 from recbole_tslrec.data.keys import ITEM_TEXT
 from recbole_tslrec.language_model.item_states import read_items
 from recbole_tslrec.language_model.keys import ITEM_INPUTS, READING, RESPONSE
-from recbole_tslrec.language_model.reader import check_language_model
-from recbole_tslrec.paradigms.tslrec.augmentation.enhanced_embeddings import (
-    CATEGORY_DISTRIBUTION,
-    ENHANCED_EMBEDDING,
-    infer_categories,
-)
+from recbole_tslrec.paradigms.tslrec.augmentation.inferred_categories import infer_categories
 from recbole_tslrec.paradigms.tslrec.keys import INSTRUCTION
+from recbole_tslrec.paradigms.tslrec.prompt import check_prompt
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import (
     LOADED,
     CategoriesStage,
@@ -35,6 +31,9 @@ if TYPE_CHECKING:
     from recbole_tslrec.language_model.workload import Workload
 
 _FILE = "enhanced_items.safetensors"
+# The names of its tensors.
+ENHANCED_EMBEDDING = "enhanced_embedding"  # h^v, [n_items, hidden] float32
+CATEGORY_DISTRIBUTION = "category_distribution"  # ĝ^v, [n_items, K] float32
 
 
 class AugmentationStage(ReadsItems):
@@ -89,7 +88,9 @@ class AugmentationStage(ReadsItems):
         provenance.keep_only_own(shards, read)
         prompt, pipeline = self.prompt(reader, training=False), self.pipeline
         with metered(reader) as meter:
-            enhanced = read_items(reader, prompt, pipeline.tokens, shards, pipeline.show_progress)
+            enhanced = read_items(
+                reader, prompt, pipeline.tokens, shards, "Augmentation", pipeline.show_progress
+            )
         return enhanced, {"cost": meter.cost(), LOADED: reader.language_model.loaded}
 
     def save(self, folder: Path, enhanced: Tensor, more: dict[str, Tensor]) -> None:
@@ -149,7 +150,7 @@ class FrozenAugmentationStage(AugmentationStage):
 
     @classmethod
     def check(cls, config, n_items: int | None) -> None:
-        check_language_model(config)
+        check_prompt(config)
 
     @cached_property
     def made_from(self) -> dict[str, Any]:

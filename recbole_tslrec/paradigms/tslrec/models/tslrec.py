@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from recbole_tslrec.evaluation.scoring_term import TermAtScoring
 from recbole_tslrec.paradigms.tslrec.augmentation.controls import vectors_of
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions import FUSIONS, EnhancedFusion
-from recbole_tslrec.paradigms.tslrec.augmentation.history_term import HistorySimilarity
+from recbole_tslrec.paradigms.tslrec.augmentation.late_fusion import HistorySimilarity
 from recbole_tslrec.paradigms.tslrec.models.fused_item_table import FusedItemTable
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.trained_backbone import take_trained_backbone

@@ -37,13 +37,11 @@ from recbole_tslrec.language_model.keys import (
 )
 from recbole_tslrec.language_model.reader import (
     check_fine_tuning,
-    check_language_model,
-    make_prompt_for,
     make_reader,
     open_source_for,
-    shared_if_possible,
 )
 from recbole_tslrec.paradigms.tslrec.keys import CATEGORIES, INSTRUCTION
+from recbole_tslrec.paradigms.tslrec.prompt import as_read_by, check_prompt, make_prompt
 from recbole_tslrec.paradigms.tslrec.reconstruction.categories import latent_categories
 from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import prior_preferences
 from recbole_tslrec.stages import provenance
@@ -186,8 +184,8 @@ class ReadsItems(Stage):
         """The words around the items, as ``reader`` takes the fewest positions."""
         pipeline = self.pipeline
         texts = pipeline.catalogue.rows(pipeline.tokens) if has_words(self.config) else None
-        prompt = make_prompt_for(self.config, self.source, texts=texts)
-        return shared_if_possible(prompt, reader, self.config, training)
+        prompt = make_prompt(self.config, self.source, texts)
+        return as_read_by(reader, prompt, self.config, training)
 
     def reader(self, with_adapters: bool) -> ItemPromptModel:
         """The language model with item slots, as it is before fine-tuning."""
@@ -225,7 +223,7 @@ class FineTuningStage(ReadsItems):
 
     @classmethod
     def check(cls, config, n_items: int | None) -> None:
-        check_language_model(config)
+        check_prompt(config)
         check_fine_tuning(config)
 
     @property

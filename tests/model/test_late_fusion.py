@@ -16,7 +16,7 @@ from support.texts import write_texts
 
 from recbole_tslrec.evaluation.ranks import metrics
 from recbole_tslrec.evaluation.scoring_term import check_metric
-from recbole_tslrec.paradigms.tslrec.augmentation.history_term import HistorySimilarity
+from recbole_tslrec.paradigms.tslrec.augmentation.late_fusion import HistorySimilarity
 from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.store.checkpoints import load_checkpoint, write_checkpoint

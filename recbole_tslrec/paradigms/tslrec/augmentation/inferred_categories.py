@@ -1,4 +1,4 @@
-"""The enhanced embeddings h^v and the categories inferred from them, ĝ^v (paper §4.2)."""
+"""The categories ĝ^v that are inferred from the items' enhanced embeddings h^v (paper §4.2)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,6 @@ if TYPE_CHECKING:
     from recbole_tslrec.paradigms.tslrec.reconstruction.reconstruction_model import (
         ReconstructionModel,
     )
-
-# Names of the tensors in a file of enhanced items.
-ENHANCED_EMBEDDING = "enhanced_embedding"  # h^v, [n_items, hidden] float32
-CATEGORY_DISTRIBUTION = "category_distribution"  # ĝ^v, [n_items, K] float32
 
 _ROWS_AT_ONCE = 4096
 

@@ -1,0 +1,39 @@
+"""TSLRec's prompt: d_inst, the items of a history, d_res (paper §4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from recbole_tslrec.language_model.reader import (
+    check_language_model,
+    make_prompt_for,
+    shared_if_possible,
+)
+
+if TYPE_CHECKING:
+    from recbole_tslrec.language_model.encoder import ItemEncoder
+    from recbole_tslrec.language_model.prompt import Prompt
+    from recbole_tslrec.language_model.source import LanguageModelSource
+
+KEY = "llm_instruction"
+
+
+def instruction(config) -> str:
+    """d_inst, with the number of categories in its place."""
+    return config[KEY].replace("{n_categories}", str(config["n_categories"]))
+
+
+def make_prompt(config, source: LanguageModelSource, texts: Sequence[str] | None = None) -> Prompt:
+    """The experiment's prompt; arguments and errors as of ``make_prompt_for``."""
+    return make_prompt_for(config, source, instruction(config), KEY, texts)
+
+
+def as_read_by(reader: ItemEncoder, prompt: Prompt, config, training: bool) -> Prompt:
+    """The prompt in the form in which ``reader`` takes the fewest positions."""
+    return shared_if_possible(prompt, reader, config, KEY, training)
+
+
+def check_prompt(config) -> None:
+    """Raise what would stop the language model from reading items; errors as there."""
+    check_language_model(config, instruction(config), KEY)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from recbole_tslrec.config.devices import bf16_is_fast
 from recbole_tslrec.store import processes
 from recbole_tslrec.store.duration import Pace
 from recbole_tslrec.store.item_tensors import ItemTensors
@@ -144,8 +145,6 @@ def _halving_on_out_of_memory(
 @torch.no_grad()
 def _states(reader: nn.Module, prompt: Prompt, rows: np.ndarray) -> Tensor:
     """The hidden states of some items, read in one batch. [n, hidden] float32"""
-    from recbole_tslrec.language_model.load import bf16_is_fast
-
     device = next(reader.parameters()).device
     batch = {name: tensor.to(device) for name, tensor in prompt.batch(rows[:, None]).items()}
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device)):

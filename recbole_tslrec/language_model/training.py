@@ -31,13 +31,13 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
+from recbole_tslrec.config.devices import bf16_is_fast
 from recbole_tslrec.language_model.batches import Batches, PositionBudgetSampler, Weighted
 from recbole_tslrec.language_model.checkpoints import (
     remove_broken_checkpoints,
     state_of,
     stopped_early,
 )
-from recbole_tslrec.language_model.load import bf16_is_fast
 from recbole_tslrec.language_model.meter import Meter, metered
 from recbole_tslrec.language_model.task import (
     Epoch,

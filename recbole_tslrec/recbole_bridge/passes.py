@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from recbole_tslrec.config.devices import bf16_is_fast
+
 if TYPE_CHECKING:
     from recbole_tslrec.recbole_bridge.candidate_examples import Example
 
@@ -37,7 +39,6 @@ def scores_in_passes(
         [B, k] float32.
     """
     from recbole_tslrec.language_model.batches import of_like_length
-    from recbole_tslrec.language_model.load import bf16_is_fast
 
     device = candidates.device
     found = torch.zeros(candidates.shape, device=device)

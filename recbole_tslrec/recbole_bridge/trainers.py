@@ -37,10 +37,6 @@ class WatchedTrainer(Trainer):
     first, and so gives metrics that look like any other.
     """
 
-    # What the optimiser and the loop go by; a message about a training that went wrong names them.
-    rate_key = "learning_rate"
-    loop_keys = ("clip_grad_norm", "weight_decay", "enable_amp")
-
     def __init__(self, config, model):
         check_topk(config, model.n_items - 1)
         super().__init__(config, model)
@@ -125,14 +121,14 @@ class WatchedTrainer(Trainer):
     def _diverged(self, what: str) -> ValueError:
         """The error for a training that went wrong: where, what, and what to try."""
         epoch = "" if self._epoch is None else f"epoch {self._epoch}, "
-        keys = (self.rate_key, *self.loop_keys)
+        keys = ("learning_rate", "clip_grad_norm", "weight_decay", "enable_amp")
         values = ", ".join(f"{key}: [{self.config[key]}]" for key in keys)
         kept = "No checkpoint was written before."
         if Path(self.saved_model_file).is_file():
             kept = f"The last checkpoint is [{self.saved_model_file}]."
         return ValueError(
             f"[{self.config['model']}] {epoch}{what}. Training diverged, with {values}. Try a lower "
-            f"{self.rate_key}, clip_grad_norm: {{'max_norm': 1}}, or enable_amp: False. {kept}"
+            f"learning_rate, clip_grad_norm: {{'max_norm': 1}}, or enable_amp: False. {kept}"
         )
 
 
@@ -268,15 +264,14 @@ class TermChosenLast:
     """
 
     def _fit(self, train_data, valid_data, verbose, saved, show_progress, **more):
-        chosen = self._is_chosen()
+        chosen = self._has_term_to_choose()
         if chosen and not valid_data:
             raise ValueError(
                 f"eval_args: [{self.config['eval_args']}] leaves no validation, on which a term of the "
                 f"scores (score_term: after, a penalty) is chosen. Leave eval_args out."
             )
-        if (
-            chosen
-        ):  # of a resumed checkpoint: its epochs were validated without the term, as these are
+        if chosen:
+            # A resumed checkpoint has a term: its epochs were validated without it, as these are.
             self.model.scoring_term.choose([0.0] * len(self.model.scoring_term.names))
         if getattr(self.model, "frozen", False):
             self.epochs = self.start_epoch
@@ -294,7 +289,7 @@ class TermChosenLast:
         content = load_checkpoint(resume_file)
         self.best_valid_score = content.get(_WITHOUT_TERM, self.best_valid_score)
 
-    def _is_chosen(self) -> bool:
+    def _has_term_to_choose(self) -> bool:
         if getattr(self.model, "scoring_term", None) is None or self.model.term_in_training:
             return False
         if not self.config["single_spec"]:

@@ -344,9 +344,7 @@ def _is_intact(path: str | os.PathLike) -> bool:
     except _SIGNS_OF_DAMAGE:
         return False
     except OSError as error:
-        if (
-            error.errno != errno.EINVAL
-        ):  # else a place that is said to lie before the file's beginning
+        if error.errno != errno.EINVAL:  # a place that is said to lie before the file's beginning
             raise
         return False
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_tslrec.backbones.registry import BACKBONES
+from recbole_tslrec.config.devices import bf16_is_fast
 from recbole_tslrec.config.key import result_values
 from recbole_tslrec.data.histories import latest_rows
 from recbole_tslrec.data.item_catalogue import catalogue_of
@@ -208,8 +209,6 @@ class E4SRec(LanguageModelRecommender):
 
     def _read(self, histories: list[np.ndarray]) -> Tensor:
         """One pass of the language model. [B, hidden] float32"""
-        from recbole_tslrec.language_model.load import bf16_is_fast
-
         device = self.item_scores.weight.device
         batch = {name: part.to(device) for name, part in self.prompt.batch(histories).items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device)):

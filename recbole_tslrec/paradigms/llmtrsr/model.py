@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from recbole_tslrec.config.devices import bf16_is_fast
 from recbole_tslrec.config.key import result_values
 from recbole_tslrec.data.histories import latest_rows
 from recbole_tslrec.data.item_catalogue import catalogue_of
@@ -234,7 +235,6 @@ class LLMTRSR(Reranker):
 
     def _scores(self, values: dict[str, list[np.ndarray]]) -> Tensor:
         """The scores of all candidates of some users, one after the other. [N]"""
-        from recbole_tslrec.language_model.load import bf16_is_fast
         from recbole_tslrec.paradigms.llmtrsr.prompt import CANDIDATE
 
         if self.continues:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from recbole_tslrec.config.devices import bf16_is_fast
 from recbole_tslrec.paradigms.p5.vocabulary import Vocabulary, own_words
 
 if TYPE_CHECKING:
@@ -103,8 +104,6 @@ class CodeLanguageModel:
 
     def autocast(self) -> AbstractContextManager:
         """The precision in which the training loop computes."""
-        from recbole_tslrec.language_model.load import bf16_is_fast
-
         enabled = bf16_is_fast(self.device)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 

@@ -106,7 +106,8 @@ class CodeRecommender(LanguageModelRecommender):
         """Make vocabulary, language model and prompts for codes, [n_items - 1, L] int64."""
         padding = torch.full_like(codes[:1], -1)
         self.register_buffer("codes", torch.cat([padding, codes]).to(self.device))
-        self.__dict__.pop("prompts", None), self.__dict__.pop("trie", None)
+        for made_of_the_last_codes in ("prompts", "trie"):
+            self.__dict__.pop(made_of_the_last_codes, None)
         self.reader = self.make_reader().to(self.device)
 
     def make_reader(self) -> CodeReader:

@@ -19,6 +19,7 @@ from recbole_tslrec.commands import (
     summaries,
 )
 from recbole_tslrec.commands.console import PROGRAM, HelpWithDefaults, add_debug, command_line
+from recbole_tslrec.config.values import did_you_mean
 
 # They run no experiment of RecBole's. Nor do stages and clean, unless one is given.
 _WITHOUT_KEYS = (
@@ -40,7 +41,10 @@ def main() -> None:
         del sys.argv[1]
         run.run_command(f"{PROGRAM} run")
         return
-    parser = _parser()
+    parser, names = _parser()
+    command = next(iter(sys.argv[1:]), "-")
+    if command not in names and not command.startswith("-"):
+        raise ValueError(f"there is no such command. See --help.{did_you_mean(command, names)}")
     args, keys = parser.parse_known_args()
     if keys:
         _check(keys, args, parser)
@@ -62,7 +66,8 @@ def _check(keys: list[str], args: argparse.Namespace, parser: argparse.ArgumentP
     check_arguments(keys, vars(args))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
+    """The program's parser, and the names of its commands."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="What goes beyond one RecBole run. Each command has its own --help.",
@@ -82,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         group.add(commands)
     for command in commands.choices.values():
         add_debug(command)
-    return parser
+    return parser, list(commands.choices)
 
 
 if __name__ == "__main__":

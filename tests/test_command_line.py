@@ -44,6 +44,7 @@ EXPERIMENT = ["--dataset=small", "--config_files=mine.yaml"]
 RUN = ["run", "--model=TSLRec_SASRec", *EXPERIMENT]
 COMPARE = ["compare", "--variants=Base", *EXPERIMENT]
 REFUSED = [
+    (["recomend"], "recomend: there is no such command. See --help. Did you mean recommend?"),
     ([*RUN, "--n_categories=1"], "run: n_categories: [1] is not a whole number, 2 or larger."),
     ([*RUN, "--learner=adm"], "run: learner: ['adm'] is not one of adam, "),
     ([*RUN, "--epoch=2"], "run: There is no key [epoch]. Did you mean [epochs]?"),

@@ -14,7 +14,7 @@ TOP = Path(recbole_tslrec.__file__).parents[1]
 SLOW = {"torch", "recbole", "transformers", "sklearn"}
 COMMANDS = next(
     action.choices
-    for action in _parser()._actions
+    for action in _parser()[0]._actions
     if isinstance(action, argparse._SubParsersAction)
 )
 

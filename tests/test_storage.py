@@ -1,10 +1,13 @@
+import hashlib
 import json
 import multiprocessing
+import os
 import time
 
 import pytest
 
-from recbole_tslrec.store.files import fingerprint, write_atomically
+from recbole_tslrec.store import files
+from recbole_tslrec.store.files import file_hash, fingerprint, write_atomically
 from recbole_tslrec.store.store import MANIFEST, WORK, Store
 
 
@@ -91,3 +94,18 @@ def test_two_processes_make_a_stage_once(tmp_path):
     assert sorted(queue.get(timeout=30) for _ in processes) == [False, True]
     for process in processes:
         process.join()
+
+
+def test_a_large_file_is_read_once_until_it_is_written_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_LONG_TO_READ", 4)
+    path, read = tmp_path / "weights", []
+    content = files._hash_of_content
+    monkeypatch.setattr(
+        files, "_hash_of_content", lambda path, *told: read.append(path) or content(path, *told)
+    )
+    for n_read, words in enumerate((b"as it was", b"now so"), start=1):
+        path.write_bytes(words)
+        os.utime(path, ns=(n_read, n_read))  # the clock of a disk may be coarse
+        for _ in range(2):
+            assert file_hash(path) == hashlib.sha256(words).hexdigest()
+        assert len(read) == n_read

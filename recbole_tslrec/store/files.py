@@ -7,6 +7,7 @@ folder is flushed too. So a hidden file (``.…``) below a folder of ours is one
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -38,20 +39,27 @@ class DiskError(OSError):
 
 
 def file_hash(path: Path) -> str:
-    """The SHA-256 of a file's content."""
-    digest, size = hashlib.sha256(), os.stat(path).st_size
-    bar = tqdm(
-        total=size,
-        desc=f"Check {os.path.basename(path)}",
-        unit="B",
-        unit_scale=True,
-        delay=2,
-        disable=size < _LONG_TO_READ,
-    )
-    with open(path, "rb") as file, bar:
+    """The SHA-256 of a file's content; a process reads a large file once, while nobody writes to it."""
+    status = os.stat(path)
+    if status.st_size < _LONG_TO_READ:
+        return _hash_of_content(path)
+    return _hash_of_large_file(os.path.realpath(path), status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache
+def _hash_of_large_file(path: str, size: int, written_at: int) -> str:
+    with tqdm(
+        total=size, desc=f"Check {os.path.basename(path)}", unit="B", unit_scale=True, delay=2
+    ) as bar:
+        return _hash_of_content(path, bar.update)
+
+
+def _hash_of_content(path: str | Path, told: Callable[[int], Any] = lambda n_bytes: None) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-            bar.update(len(block))
+            told(len(block))
     return digest.hexdigest()
 
 

@@ -38,7 +38,8 @@ class ItemEncoder(nn.Module):
         words = language_model.get_input_embeddings()
         if item_embeddings is not None:
             # To unit size, so that linear_proj's weights and their learning rate mean the same for
-            # every backbone. A buffer that is not saved: it comes from the backbone's stage each time.
+            # every backbone. A buffer that is not saved (but see ``keep_item_embeddings``): it comes
+            # from the backbone's stage each time.
             scaled = item_embeddings / item_embeddings[1:].float().pow(2).mean().sqrt()
             self.register_buffer("item_embeddings", scaled.float(), persistent=False)
             self.linear_proj = nn.Linear(item_embeddings.shape[1], words.weight.shape[1])
@@ -70,6 +71,11 @@ class ItemEncoder(nn.Module):
         self.item_embeddings[1:] = (embeddings / embeddings.pow(2).mean().sqrt()).to(
             self.item_embeddings
         )
+
+    def keep_item_embeddings(self) -> None:
+        """Save e_v with the weights, if there are slots: a checkpoint serves without the backbone."""
+        if hasattr(self, "item_embeddings"):
+            self.register_buffer("item_embeddings", self.item_embeddings, persistent=True)
 
     def embed(
         self, token_ids: Tensor, item_rows: Tensor | None, soft_rows: Tensor | None

@@ -5,19 +5,18 @@ LlamaRec's verbalizer (arXiv 2311.02089, §3.2.2), with the tokens that the lett
 
 from __future__ import annotations
 
-import string
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from recbole_tslrec.data.item_catalogue import Catalogue
+from recbole_tslrec.language_model.alphabet import LETTERS
 from recbole_tslrec.language_model.prompts.segments import TokenTable
 from recbole_tslrec.language_model.prompts.template import answers_in_context
 from recbole_tslrec.language_model.readout import Head, head_of, stored_head
 from recbole_tslrec.language_model.source import LanguageModelSource
 
-LETTERS = string.ascii_uppercase
 # A prompt's last words: a letter is read behind them.
 LAST_WORDS = "\n\nAnswer:\n"
 

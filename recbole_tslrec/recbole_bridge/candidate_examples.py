@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from recbole_tslrec.data.histories import latest_rows
 from recbole_tslrec.data.negatives import shuffled_in
 from recbole_tslrec.evaluation.candidates import negatives_of
 from recbole_tslrec.store.arrays import arrays_hash
@@ -62,11 +65,52 @@ def values_of(examples: Sequence[Example]) -> dict[str, list[np.ndarray]]:
     return {HISTORY: list(histories), CANDIDATES: list(candidates)}
 
 
+def right_places(choices: Sequence[tuple[np.ndarray, int]]) -> dict[str, Tensor]:
+    """Of each example ``place``, the right candidate's, and ``count``, of the candidates; int64 [B].
+
+    Args:
+        choices: the candidates of each, and the right one's place.
+    """
+    return {
+        "place": torch.tensor([place for _, place in choices]),
+        "count": torch.tensor([len(candidates) for candidates, _ in choices]),
+    }
+
+
+def candidate_errors(scores: Tensor, place: Tensor, count: Tensor) -> Tensor:
+    """The cross entropy of each example over its candidates. [B]
+
+    Args:
+        scores: [B, k] float32; of places without a candidate, whatever.
+        place: of the right one, int64 [B].
+        count: of the candidates, int64 [B].
+    """
+    is_none = torch.arange(scores.shape[1], device=scores.device) >= count[:, None]
+    return F.cross_entropy(scores.masked_fill(is_none, -torch.inf), place, reduction="none")
+
+
 def examples_of(model: Reranker, interaction: Interaction, candidates: Tensor) -> list[Example]:
     """The histories of RecBole's rows and their candidates, int64 [B, k], without padding."""
     histories, lengths = interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN].tolist()
     rows = zip(histories.cpu().numpy(), lengths, candidates.cpu().numpy(), strict=True)
     return [(history[:length], own[own > 0], 0) for history, length, own in rows]
+
+
+def latest_examples(
+    model: Reranker, dataset, draw: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+) -> CandidateExamples:
+    """Of every user's latest ``max_examples_per_user`` training rows the history, and the target.
+
+    Args:
+        dataset: RecBole's augmented training data set.
+        draw: gives the candidates of rows by their positions, ascending, int64 [n]; as of
+            ``shuffled_in``.
+    """
+    users = dataset.inter_feat[dataset.uid_field].numpy()
+    chosen = latest_rows(users, model.settings["max_examples_per_user"])
+    rows = dataset.inter_feat[chosen]
+    histories, lengths = rows[model.ITEM_SEQ].numpy(), rows[model.ITEM_SEQ_LEN].numpy()
+    return CandidateExamples(histories, lengths, *draw(chosen))
 
 
 def with_random_negatives(

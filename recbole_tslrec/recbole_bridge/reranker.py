@@ -109,6 +109,11 @@ class Reranker(LanguageModelRecommender):
         take_trained_backbone(pipeline, self.retriever)
         getLogger(__name__).info(self.said_beside_figures())
 
+    @property
+    def retriever_embeddings(self) -> Tensor:
+        """The retriever's item embeddings e_v, without padding: [n_items - 1, d]."""
+        return getattr(self.retriever, self.backbone.item_table).weight[1 : self.n_items]
+
     def said_beside_figures(self) -> str:
         """What must stand beside figures: which items the language model ranked, and in what control."""
         seen = "seen items among them" if self.candidates == "all" else "seen items left out before"

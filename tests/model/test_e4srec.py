@@ -230,7 +230,7 @@ def test_an_evaluation_in_parts_gives_the_same_scores(small_data, settings, monk
     whole = experiment.scores()
     calls = []
     experiment.model.reader.register_forward_hook(lambda *_: calls.append(1))
-    monkeypatch.setattr(e4srec, "_POSITIONS_A_PASS", 100)
+    monkeypatch.setattr(e4srec, "POSITIONS_A_PASS", 100)
     parts = experiment.scores()
     assert len(calls) > 5
     torch.testing.assert_close(parts, whole, rtol=0.05, atol=0.02)  # bfloat16, other padding

@@ -140,7 +140,7 @@ def test_scores_are_the_whole_models_logits_at_the_letters(shared, titled, setti
     model, rows = experiment.model.eval(), experiment.rows
     assert model.template.shared_prefix == shared
     plain = whole_model(settings)
-    monkeypatch.setattr(passes, "_POSITIONS_A_PASS", 300)  # in parts, by length
+    monkeypatch.setattr(passes, "POSITIONS_A_PASS", 300)  # in parts, by length
     with torch.no_grad():
         retrieved = model.retriever.full_sort_predict(rows)
         candidates = top_items(retrieved, 5)

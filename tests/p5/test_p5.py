@@ -110,7 +110,7 @@ def test_memory_changes_no_score(small_data, settings, monkeypatch):
     monkeypatch.setattr("recbole_tslrec.language_model.load.bf16_is_fast", lambda device: False)
     with torch.no_grad():
         scores = model.full_sort_predict(interaction)
-        for constant in ("_POSITIONS_A_PASS", "_COPIED_AT_ONCE"):
+        for constant in ("POSITIONS_A_PASS", "_COPIED_AT_ONCE"):
             monkeypatch.setattr(f"recbole_tslrec.paradigms.p5.recommender.{constant}", 1)
             torch.testing.assert_close(model.full_sort_predict(interaction), scores)
 

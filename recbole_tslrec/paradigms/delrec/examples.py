@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from recbole_tslrec.data.negatives import random_negatives, shuffled_in
+from recbole_tslrec.recbole_bridge.candidate_examples import right_places
 from recbole_tslrec.store.arrays import arrays_hash
 
 if TYPE_CHECKING:
@@ -137,10 +137,7 @@ def collate(prompts: Prompts, verbalizer: Verbalizer, pairs: Sequence[Pair]) -> 
         (ANALYSIS, prompts.analysis, analysis_values(pairs), [pair.analysis for pair in pairs]),
         (PATTERN, prompts.pattern, pattern_values(pairs), [pair.pattern for pair in pairs]),
     ):
-        own = verbalizer.batch(template, values) | {
-            "place": torch.tensor([place for _, place in choices]),
-            "count": torch.tensor([len(candidates) for candidates, _ in choices]),
-        }
+        own = verbalizer.batch(template, values) | right_places(choices)
         batch |= {f"{prefix}{name}": tensor for name, tensor in own.items()}
     return batch
 

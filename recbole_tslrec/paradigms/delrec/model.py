@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from recbole_tslrec.config.key import result_values
-from recbole_tslrec.data.histories import latest_rows
 from recbole_tslrec.data.item_catalogue import catalogue_of
 from recbole_tslrec.data.keys import CANDIDATES, ITEM_TEXT
 from recbole_tslrec.language_model.keys import ADAPTERS, EXAMPLES, MEMORY, OPTIMISATION, STOPPING
@@ -28,9 +27,10 @@ from recbole_tslrec.paradigms.delrec.language_model import PromptedModel, open_s
 from recbole_tslrec.paradigms.delrec.stages import SoftPromptsStage
 from recbole_tslrec.recbole_bridge.backbone_models import BackboneModels
 from recbole_tslrec.recbole_bridge.candidate_examples import (
-    CandidateExamples,
     Example,
     examples_of,
+    latest_examples,
+    right_places,
     values_of,
     with_random_negatives,
 )
@@ -78,8 +78,7 @@ class DELRec(Reranker):
         texts = catalogue_of(config, tokens) if config["delrec_items"] == "text" else None
         self.texts_fingerprint = None if texts is None else texts.fingerprint
         prompted = PromptedModel.of(config, self.source, self.backbone.name, texts, tokens)
-        width = getattr(self.retriever, self.backbone.item_table).embedding_dim
-        empty = torch.ones(self.n_items, width)
+        empty = torch.ones(self.n_items, self.retriever_embeddings.shape[1])
         self.ranker, prompts = prompted.ranker(empty, with_adapters=True)
         self.template = prompts.choice
 
@@ -105,8 +104,7 @@ class DELRec(Reranker):
         """As ``prepare``; the vectors stay as they start."""
         super().prepare(pipeline)
         if self.settings["delrec_items"] == "slots":
-            table = getattr(self.retriever, self.backbone.item_table).weight
-            self.ranker.reader.take_item_embeddings(table[1 : self.n_items])
+            self.ranker.reader.take_item_embeddings(self.retriever_embeddings)
 
     def said_beside_figures(self) -> str:
         """As of every reranker, with what became of the soft prompts."""
@@ -117,7 +115,11 @@ class DELRec(Reranker):
         """What to learn: the next item of every user's latest training rows, among random ones."""
         from recbole_tslrec.language_model.batches import instruction_positions
 
-        examples, verbalizer = self._examples(dataset), self.ranker.verbalizer
+        generator = np.random.default_rng(self.settings["seed"])
+        draw = partial(
+            with_random_negatives, dataset, n_candidates=self.n_candidates, generator=generator
+        )
+        examples, verbalizer = latest_examples(self, dataset, draw), self.ranker.verbalizer
         own = [examples[number] for number in range(len(examples))]
         return Task(
             name=type(self).__name__,
@@ -128,15 +130,6 @@ class DELRec(Reranker):
             collate=partial(_collate, self.template, verbalizer),
             more_positions=instruction_positions(self.template),
         )
-
-    def _examples(self, dataset) -> CandidateExamples:
-        users = dataset.inter_feat[dataset.uid_field].numpy()
-        chosen = latest_rows(users, self.settings["max_examples_per_user"])
-        rows = dataset.inter_feat[chosen]
-        generator = np.random.default_rng(self.settings["seed"])
-        found = with_random_negatives(dataset, chosen, self.n_candidates, generator)
-        histories, lengths = rows[self.ITEM_SEQ].numpy(), rows[self.ITEM_SEQ_LEN].numpy()
-        return CandidateExamples(histories, lengths, *found)
 
     def made_from(self, task: Task) -> dict[str, Any]:
         """What the trained weights depend on, for a fingerprint; after ``prepare``."""
@@ -152,23 +145,22 @@ class DELRec(Reranker):
         examples, verbalizer = examples_of(self, interaction, candidates), self.ranker.verbalizer
         positions = self.template.n_leading + verbalizer.lengths(self.template, values_of(examples))
 
-        def scores(part: list[Example]) -> Tensor:
-            batch = verbalizer.batch(self.template, values_of(part))
+        def scores(part: np.ndarray) -> Tensor:
+            values = values_of([examples[place] for place in part])
+            batch = verbalizer.batch(self.template, values)
             return self.ranker.scores(
                 {name: tensor.to(candidates.device) for name, tensor in batch.items()}
             )
 
-        return scores_in_passes(examples, positions, scores, candidates, self.show_progress)
+        return scores_in_passes(positions, scores, candidates, self.show_progress)
 
 
 def _collate(
     template: Template, verbalizer: Verbalizer, examples: Sequence[Example]
 ) -> dict[str, Tensor]:
     """A batch for ``CandidateRanker``."""
-    return verbalizer.batch(template, values_of(examples)) | {
-        "place": torch.tensor([place for _, _, place in examples]),
-        "count": torch.tensor([len(candidates) for _, candidates, _ in examples]),
-    }
+    batch = verbalizer.batch(template, values_of(examples))
+    return batch | right_places([own for _, *own in examples])
 
 
 MODELS = BackboneModels(__name__, {"DELRec": DELRec})

@@ -6,6 +6,7 @@ from typing import Any
 from recbole_tslrec.config.key import names_of
 from recbole_tslrec.data.item_catalogue import check_item_text
 from recbole_tslrec.data.keys import CANDIDATES, CONTROL, ITEM_TEXT
+from recbole_tslrec.language_model.alphabet import check_letters
 from recbole_tslrec.language_model.keys import (
     ADAPTERS,
     EXAMPLES,
@@ -32,7 +33,6 @@ _READ = (
     *(FROZEN, MEMORY, ADAPTERS, STOPPING, OPTIMISATION),
     *(EXAMPLES, ITEM_TEXT, CANDIDATES, PROMPTS, SOFT_PROMPTS, OWN),
 )
-_MOST_LETTERS = 26
 
 
 def _check(config: Mapping[str, Any]) -> None:
@@ -44,11 +44,8 @@ def _check(config: Mapping[str, Any]) -> None:
             "delrec_verbalizer: [title] scores the items' words, and delrec_items: [slots] has none. "
             "Set delrec_verbalizer: letters, or delrec_items: text."
         )
-    if not by_title and k > _MOST_LETTERS:
-        raise ValueError(
-            f"n_candidates: [{k}] are more than the {_MOST_LETTERS} letters. Set n_candidates: "
-            f"{_MOST_LETTERS}, or delrec_verbalizer: title."
-        )
+    if not by_title:
+        check_letters(k, otherwise="delrec_verbalizer: title")
     if h > k:
         raise ValueError(
             f"delrec_predictions: [{h}] are to be among the n_candidates: [{k}] of a prompt. Set "

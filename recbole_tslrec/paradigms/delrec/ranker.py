@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from recbole_tslrec.language_model.learner import TrainedParts
 from recbole_tslrec.language_model.reader import load_for_prompts
 from recbole_tslrec.paradigms.delrec.examples import ANALYSIS, PATTERN
+from recbole_tslrec.recbole_bridge.candidate_examples import candidate_errors
 from recbole_tslrec.recbole_bridge.language_model_recommender import without_wrapper
 from recbole_tslrec.store import processes
 
@@ -50,18 +50,6 @@ def gradient_weights(gradients: Tensor) -> Tensor:
         return torch.full_like(norms, 1 / len(norms))
     weights = norms.rsqrt()
     return weights / weights.sum()
-
-
-def candidate_errors(scores: Tensor, place: Tensor, count: Tensor) -> Tensor:
-    """The cross entropy of each example over its candidates. [B]
-
-    Args:
-        scores: [B, k] float32; of places without a candidate, whatever.
-        place: of the right one, int64 [B].
-        count: of the candidates, int64 [B].
-    """
-    is_none = torch.arange(scores.shape[1], device=scores.device) >= count[:, None]
-    return F.cross_entropy(scores.masked_fill(is_none, -torch.inf), place, reduction="none")
 
 
 class CandidateRanker(TrainedParts):
@@ -175,8 +163,7 @@ def make_ranker(
         keep_few_activations(model)
     slots = config["delrec_items"] == "slots"
     reader = ItemEncoder(model, item_embeddings.cpu() if slots else None)
-    if slots:  # a checkpoint serves without the backbone's stage
-        reader.register_buffer("item_embeddings", reader.item_embeddings, persistent=True)
+    reader.keep_item_embeddings()
     vectors = _drawn_vectors(model, config["delrec_soft_vectors"], config["seed"])
     reader.register_buffer(VECTORS, vectors, persistent=True)
     verbalizer = _verbalizer(config, source, model, titles)

@@ -39,6 +39,7 @@ from recbole_tslrec.recbole_bridge.language_model_recommender import (
     LanguageModelRecommender,
     without_wrapper,
 )
+from recbole_tslrec.recbole_bridge.passes import POSITIONS_A_PASS
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.text_vectors import TextVectorsStage
 from recbole_tslrec.store.arrays import arrays_hash
@@ -48,9 +49,6 @@ if TYPE_CHECKING:
     from recbole_tslrec.stages.pipeline import Pipeline
     from recbole_tslrec.stages.stage import Stage
 
-# The most prompt positions, padding included, in one pass of an evaluation. It changes the speed and
-# the memory, not the result, but for int8 (docs/determinism.md).
-_POSITIONS_A_PASS = 16_384
 _INSTRUCTION = "e4srec_instruction"
 # The keys on which the trained weights depend, besides those that say where the language model is.
 _KEYS = (
@@ -102,8 +100,7 @@ class E4SRec(LanguageModelRecommender):
         prompt = make_prompt_for(config, self.source, *words, texts)
         self.prompt = shared_if_possible(prompt, self.reader, config, _INSTRUCTION, training=True)
         self.reader.language_model = without_wrapper(self.reader.language_model)
-        # Unlike in the stages of TSLRec it is saved: a checkpoint serves without the backbone's stage.
-        self.reader.register_buffer("item_embeddings", self.reader.item_embeddings, persistent=True)
+        self.reader.keep_item_embeddings()
         # One score for each internal id, padding's among them, as RecBole's models have it.
         self.item_scores = nn.Linear(self.source.hidden_size, self.n_items, bias=False)
 
@@ -198,7 +195,7 @@ class E4SRec(LanguageModelRecommender):
         # Evaluation has thousands of users in a batch: by length, so that little is padding.
         positions = replace(self.prompt, shared_prefix=False).lengths_of(histories)
         order = np.lexsort((lengths, positions))
-        size = max(1, _POSITIONS_A_PASS // int(positions.max()))
+        size = max(1, POSITIONS_A_PASS // int(positions.max()))
         hidden = torch.cat(
             [
                 self._read([histories[user] for user in order[start : start + size]])

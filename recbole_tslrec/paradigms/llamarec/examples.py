@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from recbole_tslrec.data.negatives import shuffled_in
 from recbole_tslrec.recbole_bridge import candidate_examples
-from recbole_tslrec.recbole_bridge.candidate_examples import Example
+from recbole_tslrec.recbole_bridge.candidate_examples import Example, right_places
 
 if TYPE_CHECKING:
     from recbole_tslrec.language_model.prompts.template import Template
@@ -39,10 +38,7 @@ def collate(
         answers: what is answered; it is in the prompts if the template has a place for it.
     """
     values = values_of(examples, answers)
-    return template.batch(values) | {
-        "place": torch.tensor([place for _, _, place in examples]),
-        "count": torch.tensor([len(candidates) for _, candidates, _ in examples]),
-    }
+    return template.batch(values) | right_places([own for _, *own in examples])
 
 
 def with_retrieved_negatives(

@@ -16,7 +16,6 @@ import numpy as np
 from torch import Tensor
 
 from recbole_tslrec.config.key import result_values
-from recbole_tslrec.data.histories import latest_rows
 from recbole_tslrec.data.item_catalogue import catalogue_of
 from recbole_tslrec.data.keys import CANDIDATES, ITEM_TEXT
 from recbole_tslrec.language_model.keys import ADAPTERS, EXAMPLES, MEMORY, OPTIMISATION, STOPPING
@@ -37,8 +36,8 @@ from recbole_tslrec.paradigms.llamarec.ranker import make_ranker
 from recbole_tslrec.recbole_bridge.backbone_models import BackboneModels
 from recbole_tslrec.recbole_bridge.candidate_examples import (
     CandidateExamples,
-    Example,
     examples_of,
+    latest_examples,
     with_random_negatives,
 )
 from recbole_tslrec.recbole_bridge.passes import scores_in_passes
@@ -101,7 +100,7 @@ class LlamaRec(Reranker):
             closed=self.answers is None,
         )
         check_template(self.source, template, self.n_candidates)
-        width = getattr(self.retriever, self.backbone.item_table).embedding_dim
+        width = self.retriever_embeddings.shape[1]
         self.ranker = make_ranker(config, self.source, self.answers, self.n_items, width)
         self.template = shared_if_possible(
             template, self.ranker.reader, config, "llamarec_instruction", training=True
@@ -135,8 +134,7 @@ class LlamaRec(Reranker):
         """
         super().prepare(pipeline)
         if self.settings["llamarec_items"] == "slots":
-            table = getattr(self.retriever, self.backbone.item_table).weight
-            self.ranker.reader.take_item_embeddings(table[1 : self.n_items])
+            self.ranker.reader.take_item_embeddings(self.retriever_embeddings)
         if self.settings["llamarec_negatives"] == "retrieved":
             self._retrieved = pipeline.stage(CandidatesStage).row_candidates()
 
@@ -163,16 +161,14 @@ class LlamaRec(Reranker):
 
     def _examples(self, dataset) -> CandidateExamples:
         generator = np.random.default_rng(self.settings["seed"])
-        users = dataset.inter_feat[dataset.uid_field].numpy()
-        chosen = latest_rows(users, self.settings["max_examples_per_user"])
-        rows = dataset.inter_feat[chosen]
-        if self._retrieved is None:
-            found = with_random_negatives(dataset, chosen, self.n_candidates, generator)
-        else:
-            retrieved, targets = self._retrieved[chosen].numpy(), rows[self.POS_ITEM_ID].numpy()
-            found = with_retrieved_negatives(retrieved, targets, generator)
-        histories, lengths = rows[self.ITEM_SEQ].numpy(), rows[self.ITEM_SEQ_LEN].numpy()
-        return CandidateExamples(histories, lengths, *found)
+
+        def draw(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            if self._retrieved is None:
+                return with_random_negatives(dataset, rows, self.n_candidates, generator)
+            targets = dataset.inter_feat[self.POS_ITEM_ID][rows].numpy()
+            return with_retrieved_negatives(self._retrieved[rows].numpy(), targets, generator)
+
+        return latest_examples(self, dataset, draw)
 
     # ---- what a reranker does -------------------------------------------------------------------
 
@@ -181,13 +177,13 @@ class LlamaRec(Reranker):
         examples = examples_of(self, interaction, candidates)
         positions = replace(self.template, shared_prefix=False).lengths(values_of(examples))
 
-        def scores(part: list[Example]) -> Tensor:
-            batch = self.template.batch(values_of(part))
+        def scores(part: np.ndarray) -> Tensor:
+            batch = self.template.batch(values_of([examples[place] for place in part]))
             return self.ranker.logits(
                 **{name: tensor.to(candidates.device) for name, tensor in batch.items()}
             )
 
-        return scores_in_passes(examples, positions, scores, candidates, self.show_progress)
+        return scores_in_passes(positions, scores, candidates, self.show_progress)
 
 
 MODELS = BackboneModels(__name__, {"LlamaRec": LlamaRec})

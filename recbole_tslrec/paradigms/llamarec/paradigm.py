@@ -6,6 +6,7 @@ from typing import Any
 from recbole_tslrec.config.key import names_of
 from recbole_tslrec.data.item_catalogue import check_item_text
 from recbole_tslrec.data.keys import CANDIDATES, CONTROL, ITEM_TEXT
+from recbole_tslrec.language_model.alphabet import check_letters
 from recbole_tslrec.language_model.keys import (
     ADAPTERS,
     EXAMPLES,
@@ -31,7 +32,6 @@ _READ = (
     *(READING, MEMORY, ADAPTERS, STOPPING, OPTIMISATION),
     *(EXAMPLES, ITEM_TEXT, CANDIDATES, OWN),
 )
-_MOST_LETTERS = 26
 
 
 def _check(config: Mapping[str, Any]) -> None:
@@ -42,11 +42,8 @@ def _check(config: Mapping[str, Any]) -> None:
             f"llamarec_loss: [vocabulary] is of the language model's own head, and llamarec_head: "
             f"[{config['llamarec_head']}] is none. Set llamarec_head: letters."
         )
-    if by_letters and config["n_candidates"] > _MOST_LETTERS:
-        raise ValueError(
-            f"n_candidates: [{config['n_candidates']}] are more than the {_MOST_LETTERS} letters. Set "
-            f"n_candidates: {_MOST_LETTERS}, or llamarec_head: linear."
-        )
+    if by_letters:
+        check_letters(config["n_candidates"], otherwise="llamarec_head: linear")
     if config["llamarec_items"] == "text":
         check_item_text(config, "llamarec_items=text:")
 

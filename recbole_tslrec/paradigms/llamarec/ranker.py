@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from recbole_tslrec.language_model.learner import TrainedParts
 from recbole_tslrec.language_model.reader import load_for_prompts
+from recbole_tslrec.recbole_bridge.candidate_examples import candidate_errors
 from recbole_tslrec.recbole_bridge.language_model_recommender import without_wrapper
 
 if TYPE_CHECKING:
@@ -60,10 +61,7 @@ class LetterRanker(TrainedParts):
         """
         if self.answers is not None:
             return {"error": self._over_vocabulary(place, prompts)}
-        logits = self.logits(**prompts)
-        is_none = torch.arange(logits.shape[1], device=logits.device) >= count[:, None]
-        logits = logits.masked_fill(is_none, -torch.inf)
-        return {"error": F.cross_entropy(logits, place, reduction="none")}
+        return {"error": candidate_errors(self.logits(**prompts), place, count)}
 
     def _over_vocabulary(self, place: Tensor, prompts: dict[str, Tensor]) -> Tensor:
         """-1/2 [log p(letter | prompt) + log p(end | prompt, letter)] of each example. [B]"""
@@ -103,8 +101,7 @@ def make_ranker(
     model = without_wrapper(model)
     slots = config["llamarec_items"] == "slots"
     reader = ItemEncoder(model, torch.ones(n_items, width) if slots else None)
-    if slots:  # a checkpoint serves without the backbone's stage
-        reader.register_buffer("item_embeddings", reader.item_embeddings, persistent=True)
+    reader.keep_item_embeddings()
     if answers is None:
         head = nn.Linear(source.hidden_size, config["n_candidates"])
         pooling = config["llm_pooling"]

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from recbole_tslrec.config.devices import bf16_is_fast
 from recbole_tslrec.config.key import result_values
@@ -38,6 +37,7 @@ from recbole_tslrec.paradigms.llmtrsr.keys import OWN
 from recbole_tslrec.paradigms.llmtrsr.ranker import make_ranker
 from recbole_tslrec.paradigms.llmtrsr.stages import SummariesStage
 from recbole_tslrec.recbole_bridge.backbone_models import BackboneModels
+from recbole_tslrec.recbole_bridge.passes import scores_in_passes
 from recbole_tslrec.recbole_bridge.reranker import Reranker
 
 if TYPE_CHECKING:
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
     from recbole_tslrec.stages.pipeline import Pipeline
     from recbole_tslrec.stages.stage import Stage
 
-# The most prompt positions, padding included, in one pass of an evaluation. It changes the speed and
-# the memory, not the result, but for int8 (docs/determinism.md).
-_POSITIONS_A_PASS = 16_384
 # The keys on which the trained weights depend, besides those that say where the language model is and
 # those of the summaries, which count by the stage.
 _KEYS = (
@@ -210,19 +207,17 @@ class LLMTRSR(Reranker):
 
     def rerank(self, interaction: Interaction, candidates: Tensor) -> Tensor:
         """logit(yes) - logit(no) of each candidate, [B, k] float32; see ``Reranker.rerank``."""
-        from recbole_tslrec.language_model.batches import of_like_length
-
         values = self._values(interaction, candidates)
-        found = torch.zeros(candidates.shape, device=candidates.device)
-        passes = of_like_length(_positions(self, values), _POSITIONS_A_PASS)
-        hidden = not self.show_progress or len(passes) == 1
-        for part in tqdm(passes, desc="Reranking", unit=" passes", leave=False, disable=hidden):
+
+        def scores(part: np.ndarray) -> Tensor:
             own = {name: [rows[place] for place in part] for name, rows in values.items()}
             there = candidates[part] > 0
-            scores = found.new_zeros(there.shape)
-            scores[there] = self._scores(own)
-            found[part] = scores
-        return found
+            found = torch.zeros(there.shape, device=there.device)
+            found[there] = self._scores(own)
+            return found
+
+        positions = _positions(self, values)
+        return scores_in_passes(positions, scores, candidates, self.show_progress)
 
     def _values(self, interaction: Interaction, candidates: Tensor) -> dict[str, list[np.ndarray]]:
         """What the prompts of some users hold, all candidates of a user together."""
@@ -245,9 +240,7 @@ class LLMTRSR(Reranker):
             own = np.concatenate(values[CANDIDATE])
             batch = self.template.batch(repeated | {CANDIDATE: list(own[:, None])})
         device = next(self.ranker.parameters()).device
-        batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device)):
-            return self.ranker.scores(**batch)
+        return self.ranker.scores(**{name: tensor.to(device) for name, tensor in batch.items()})
 
 
 def _positions(model: LLMTRSR, values: dict[str, list[np.ndarray]]) -> np.ndarray:

@@ -20,6 +20,7 @@ from recbole_tslrec.paradigms.p5.prompts import Prompts, words_of
 from recbole_tslrec.paradigms.p5.stages import codes_stage
 from recbole_tslrec.paradigms.p5.vocabulary import Vocabulary
 from recbole_tslrec.recbole_bridge.language_model_recommender import LanguageModelRecommender
+from recbole_tslrec.recbole_bridge.passes import POSITIONS_A_PASS
 from recbole_tslrec.store.arrays import arrays_hash
 
 if TYPE_CHECKING:
@@ -29,9 +30,8 @@ if TYPE_CHECKING:
     from recbole_tslrec.stages.pipeline import Pipeline
     from recbole_tslrec.stages.stage import Stage
 
-# The most prompt positions, padding included, that an evaluation reads at once, and the most numbers of
-# the prompts' states that it copies for the nodes of a trie. They change speed and memory.
-_POSITIONS_A_PASS = 16_384
+# The most numbers of the prompts' states that an evaluation copies at once for the nodes of a trie. It
+# changes speed and memory.
 _COPIED_AT_ONCE = 2**23
 # The keys on which the trained weights depend, and what is made of them.
 _KEYS = (
@@ -205,7 +205,7 @@ class CodeRecommender(LanguageModelRecommender):
         users, items = self._read(interaction)
         positions = self.prompts.lengths(np.zeros(len(items), dtype=np.int64), users, items)
         order = np.argsort(positions, kind="stable")  # little padding
-        a_pass = max(1, _POSITIONS_A_PASS // int(positions.max()))
+        a_pass = max(1, POSITIONS_A_PASS // int(positions.max()))
         scores = torch.empty(len(items), self.n_items, device=self.device)
         lengths = torch.from_numpy(self.trie.lengths).to(self.device)
         for some in np.split(order, range(a_pass, len(order), a_pass)):

@@ -41,8 +41,8 @@ def test_it_learns_beyond_the_constant_predictor(kind, tmp_path, language_model_
     histories, preferences = users_of_one_taste()
     report = fine_tune(model, prompt, histories, preferences, settings_of(), tmp_path, CPU, False)
     assert (report.n_train_users, report.n_valid_users) == (48, 12)
-    assert min(epoch.valid_loss for epoch in report.epochs) < 0.7 * report.constant_loss
-    assert report.epochs[-1].train_loss < report.epochs[0].train_loss
+    assert min(epoch.metrics["error"] for epoch in report.epochs) < 0.7 * report.constant_loss
+    assert report.epochs[-1].loss < report.epochs[0].loss
 
 
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])
@@ -50,7 +50,7 @@ def test_it_learns_quantised(quantization, tmp_path, language_model_folder):
     model, prompt = model_and_prompt(language_model_folder(), quantization)
     histories, preferences = users_of_one_taste()
     report = fine_tune(model, prompt, histories, preferences, settings_of(), tmp_path, CPU, False)
-    assert report.epochs[-1].valid_loss < report.constant_loss
+    assert report.epochs[-1].metrics["error"] < report.constant_loss
 
 
 def test_the_best_epoch_stays_and_comes_back_from_its_file(tmp_path, language_model_folder):
@@ -61,7 +61,7 @@ def test_the_best_epoch_stays_and_comes_back_from_its_file(tmp_path, language_mo
     _, watched = split_users(len(histories), settings.valid_ratio, settings.seed)
     batch = prompt.batch([histories[user] for user in watched])
     batch["preference"] = torch.from_numpy(preferences[watched].toarray())
-    best = min(epoch.valid_loss for epoch in report.epochs)
+    best = min(epoch.metrics["error"] for epoch in report.epochs)
     with torch.no_grad():
         assert model.eval()(**batch)["loss"].item() == pytest.approx(best, rel=0.05)
     model.save(tmp_path / "saved")
@@ -104,7 +104,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path, language_model_
     torch.testing.assert_close(resumed_weight, weight, rtol=1e-4, atol=1e-5)
     assert len(resumed.epochs) == len(whole.epochs)
     assert not set(allowed) - set(torch.serialization.get_safe_globals())
-    assert resumed.epochs[-1].train_loss == pytest.approx(whole.epochs[-1].train_loss, rel=1e-3)
+    assert resumed.epochs[-1].loss == pytest.approx(whole.epochs[-1].loss, rel=1e-3)
 
 
 def test_a_damaged_checkpoint_is_named_and_not_gone_on_from(

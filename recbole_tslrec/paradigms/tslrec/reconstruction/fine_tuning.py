@@ -7,10 +7,9 @@ distribution. Equations 1 to 3 of the paper are in ``reconstruction_model.py``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 from recbole_tslrec.data.histories import Histories
 from recbole_tslrec.language_model.batches import instruction_positions, own_lengths
 from recbole_tslrec.language_model.prompt import Prompt
-from recbole_tslrec.language_model.task import Epoch, HeldOut, Task, TrainingSettings
+from recbole_tslrec.language_model.task import HeldOut, Task, TrainingReport, TrainingSettings
 from recbole_tslrec.language_model.training import train
 from recbole_tslrec.language_model.workload import Workload, training_workload
 from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import (
@@ -31,16 +30,14 @@ from recbole_tslrec.paradigms.tslrec.reconstruction.reconstruction_model import 
 
 
 @dataclass(frozen=True)
-class FineTuningSettings:
-    """How to fine-tune; the keys ``sft_*`` of ``properties/TSLRec.yaml``, and RecBole's seed."""
+class FineTuningSettings(TrainingSettings):
+    """How to fine-tune; the keys ``sft_*`` of ``properties/TSLRec.yaml``, and RecBole's seed.
 
-    epochs: int
-    learning_rate: float
-    batch_positions: int
-    optimizer: str
-    valid_ratio: float
-    stopping_step: int
-    seed: int
+    Attributes:
+        valid_ratio: the share of users who are held out.
+    """
+
+    valid_ratio: float = field(kw_only=True)
 
     def split(self, n_examples: int) -> tuple[np.ndarray, np.ndarray]:
         """The examples to learn from and those to watch by."""
@@ -48,37 +45,19 @@ class FineTuningSettings:
 
 
 @dataclass
-class EpochReport:
-    """What an epoch of fine-tuning came to; None where no users are held out."""
+class FineTuningReport(TrainingReport):
+    """The course of fine-tuning; an epoch's metrics are ``error``, Eq. 3, and ``cosine``.
 
-    epoch: int
-    train_loss: float
-    valid_loss: float | None = None
-    valid_cosine: float | None = None
-
-    @classmethod
-    def of(cls, epoch: Epoch) -> EpochReport:
-        """The same, as the training loop reports it."""
-        metrics = epoch.metrics
-        return cls(epoch.number, epoch.loss, metrics.get("error"), metrics.get("cosine"))
-
-
-@dataclass
-class FineTuningReport:
-    """The course of fine-tuning.
-
-    ``constant_loss`` is Eq. 3 on the held-out users for the predictor that knows no history: the
-    mean of ḡ over the other users. A language model that has learned anything stays below it.
+    Attributes:
+        n_train_users, n_valid_users: who were learned from, and held out.
+        constant_loss: Eq. 3 on the held-out users for the predictor that knows no history: the mean of
+            ḡ over the other users. A language model that has learned anything stays below it. None if
+            no users are held out.
     """
 
     n_train_users: int
     n_valid_users: int
     constant_loss: float | None
-    epochs: list[EpochReport]
-    cost: dict[str, Any]
-
-    def as_dict(self) -> dict:
-        return asdict(self)
 
 
 def split_users(n_users: int, valid_ratio: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -114,17 +93,8 @@ def fine_tune(
     task = reconstruction_task(
         prompt, histories, preferences, learned, watched, settings.batch_positions, constant
     )
-    how = TrainingSettings(
-        epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        batch_positions=settings.batch_positions,
-        optimizer=settings.optimizer,
-        stopping_step=settings.stopping_step,
-        seed=settings.seed,
-    )
-    report = train(model, task, how, checkpoints, device, show_progress, log_folder)
-    epochs = [EpochReport.of(epoch) for epoch in report.epochs]
-    return FineTuningReport(len(learned), len(watched), constant, epochs, report.cost)
+    report = train(model, task, settings, checkpoints, device, show_progress, log_folder)
+    return FineTuningReport(report.epochs, report.cost, len(learned), len(watched), constant)
 
 
 class _UserExamples:

@@ -37,9 +37,12 @@ from recbole_tslrec.experiments.run.kept_cells import ResultsFolder
 from recbole_tslrec.paradigms.tslrec.augmentation.controls import vectors_of
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
 from recbole_tslrec.paradigms.tslrec.item_record import places
-from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import mean_preferences
-from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
+from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import (
+    mean_preferences,
+    user_preferences,
+)
 from recbole_tslrec.stages.backbone import BackboneStage
+from recbole_tslrec.stages.categories import CategoriesStage
 from recbole_tslrec.stages.pipeline import Pipeline
 
 NEIGHBOURS = 10
@@ -173,7 +176,7 @@ def measure(cells: dict[str, Cell], results: ResultsFolder) -> dict[str, dict[st
             vectors = vectors_of(pipeline.config).make(pipeline).numpy()[known]
         rows[name] = content(vectors, items, categories, users_of_items)
     inferred = own.stage(AugmentationStage).category_distributions().numpy()[known]
-    asked_for = mean_preferences(histories, stage.preferences(), len(own.tokens) + 1)[1:][known]
+    asked_for = mean_preferences(histories, user_preferences(own), len(own.tokens) + 1)[1:][known]
     rows[INFERRED] = own_places(inferred, categories)
     rows[ASKED_FOR] = own_places(asked_for, categories)
     return rows

@@ -35,9 +35,9 @@ from recbole_tslrec.config.devices import machine
 from recbole_tslrec.data.histories import Histories, fingerprint, training_histories
 from recbole_tslrec.evaluation.blocks import SCORE_BYTES
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions import GateFusion
-from recbole_tslrec.paradigms.tslrec.reconstruction.categories import latent_categories
 from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import prior_preferences
 from recbole_tslrec.recommendation.search import FullScores, ProductIndex, choose_search
+from recbole_tslrec.stages.kmeans import latent_categories
 from recbole_tslrec.store.item_tensors import ItemTensors
 
 INTERACTIONS_A_USER = 8

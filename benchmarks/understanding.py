@@ -42,7 +42,6 @@ from recbole_tslrec.paradigms.tslrec.augmentation.fusions import FUSIONS, Enhanc
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions.fusion import initial_scale
 from recbole_tslrec.paradigms.tslrec.augmentation.item_vectors import EnhancedEmbedding, ItemVectors
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
-from recbole_tslrec.paradigms.tslrec.reconstruction.categories import latent_categories
 from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import FineTuningSettings
 from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import (
     mean_preferences,
@@ -52,6 +51,7 @@ from recbole_tslrec.paradigms.tslrec.reconstruction.reconstruction_model import 
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import FineTuningStage
 from recbole_tslrec.recbole_bridge.trainers import BackboneTrainer, TwoStageTrainer
 from recbole_tslrec.stages.backbone import BackboneStage
+from recbole_tslrec.stages.kmeans import latent_categories
 from recbole_tslrec.stages.pipeline import Pipeline
 
 METRIC = "ndcg@10"

@@ -104,6 +104,21 @@ def test_a_paradigm_is_imported_by_nothing_below_the_experiments():
             assert not [other for other in imported(file) if room(other) == "paradigms"], name
 
 
+def test_a_paradigm_does_without_the_others():
+    def paradigm(module: str) -> str | None:
+        parts = module.split(".")
+        return parts[2] if room(module) == "paradigms" and len(parts) > 2 else None
+
+    pairs = {
+        (paradigm(name), paradigm(other))
+        for name, file in modules().items()
+        if paradigm(name)
+        for other in imported(file)
+        if paradigm(other)
+    }
+    assert {pair for pair in pairs if pair[0] != pair[1]} == {("pod", "p5")}  # POD writes P5's codes
+
+
 @pytest.mark.parametrize("name", modules())
 def test_no_file_class_or_function_is_long(name):
     text = modules()[name].read_text(encoding="utf-8")

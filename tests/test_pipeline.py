@@ -23,10 +23,11 @@ from recbole_tslrec.paradigms.p5.keys import OWN as P5
 from recbole_tslrec.paradigms.pod.keys import OWN as POD
 from recbole_tslrec.paradigms.tslrec.augmentation.keys import SCORE_TERM
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import ENHANCED_EMBEDDING
-from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CATEGORY, CategoriesStage
+from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import user_preferences
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.stages import provenance
 from recbole_tslrec.stages.backbone import ITEM_EMBEDDING, BackboneStage
+from recbole_tslrec.stages.categories import CATEGORY, CategoriesStage
 from recbole_tslrec.stages.pipeline import Pipeline
 from recbole_tslrec.store.item_tensors import ItemTensors
 
@@ -83,7 +84,7 @@ def stage_tensors(pipeline: Pipeline) -> dict[str, torch.Tensor]:
         .aligned(by_token)
         .tensors[ITEM_EMBEDDING]
     )
-    tensors["mean_preference"] = torch.from_numpy(categories(pipeline).preferences().toarray())
+    tensors["mean_preference"] = torch.from_numpy(user_preferences(pipeline).toarray())
     return tensors
 
 

@@ -1,7 +1,7 @@
-"""The keys of the stages: where they are kept, and what a user gives in place of the first."""
+"""The keys of the stages that paradigms share: the backbone, the categories, where all are kept."""
 
 from recbole_tslrec.config.key import Effect, Key, declare
-from recbole_tslrec.config.values import text
+from recbole_tslrec.config.values import integer, one_of, text
 
 GIVEN_BACKBONE = declare(
     "The trained backbone (§4.1)",
@@ -12,6 +12,23 @@ GIVEN_BACKBONE = declare(
         "RecBole under the settings of this experiment, or reused from an earlier run.",
         text(optional=True),
         Effect.FILE,
+    ),
+)
+
+CATEGORIES = declare(
+    "Preliminary latent categories (§4.1)",
+    Key(
+        "n_categories",
+        50,
+        "K, the number of latent categories; the paper does not give it. From 2 to the number of items.",
+        integer(2),
+    ),
+    Key(
+        "category_backend",
+        "auto",
+        "The k-means library, in [auto, sklearn, faiss]. auto: scikit-learn, and faiss for more than "
+        "100,000 items in more than 100 categories, where it is faster.",
+        one_of("auto", "sklearn", "faiss"),
     ),
 )
 

@@ -21,8 +21,8 @@ from recbole_tslrec.paradigms.p5.item_codes import (
     tree_codes,
 )
 from recbole_tslrec.paradigms.p5.stages import ItemCodesStage, codes_stage
-from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
 from recbole_tslrec.recbole_bridge.paradigm import backbone_for, staged_models
+from recbole_tslrec.stages.categories import CategoriesStage
 from recbole_tslrec.stages.pipeline import Pipeline
 
 CODES = ["collaborative", "sequential", "random", "independent", "embedding", "file_order"]

@@ -11,10 +11,10 @@ import pytest
 from trained import N_ITEMS, make_toy, write_data
 
 from recbole_tslrec import Recommender
-from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.recommendation.explore import contents
 from recbole_tslrec.recommendation.explore.page import write_page
+from recbole_tslrec.stages.categories import CategoriesStage
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")

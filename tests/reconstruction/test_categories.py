@@ -15,8 +15,8 @@ from hypothesis.extra.numpy import arrays
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from recbole_tslrec.paradigms.tslrec.reconstruction import categories as module
-from recbole_tslrec.paradigms.tslrec.reconstruction.categories import Categories, latent_categories
+from recbole_tslrec.stages import kmeans as module
+from recbole_tslrec.stages.kmeans import Categories, latent_categories
 
 BACKENDS = ["sklearn", "faiss"]
 

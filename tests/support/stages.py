@@ -9,8 +9,9 @@ from torch import Tensor
 from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.paradigms.tslrec.augmentation.controls import vectors_of
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
-from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage, FineTuningStage
+from recbole_tslrec.paradigms.tslrec.reconstruction.stages import FineTuningStage
 from recbole_tslrec.stages.backbone import BackboneStage
+from recbole_tslrec.stages.categories import CategoriesStage
 from recbole_tslrec.stages.pipeline import Pipeline
 from recbole_tslrec.store.store import StoredResult
 

@@ -5,10 +5,9 @@ from recbole_tslrec.paradigms.p5 import keys
 from recbole_tslrec.paradigms.p5.keys import CODES, LANGUAGE_MODEL, OWN, TRAINING, WRITING
 from recbole_tslrec.paradigms.p5.model import P5 as Model
 from recbole_tslrec.paradigms.p5.stages import EmbeddingCodesStage, ItemCodesStage
-from recbole_tslrec.paradigms.tslrec.keys import CATEGORIES
 from recbole_tslrec.recbole_bridge.language_model_trainer import LanguageModelTrainer
 from recbole_tslrec.recbole_bridge.paradigm import Paradigm, Variant
-from recbole_tslrec.stages.keys import GIVEN_BACKBONE, PLACE
+from recbole_tslrec.stages.keys import CATEGORIES, GIVEN_BACKBONE, PLACE
 
 _HEADING = """\
 P5 (arXiv 2203.13366) with item codes (arXiv 2305.06569): a T5 writes the code of the next item, and all

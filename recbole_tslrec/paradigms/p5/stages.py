@@ -26,9 +26,9 @@ from recbole_tslrec.paradigms.p5.keys import (
     RANDOM,
     SEQUENTIAL,
 )
-from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
 from recbole_tslrec.stages import provenance
 from recbole_tslrec.stages.backbone import BackboneStage
+from recbole_tslrec.stages.categories import CategoriesStage
 from recbole_tslrec.stages.stage import Stage
 from recbole_tslrec.store.files import fingerprint
 

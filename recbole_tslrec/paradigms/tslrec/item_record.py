@@ -10,8 +10,8 @@ from threadpoolctl import threadpool_limits
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
 from recbole_tslrec.paradigms.tslrec.models.ci import CategoryItemTable
 from recbole_tslrec.paradigms.tslrec.models.fused_item_table import FusedItemTable
-from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
 from recbole_tslrec.stages.backbone import BackboneStage
+from recbole_tslrec.stages.categories import CategoriesStage
 from recbole_tslrec.stages.pipeline import Pipeline
 
 # t-SNE takes seconds for so many items and minutes for all; a picture shows no more.

@@ -26,14 +26,14 @@ from recbole_tslrec.paradigms.tslrec.augmentation.keys import (
     NORM,
     SCORE_TERM,
 )
-from recbole_tslrec.paradigms.tslrec.keys import CATEGORIES, INSTRUCTION
+from recbole_tslrec.paradigms.tslrec.keys import INSTRUCTION
 from recbole_tslrec.paradigms.tslrec.models import MODELS
 from recbole_tslrec.paradigms.tslrec.models.tslrec import EnhancedItemTable
-from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
 from recbole_tslrec.recbole_bridge.paradigm import Paradigm, Variant, chain
 from recbole_tslrec.recbole_bridge.trainers import TwoStageTrainer
 from recbole_tslrec.stages.backbone import BackboneStage
-from recbole_tslrec.stages.keys import GIVEN_BACKBONE, PLACE
+from recbole_tslrec.stages.categories import CategoriesStage
+from recbole_tslrec.stages.keys import CATEGORIES, GIVEN_BACKBONE, PLACE
 
 _HEADING = """\
 The two-stage paradigm TSLRec (arXiv 2406.00333; P2Rec in its later version): every key that the

@@ -16,7 +16,6 @@ from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStag
 from recbole_tslrec.paradigms.tslrec.item_record import map_of, map_sample
 from recbole_tslrec.paradigms.tslrec.models.fused_item_table import FusedItemTable
 from recbole_tslrec.paradigms.tslrec.models.tslrec import EnhancedItemTable
-from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
 from recbole_tslrec.recbole_bridge.paradigm import chain
 from recbole_tslrec.recbole_bridge.trained_model import TrainedModel
 from recbole_tslrec.recommendation import E_V, H_V, ITEM_TABLE
@@ -27,6 +26,7 @@ from recbole_tslrec.recommendation.similar import (
     item_vectors,
     kept_stages,
 )
+from recbole_tslrec.stages.categories import CategoriesStage
 
 # Of the categories that the language model infers, the most probable ones.
 _INFERRED = 3

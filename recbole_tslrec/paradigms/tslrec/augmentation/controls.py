@@ -22,9 +22,12 @@ from recbole_tslrec.paradigms.tslrec.augmentation.text_controls import (
     TextEmbedding,
     TfidfEmbedding,
 )
-from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import mean_preferences
-from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
+from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import (
+    mean_preferences,
+    user_preferences,
+)
 from recbole_tslrec.stages.backbone import BackboneStage
+from recbole_tslrec.stages.categories import CategoriesStage
 from recbole_tslrec.stages.pipeline import Pipeline
 
 
@@ -40,7 +43,7 @@ class MeanPreference(ItemVectors):
 
     @staticmethod
     def make(pipeline: Pipeline) -> Tensor:
-        preferences = pipeline.stage(CategoriesStage).preferences()
+        preferences = user_preferences(pipeline)
         means = mean_preferences(pipeline.histories, preferences, len(pipeline.tokens) + 1)
         return torch.from_numpy(means[1:])
 

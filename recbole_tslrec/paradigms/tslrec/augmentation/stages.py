@@ -19,12 +19,12 @@ from recbole_tslrec.paradigms.tslrec.keys import INSTRUCTION
 from recbole_tslrec.paradigms.tslrec.prompt import check_prompt
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import (
     LOADED,
-    CategoriesStage,
     FineTuningStage,
     ReadsItems,
 )
 from recbole_tslrec.stages import provenance
 from recbole_tslrec.stages.backbone import BackboneStage
+from recbole_tslrec.stages.categories import CategoriesStage
 from recbole_tslrec.store.store import WORK, read_manifest
 
 if TYPE_CHECKING:

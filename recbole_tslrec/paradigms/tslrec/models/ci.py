@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions.fusion import initial_scale
 from recbole_tslrec.paradigms.tslrec.models.fused_item_table import FusedItemTable
-from recbole_tslrec.paradigms.tslrec.reconstruction.stages import CategoriesStage
+from recbole_tslrec.stages.categories import CategoriesStage
 
 if TYPE_CHECKING:
     from recbole_tslrec.stages.pipeline import Pipeline

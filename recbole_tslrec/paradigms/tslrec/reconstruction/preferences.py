@@ -7,6 +7,18 @@ from scipy.sparse import csr_matrix
 from sklearn.preprocessing import normalize
 
 from recbole_tslrec.data.histories import Histories
+from recbole_tslrec.stages.categories import CategoriesStage
+from recbole_tslrec.stages.pipeline import Pipeline
+
+
+def user_preferences(pipeline: Pipeline) -> csr_matrix:
+    """ḡ of every user with a training history, rows in the order of the pipeline's ``histories``.
+
+    Returns:
+        [n_users, K] float32.
+    """
+    labels = np.concatenate([[-1], pipeline.stage(CategoriesStage).item_categories().numpy()])
+    return prior_preferences(pipeline.histories, labels, pipeline.config["n_categories"])
 
 
 def prior_preferences(

@@ -1,4 +1,4 @@
-"""The stages of information reconstruction (paper §4.1): categories, and the tuned language model."""
+"""The stage of information reconstruction (paper §4.1): the tuned language model."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ from recbole_tslrec.language_model.reader import (
     make_reader,
     open_source_for,
 )
-from recbole_tslrec.paradigms.tslrec.keys import CATEGORIES, INSTRUCTION
+from recbole_tslrec.paradigms.tslrec.keys import INSTRUCTION
 from recbole_tslrec.paradigms.tslrec.prompt import as_read_by, check_prompt, make_prompt
-from recbole_tslrec.paradigms.tslrec.reconstruction.categories import latent_categories
-from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import prior_preferences
+from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import user_preferences
 from recbole_tslrec.stages import provenance
 from recbole_tslrec.stages.backbone import BackboneStage
+from recbole_tslrec.stages.categories import CategoriesStage
 from recbole_tslrec.stages.stage import Stage
 from recbole_tslrec.stages.text_vectors import TextVectorsStage
 from recbole_tslrec.store import processes
@@ -63,70 +63,9 @@ if TYPE_CHECKING:
         ReconstructionModel,
     )
 
-CATEGORY = "category"  # [n_items] int64
-_FILE = "items.safetensors"
 _COLUMNS = ("item_text", "item_text_missing")  # where the texts are from
 LOADED = "loaded_language_model"  # in a stage's notes: what transformers read of the weights
 _LANGUAGE_MODEL = "language_model.json"  # the identity of what the adapters beside it belong to
-
-
-class CategoriesStage(Stage):
-    """k-means on e_v: the items' preliminary latent categories (§4.1)."""
-
-    name = "categories"
-    needs = (BackboneStage,)
-    keys = CATEGORIES.names
-    product = "item_categories"
-
-    @property
-    def backbone(self) -> BackboneStage:
-        return self.pipeline.stage(BackboneStage)
-
-    @cached_property
-    def made_from(self) -> dict[str, Any]:
-        return {
-            "settings": self.settings(),
-            "seed": self.config["seed"],
-            "backbone": self.backbone.fingerprint,
-        }
-
-    def make(self, folder: Path) -> dict[str, Any]:
-        categories = latent_categories(
-            self.backbone.item_embeddings().numpy(),
-            self.config["n_categories"],
-            backend=self.config["category_backend"],
-            seed=self.config["seed"],
-        )
-        self.save_items(folder, _FILE, {CATEGORY: torch.from_numpy(categories.labels)})
-        return {"sizes": categories.sizes.tolist()} | provenance.read_from(self.backbone)
-
-    @classmethod
-    def check(cls, config, n_items: int | None) -> None:
-        if n_items is not None and config["n_categories"] > n_items:
-            raise ValueError(
-                f"n_categories: [{config['n_categories']}] is more than the {n_items} items of the data "
-                f"set [{config['dataset']}]. Give fewer."
-            )
-
-    def item_categories(self) -> Tensor:
-        """The preliminary latent category of every item, in the order of internal ids.
-
-        Returns:
-            [n_items - 1] int64.
-        """
-        return self.read_items(_FILE, CATEGORY)
-
-    def preferences(self) -> csr_matrix:
-        """ḡ of every user with a training history, rows in the order of the pipeline's ``histories``.
-
-        Returns:
-            [n_users, K] float32.
-        """
-        labels = np.concatenate([[-1], self.item_categories().numpy()])
-        return prior_preferences(self.pipeline.histories, labels, self.config["n_categories"])
-
-    def content(self) -> dict[str, Tensor]:
-        return {CATEGORY: self.item_categories()}
 
 
 def drawn_users(tokens: np.ndarray, share: float, seed: int) -> np.ndarray:
@@ -288,7 +227,7 @@ class FineTuningStage(ReadsItems):
 
     def examples(self) -> tuple[Histories, csr_matrix]:
         """What is learned from: the histories of the share ``sft_users``, and ḡ in the same order."""
-        histories, preferences = self.pipeline.histories, self.categories.preferences()
+        histories, preferences = self.pipeline.histories, user_preferences(self.pipeline)
         share = self.config["sft_users"]
         if share == 1:
             return histories, preferences

@@ -1,4 +1,4 @@
-"""Preliminary latent categories: k-means on the trained item embeddings (paper §4.1)."""
+"""Latent categories: k-means on the trained item embeddings (TSLRec §4.1)."""
 
 from __future__ import annotations
 

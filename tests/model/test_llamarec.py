@@ -13,11 +13,10 @@ from recbole.utils import get_model, get_trainer, init_seed
 from support.letter_models import save_letter_model
 from support.texts import write_titles_of_two_words
 
-from recbole_tslrec.data.histories import training_histories
+from recbole_tslrec.data.histories import latest_rows, training_histories
 from recbole_tslrec.evaluation.candidates import top_items
 from recbole_tslrec.experiments.run.comparison import compare
 from recbole_tslrec.experiments.run.grid import Grid
-from recbole_tslrec.paradigms.llamarec import model as llamarec
 from recbole_tslrec.recbole_bridge import passes
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.stages.candidates import CandidatesStage
@@ -225,7 +224,7 @@ def test_retrieved_negatives_are_the_backbones_first(candidates, titled, setting
     retrieved = experiment.trainer.pipeline.stage(CandidatesStage).row_candidates()
     task = experiment.model.task(experiment.train._dataset)
     users = experiment.train._dataset.inter_feat["user_id"]
-    chosen = llamarec.latest_rows(users.numpy(), 2)
+    chosen = latest_rows(users.numpy(), 2)
     for number, row in enumerate(chosen):
         _, own, place = task.examples[number]
         target = own[place]

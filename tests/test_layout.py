@@ -116,7 +116,9 @@ def test_a_paradigm_does_without_the_others():
         for other in imported(file)
         if paradigm(other)
     }
-    assert {pair for pair in pairs if pair[0] != pair[1]} == {("pod", "p5")}  # POD writes P5's codes
+    assert {pair for pair in pairs if pair[0] != pair[1]} == {
+        ("pod", "p5")
+    }  # POD writes P5's codes
 
 
 @pytest.mark.parametrize("name", modules())

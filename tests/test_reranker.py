@@ -134,6 +134,11 @@ def test_the_controls(small_data, settings):
     assert torch.equal(placed, dealt.scores())
 
 
+def test_a_reranker_says_how():
+    with pytest.raises(TypeError, match="abstract.*rerank"):
+        type("Nothing", (Reranker,), {})(None, None)
+
+
 def test_candidates_of_given_histories_are_shuffled_too(small_data, settings):
     changes = {"rerank_control": "shuffled", "candidates": "unseen"}
     model = Experiment(settings | changes, small_data).model

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from recbole_tslrec.backbones.registry import Backbone
 from recbole_tslrec.config.built_in import Row, built_in
@@ -18,9 +18,26 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from recbole_tslrec.backbones.registry import Backbone
     from recbole_tslrec.stages.pipeline import Pipeline
     from recbole_tslrec.stages.stage import Stage
+
+
+class StagedModel(Protocol):
+    """What a paradigm's model has besides what RecBole asks of a ``SequentialRecommender``.
+
+    Attributes:
+        backbone: the line of the table of backbones whose yaml it takes; None for none. Where it depends
+            on a key, the class has ``backbone_for(config)`` besides.
+    """
+
+    backbone: Backbone | None
+
+    @staticmethod
+    def stages(config: Mapping[str, Any]) -> tuple[type[Stage], ...]:
+        """The stages whose results it takes under these settings; ``config`` has all keys of ours."""
+
+    def prepare(self, pipeline: Pipeline) -> None:
+        """Take from the pipeline what the stages made, before RecBole's training begins."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +144,8 @@ class Paradigm:
     Attributes:
         name: of its yaml in ``properties/``.
         heading: the comment at the top of that yaml.
-        models: its models by RecBole's name. Each has ``backbone``, a line of the table of backbones or
-            None (see ``backbone_for``), ``stages(config)`` and ``prepare(pipeline)``. Those of
-            ``BackboneModels`` come for a backbone that a user registers as well.
+        models: its models by RecBole's name. ``BackboneModels`` come for a backbone that a user
+            registers as well.
         trainer: RecBole's trainer for them.
         keys: all that its models read of ours, in the order of the yaml.
         variants: its rows of a comparison, in the order of a table.
@@ -138,7 +154,7 @@ class Paradigm:
 
     name: str
     heading: str
-    models: Mapping[str, type]
+    models: Mapping[str, type[StagedModel]]
     trainer: type
     keys: tuple[KeyGroup, ...]
     variants: tuple[Variant, ...] = ()
@@ -174,12 +190,12 @@ def add(paradigm: Paradigm) -> None:
     PARADIGMS[paradigm.name] = paradigm
 
 
-def staged_models() -> dict[str, type]:
+def staged_models() -> dict[str, type[StagedModel]]:
     """The models of all paradigms by RecBole's name."""
     return {name: model for one in PARADIGMS.values() for name, model in one.models.items()}
 
 
-def backbone_for(model: type, config: Mapping[str, Any]) -> Backbone | None:
+def backbone_for(model: type[StagedModel], config: Mapping[str, Any]) -> Backbone | None:
     """The backbone of a staged model under some settings.
 
     It is the model's ``backbone``; where it depends on a key, what its own ``backbone_for`` says.

@@ -6,7 +6,7 @@ Whole-catalogue scores come about by ``evaluation.candidates.merged_scores``.
 from __future__ import annotations
 
 import hashlib
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from logging import getLogger
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from recbole_tslrec.stages.stage import Stage
 
 
-class Reranker(LanguageModelRecommender):
+class Reranker(LanguageModelRecommender, ABC):
     """A model that gives a trained backbone's candidates a new order; all other items keep theirs.
 
     A subclass says how in ``rerank``. The retriever, small beside a language model, is in the state

@@ -87,7 +87,7 @@ class DELRec(Reranker):
     @staticmethod
     def stages(config) -> tuple[type[Stage], ...]:
         """The stages whose results this model takes."""
-        trained = config is None or config["delrec_soft_prompts"] == "trained"
+        trained = config["delrec_soft_prompts"] == "trained"
         return (*Reranker.stages(config), *([SoftPromptsStage] if trained else []))
 
     def prepare(self, pipeline: Pipeline) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from recbole_tslrec.config.key import names_of
+from recbole_tslrec.config.key import defaults, names_of
 from recbole_tslrec.data.item_catalogue import check_item_text
 from recbole_tslrec.data.keys import CANDIDATES, CONTROL, ITEM_TEXT
 from recbole_tslrec.language_model.alphabet import check_letters
@@ -57,12 +57,13 @@ def _check(config: Mapping[str, Any]) -> None:
 
 def _row(name: str, **settings: str) -> Variant:
     own = {"rerank_control": "none", "delrec_soft_prompts": "trained"} | settings
+    read = (*_READ, CONTROL)
     return Variant(
         name,
         "DELRec_{backbone}",
         own,
-        DELRec.stages(own),
-        names_of((*_READ, CONTROL)),
+        DELRec.stages(defaults(read) | own),
+        names_of(read),
         control=bool(settings),
     )
 

@@ -109,8 +109,7 @@ class E4SRec(LanguageModelRecommender):
     @staticmethod
     def stages(config) -> tuple[type[Stage], ...]:
         """The stages whose results this model takes."""
-        texts = config is not None and slots_hold_text(config)
-        return (BackboneStage, *((TextVectorsStage,) if texts else ()))
+        return (BackboneStage, *((TextVectorsStage,) if slots_hold_text(config) else ()))
 
     def _slot_width(self, config) -> int:
         """How many columns the table has that the slots project."""

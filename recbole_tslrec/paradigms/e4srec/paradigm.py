@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from recbole_tslrec.config.key import names_of
+from recbole_tslrec.config.key import defaults, names_of
 from recbole_tslrec.data.keys import ITEM_TEXT
 from recbole_tslrec.language_model.item_inputs import check_item_inputs, has_slots
 from recbole_tslrec.language_model.keys import (
@@ -55,7 +55,7 @@ E4SREC = Paradigm(
         Variant(
             "E4SRec",
             "E4SRec",
-            stages=E4SRec.stages(None),
+            stages=E4SRec.stages(defaults(_READ)),
             keys=names_of(_READ),
             backbone=E4SRec.backbone.name,
         ),

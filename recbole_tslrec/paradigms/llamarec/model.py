@@ -123,7 +123,7 @@ class LlamaRec(Reranker):
     @staticmethod
     def stages(config) -> tuple[type[Stage], ...]:
         """The stages whose results this model takes."""
-        retrieved = config is not None and config["llamarec_negatives"] == "retrieved"
+        retrieved = config["llamarec_negatives"] == "retrieved"
         return (*Reranker.stages(config), *([CandidatesStage] if retrieved else []))
 
     def prepare(self, pipeline: Pipeline) -> None:

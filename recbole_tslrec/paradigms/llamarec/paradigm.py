@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from recbole_tslrec.config.key import names_of
+from recbole_tslrec.config.key import defaults, names_of
 from recbole_tslrec.data.item_catalogue import check_item_text
 from recbole_tslrec.data.keys import CANDIDATES, CONTROL, ITEM_TEXT
 from recbole_tslrec.language_model.alphabet import check_letters
@@ -53,7 +53,7 @@ def _row(name: str, rerank_control: str) -> Variant:
         name,
         "LlamaRec_{backbone}",
         {"rerank_control": rerank_control},
-        LlamaRec.stages(None),
+        LlamaRec.stages(defaults(_READ)),
         names_of((*_READ, CONTROL)),
         control=rerank_control != "none",
     )

@@ -123,7 +123,7 @@ class LLMTRSR(Reranker):
     @staticmethod
     def stages(config) -> tuple[type[Stage], ...]:
         """The stages whose results this model takes."""
-        summarised = config is None or config["trsr_summary"] != "none"
+        summarised = config["trsr_summary"] != "none"
         return (*Reranker.stages(config), *([SummariesStage] if summarised else []))
 
     def prepare(self, pipeline: Pipeline) -> None:

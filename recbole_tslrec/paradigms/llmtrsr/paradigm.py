@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from recbole_tslrec.config.key import names_of
+from recbole_tslrec.config.key import defaults, names_of
 from recbole_tslrec.data.item_catalogue import check_item_text
 from recbole_tslrec.data.keys import CANDIDATES, CONTROL, ITEM_TEXT
 from recbole_tslrec.language_model.keys import ADAPTERS, FROZEN, MEMORY, OPTIMISATION, STOPPING
@@ -42,10 +42,15 @@ def _check(config: Mapping[str, Any]) -> None:
 
 def _row(name: str, control: bool = True, **settings: str) -> Variant:
     whole = {"rerank_control": "none", "trsr_control": "none"} | settings
-    stages = LLMTRSR.stages(whole if "trsr_summary" in whole else None)
-    keys = names_of((*_READ, *_TESTS))
+    read = (*_READ, *_TESTS)
     return Variant(
-        name, "LLMTRSR_{backbone}", whole, stages, keys, control=control, requires=("item_text",)
+        name,
+        "LLMTRSR_{backbone}",
+        whole,
+        LLMTRSR.stages(defaults(read) | whole),
+        names_of(read),
+        control=control,
+        requires=("item_text",),
     )
 
 

@@ -12,6 +12,7 @@ from support.texts import write_texts
 from transformers import AutoTokenizer
 
 from recbole_tslrec.language_model.item_inputs import slot_inputs
+from recbole_tslrec.language_model.prompt import of_histories
 from recbole_tslrec.language_model.reader import open_source_for
 from recbole_tslrec.paradigms.tslrec.prompt import make_prompt
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
@@ -42,15 +43,15 @@ def test_a_prompt_holds_the_words_of_its_items(with_text, small_data):
     for history in histories:
         items = [[0, *ids(texts[pipeline.tokens[row - 1]])[:3]] for row in history]
         within = [token for item in items for token in [*ids(";"), *item]][len(ids(";")) :]
-        expected.append([*prompt.before, *within, *prompt.after])
-    batch = prompt.batch(histories)
+        expected.append([*prompt.segments[0].ids, *within, *prompt.segments[-1].ids])
+    batch = prompt.batch(of_histories(histories))
     for row, tokens in enumerate(expected):
         mask = batch["attention_mask"][row].bool()
         assert batch["token_ids"][row][mask].tolist() == tokens
         assert [item for item in batch["item_rows"][row].tolist() if item >= 0] == list(
             histories[row]
         )
-    assert prompt.lengths_of(histories).tolist() == [len(tokens) for tokens in expected]
+    assert prompt.lengths(of_histories(histories)).tolist() == [len(tokens) for tokens in expected]
 
 
 def test_the_oldest_items_go_where_words_do_not_fit(with_text, small_data, caplog):
@@ -60,10 +61,10 @@ def test_the_oldest_items_go_where_words_do_not_fit(with_text, small_data, caplo
     source = open_source_for(config)
     prompt = make_prompt(config, source, texts=rows)
     assert "items with their words as few as" in caplog.text
-    batch = prompt.batch([np.arange(1, 31)])
+    batch = prompt.batch(of_histories([np.arange(1, 31)]))
     assert batch["token_ids"].shape[1] <= source.context_length
-    last = prompt.batch([np.array([30])])["token_ids"][0]
-    own = last[len(prompt.before) :]
+    last = prompt.batch(of_histories([np.array([30])]))["token_ids"][0]
+    own = last[prompt.n_leading :]
     assert batch["token_ids"][0, -len(own) :].tolist() == own.tolist()
 
 

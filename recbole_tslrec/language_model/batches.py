@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from recbole_tslrec.language_model.prompt import Prompt
-from recbole_tslrec.language_model.prompts.template import Template
+from recbole_tslrec.language_model.prompts.template import Template, Values
 from recbole_tslrec.language_model.task import Examples
 
 _EXAMPLES_AT_ONCE = 4096
@@ -104,23 +103,21 @@ class Batches(DataLoader):
             self.dataset.examples.set_epoch(epoch)
 
 
-def own_lengths(prompt: Prompt, histories: Sequence[np.ndarray]) -> np.ndarray:
+def own_lengths(template: Template, values: Values) -> np.ndarray:
     """The positions of prompts without the instruction, so that batches are the same however it is read.
 
     Args:
-        prompt: the words around the histories.
-        histories: rows of the item table.
+        values: as ``Template.lengths`` takes them.
 
     Returns:
         [n] int.
     """
-    return replace(prompt, shared_prefix=True).lengths_of(histories)
+    return replace(template, shared_prefix=True).lengths(values)
 
 
-def instruction_positions(prompt: Prompt | Template) -> tuple[int, int]:
+def instruction_positions(template: Template) -> tuple[int, int]:
     """The positions of the leading words: for each batch, for each prompt."""
-    leading = len(prompt.before) if isinstance(prompt, Prompt) else prompt.n_leading
-    return (leading, 0) if prompt.shared_prefix else (0, leading)
+    return (template.n_leading, 0) if template.shared_prefix else (0, template.n_leading)
 
 
 def lengths_in_blocks(

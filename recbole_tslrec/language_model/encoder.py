@@ -145,7 +145,7 @@ class ItemPromptModel(ItemEncoder):
         self.pooling = pooling
 
     def forward(self, **prompts: Tensor) -> Tensor:
-        """h^u of every prompt (Eq. 1); the arguments as ``Prompt.batch`` makes them.
+        """h^u of every prompt (Eq. 1); the arguments as ``Template.batch`` makes them.
 
         Returns:
             [B, hidden] float32.

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from recbole_tslrec.config.devices import bf16_is_fast
+from recbole_tslrec.language_model.prompt import of_histories
 from recbole_tslrec.store import processes
 from recbole_tslrec.store.duration import Pace
 from recbole_tslrec.store.item_tensors import ItemTensors
 
 if TYPE_CHECKING:
     from recbole_tslrec.language_model.meter import Meter
-    from recbole_tslrec.language_model.prompt import Prompt
+    from recbole_tslrec.language_model.prompts.template import Template
     from recbole_tslrec.language_model.workload import Workload
 
 _STATES = "hidden_state"  # the name of the tensor in a shard
@@ -33,7 +34,7 @@ ITEMS_A_SHARD = 1024
 
 def read_items(
     reader: nn.Module,
-    prompt: Prompt,
+    prompt: Template,
     tokens: Sequence[str],
     folder: Path,
     doing: str,
@@ -44,7 +45,7 @@ def read_items(
 
     Args:
         reader: from a batch of ``prompt`` to one vector each, such as an ``ItemPromptModel``.
-        prompt: the words around the item.
+        prompt: of histories, see ``make_prompt``.
         tokens: the items' tokens, in the order of the rows of ``reader``'s tables, of which row 0 is
             padding and left out.
         folder: for finished shards; those that are there already are not computed again.
@@ -59,7 +60,7 @@ def read_items(
     """
     reader.eval()
     rows = np.arange(1, len(tokens) + 1)
-    positions = prompt.lengths_of(list(rows[:, None]))
+    positions = prompt.lengths(of_histories(rows[:, None]))
     shards = np.split(rows, range(items_a_shard, len(rows), items_a_shard))
     files = [folder / f"shard-{number:06d}.safetensors" for number in range(len(shards))]
     mine = range(processes.number(), len(shards), processes.count())
@@ -106,7 +107,7 @@ def _is_whole(shard: Path, tokens: list[str], doing: str) -> bool:
 
 
 def _halving_on_out_of_memory(
-    reader: nn.Module, prompt: Prompt, longest: int, most: int, doing: str
+    reader: nn.Module, prompt: Template, longest: int, most: int, doing: str
 ) -> Callable[[np.ndarray], Tensor]:
     """Reads items in batches as large as memory allows, ``most`` or fewer.
 
@@ -143,15 +144,16 @@ def _halving_on_out_of_memory(
 
 
 @torch.no_grad()
-def _states(reader: nn.Module, prompt: Prompt, rows: np.ndarray) -> Tensor:
+def _states(reader: nn.Module, prompt: Template, rows: np.ndarray) -> Tensor:
     """The hidden states of some items, read in one batch. [n, hidden] float32"""
     device = next(reader.parameters()).device
-    batch = {name: tensor.to(device) for name, tensor in prompt.batch(rows[:, None]).items()}
+    batch = prompt.batch(of_histories(rows[:, None]))
+    batch = {name: tensor.to(device) for name, tensor in batch.items()}
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device)):
         return reader(**batch).cpu()
 
 
-def workload(reader: nn.Module, prompt: Prompt, n_items: int, means: str = "") -> Workload:
+def workload(reader: nn.Module, prompt: Template, n_items: int, means: str = "") -> Workload:
     """What the hidden states of all items ask of a language model, to be measured.
 
     Args:
@@ -161,7 +163,7 @@ def workload(reader: nn.Module, prompt: Prompt, n_items: int, means: str = "") -
     """
     from recbole_tslrec.language_model.workload import When, Workload, batch_sizes, in_groups
 
-    lengths = prompt.lengths_of(list(np.arange(1, n_items + 1)[:, None]))
+    lengths = prompt.lengths(of_histories(np.arange(1, n_items + 1)[:, None]))
     device = next(reader.parameters()).device
     size = max(_POSITIONS_A_BATCH[device.type] // int(lengths.max()), 1)
     groups = in_groups(lengths, min(size, ITEMS_A_SHARD))

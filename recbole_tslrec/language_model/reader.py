@@ -6,23 +6,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from logging import getLogger
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from recbole_tslrec.language_model.item_inputs import has_slots, has_words
+from recbole_tslrec.language_model.prompt import HISTORY, items_of, make_prompt, n_words
+from recbole_tslrec.language_model.prompts.segments import Items, TokenTable, Words, tokens_of
+from recbole_tslrec.language_model.prompts.template import (
+    Template,
+    Values,
+    largest_token,
+    special_tokens,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
     from recbole_tslrec.language_model.encoder import ItemEncoder, ItemPromptModel
-    from recbole_tslrec.language_model.prompt import Prompt
-    from recbole_tslrec.language_model.prompts.segments import TokenTable
-    from recbole_tslrec.language_model.prompts.template import Template, Values
     from recbole_tslrec.language_model.source import LanguageModelSource
     from recbole_tslrec.language_model.text_encoder import TextEncoder
-
-    _P = TypeVar("_P", Prompt, Template)
 
 # transformers is slow to import, and the models that use this file are imported with the package.
 
@@ -43,7 +46,7 @@ def make_prompt_for(
     words: str,
     key: str,
     texts: Sequence[str] | None = None,
-) -> Prompt:
+) -> Template:
     """The experiment's prompt for a language model; logs how much of a history it holds.
 
     Args:
@@ -51,7 +54,6 @@ def make_prompt_for(
         key: by which the user chooses these words.
         texts: of the items by internal id, if their words stand in the prompt.
     """
-    from recbole_tslrec.language_model.prompt import make_prompt
     from recbole_tslrec.language_model.source import cannot_be_opened
 
     response = config["llm_response"]
@@ -60,44 +62,44 @@ def make_prompt_for(
     prompt = make_prompt(
         source.tokenizer, words, response, config["llm_max_history"], source.context_length, key
     )
-    check_words(source, max(prompt.before + prompt.after, default=0))
-    if prompt.max_history < config["llm_max_history"]:
+    check_words(source, largest_token(prompt))
+    fitting = items_of(prompt).most
+    if fitting < config["llm_max_history"]:
         getLogger(__name__).warning(
             f"llm_max_history: [{config['llm_max_history']}] items do not fit the language model's "
-            f"context of {source.context_length}; the most recent {prompt.max_history} enter."
+            f"context of {source.context_length}; the most recent {fitting} enter."
         )
     return prompt if texts is None else _with_words(config, source, prompt, texts)
 
 
 def _with_words(
-    config, source: LanguageModelSource, prompt: Prompt, texts: Sequence[str]
-) -> Prompt:
+    config, source: LanguageModelSource, prompt: Template, texts: Sequence[str]
+) -> Template:
     """The prompt with the items' words in place of their slots, or behind them."""
-    from recbole_tslrec.language_model.prompts.segments import tokens_of
-
     # A blank before each text, as within a sentence.
     table = tokenised_texts(config, source, [f" {text}" if text else "" for text in texts])
-    words = replace(
-        prompt,
-        max_history=config["llm_max_history"],
+    before, history, after = prompt.segments
+    items = replace(
+        history,
         slots=has_slots(config),
         texts=table,
         separator=tokens_of(source.tokenizer, _BETWEEN_ITEMS),
-        context_length=source.context_length,
+        most=config["llm_max_history"],
     )
-    longest = int(table.lengths.max(initial=0)) + words.slots + len(words.separator)
+    longest = int(table.lengths.max(initial=0)) + items.slots + len(items.separator)
     fitting = _room(source, prompt) // longest
-    if fitting < words.max_history:
+    if fitting < items.most:
         getLogger(__name__).warning(
-            f"llm_max_history: of [{words.max_history}] items with their words as few as {fitting} may "
+            f"llm_max_history: of [{items.most}] items with their words as few as {fitting} may "
             f"fit the language model's context of {source.context_length}; the oldest are left out."
         )
-    return words
+    segments = (before, items, after)
+    return replace(prompt, segments=segments, context_length=source.context_length)
 
 
-def _room(source: LanguageModelSource, prompt: Prompt) -> int:
+def _room(source: LanguageModelSource, prompt: Template) -> int:
     """The positions that a prompt's own words leave for items."""
-    return source.context_length - len(prompt.before) - len(prompt.after)
+    return source.context_length - n_words(prompt)
 
 
 def check_prompt(source: LanguageModelSource, template: Template, longest: Values) -> None:
@@ -106,8 +108,6 @@ def check_prompt(source: LanguageModelSource, template: Template, longest: Value
     Args:
         longest: the values of a prompt that must fit.
     """
-    from recbole_tslrec.language_model.prompts.template import largest_token
-
     template.lengths(longest)
     check_words(source, largest_token(template))
 
@@ -211,7 +211,6 @@ def tokenised_texts(config, source: LanguageModelSource, texts: Sequence[str]) -
     Raises:
         ValueError: the tokenizer finds nothing to read in a text, or gives what the model does not know.
     """
-    from recbole_tslrec.language_model.prompts.segments import TokenTable
     from recbole_tslrec.language_model.source import cannot_be_opened
 
     with cannot_be_opened(source.name):
@@ -228,24 +227,21 @@ def tokenised_texts(config, source: LanguageModelSource, texts: Sequence[str]) -
 
 def make_text_encoder(
     config, source: LanguageModelSource, texts: TokenTable
-) -> tuple[TextEncoder, Prompt]:
+) -> tuple[TextEncoder, Template]:
     """The frozen language model as it reads each item's text alone, and the prompts for it."""
-    from recbole_tslrec.language_model.prompt import Prompt
-    from recbole_tslrec.language_model.prompts.template import special_tokens
     from recbole_tslrec.language_model.text_encoder import TextEncoder
 
-    before, after = special_tokens(source.tokenizer)
-    prompt = Prompt(
-        before, after, 1, slots=False, texts=texts, context_length=source.context_length
-    )
+    before, after = map(Words, special_tokens(source.tokenizer))
+    item = Items(HISTORY, texts=texts, most=1)
+    prompt = Template((before, item, after), source.context_length)
     encoder = TextEncoder(load_for_prompts(config, source, with_adapters=False), prompt)
     return encoder.to(config["device"]), prompt
 
 
 def shared_if_possible(
-    prompt: _P, reader: ItemEncoder, config, key: str, training: bool = False
-) -> _P:
-    """The same prompt, or template, in the form in which ``reader`` takes the fewest positions.
+    template: Template, reader: ItemEncoder, config, key: str, training: bool = False
+) -> Template:
+    """The same template in the form in which ``reader`` takes the fewest positions.
 
     Args:
         key: by which the user chooses the words that lead.
@@ -269,7 +265,7 @@ def shared_if_possible(
             f"llm: [{config['llm']}] is causal, and yet cannot go on from an instruction that was read "
             f"once a batch, {_WORTH}: it is read in every prompt. A short {key} helps."
         )
-    return replace(prompt, shared_prefix=shared)
+    return replace(template, shared_prefix=shared)
 
 
 def check_language_model(config, words: str, key: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from recbole_tslrec.language_model.encoder import ItemEncoder
-from recbole_tslrec.language_model.prompt import Prompt
+from recbole_tslrec.language_model.prompts.template import Template
 from recbole_tslrec.language_model.readout import pool
 
 
@@ -17,12 +17,12 @@ class TextEncoder(ItemEncoder):
         prompt: a text between the tokenizer's special tokens.
     """
 
-    def __init__(self, language_model: nn.Module, prompt: Prompt):
+    def __init__(self, language_model: nn.Module, prompt: Template):
         super().__init__(language_model, item_embeddings=None)
-        self.n_before, self.n_after = len(prompt.before), len(prompt.after)
+        self.n_before, self.n_after = prompt.n_leading, prompt.segments[-1].size
 
     def forward(self, **prompts: Tensor) -> Tensor:
-        """The arguments as ``Prompt.batch`` makes them. [B, hidden] float32"""
+        """The arguments as ``Template.batch`` makes them. [B, hidden] float32"""
         states = super().forward(**prompts)
         mask = states.attention_mask
         place = mask.cumsum(dim=1)  # from 1 on; padding is on the right

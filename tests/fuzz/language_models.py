@@ -20,6 +20,7 @@ from fuzz.inputs import (
     write_small_data,
 )
 from fuzz.model_folders import CHANGES, FOLDER
+from recbole_tslrec.language_model.prompt import of_histories
 from recbole_tslrec.language_model.reader import (
     check_fine_tuning,
     make_reader,
@@ -83,4 +84,4 @@ def _hidden_states(settings: dict) -> torch.Tensor:
         slots.copy_(torch.linspace(-1, 1, slots.numel()).view_as(slots))
         reader.linear_proj.bias.zero_()
         prompt = as_read_by(reader, prompt, config, training=False)
-        return reader(**prompt.batch([[1, 2, 3], [4], [5, 6, 7, 8, 9]]))
+        return reader(**prompt.batch(of_histories([[1, 2, 3], [4], [5, 6, 7, 8, 9]])))

@@ -19,7 +19,7 @@ from recbole_tslrec.language_model.load import (
     load_language_model,
     save_adapters,
 )
-from recbole_tslrec.language_model.prompt import make_prompt
+from recbole_tslrec.language_model.prompt import make_prompt, of_histories
 from recbole_tslrec.language_model.readout import pool
 from recbole_tslrec.language_model.source import open_source
 from recbole_tslrec.paradigms.tslrec.prompt import make_prompt as make_tslrec_prompt
@@ -76,8 +76,8 @@ def test_a_hub_model_is_loaded_in_the_revision_that_was_noted(language_model_fol
 def test_padding_and_company_change_nothing(kind, language_model_folder):
     reader, prompt = reader_of(language_model_folder(kind))
     histories = [np.array([1, 2, 3]), np.array([4]), np.array([5, 6, 7, 8, 9, 1, 2])]
-    together = reader(**prompt.batch(histories))
-    alone = torch.cat([reader(**prompt.batch([history])) for history in histories])
+    together = reader(**prompt.batch(of_histories(histories)))
+    alone = torch.cat([reader(**prompt.batch(of_histories([history]))) for history in histories])
     assert together.shape == (3, 32)
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
@@ -88,18 +88,17 @@ def test_the_prompt_is_what_the_language_model_reads(kind, language_model_folder
     reader, prompt = reader_of(language_model_folder(kind))
     words = reader.language_model.get_input_embeddings()
     slots = reader.linear_proj(reader.item_embeddings[[3, 5]])
-    by_hand = torch.cat(
-        [words(torch.tensor(prompt.before)), slots, words(torch.tensor(prompt.after))]
-    )
+    before, _, after = prompt.segments
+    by_hand = torch.cat([words(torch.tensor(before.ids)), slots, words(torch.tensor(after.ids))])
     expected = reader.language_model(inputs_embeds=by_hand[None]).last_hidden_state[0, -1]
     torch.testing.assert_close(
-        reader(**prompt.batch([np.array([3, 5])]))[0], expected, rtol=1e-4, atol=1e-5
+        reader(**prompt.batch(of_histories([np.array([3, 5])])))[0], expected, rtol=1e-4, atol=1e-5
     )
 
 
 def test_order_matters_and_slots_have_the_words_size(language_model_folder):
     reader, prompt = reader_of(language_model_folder("llama"))
-    one, other = reader(**prompt.batch([np.array([1, 2]), np.array([2, 1])]))
+    one, other = reader(**prompt.batch(of_histories([np.array([1, 2]), np.array([2, 1])])))
     assert not torch.allclose(one, other, atol=1e-4)
     words = reader.language_model.get_input_embeddings().weight
     slots = reader.linear_proj(reader.item_embeddings[1:])
@@ -122,7 +121,7 @@ def test_adapters_learn_the_rest_is_frozen_and_gradient_reaches_the_slots(
 ):
     reader, prompt = reader_of(language_model_folder("llama"), quantization)
     reader.train()
-    reader(**prompt.batch([np.array([1, 2, 3])])).pow(2).sum().backward()
+    reader(**prompt.batch(of_histories([np.array([1, 2, 3])]))).pow(2).sum().backward()
     trained = {name for name, parameter in reader.named_parameters() if parameter.requires_grad}
     assert all("lora_" in name or name.startswith("linear_proj") for name in trained)
     assert any("lora_A" in name for name in trained)
@@ -141,7 +140,7 @@ def test_adapters_come_back(quantization, tmp_path, language_model_folder):
                 parameter.normal_(std=0.1)
     save_adapters(reader.language_model, tmp_path / "adapters")
     other, _ = reader_of(folder, quantization)
-    batch = prompt.batch([np.array([1, 2, 3])])
+    batch = prompt.batch(of_histories([np.array([1, 2, 3])]))
     assert not torch.allclose(reader(**batch), other(**batch), atol=1e-3)
     load_adapters(other.language_model, tmp_path / "adapters")
     torch.testing.assert_close(reader(**batch), other(**batch))
@@ -194,7 +193,7 @@ def test_nothing_is_heard_of_other_packages_changes(kind, language_model_folder,
         warnings.simplefilter("error")
         reader, prompt = reader_of(language_model_folder(kind), "int8")
         keep_few_activations(reader.language_model)
-        reader(**prompt.batch([np.array([1, 2, 3])]))
+        reader(**prompt.batch(of_histories([np.array([1, 2, 3])])))
     assert "bitsandbytes" not in {record.name.split(".")[0] for record in caplog.records}
 
 

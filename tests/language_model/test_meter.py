@@ -5,7 +5,7 @@ from torch import nn
 
 from recbole_tslrec.language_model.encoder import ItemEncoder
 from recbole_tslrec.language_model.meter import metered, operations
-from recbole_tslrec.language_model.prompt import Prompt
+from recbole_tslrec.language_model.prompt import of_histories
 from recbole_tslrec.language_model.prompts.segments import Items, Words
 from recbole_tslrec.language_model.prompts.template import Template
 from recbole_tslrec.language_model.scratch import scratch_model
@@ -26,8 +26,10 @@ class Reader(nn.Module):
 @pytest.mark.parametrize(("shared", "positions"), [(False, 2 * 6), (True, 2 * 4 + 2)])
 def test_positions_are_counted_by_hand(shared, positions):
     reader = Reader()
-    prompt = Prompt((7, 8), (9,), 10, shared_prefix=shared)
-    batch = prompt.batch([np.array([1, 2, 3]), np.array([4])])  # prompts of 6 and 4 positions
+    items = Items("history", slots=True)
+    prompt = Template((Words((7, 8)), items, Words((9,))), 13, shared)
+    histories = [np.array([1, 2, 3]), np.array([4])]  # prompts of 6 and 4 positions
+    batch = prompt.batch(of_histories(histories))
     with metered(reader) as meter:
         reader(**batch)
         with torch.no_grad():

@@ -5,15 +5,17 @@ from conftest import small_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_tslrec.language_model.prompt import Prompt, make_prompt
+from recbole_tslrec.language_model.prompt import items_of, make_prompt, of_histories
+from recbole_tslrec.language_model.prompts.segments import Items, Words
+from recbole_tslrec.language_model.prompts.template import Template
 
 INSTRUCTION = "given the user history"
 
 
-def naive_prompt(prompt: Prompt, history: list[int]) -> list[tuple[str, int]]:
-    history = history[-prompt.max_history :]
-    words = [("word", token) for token in prompt.before]
-    return words + [("slot", row) for row in history] + [("word", token) for token in prompt.after]
+def naive_prompt(prompt: Template, history: list[int]) -> list[tuple[str, int]]:
+    before, items, after = prompt.segments
+    slots = [("slot", row) for row in history[-items.most :]]
+    return [("word", id) for id in before.ids] + slots + [("word", id) for id in after.ids]
 
 
 @given(
@@ -23,8 +25,9 @@ def naive_prompt(prompt: Prompt, history: list[int]) -> list[tuple[str, int]]:
     st.lists(st.integers(0, 50), max_size=3),
 )
 def test_batch_is_the_naive_prompt_padded_on_the_right(histories, max_history, before, after):
-    prompt = Prompt(tuple(before), tuple(after), max_history)
-    batch = prompt.batch([np.array(history) for history in histories])
+    items = Items("history", slots=True, most=max_history)
+    prompt = Template((Words(tuple(before)), items, Words(tuple(after))), 64)
+    batch = prompt.batch(of_histories([np.array(history) for history in histories]))
     for row, history in enumerate(histories):
         expected = naive_prompt(prompt, history)
         length = int(batch["attention_mask"][row].sum())
@@ -45,14 +48,14 @@ def test_batch_is_the_naive_prompt_padded_on_the_right(histories, max_history, b
 def test_special_tokens_stand_around_the_whole_prompt(opening, closing):
     tokenizer = small_tokenizer(opening, closing)
     prompt = make_prompt(tokenizer, INSTRUCTION, "response :", 5, 64, "key")
-    words = tokenizer.convert_ids_to_tokens(list(prompt.before))
+    words = tokenizer.convert_ids_to_tokens(list(prompt.segments[0].ids))
     assert words == [opening, *INSTRUCTION.split()][opening is None :]
-    words = tokenizer.convert_ids_to_tokens(list(prompt.after))
+    words = tokenizer.convert_ids_to_tokens(list(prompt.segments[-1].ids))
     assert words == ["response", ":", *([closing] if closing else [])]
 
 
 def test_history_is_cut_to_the_context_and_words_that_fill_it_are_refused():
     tokenizer = small_tokenizer()
-    assert make_prompt(tokenizer, INSTRUCTION, "response :", 50, 10, "key").max_history == 3
+    assert items_of(make_prompt(tokenizer, INSTRUCTION, "response :", 50, 10, "key")).most == 3
     with pytest.raises(ValueError, match="key and llm_response.*7 positions.*context has 7"):
         make_prompt(tokenizer, INSTRUCTION, "response :", 50, 7, "key")

@@ -14,7 +14,7 @@ from recbole_tslrec.language_model.load import (
     keep_few_activations,
     load_language_model,
 )
-from recbole_tslrec.language_model.prompt import make_prompt
+from recbole_tslrec.language_model.prompt import make_prompt, of_histories
 from recbole_tslrec.language_model.reader import shared_if_possible
 from recbole_tslrec.language_model.shared_prefix import can_share_prefix, looks_back_only
 from recbole_tslrec.language_model.source import open_source
@@ -39,7 +39,7 @@ def reader_of(folder, quantization, pooling="last"):
 
 def state_and_gradient(reader, prompt) -> tuple[torch.Tensor, torch.Tensor]:
     reader.zero_grad()
-    hidden = reader(**prompt.batch(HISTORIES))
+    hidden = reader(**prompt.batch(of_histories(HISTORIES)))
     weights = torch.randn(hidden.shape[1], generator=torch.Generator().manual_seed(3))
     (hidden @ weights).pow(2).sum().backward()
     trained = [p.grad.flatten() for p in reader.parameters() if p.requires_grad]
@@ -68,15 +68,15 @@ def test_only_causal_models_share(kind, quantization, language_model_folder):
 
 def test_the_words_are_the_same_in_both_forms(language_model_folder):
     _, prompt = reader_of(language_model_folder("llama"), "none")
-    whole = prompt.batch(HISTORIES)
-    shared = replace(prompt, shared_prefix=True).batch(HISTORIES)
-    n_prefix = len(prompt.before)
-    assert shared["prefix_ids"].tolist() == list(prompt.before)
+    whole = prompt.batch(of_histories(HISTORIES))
+    shared = replace(prompt, shared_prefix=True).batch(of_histories(HISTORIES))
+    n_prefix = prompt.n_leading
+    assert shared["prefix_ids"].tolist() == list(prompt.segments[0].ids)
     for name in ("token_ids", "item_rows", "attention_mask"):
         assert torch.equal(whole[name][:, n_prefix:], shared[name])
-    lengths = np.array([len(history) for history in HISTORIES])
-    assert prompt.lengths(lengths).tolist() == whole["attention_mask"].sum(1).tolist()
-    own = replace(prompt, shared_prefix=True).lengths(lengths)
+    values = of_histories(HISTORIES)
+    assert prompt.lengths(values).tolist() == whole["attention_mask"].sum(1).tolist()
+    own = replace(prompt, shared_prefix=True).lengths(values)
     assert own.tolist() == shared["attention_mask"].sum(1).tolist()
 
 
@@ -89,7 +89,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(language_model_folder):
     with torch.autograd.graph.saved_tensors_hooks(
         lambda t: (kept.append(t.numel()), t)[1], lambda t: t
     ):
-        reader(**prompt.batch(HISTORIES))
+        reader(**prompt.batch(of_histories(HISTORIES)))
     few = sum(kept)
     again, same_gradient = state_and_gradient(reader, prompt)
     torch.testing.assert_close(again, hidden, rtol=1e-5, atol=1e-5)
@@ -99,7 +99,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(language_model_folder):
     with torch.autograd.graph.saved_tensors_hooks(
         lambda t: (kept.append(t.numel()), t)[1], lambda t: t
     ):
-        other.train()(**prompt.batch(HISTORIES))
+        other.train()(**prompt.batch(of_histories(HISTORIES)))
     assert few < 0.7 * sum(kept)
 
 

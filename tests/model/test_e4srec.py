@@ -215,7 +215,7 @@ def test_it_learns_from_the_latest_interactions_of_each_user(batching, small_dat
     found = [task.examples[number] for number in range(len(task.examples))]
     assert sorted((items.tolist(), int(target)) for items, target in found) == sorted(expected)
     assert len(expected) < len(rows)
-    words = experiment.model.prompt.after
+    words = experiment.model.prompt.segments[-1].ids
     assert task.lengths.tolist() == [len(items) + len(words) for items, _ in found]
 
 

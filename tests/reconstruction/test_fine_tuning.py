@@ -9,13 +9,14 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from recbole_tslrec.language_model import training
 from recbole_tslrec.language_model.checkpoints import remove_broken_checkpoints, state_of
+from recbole_tslrec.language_model.prompt import of_histories
 from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import fine_tune, split_users
 
 
 def test_the_loss_is_equation_3(language_model_folder):
     model, prompt = model_and_prompt(language_model_folder())
     histories, preferences = users_of_one_taste(3)
-    batch = prompt.batch([histories[0], histories[1], histories[2]])
+    batch = prompt.batch(of_histories([histories[0], histories[1], histories[2]]))
     targets = torch.from_numpy(preferences.toarray())
     output = model.eval()(**batch, preference=targets)
     hidden = model.reader(**batch).tolist()
@@ -59,7 +60,7 @@ def test_the_best_epoch_stays_and_comes_back_from_its_file(tmp_path, language_mo
     settings = settings_of(learning_rate=0.05, stopping_step=2)
     report = fine_tune(model, prompt, histories, preferences, settings, tmp_path / "c", CPU, False)
     _, watched = split_users(len(histories), settings.valid_ratio, settings.seed)
-    batch = prompt.batch([histories[user] for user in watched])
+    batch = prompt.batch(of_histories([histories[user] for user in watched]))
     batch["preference"] = torch.from_numpy(preferences[watched].toarray())
     best = min(epoch.metrics["error"] for epoch in report.epochs)
     with torch.no_grad():

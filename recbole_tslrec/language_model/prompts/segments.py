@@ -15,11 +15,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from recbole_tslrec.language_model.prompts.ragged import Ragged, spans
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Positions = dict[str, np.ndarray]
 _NOTHING = {"token_ids": 0, "item_rows": -1}

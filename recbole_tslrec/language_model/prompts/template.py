@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from recbole_tslrec.language_model.prompts.ragged import Ragged
 from recbole_tslrec.language_model.prompts.segments import (
@@ -26,6 +26,9 @@ from recbole_tslrec.language_model.prompts.segments import (
     Words,
     tokens_of,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 ANSWER = "answer"  # the name of what is answered, where it stands in the prompt
 

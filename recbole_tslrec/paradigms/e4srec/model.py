@@ -26,6 +26,7 @@ from recbole_tslrec.data.item_catalogue import catalogue_of
 from recbole_tslrec.language_model.item_inputs import has_words, slot_inputs, slots_hold_text
 from recbole_tslrec.language_model.keys import ITEM_INPUTS
 from recbole_tslrec.language_model.learner import TrainedParts
+from recbole_tslrec.language_model.prompt import of_histories
 from recbole_tslrec.language_model.reader import (
     check_fine_tuning,
     check_language_model,
@@ -45,7 +46,7 @@ from recbole_tslrec.stages.text_vectors import TextVectorsStage
 from recbole_tslrec.store.arrays import arrays_hash
 
 if TYPE_CHECKING:
-    from recbole_tslrec.language_model.prompt import Prompt
+    from recbole_tslrec.language_model.prompts.template import Template
     from recbole_tslrec.stages.pipeline import Pipeline
     from recbole_tslrec.stages.stage import Stage
 
@@ -154,7 +155,7 @@ class E4SRec(LanguageModelRecommender):
             unit="interactions",
             learning_rate_key=self.learning_rate_key,
             examples=examples,
-            lengths=own_lengths(self.prompt, [history for history, _ in examples]),
+            lengths=own_lengths(self.prompt, of_histories([history for history, _ in examples])),
             collate=partial(_collate, self.prompt),
             more_positions=instruction_positions(self.prompt),
         )
@@ -192,7 +193,7 @@ class E4SRec(LanguageModelRecommender):
         if torch.is_grad_enabled():
             return self._read(histories)
         # Evaluation has thousands of users in a batch: by length, so that little is padding.
-        positions = replace(self.prompt, shared_prefix=False).lengths_of(histories)
+        positions = replace(self.prompt, shared_prefix=False).lengths(of_histories(histories))
         order = np.lexsort((lengths, positions))
         size = max(1, POSITIONS_A_PASS // int(positions.max()))
         hidden = torch.cat(
@@ -206,7 +207,8 @@ class E4SRec(LanguageModelRecommender):
     def _read(self, histories: list[np.ndarray]) -> Tensor:
         """One pass of the language model. [B, hidden] float32"""
         device = self.item_scores.weight.device
-        batch = {name: part.to(device) for name, part in self.prompt.batch(histories).items()}
+        batch = self.prompt.batch(of_histories(histories))
+        batch = {name: part.to(device) for name, part in batch.items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device)):
             return self.reader(**batch)
 
@@ -252,9 +254,9 @@ class NextItems:
         return arrays_hash(self.histories, self.lengths, self.targets)
 
 
-def _collate(prompt: Prompt, examples: Sequence[tuple[np.ndarray, int]]) -> dict[str, Tensor]:
+def _collate(prompt: Template, examples: Sequence[tuple[np.ndarray, int]]) -> dict[str, Tensor]:
     histories, targets = zip(*examples, strict=True)
-    return prompt.batch(histories) | {"target": torch.tensor(targets)}
+    return prompt.batch(of_histories(histories)) | {"target": torch.tensor(targets)}
 
 
 class NextItemModel(TrainedParts):
@@ -274,7 +276,7 @@ class NextItemModel(TrainedParts):
 
         Args:
             target: the next items, int64 [B].
-            prompts: as ``Prompt.batch`` makes them.
+            prompts: as ``Template.batch`` makes them.
 
         Returns:
             ``error`` [B], the cross entropy of each over all items.

@@ -13,7 +13,7 @@ from recbole_tslrec.language_model.reader import (
 
 if TYPE_CHECKING:
     from recbole_tslrec.language_model.encoder import ItemEncoder
-    from recbole_tslrec.language_model.prompt import Prompt
+    from recbole_tslrec.language_model.prompts.template import Template
     from recbole_tslrec.language_model.source import LanguageModelSource
 
 KEY = "llm_instruction"
@@ -24,12 +24,14 @@ def instruction(config) -> str:
     return config[KEY].replace("{n_categories}", str(config["n_categories"]))
 
 
-def make_prompt(config, source: LanguageModelSource, texts: Sequence[str] | None = None) -> Prompt:
+def make_prompt(
+    config, source: LanguageModelSource, texts: Sequence[str] | None = None
+) -> Template:
     """The experiment's prompt; arguments and errors as of ``make_prompt_for``."""
     return make_prompt_for(config, source, instruction(config), KEY, texts)
 
 
-def as_read_by(reader: ItemEncoder, prompt: Prompt, config, training: bool) -> Prompt:
+def as_read_by(reader: ItemEncoder, prompt: Template, config, training: bool) -> Template:
     """The prompt in the form in which ``reader`` takes the fewest positions."""
     return shared_if_possible(prompt, reader, config, KEY, training)
 

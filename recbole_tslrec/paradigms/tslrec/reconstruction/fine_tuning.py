@@ -18,7 +18,8 @@ from torch import Tensor
 
 from recbole_tslrec.data.histories import Histories
 from recbole_tslrec.language_model.batches import instruction_positions, own_lengths
-from recbole_tslrec.language_model.prompt import Prompt
+from recbole_tslrec.language_model.prompt import items_of, of_histories
+from recbole_tslrec.language_model.prompts.template import Template
 from recbole_tslrec.language_model.task import HeldOut, Task, TrainingReport, TrainingSettings
 from recbole_tslrec.language_model.training import train
 from recbole_tslrec.language_model.workload import Workload, training_workload
@@ -69,7 +70,7 @@ def split_users(n_users: int, valid_ratio: float, seed: int) -> tuple[np.ndarray
 
 def fine_tune(
     model: ReconstructionModel,
-    prompt: Prompt,
+    prompt: Template,
     histories: Histories,
     preferences: csr_matrix,
     settings: FineTuningSettings,
@@ -112,7 +113,7 @@ class _UserExamples:
 
 
 def reconstruction_task(
-    prompt: Prompt,
+    prompt: Template,
     histories: Histories,
     preferences: csr_matrix,
     train_users: np.ndarray,
@@ -140,7 +141,7 @@ def reconstruction_task(
         unit="users",
         learning_rate_key="sft_learning_rate",
         examples=_UserExamples(histories, preferences, train_users),
-        lengths=own_lengths(prompt, [histories[user] for user in train_users]),
+        lengths=own_lengths(prompt, of_histories([histories[user] for user in train_users])),
         collate=partial(_collate, prompt),
         more_positions=instruction_positions(prompt),
         validation=held_out if len(valid_users) else None,
@@ -149,17 +150,18 @@ def reconstruction_task(
 
 
 def _collate(
-    prompt: Prompt, examples: Sequence[tuple[np.ndarray, np.ndarray]]
+    prompt: Template, examples: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, Tensor]:
     users, targets = zip(*examples, strict=True)
-    return prompt.batch(users) | {"preference": torch.from_numpy(np.stack(targets)).float()}
+    preferences = torch.from_numpy(np.stack(targets)).float()
+    return prompt.batch(of_histories(users)) | {"preference": preferences}
 
 
-def _users_a_batch(prompt: Prompt, histories: Sequence[np.ndarray], batch_positions: int) -> int:
+def _users_a_batch(prompt: Template, histories: Sequence[np.ndarray], batch_positions: int) -> int:
     """Held-out users in a batch, were they all of the longest history."""
-    longest = len(prompt.before) + prompt.max_history + len(prompt.after)
-    if prompt.texts is not None and len(histories):
-        longest = int(replace(prompt, shared_prefix=False).lengths_of(histories).max())
+    longest = prompt.context_length
+    if items_of(prompt).texts is not None and len(histories):
+        longest = int(replace(prompt, shared_prefix=False).lengths(of_histories(histories)).max())
     return max(batch_positions // longest, 1)
 
 
@@ -180,7 +182,7 @@ _BY_BATCH, _TO_MOST = (
 
 def workloads(
     model: ReconstructionModel,
-    prompt: Prompt,
+    prompt: Template,
     histories: Histories,
     preferences: csr_matrix,
     settings: FineTuningSettings,
@@ -195,7 +197,7 @@ def workloads(
     learned, watched = settings.split(len(histories))
     budget, seed = settings.batch_positions, settings.seed
 
-    def part(prompt: Prompt, *means) -> Workload:
+    def part(prompt: Template, *means) -> Workload:
         task = reconstruction_task(
             prompt, histories, preferences, learned, watched, budget, constant=None
         )
@@ -208,7 +210,8 @@ def workloads(
     whole = replace(prompt, shared_prefix=False)
     shuffled = np.random.default_rng(seed).permutation(len(learned))
     batches = np.array_split(shuffled, len(ours.batches))  # as many prompts in one on average
-    longest = int(own_lengths(prompt, [histories[user] for user in learned]).max())
+    read = of_histories([histories[user] for user in learned])
+    longest = int(own_lengths(prompt, read).max())
     yield part(whole, BY_LENGTH)
     yield part(whole, _BY_BATCH, batches)
     yield part(whole, _TO_MOST, batches, longest)

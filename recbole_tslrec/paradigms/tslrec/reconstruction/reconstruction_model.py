@@ -38,7 +38,7 @@ class ReconstructionModel(nn.Module):
 
         Args:
             preference: ḡ^u, [B, K], rows sum to 1.
-            prompts: as ``Prompt.batch`` makes them.
+            prompts: as ``Template.batch`` makes them.
 
         Returns:
             ``loss``, Eq. 3 as the mean over users; ``error`` [B], each user's term of it;

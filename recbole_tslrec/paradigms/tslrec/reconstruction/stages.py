@@ -55,7 +55,7 @@ from recbole_tslrec.store.store import WORK
 if TYPE_CHECKING:
     from recbole_tslrec.data.histories import Histories
     from recbole_tslrec.language_model.encoder import ItemPromptModel
-    from recbole_tslrec.language_model.prompt import Prompt
+    from recbole_tslrec.language_model.prompts.template import Template
     from recbole_tslrec.language_model.source import LanguageModelSource
     from recbole_tslrec.language_model.workload import Workload
     from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import FineTuningSettings
@@ -119,7 +119,7 @@ class ReadsItems(Stage):
         """The experiment's language model, its weights not loaded."""
         return open_source_for(self.config)
 
-    def prompt(self, reader: ItemPromptModel, training: bool) -> Prompt:
+    def prompt(self, reader: ItemPromptModel, training: bool) -> Template:
         """The words around the items, as ``reader`` takes the fewest positions."""
         pipeline = self.pipeline
         texts = pipeline.catalogue.rows(pipeline.tokens) if has_words(self.config) else None

@@ -19,7 +19,7 @@ from recbole_tslrec.paradigms.pod.examples import Segments
 from recbole_tslrec.paradigms.pod.keys import OWN, SEQUENTIAL, TOP_N
 
 if TYPE_CHECKING:
-    from recbole_tslrec.language_model.prompts.segments import Segment
+    from recbole_tslrec.language_model.prompts.template import Segment
     from recbole_tslrec.paradigms.p5.writer import CodeReader
 
 # The bare sentence is the tests': no word says what the task is. The first of each task is bare.

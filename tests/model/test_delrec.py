@@ -82,7 +82,7 @@ def settings(settings, folder):
 @pytest.fixture(autouse=True)
 def exact(monkeypatch):
     """In fp32, so that what is computed in two ways is comparable."""
-    monkeypatch.setattr("recbole_tslrec.language_model.load.bf16_is_fast", lambda device: False)
+    monkeypatch.setattr("recbole_tslrec.recbole_bridge.passes.bf16_is_fast", lambda device: False)
 
 
 # ---- the two tasks --------------------------------------------------------------------------------

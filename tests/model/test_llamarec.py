@@ -130,7 +130,7 @@ def test_the_prompt_and_its_letters_in_context(kind, titled, settings, folder):
 @pytest.mark.parametrize("shared", [True, False])
 def test_scores_are_the_whole_models_logits_at_the_letters(shared, titled, settings, monkeypatch):
     """GPT-2's tokens are those of the prompt in one piece: transformers' own model can be asked."""
-    monkeypatch.setattr("recbole_tslrec.language_model.load.bf16_is_fast", lambda device: False)
+    monkeypatch.setattr("recbole_tslrec.recbole_bridge.passes.bf16_is_fast", lambda device: False)
     if not shared:
         monkeypatch.setattr(
             "recbole_tslrec.language_model.shared_prefix.can_share_prefix", lambda model: False

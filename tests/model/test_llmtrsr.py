@@ -303,7 +303,7 @@ def logits_of(settings, tokens: list[int]) -> torch.Tensor:
 
 @pytest.mark.parametrize("continues", [True, False])
 def test_scores_are_the_whole_models_logits(continues, titled, settings, monkeypatch):
-    monkeypatch.setattr("recbole_tslrec.language_model.load.bf16_is_fast", lambda device: False)
+    monkeypatch.setattr("recbole_tslrec.recbole_bridge.passes.bf16_is_fast", lambda device: False)
     monkeypatch.setattr("recbole_tslrec.recbole_bridge.passes.POSITIONS_A_PASS", 300)
     experiment = Experiment(titled, settings).summarised()
     model, rows = experiment.model.eval(), experiment.test._dataset.inter_feat

@@ -94,7 +94,9 @@ def test_the_loss_is_the_mean_over_tokens_and_then_over_answers(small_data, sett
 @pytest.mark.parametrize("score", ["sum", "mean"])
 def test_scores_of_all_items_are_those_of_each_code(score, small_data, settings, monkeypatch):
     model, _, interaction = untrained(settings | {"code_score": score}, small_data)
-    monkeypatch.setattr("recbole_tslrec.language_model.load.bf16_is_fast", lambda device: False)
+    monkeypatch.setattr(
+        "recbole_tslrec.paradigms.p5.language_model.bf16_is_fast", lambda device: False
+    )
     with torch.no_grad():
         scores = model.full_sort_predict(interaction)
         for item in range(1, model.n_items):
@@ -107,7 +109,9 @@ def test_scores_of_all_items_are_those_of_each_code(score, small_data, settings,
 
 def test_memory_changes_no_score(small_data, settings, monkeypatch):
     model, _, interaction = untrained(settings, small_data)
-    monkeypatch.setattr("recbole_tslrec.language_model.load.bf16_is_fast", lambda device: False)
+    monkeypatch.setattr(
+        "recbole_tslrec.paradigms.p5.language_model.bf16_is_fast", lambda device: False
+    )
     with torch.no_grad():
         scores = model.full_sort_predict(interaction)
         for constant in ("POSITIONS_A_PASS", "_COPIED_AT_ONCE"):

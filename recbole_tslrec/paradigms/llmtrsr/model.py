@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_tslrec.config.devices import bf16_is_fast
 from recbole_tslrec.config.key import result_values
 from recbole_tslrec.data.histories import latest_rows
 from recbole_tslrec.data.item_catalogue import catalogue_of

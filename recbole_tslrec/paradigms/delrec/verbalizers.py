@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_tslrec.language_model.batches import own_lengths
 from recbole_tslrec.language_model.letters import FrozenHead
 from recbole_tslrec.language_model.prompts.segments import Items, TokenTable
 from recbole_tslrec.language_model.prompts.template import Template
@@ -83,7 +84,7 @@ class Letters(Verbalizer):
         return template.batch(values)
 
     def lengths(self, template: Template, values: Values) -> np.ndarray:
-        return replace(template, shared_prefix=True).lengths(values)
+        return own_lengths(template, values)
 
     def scores(self, model: nn.Module, states: States, batch: Mapping[str, Tensor]) -> Tensor:
         hidden = first_answer_states(model, states) if self.writes else pooled(states, "last")
@@ -124,7 +125,7 @@ class Titles(Verbalizer):
 
     def lengths(self, template: Template, values: Values) -> np.ndarray:
         titles = [self.titles.lengths[row].sum() for row in values[CANDIDATES]]
-        return replace(template, shared_prefix=True).lengths(values) + np.array(titles)
+        return own_lengths(template, values) + np.array(titles)
 
     def scores(self, model: nn.Module, states: States, batch: Mapping[str, Tensor]) -> Tensor:
         if self.writes:

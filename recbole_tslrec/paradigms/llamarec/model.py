@@ -140,21 +140,25 @@ class LlamaRec(Reranker):
 
     def task(self, dataset) -> Task:
         """What to learn: the letter of the next item, of every user's latest training rows."""
-        from recbole_tslrec.language_model.batches import instruction_positions, lengths_in_blocks
+        from recbole_tslrec.language_model.batches import (
+            instruction_positions,
+            lengths_in_blocks,
+            own_lengths,
+        )
         from recbole_tslrec.language_model.prompts.template import with_answer
 
         examples = self._examples(dataset)
         template, answers = self.template, None
         if self.settings["llamarec_loss"] == "vocabulary":
             template, answers = with_answer(template), self.answers
-        # Without the leading words, so that batches are the same however these are read.
-        own = replace(template, shared_prefix=True)
         return Task(
             name=type(self).__name__,
             unit="interactions",
             learning_rate_key=self.learning_rate_key,
             examples=examples,
-            lengths=lengths_in_blocks(examples, lambda some: own.lengths(values_of(some, answers))),
+            lengths=lengths_in_blocks(
+                examples, lambda some: own_lengths(template, values_of(some, answers))
+            ),
             collate=partial(collate, template, answers),
             more_positions=instruction_positions(template),
         )

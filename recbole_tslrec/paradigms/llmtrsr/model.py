@@ -8,7 +8,6 @@ Reference:
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -158,21 +157,23 @@ class LLMTRSR(Reranker):
 
     def task(self, dataset) -> Task:
         """What to learn: yes for each user's latest training item, no for a random one."""
-        from recbole_tslrec.language_model.batches import instruction_positions, lengths_in_blocks
+        from recbole_tslrec.language_model.batches import (
+            instruction_positions,
+            lengths_in_blocks,
+            own_lengths,
+        )
         from recbole_tslrec.language_model.prompts.template import with_answer
 
         examples, template = self._examples(dataset), self._of_training
         if self.settings["trsr_loss"] == "text":
             template = with_answer(template)
-        # Without the leading words, so that batches are the same however these are read.
-        own = replace(template, shared_prefix=True)
         return Task(
             name=type(self).__name__,
             unit="answers",
             learning_rate_key=self.learning_rate_key,
             examples=examples,
             lengths=lengths_in_blocks(
-                examples, lambda some: own.lengths(values_of(some, self.answers))
+                examples, lambda some: own_lengths(template, values_of(some, self.answers))
             ),
             collate=partial(collate, template, self.answers),
             more_positions=instruction_positions(template),

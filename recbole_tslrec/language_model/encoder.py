@@ -1,4 +1,4 @@
-"""A language model that reads items: prompts in, hidden states out (paper §4.1, Eq. 1).
+"""A language model that reads items: prompts in, hidden states out (TSLRec §4.1, Eq. 1).
 
 What is read out of the states is apart, in ``readout``.
 """

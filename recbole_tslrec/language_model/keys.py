@@ -3,7 +3,7 @@
 from recbole_tslrec.config.key import Effect, Key, KeyGroup, declare
 from recbole_tslrec.config.values import ABOVE_0, YES_OR_NO, integer, number, one_of, text, texts
 
-_TITLE = "The language model (§4.1, §4.2)"
+_TITLE = "The language model (TSLRec §4.1, §4.2)"
 
 FROZEN = declare(
     _TITLE,
@@ -101,7 +101,7 @@ MEMORY = declare(
 )
 
 ADAPTERS = declare(
-    "Quantised LoRA; the paper gives no rank",
+    "Quantised LoRA; TSLRec's paper gives no rank",
     Key("lora_r", 16, "The rank of the adapters.", integer(1)),
     Key("lora_alpha", 32, "The scale of the adapters: alpha / r.", ABOVE_0),
     Key(
@@ -129,7 +129,7 @@ EXAMPLES = declare(
     ),
 )
 
-_TRAINING_TITLE = "Fine-tuning (§4.1, Eq. 1 to 3); the paper gives no number of epochs"
+_TRAINING_TITLE = "Fine-tuning (TSLRec §4.1, Eq. 1 to 3, which gives no number of epochs)"
 
 STOPPING = declare(
     _TRAINING_TITLE,

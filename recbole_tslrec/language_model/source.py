@@ -85,7 +85,7 @@ class LanguageModelSource:
 
     @property
     def hidden_size(self) -> int:
-        """The number of columns of a hidden state, and so of an enhanced embedding."""
+        """The number of columns of a hidden state."""
         config = self.config.get_text_config()
         # OPT may be narrower at its ends, where states leave it and embeddings enter.
         return getattr(config, "word_embed_proj_dim", None) or config.hidden_size

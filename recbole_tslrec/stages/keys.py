@@ -4,7 +4,7 @@ from recbole_tslrec.config.key import Effect, Key, declare
 from recbole_tslrec.config.values import integer, one_of, text
 
 GIVEN_BACKBONE = declare(
-    "The trained backbone (§4.1)",
+    "The trained backbone (TSLRec §4.1)",
     Key(
         "backbone_checkpoint",
         None,
@@ -16,11 +16,11 @@ GIVEN_BACKBONE = declare(
 )
 
 CATEGORIES = declare(
-    "Preliminary latent categories (§4.1)",
+    "Preliminary latent categories (TSLRec §4.1)",
     Key(
         "n_categories",
         50,
-        "K, the number of latent categories; the paper does not give it. From 2 to the number of items.",
+        "K, the number of latent categories; TSLRec's paper gives none. From 2 to the number of items.",
         integer(2),
     ),
     Key(

@@ -127,7 +127,7 @@ def test_single_items_join_the_histories_with_their_users_distribution():
     histories = histories_of([3, 4], [5], [6, 7, 8])
     preferences = benchmark.sparse.csr_matrix(np.eye(3))
     both, targets = benchmark.with_single_items(histories, preferences, 5)
-    settings = benchmark.SplitByUser(1, 0.1, 8, "adamw_torch", 0.4, 1, seed=5)
+    settings = benchmark.SplitByUser(1, 0.1, 8, "adamw_torch", 1, seed=5, valid_ratio=0.4)
     assert [both[number].tolist() for number in range(3)] == [[3, 4], [5], [6, 7, 8]]
     for number in range(3):
         (item,) = both[3 + number]

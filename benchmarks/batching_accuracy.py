@@ -25,7 +25,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from recbole_tslrec.backbones.whole_sequences.loss import softmax_loss
-from recbole_tslrec.experiments.report.grid_tables import mean_text
+from recbole_tslrec.experiments.run.tables import mean_text
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
 _GROUPS = (4, 8, 16, 32)  # the most items of a row in each group; longer rows are the last group

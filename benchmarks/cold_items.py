@@ -26,7 +26,7 @@ from tabulate import tabulate
 from recbole_tslrec.data.check_header import path_of
 from recbole_tslrec.evaluation.metrics import metrics
 from recbole_tslrec.evaluation.ranks import Ranks, rank_test_targets
-from recbole_tslrec.experiments.report.grid_tables import mean_text
+from recbole_tslrec.experiments.run.tables import mean_text
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
 VARIANTS = ("Base", "text", "tfidf", "shuffled_text")

@@ -29,11 +29,11 @@ from sklearn.preprocessing import StandardScaler, normalize
 from tabulate import tabulate
 
 from recbole_tslrec.backbones.registry import BACKBONES
-from recbole_tslrec.experiments.report.grid_tables import mean_text
 from recbole_tslrec.experiments.run.cell_run import experiment_settings_with_inputs
 from recbole_tslrec.experiments.run.cells import Cell
 from recbole_tslrec.experiments.run.grid import Grid
 from recbole_tslrec.experiments.run.kept_cells import ResultsFolder
+from recbole_tslrec.experiments.run.tables import mean_text
 from recbole_tslrec.paradigms.tslrec.augmentation.controls import vectors_of
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
 from recbole_tslrec.paradigms.tslrec.item_record import places

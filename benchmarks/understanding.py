@@ -32,10 +32,10 @@ from torch.nn.utils import parametrize
 
 from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.data.histories import Histories
-from recbole_tslrec.experiments.report.grid_tables import mean_text
 from recbole_tslrec.experiments.run.comparison import compare
 from recbole_tslrec.experiments.run.grid import Grid
 from recbole_tslrec.experiments.run.kept_cells import DONE, ResultsFolder
+from recbole_tslrec.experiments.run.tables import mean_text
 from recbole_tslrec.paradigms.tslrec.augmentation.columns import standardise
 from recbole_tslrec.paradigms.tslrec.augmentation.controls import VECTORS, MeanPreference
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions import FUSIONS, EnhancedFusion, GateFusion

@@ -7,13 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from recbole_tslrec.commands.console import check_is_file
+from recbole_tslrec.config.refusals import tell_failure
 from recbole_tslrec.evaluation.ranks import rank_test_targets
-from recbole_tslrec.experiments.run.comparison import tell_failure
-from recbole_tslrec.experiments.run.pace import Pace as GridPace
+from recbole_tslrec.experiments.run.time_left import TimeLeft
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.recbole_bridge.summary import summary
 from recbole_tslrec.store import duration as module
@@ -61,7 +59,6 @@ def cell(backbone="SASRec", variant="Base", dataset="d"):
 
 def line(seconds, made=0, reused=0, **place):
     return vars(cell(**place)) | {
-        "status": "done",
         "seconds": {
             "training": seconds,
             "evaluation": 0,
@@ -72,26 +69,16 @@ def line(seconds, made=0, reused=0, **place):
 
 
 def test_a_grids_time_is_that_of_its_rows():
-    pace = GridPace([line(10), line(30, made=10, reused=500, variant="TSLRec")])
-    assert pace.left([cell(), cell(variant="TSLRec")]) == 50
-    assert pace.left([cell(backbone="Caser")]) == 10  # the same variant
-    assert pace.left([cell(variant="CI")]) == 25  # the mean of its data set
-    assert pace.left([cell(dataset="other")]) is None
-    assert pace.told([cell()]) == "; about 10 s left"
-    pace.note(cell(dataset="other"), 90)
-    assert pace.told([cell()]) == "; 1 min 30 s a cell so far, about 10 s left"
-    assert GridPace().told([cell()]) == ""
+    left = TimeLeft([line(10), line(20), line(30, made=10, reused=500, variant="TSLRec")])
+    assert left.told([cell(), cell(variant="TSLRec")]) == "; about 55 s left"
+    assert left.told([cell(), cell(variant="CI")]) == ""  # of which nothing is known
+    left.note(cell(dataset="other"), 90)
+    assert left.told([cell()]) == "; 1 min 30 s a cell so far, about 15 s left"
+    assert left.told([cell(), cell(variant="CI")]).endswith(", about 1 min 45 s left")
+    assert TimeLeft().told([cell()]) == ""
 
 
-@given(st.lists(st.tuples(st.sampled_from(["Base", "CI"]), st.floats(0, 1e6))))
-def test_a_known_row_takes_the_mean_of_its_times(times):
-    pace = GridPace([line(seconds, variant=variant) for variant, seconds in times])
-    known = [seconds for variant, seconds in times if variant == "CI"]
-    if known:
-        assert pace.left([cell(variant="CI")]) == pytest.approx(sum(known) / len(known))
-
-
-def test_a_failure_that_explains_itself_shows_no_traceback(caplog):
+def test_a_failure_that_explains_itself_shows_no_traceback(caplog, capsys):
     for raise_one, shown in (
         (lambda: check_is_file("source", Path("nowhere")), False),
         (lambda: {}["a bug"], True),
@@ -102,6 +89,8 @@ def test_a_failure_that_explains_itself_shows_no_traceback(caplog):
         except Exception as error:
             tell_failure("d, SASRec (Base), seed 1", error)
         assert [record.exc_info is not None for record in caplog.records] == [True] * shown
+        (line,) = capsys.readouterr().out.splitlines()
+        assert line.startswith("d, SASRec (Base), seed 1, failed: ")
 
 
 def test_a_runs_last_lines(small_data, settings):

@@ -95,9 +95,8 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _grid(args: argparse.Namespace) -> Grid:
     """The grid that the command line asks for; takes RecBole's keys out of ``sys.argv``."""
-    from recbole.config import Config
-
     from recbole_tslrec.experiments.run.grid import Grid
+    from recbole_tslrec.recbole_bridge.config_files import command_line_settings
 
     for argument in sys.argv[1:]:
         if argument.removeprefix("--").split("=")[0] in set_by_all(variants().values()):
@@ -105,11 +104,7 @@ def _grid(args: argparse.Namespace) -> Grid:
                 f"[{argument}] is set for each cell. Give --seeds=<how many>, --datasets, "
                 f"--backbones, --variants or --results."
             )
-    try:
-        settings = Config.__new__(Config)._load_cmd_line()  # as RecBole reads it
-    except SyntaxError as error:  # a key is given twice
-        raise ValueError(str(error)) from None
-    sys.argv = sys.argv[:1]  # every cell is given its settings; a searched key differs among them
+    settings = command_line_settings()
     if args.seeds < 1:
         raise ValueError(f"seeds: [{args.seeds}] is not a whole number, 1 or larger.")
     grid = Grid(

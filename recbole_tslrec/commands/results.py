@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from recbole_tslrec import plug_in
@@ -88,13 +87,11 @@ def _pack(args: argparse.Namespace) -> None:
 
 def _efficiency(args: argparse.Namespace) -> None:
     plug_in()
-    from recbole.config import Config
-
     from recbole_tslrec.experiments import efficiency
     from recbole_tslrec.experiments.run.grid import Grid
+    from recbole_tslrec.recbole_bridge.config_files import command_line_settings
 
-    settings = Config.__new__(Config)._load_cmd_line()  # as RecBole reads it
-    sys.argv = sys.argv[:1]  # each part is given its settings
+    settings = command_line_settings()
     if args.turns < 1:
         raise ValueError(f"turns: [{args.turns}] is not a whole number, 1 or larger.")
     grid = Grid(

@@ -43,6 +43,18 @@ def _origin(trace: TracebackType | None) -> tuple[Path, str]:
     return Path(last.filename).resolve(), linecache.getline(last.filename, last.lineno or 0).strip()
 
 
+def tell_failure(what: str, error: Exception) -> None:
+    """Say that something failed, while others go on: a refusal in one line, a bug with its traceback.
+
+    The traceback of a refusal goes into the log file.
+    """
+    if is_refusal(error):
+        keep_traceback(error)
+    else:
+        logging.getLogger(__name__).error(f"{what} failed.", exc_info=error)
+    print(f"{what}, failed: {error}", flush=True)
+
+
 def keep_traceback(error: Exception) -> None:
     """Write the traceback into the log file, if RecBole has opened one."""
     told = "".join(traceback.format_exception(error))

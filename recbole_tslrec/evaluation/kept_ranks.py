@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from recbole_tslrec.evaluation.metrics import METRICS, PROTOCOLS, metrics
+from recbole_tslrec.evaluation.metrics import METRICS, PROTOCOLS, metrics, of_each
 
 RANK_COLUMNS = {"ranked": "rank", "masked": "rank_masked"}  # by protocol
 _TOKENS, _RANKS, _COUNTS = (
@@ -33,6 +33,8 @@ def fault_of_ranks(arrays: Mapping[str, np.ndarray]) -> str | None:
             return f"{name} has {len(array)} values for {len(arrays['user'])} test users"
         if name not in _TOKENS and array.min() < (1 if name in _RANKS else 0):
             return f"{name} holds {array.min()}"
+    if len(np.unique(arrays["user"])) < len(arrays["user"]):
+        return "user holds one twice; one target a user is expected"
     return None
 
 
@@ -60,9 +62,5 @@ def differing_metrics(
 
 def user_metrics(ranks: pd.Series) -> pd.DataFrame:
     """HR and NDCG of every user from the rank of the one target, from 1; float64, a column a metric."""
-    columns = {}
-    for name in METRICS:
-        kind, _, k = name.partition("@")
-        gain = 1.0 if kind == "HR" else 1 / np.log2(1.0 + ranks)
-        columns[name] = np.where(ranks <= int(k), gain, 0.0)
+    columns = {name: of_each(metric, ranks.to_numpy()) for name, metric in METRICS.items()}
     return pd.DataFrame(columns, index=ranks.index)

@@ -7,7 +7,7 @@ model is trained, among those of a small grid, in one pass over the validation r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from recbole_tslrec.evaluation.candidates import score_each_user_once
+from recbole_tslrec.evaluation.metrics import METRICS_OF_RANKS, of_each
 from recbole_tslrec.evaluation.ranks import target_ranks
 from recbole_tslrec.evaluation.seen_items import SeenItems
 
@@ -131,16 +132,6 @@ class TermAtScoring:
 
 # ---- choosing the settings ------------------------------------------------------------------------
 
-# Of one target: RecBole's metrics of ranks, from 1, up to k.
-_METRICS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
-    "hit": lambda rank, k: rank <= k,
-    "recall": lambda rank, k: rank <= k,
-    "precision": lambda rank, k: (rank <= k) / k,
-    "mrr": lambda rank, k: (rank <= k) / rank,
-    "map": lambda rank, k: (rank <= k) / rank,
-    "ndcg": lambda rank, k: (rank <= k) / np.log2(1 + rank),
-}
-
 
 def check_choice(config: Mapping[str, Any]) -> None:
     """Raise ValueError if a term's settings cannot be chosen on this validation."""
@@ -155,10 +146,10 @@ def check_choice(config: Mapping[str, Any]) -> None:
 
 def check_metric(valid_metric: str) -> None:
     """Raise ValueError if settings cannot be chosen by this metric."""
-    if valid_metric.partition("@")[0].lower() not in _METRICS:
+    if valid_metric.partition("@")[0].lower() not in METRICS_OF_RANKS:
         raise ValueError(
             f"valid_metric: [{valid_metric}] is not made of ranks, by which a term of the scores is "
-            f"chosen. Give one of {', '.join(_METRICS)}, such as NDCG@10."
+            f"chosen. Give one of {', '.join(METRICS_OF_RANKS)}, such as NDCG@10."
         )
 
 
@@ -177,7 +168,6 @@ def choose_settings(
     Returns:
         the metric by settings, without a term first.
     """
-    name, _, k = valid_metric.lower().partition("@")
     term, device = model.scoring_term, next(model.parameters()).device
     every = [(0.0,) * len(term.names), *term.grid]
     term.choose(every[0])
@@ -192,7 +182,7 @@ def choose_settings(
             with_term = term.under_each(scores, interaction[model.ITEM_SEQ])
             for number, each in enumerate(_one_more(scores.clone(), with_term)):
                 ranks = target_ranks(each, targets, seen)[0 if masked is None else 1]
-                totals[number] += _METRICS[name](ranks.cpu().numpy(), int(k)).sum()
+                totals[number] += of_each(valid_metric, ranks.cpu().numpy()).sum()
             n_rows += len(targets)
     means = totals / max(n_rows, 1)
     term.choose(every[int(means.argmax())])

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from recbole_tslrec.evaluation.kept_ranks import RANK_COLUMNS
 from recbole_tslrec.evaluation.metrics import metrics
 
 _N_GROUPS = 4
@@ -19,7 +20,6 @@ _COUNTED = {
     "item_count": "training interactions of the target",
     "training_length": "items in the training history",
 }
-_RANKS = {"ranked": "rank", "masked": "rank_masked"}
 
 
 def quantile_groups(values: pd.Series, n_groups: int) -> pd.Series:
@@ -27,6 +27,12 @@ def quantile_groups(values: pd.Series, n_groups: int) -> pd.Series:
     if values.nunique() == 1:  # qcut would have no group
         return pd.Series(0, index=values.index)
     return pd.qcut(values.rank(method="max"), n_groups, labels=False, duplicates="drop")
+
+
+def range_text(values: pd.Series) -> str:
+    """The least and the largest of a group's values, ``3–1,200`` for one."""
+    low, high = values.min(), values.max()
+    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
 
 
 def slices(ranks: Mapping[str, np.ndarray]) -> dict[tuple[str, str], np.ndarray]:
@@ -49,11 +55,9 @@ def slices(ranks: Mapping[str, np.ndarray]) -> dict[tuple[str, str], np.ndarray]
         values = pd.Series(ranks[name])
         groups = quantile_groups(values, _N_GROUPS)
         for _, members in values.groupby(groups):
-            low, high = members.min(), members.max()
-            label = f"{low:,}" if low == high else f"{low:,}–{high:,}"
             mask = np.zeros(n, dtype=bool)
             mask[members.index] = True
-            found[(words, label)] = mask
+            found[(words, range_text(members))] = mask
     return {name: mask for name, mask in found.items() if mask.any()}
 
 
@@ -70,7 +74,7 @@ def sliced_metrics(ranks: Mapping[str, np.ndarray]) -> pd.DataFrame:
     rows = []
     for (by, name), mask in slices(ranks).items():
         row = {"by": by, "slice": name, "users": int(mask.sum())}
-        for protocol, column in _RANKS.items():
+        for protocol, column in RANK_COLUMNS.items():
             of_slice = metrics(ranks[column][mask])
             row |= {f"{protocol} {metric}": value for metric, value in of_slice.items()}
         rows.append(row)

@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from recbole_tslrec import plug_in
 from recbole_tslrec.config.devices import machine
+from recbole_tslrec.config.refusals import is_refusal, tell_failure
 from recbole_tslrec.experiments.run.cells import Cell
 from recbole_tslrec.experiments.run.grid import Grid
 from recbole_tslrec.language_model.meter import metered, peak_memory
@@ -46,8 +47,6 @@ from recbole_tslrec.stages.stage import Stage
 from recbole_tslrec.store.files import write_atomically, write_json
 
 _DEFAULT_MODEL = "random:small"
-# What keeps one row from being measured, and not the others.
-_REFUSALS = (ValueError, OSError, RuntimeError, ModuleNotFoundError)
 
 
 @dataclass
@@ -188,6 +187,18 @@ class Part:
             workloads = stages[self.stage].workloads(self.ablation)
         return [measure(self.row, one, self.turns) for one in workloads]
 
+    def measured_or_refused(self) -> list[Measured] | Exception:
+        """As ``measured``, or what is refused, to be raised by the caller.
+
+        Another process does not see on which line an error was raised, by which ``is_refusal`` goes.
+        """
+        try:
+            return self.measured()
+        except Exception as error:
+            if is_refusal(error):
+                return error
+            raise
+
 
 def parts_of(row: str, grid: Grid, turns: int, ablation: bool) -> list[Part]:
     """The parts of a row that ask something of a language model.
@@ -255,7 +266,7 @@ def measure_rows(
     for row in grid.variants:
         try:
             parts += parts_of(row, grid, turns, ablation)
-        except _REFUSALS as error:
+        except Exception as error:  # the others are worth measuring
             failed[row] = error
     if parts:  # what is wrong with the data set is said once
         one = parts[0]
@@ -267,12 +278,17 @@ def measure_rows(
             part = replace(part, settings=part.settings | here)
             try:
                 with _apart() as process:
-                    results += process.submit(part.measured).result()
-            except _REFUSALS as error:
+                    outcome = process.submit(part.measured_or_refused).result()
+                if isinstance(outcome, Exception):
+                    raise outcome
+                results += outcome
+            except Exception as error:
                 failed.setdefault(part.row, error)
     results = [one for one in results if one.row not in failed]
     if not results:
         raise next(iter(failed.values()))
+    for row, error in failed.items():
+        tell_failure(f"efficiency: {row}", error)
     return results, {row: str(error) for row, error in failed.items()}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,27 @@ def read_config_file(file: str) -> dict[str, Any]:
     reader = Config.__new__(Config)
     reader.yaml_loader = reader._build_yaml_loader()
     return reader._load_config_files([file])
+
+
+def as_recbole_reads(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys and values as RecBole makes them of those that it is given."""
+    return Config._convert_config_dict(None, dict(settings))
+
+
+def command_line_settings() -> dict[str, Any]:
+    """RecBole's keys and ours on the command line; takes them out of ``sys.argv``.
+
+    Or RecBole would give them to each experiment of this process, over its own settings.
+
+    Raises:
+        ValueError: a key is given twice, with two values.
+    """
+    try:
+        settings = Config.__new__(Config)._load_cmd_line()
+    except SyntaxError as error:
+        raise ValueError(str(error)) from None
+    sys.argv = sys.argv[:1]
+    return settings
 
 
 def naming_files(original):

@@ -19,9 +19,9 @@ from recbole.config import Config
 from support.texts import write_texts
 
 from recbole_tslrec.__main__ import main
-from recbole_tslrec.experiments.report import grid_tables
 from recbole_tslrec.experiments.run import comparison as comparison_module
 from recbole_tslrec.experiments.run import search as search_module
+from recbole_tslrec.experiments.run import tables
 from recbole_tslrec.experiments.run.cells import Cell
 from recbole_tslrec.experiments.run.comparison import compare
 from recbole_tslrec.experiments.run.grid import MAIN_VARIANTS, Grid
@@ -125,7 +125,7 @@ def test_a_cell_does_not_depend_on_whether_base_was_in_the_grid(small_data, sett
     assert np.array_equal(*ranks)
     # A Base beside a cell that did not take it: the cell's own backbone was work of its own.
     methods = {"GRU4Rec (Base)": lines("with")[:1], "CI_GRU4Rec": [second]}
-    assert "GRU4Rec: stage backbone" in grid_tables._times(methods)
+    assert "GRU4Rec: stage backbone" in tables._times(methods)
 
 
 def test_killed_and_started_again_every_cell_is_finished_once(small_data, settings, tmp_path):

@@ -175,6 +175,39 @@ def test_a_row_that_cannot_be_measured_is_told(titled, settings, monkeypatch):
         measured(monkeypatch, grid_of(titled, without, "LLMTRSR"))
 
 
+class Apart(Here):
+    """As a process of its own: an error comes back without the lines on which it was raised."""
+
+    def submit(self, function, /, *args, **kwargs):
+        future = super().submit(function, *args, **kwargs)
+        error = future.exception() or future.result()
+        if isinstance(error, Exception):
+            error.with_traceback(None)
+        return future
+
+
+@pytest.mark.parametrize("error", [KeyError("a bug"), RuntimeError("a bug"), None])
+def test_a_bug_in_one_row_shows_its_traceback_and_stops_no_other(
+    error, titled, settings, monkeypatch, caplog
+):
+    def measured_here(part):
+        if part.row == "LLMTRSR" and error:
+            raise error
+        if part.row == "LLMTRSR":
+            Grid(backbones=["SASRek"])  # refused
+        return real(part)
+
+    real = efficiency.Part.measured
+    monkeypatch.setattr(efficiency.Part, "measured", measured_here)
+    monkeypatch.setattr(efficiency, "_apart", Apart)
+    grid = grid_of(titled, settings, "LLMTRSR", "P5")
+    results, failed = efficiency.measure_rows(grid, 1, False, show_progress=False)
+    assert {one.row for one in results} == {"P5"} and list(failed) == ["LLMTRSR"]
+    assert ("a bug" if error else "SASRek") in failed["LLMTRSR"]
+    shown = [record for record in caplog.records if "LLMTRSR failed" in record.getMessage()]
+    assert [record.exc_info is not None for record in shown] == [True] * bool(error)
+
+
 def test_a_row_without_a_language_model_is_refused(titled, settings, monkeypatch):
     with pytest.raises(ValueError, match="variants: Base asks nothing of a language model"):
         measured(monkeypatch, grid_of(titled, settings, "Base"))

@@ -15,8 +15,8 @@ from recbole_tslrec.experiments.run.grid import Grid
 from recbole_tslrec.experiments.run.kept_cells import (
     ResultsFolder,
     check_entries,
-    read_ranks,
 )
+from recbole_tslrec.experiments.run.packing import pack
 from recbole_tslrec.store.json_lines import JsonLines
 
 WHOLE = '{"cell": "2", "text": "ü"}'
@@ -136,6 +136,7 @@ ODD_ENTRIES = [
         ("test", {"ranked": 1}),
     ),
     *(("test", {"ranked": {"hit@5": value}}) for value in (float("nan"), float("inf"), None, True)),
+    *(("test", {}), ("valid", {"hit@5": 0.2})),
 ]
 
 
@@ -160,6 +161,17 @@ def test_what_is_written_passes(tmp_path):
     check_entries({"cell": "1", "something": object()}, "a later version's")
 
 
+def test_a_finished_cell_without_its_results_is_named(tmp_path):
+    SyntheticResults(tmp_path).write("tiny", "SASRec", "Base", 1)
+    cells = ResultsFolder(tmp_path).cells
+    (line,) = cells.read().values()
+    for name in ("valid", "test"):
+        rest = {key: value for key, value in line.items() if key != name}
+        cells.path.write_text(json.dumps(rest) + "\n")
+        with pytest.raises(ValueError, match=r"cells.jsonl\], line 1: a finished cell without"):
+            cells.read()
+
+
 def test_a_line_that_is_nested_without_end_is_named(kept):
     kept.path.write_text("[" * 10**5 + "\n" + WHOLE + "\n")
     with pytest.raises(ValueError, match=r"kept.jsonl\], line 1"):
@@ -167,9 +179,14 @@ def test_a_line_that_is_nested_without_end_is_named(kept):
 
 
 @pytest.fixture
-def ranks(tmp_path) -> Path:
+def line(tmp_path) -> dict[str, str]:
     cell = SyntheticResults(tmp_path, n_users=9, n_items=30).write("tiny", "SASRec", "Base", 1)
-    return ResultsFolder(tmp_path).ranks_file(cell)
+    return {"cell": cell, "dataset": "tiny"}
+
+
+@pytest.fixture
+def ranks(line, tmp_path) -> Path:
+    return ResultsFolder(tmp_path).ranks_file(line["cell"])
 
 
 @pytest.mark.parametrize(
@@ -185,30 +202,45 @@ def ranks(tmp_path) -> Path:
         ("rank", lambda array: 0 * array),
         ("item_count", lambda array: -1 - array),
         ("item", lambda array: np.arange(len(array))),
+        ("user", lambda array: np.array(["u1", *array[:-1]])),
     ],
 )
-def test_ranks_of_another_form_are_named(name, change, ranks):
-    arrays = read_ranks(ranks)
-    np.savez(ranks, **arrays | {name: change(arrays[name])})
-    with pytest.raises(
-        ValueError, match=rf"{ranks.name}\] is damaged: {name} .*run the grid again"
-    ):
-        read_ranks(ranks)
+@pytest.mark.parametrize("packed", [False, True])
+def test_ranks_of_another_form_are_named(packed, name, change, line, ranks, tmp_path):
+    results = ResultsFolder(tmp_path)
+    arrays = results.arrays("ranks", line)
+    file, where = ranks, ""
+    if packed:
+        pack(tmp_path)
+        file, where = results.packed_file("ranks", "tiny"), rf"cell \[{line['cell']}\]: "
+
+    def write(changed):
+        own = {"rank": f"{line['cell']}/rank"} if packed else {}  # the only array of one cell alone
+        np.savez(file, **{own.get(key, key): array for key, array in changed.items()})
+
+    write(arrays | {name: change(arrays[name])})
+    said = rf"{file.name}\] is damaged: {where}{name} .*run the grid again"
+    with pytest.raises(ValueError, match=said):
+        results.arrays("ranks", line)
     del arrays[name]
-    np.savez(ranks, **arrays)
-    with pytest.raises(ValueError, match=rf"{ranks.name}\] is damaged: it has no {name}"):
-        read_ranks(ranks)
+    write(arrays)
+    if packed and name == "rank":  # the cell is not in the file
+        assert results.arrays("ranks", line) is None
+        return
+    with pytest.raises(ValueError, match=rf"{file.name}\] is damaged: {where}it has no {name}"):
+        results.arrays("ranks", line)
 
 
-def test_a_damaged_file_of_ranks_is_named_wherever_bytes_are_missing(ranks):
+def test_a_damaged_file_of_ranks_is_named_wherever_bytes_are_missing(line, ranks, tmp_path):
+    results = ResultsFolder(tmp_path)
     whole = ranks.read_bytes()
     for start in range(0, len(whole) - 40, 37):
         ranks.write_bytes(whole[:start] + whole[start + 40 :])
         with pytest.raises(ValueError, match=rf"{ranks.name}\] is damaged"):
-            read_ranks(ranks)
+            results.arrays("ranks", line)
     with open(ranks, "wb") as file:
         np.save(file, np.arange(3))
     with pytest.raises(ValueError, match=rf"{ranks.name}\] is damaged"):
-        read_ranks(ranks)
+        results.arrays("ranks", line)
     ranks.unlink()
-    assert read_ranks(ranks) is None
+    assert results.arrays("ranks", line) is None

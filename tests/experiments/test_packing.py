@@ -1,6 +1,5 @@
 """A packed results folder says the same as before, in one file a data set."""
 
-import json
 import sys
 
 import numpy as np
@@ -44,8 +43,7 @@ def test_the_report_of_a_packed_folder_has_the_same_numbers(writer, tmp_path, mo
     before, after = numbers(tmp_path / "before"), numbers(tmp_path / "after")
     assert before.keys() == after.keys() and len(before) > 10
     for name, frame in before.items():
-        shown = frame.drop(columns="effective", errors="ignore")
-        pd.testing.assert_frame_equal(after[name][list(shown)], shown)
+        pd.testing.assert_frame_equal(after[name], frame)
 
 
 def test_packed_again_nothing_changes_and_what_came_since_is_taken_in(writer):
@@ -71,19 +69,6 @@ def test_a_cell_that_is_not_in_the_packed_file_has_no_arrays(writer):
     results = ResultsFolder(writer.folder)
     assert results.arrays("ranks", {"cell": "0" * 16, "dataset": "tiny"}) is None
     assert results.arrays("items", {"cell": "0" * 16, "dataset": "new"}) is None
-
-
-def test_settings_that_tell_cells_apart_or_were_given_stay(tmp_path):
-    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
-    effective = {"epochs": "300", "learner": "adam", "n_layers": "2", "n_categories": "50"}
-    for variant, layers in (("Base", "2"), ("CI", "3")):
-        writer.write("tiny", "SASRec", variant, 1, effective=effective | {"n_layers": layers})
-    pack(tmp_path)
-    lines = [json.loads(line) for line in (tmp_path / "cells.jsonl").read_text().splitlines()]
-    # epochs was given, n_layers differs, n_categories is ours.
-    assert [set(line["effective"]) for line in lines] == 2 * [
-        {"epochs", "n_layers", "n_categories"}
-    ]
 
 
 def test_a_damaged_packed_file_is_named(writer):

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from html.parser import HTMLParser
+from itertools import islice
 from urllib.parse import unquote
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from synthetic import VARIANTS, SyntheticResults
 
 from recbole_tslrec.__main__ import main
+from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.evaluation.kept_ranks import user_metrics
 from recbole_tslrec.evaluation.significance import (
     Comparison,
@@ -22,7 +24,7 @@ from recbole_tslrec.evaluation.significance import (
 )
 from recbole_tslrec.evaluation.slices import quantile_groups
 from recbole_tslrec.experiments.report import drawing, figures, report
-from recbole_tslrec.experiments.report.costs import cost_table, time_figure
+from recbole_tslrec.experiments.report.costs import cost_table
 from recbole_tslrec.experiments.report.report import make_report, write_report
 from recbole_tslrec.experiments.report.results import Results
 from recbole_tslrec.experiments.report.tables import (
@@ -88,7 +90,6 @@ def test_the_command_writes_the_whole_report(written, tmp_path, monkeypatch):
     assert page.open == [] and all(link.startswith("data:image/png") for link in page.links)
     pictures = sorted(path.name for path in out.glob("*.png"))
     assert pictures == [
-        "figure_3_time.png",
         "figure_4_categories.png",
         "figure_5_activity_masked.png",
         "figure_5_activity_ranked.png",
@@ -367,7 +368,7 @@ def test_the_time_of_a_method_holds_the_training_of_the_base_it_took(tmp_path):
     trained = {"seconds": seconds | {"stages": {"backbone": 20.0}}}  # another one, by itself
     writer.write("tiny", "SASRec", "backbone_embedding", 1, **trained)
     writer.write("tiny", "SASRec", "random", 1, seconds=seconds | {"stages": {}})
-    numbers = time_figure(Results(tmp_path)).numbers
+    numbers = cost_table(Results(tmp_path)).numbers
     totals = numbers.groupby("method")["seconds"].sum()
     assert totals.to_dict() == {"Base": 101, "CI": 202, "backbone_embedding": 121, "random": 101}
 
@@ -419,7 +420,7 @@ def test_the_time_holds_a_base_of_other_settings_too(tmp_path):
         writer.write("tiny", "SASRec", "Base", seed, **changes)
     results = Results(tmp_path)
     assert results.replaced["cell"].tolist() == [base]
-    numbers = time_figure(results).numbers
+    numbers = cost_table(results).numbers
     totals = numbers.groupby("method")["seconds"].sum()
     assert totals.to_dict() == {"Base": 101, "CI": 201}
 
@@ -447,6 +448,10 @@ def test_the_table_says_who_has_fewer_seeds(tmp_path):
                 writer.write("tiny", backbone, variant, seed)
     text = seeds_and_gaps(Results(tmp_path))
     assert text == "2 seeds (tiny GRU4Rec CI has 1, tiny Caser has 1)"
+
+
+def test_as_many_pairs_of_colour_and_marker_as_there_are_backbones():
+    assert len(set(islice(drawing.styles(), len(BACKBONES)))) == len(BACKBONES) >= 27
 
 
 def test_groups_of_equal_values_are_one():

@@ -20,7 +20,7 @@ sys.path.append(str(Path(__file__).parents[1] / "experiments"))
 from synthetic import SyntheticResults
 
 # Drawing takes seconds: most inputs are read into a report without pictures.
-_PICTURES = ("time", "categories", "activity", "popularity", "gate", "maps")
+_PICTURES = ("categories", "activity", "popularity", "gate", "maps")
 _NONE_DRAWN = mock.patch.object(report, "_pictures", lambda _: {part: {} for part in _PICTURES})
 
 

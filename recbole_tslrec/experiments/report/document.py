@@ -18,6 +18,7 @@ from markdown_it import MarkdownIt
 
 from recbole_tslrec.config.built_in import built_in
 from recbole_tslrec.config.key import KEYS
+from recbole_tslrec.experiments.run.tables import seeds_text
 from recbole_tslrec.store.files import write_atomically
 
 # Keys whose value tells the cells of one table apart by intent.
@@ -53,7 +54,7 @@ class Block:
         seeds, cells = sorted(set(self.cells["seed"])), self.cells
         versions = {", ".join(map(" ".join, one.items())) for one in cells["versions"]}
         return [
-            f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}: {', '.join(map(str, seeds))}",
+            f"{seeds_text(len(seeds))}: {', '.join(map(str, seeds))}",
             f"Settings: {_settings_text(cells)}",
             f"Machine: {'; '.join(sorted(set(cells['machine'])))}",
             f"Versions: {'; '.join(sorted(versions))}",

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle
 
 from matplotlib.figure import Figure
 from PIL import Image
-
-from recbole_tslrec.recbole_bridge.paradigm import BASE, table_rows
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, RED, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 GREY = "#BBBBBB"
-_ROW_COLOURS = (GREY, ORANGE, BLUE, BLACK, RED, GREEN, PURPLE, SKY)
-_ROW_MARKERS = "PsoD^vX"  # one fewer than colours: 56 rows before a pair comes again
+_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED, BLACK, YELLOW)
+_MARKERS = "os^vDXP"  # one fewer than colours: 56 pairs before one comes again
 _PNG_COLOURS = 64  # enough for smooth edges; the file is a third of the size
 
 
-def row_style(variant: str) -> tuple[str, str]:
-    """The colour and the marker of a row of a comparison."""
-    rows = [name for name in table_rows() if name != BASE.name]
-    place = rows.index(variant) if variant in rows else len(rows)
-    return _ROW_COLOURS[place % len(_ROW_COLOURS)], _ROW_MARKERS[place % len(_ROW_MARKERS)]
+def styles() -> Iterator[tuple[str, str]]:
+    """Colours and markers, one pair after the other, without end."""
+    return zip(cycle(_COLOURS), cycle(_MARKERS), strict=True)
 
 
 def panels(

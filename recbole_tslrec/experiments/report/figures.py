@@ -15,29 +15,15 @@ from matplotlib.ticker import SymmetricalLogLocator
 
 from recbole_tslrec.evaluation.metrics import PROTOCOLS
 from recbole_tslrec.evaluation.significance import bootstrap_interval
-from recbole_tslrec.evaluation.slices import quantile_groups
+from recbole_tslrec.evaluation.slices import quantile_groups, range_text
 from recbole_tslrec.experiments.report import drawing
 from recbole_tslrec.experiments.report.document import Block
 from recbole_tslrec.experiments.report.results import MAIN_METRIC, METHOD, Results
 from recbole_tslrec.experiments.report.tables import variant_name
+from recbole_tslrec.experiments.run.tables import seeds_text
 from recbole_tslrec.recbole_bridge.paradigm import controls
 
-_BACKBONES = {
-    "GRU4Rec": (drawing.ORANGE, "s"),
-    "Caser": (drawing.GREEN, "^"),
-    "SASRec": (drawing.BLUE, "o"),
-    "FMLPRec": (drawing.PURPLE, "D"),
-}
-_MAP_COLOURS = (
-    drawing.BLUE,
-    drawing.ORANGE,
-    drawing.GREEN,
-    drawing.PURPLE,
-    drawing.SKY,
-    drawing.RED,
-    drawing.BLACK,
-)
-_MAP_MARKERS = "os^vDXP"
+_N_CATEGORIES = 7  # of a map
 _GROUPS = 4
 _GATE_BINS = 8
 
@@ -67,6 +53,7 @@ def _gain_figure(
     numbers = pd.DataFrame(_gains(results, protocol, column))
     if numbers.empty:
         return None
+    styles = dict(zip(dict.fromkeys(numbers["method"]), drawing.styles(), strict=False))
 
     def draw(axes: Axes, dataset: str, backbone: str) -> None:
         shown = ["Norm", "CI", "TSLRec", "E4SRec", *strongest_control(results, dataset, backbone)]
@@ -74,7 +61,7 @@ def _gain_figure(
         of_panel = of_panel[of_panel.method.isin(shown)]
         n_methods = of_panel.method.nunique()
         for number, (variant, rows) in enumerate(of_panel.groupby("method", sort=False)):
-            colour, marker = drawing.row_style(variant)
+            colour, marker = styles[variant]
             axes.errorbar(
                 (rows.group + 0.16 * (number - (n_methods - 1) / 2)).to_numpy(),
                 rows.gain.to_numpy(),
@@ -117,12 +104,11 @@ def _gains(results: Results, protocol: str, column: str) -> Iterator[dict]:
             where = {"dataset": dataset, "backbone": backbone, "method": variant}
             for number, part in users.dropna().groupby("group"):
                 low, high = bootstrap_interval(part["gain"].to_numpy())
-                least, most = int(part["value"].min()), int(part["value"].max())
                 yield {
                     **where,
                     "seeds": len(common),
                     "group": int(number),
-                    "label": f"{least:,}" if least == most else f"{least:,}–{most:,}",
+                    "label": range_text(part["value"].astype(int)),
                     "users": len(part),
                     "gain": part["gain"].mean(),
                     "low": low,
@@ -190,9 +176,11 @@ def gate_figure(results: Results) -> Block | None:
     if numbers is None:
         return None
 
+    styles = dict(zip(dict.fromkeys(numbers["backbone"]), drawing.styles(), strict=False))
+
     def draw(axes: Axes, dataset: str) -> None:
         for backbone, rows in numbers[numbers.dataset == dataset].groupby("backbone", sort=False):
-            colour, marker = _BACKBONES.get(backbone, (drawing.BLACK, "P"))
+            colour, marker = styles[backbone]
             axes.plot(rows["count"], rows.gate, color=colour, marker=marker, label=backbone)
             axes.fill_between(rows["count"], rows.low, rows.high, color=colour, alpha=0.15)
         axes.set_xscale("symlog", linthresh=1)
@@ -253,17 +241,19 @@ def _map(dataset: str, shown: list[tuple[dict, dict]]) -> Block:
         largest = (
             points["category"].value_counts(sort=False).sort_values(ascending=False, kind="stable")
         )
-        styles = list(zip(largest.index, _MAP_COLOURS, _MAP_MARKERS, strict=False))
+        categories = dict(zip(largest.index[:_N_CATEGORIES], drawing.styles(), strict=False))
         for axes, part, sign in ((row[0], "before", "$e_v$"), (row[1], "after", "$h^v$")):
             columns = [f"{part}_1", f"{part}_2"]
-            others = points[~points["category"].isin([style[0] for style in styles])]
+            others = points[~points["category"].isin(categories)]
             axes.scatter(*others[columns].T.to_numpy(), s=5, color=drawing.GREY, alpha=0.5, lw=0)
-            for category, colour, marker in styles:
+            for category, (colour, marker) in categories.items():
                 chosen = points.loc[points["category"] == category, columns]
                 axes.scatter(*chosen.T.to_numpy(), s=14, color=colour, marker=marker, lw=0)
             axes.set_title(f"{dataset}, {cell['backbone']}, seed {cell['seed']}: {part}, {sign}")
             axes.set(xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)", xticks=[], yticks=[])
-    figure.suptitle(f"Items before and after the language model, {len(styles)} largest categories")
+    figure.suptitle(
+        f"Items before and after the language model, {len(categories)} largest categories"
+    )
     cells = pd.DataFrame([cell for cell, _ in shown], dtype=object)
     name = f"figure_map_{dataset.replace('/', '_')}"
     return Block(name, pd.concat(numbers), cells, png=drawing.png(figure))
@@ -280,5 +270,4 @@ def _items(results: Results, needed: str) -> Iterator[tuple[dict, dict[str, np.n
 def _seeds(results: Results) -> str:
     """How many seeds the methods have, "1 to 3 seeds" while a grid is unfinished."""
     counts = results.own.groupby(METHOD).size()
-    least, most = counts.min(), counts.max()
-    return (f"{least} to " if least < most else "") + f"{most} seed{'s' if most > 1 else ''}"
+    return seeds_text(counts.min(), counts.max())

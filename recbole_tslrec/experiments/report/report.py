@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from recbole_tslrec.evaluation.metrics import PROTOCOLS
-from recbole_tslrec.experiments.report import slice_tables, tables
+from recbole_tslrec.experiments.report import costs, slice_tables, tables
 from recbole_tslrec.experiments.report.document import Block, render, write_document
 from recbole_tslrec.experiments.report.results import MAIN_METRIC, Results, cell_name
 from recbole_tslrec.recbole_bridge.paradigm import controls
@@ -82,8 +82,6 @@ def make_report(results: Results, command: str) -> tuple[str, list[Block]]:
 
 def _tables(results: Results) -> dict[str, dict[str, Block]]:
     """Every table by its part of the report, and there by protocol or data set."""
-    from recbole_tslrec.experiments.report import costs  # draws, with matplotlib
-
     parts: dict[str, dict[str, Block]] = {"gains": {}, "main": {}, "significance": {}}
     for protocol in tqdm(PROTOCOLS, desc="Report: tests and tables", delay=1):
         tested = tables.all_comparisons(results, protocol)
@@ -103,10 +101,9 @@ def _tables(results: Results) -> dict[str, dict[str, Block]]:
 
 
 def _pictures(results: Results) -> dict[str, dict[str, Block]]:
-    from recbole_tslrec.experiments.report import costs, figures  # draw, with matplotlib
+    from recbole_tslrec.experiments.report import figures  # with matplotlib
 
     makers: dict[str, Callable[[], dict[str, Any]]] = {
-        "time": lambda: {"": costs.time_figure(results)},
         "categories": lambda: {"": figures.category_figure(results)},
         "activity": lambda: {name: figures.activity_figure(results, name) for name in PROTOCOLS},
         "popularity": lambda: {
@@ -124,7 +121,6 @@ def _pictures(results: Results) -> dict[str, dict[str, Block]]:
 def _left_out(blocks: dict[str, dict[str, Block]]) -> list[str]:
     """The pictures that the results hold nothing for, and why."""
     wanted = [
-        ("time", "Figure 3, time", "no cell has kept its times"),
         ("categories", "Figure 4, categories", _ITEMS_NEEDED),
         ("activity", "Figure 5, user activity", _RANKS_NEEDED),
         ("popularity", "Gain by popularity", _RANKS_NEEDED),

@@ -15,7 +15,12 @@ import numpy as np
 import pandas as pd
 
 from recbole_tslrec.backbones.registry import BACKBONES
-from recbole_tslrec.evaluation.kept_ranks import RANK_COLUMNS, differing_metrics, user_metrics
+from recbole_tslrec.evaluation.kept_ranks import (
+    RANK_ARRAYS,
+    RANK_COLUMNS,
+    differing_metrics,
+    user_metrics,
+)
 from recbole_tslrec.evaluation.metrics import METRICS, PROTOCOLS
 from recbole_tslrec.experiments.run.kept_cells import (
     DONE,
@@ -118,25 +123,19 @@ class Results:
         """A cell's kept ranks, one row a user, by (user, item) in the order of the tokens.
 
         Raises:
-            ValueError: an array is missing, or a user is there twice.
+            ValueError: they are damaged.
         """
         if cell["cell"] not in self._ranks:
             arrays = self.folder.arrays("ranks", cell)
-            self._ranks[cell["cell"]] = arrays and self._by_user(cell, arrays)
+            self._ranks[cell["cell"]] = arrays and self._by_user(cell["dataset"], arrays)
         return self._ranks[cell["cell"]]
 
-    def _by_user(self, cell: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> pd.DataFrame:
-        columns = ("user", "item", "rank", "rank_masked", "training_length", "item_count")
-        what = f"The ranks of [{cell['cell']}] in [{self.folder.folder}]"
-        if missing := [name for name in columns if name not in arrays]:
-            raise ValueError(f"{what} have no {', '.join(missing)}.")
-        columns += ("repeated",) * ("repeated" in arrays)  # not in results of before
-        frame = pd.DataFrame({name: arrays[name] for name in columns}).sort_values("user")
-        if frame["user"].duplicated().any():
-            raise ValueError(f"{what} have a user twice; one target a user is expected.")
+    def _by_user(self, dataset: str, arrays: dict[str, np.ndarray]) -> pd.DataFrame:
+        kept = [name for name in (*RANK_ARRAYS, "repeated") if name in arrays]  # the last is newer
+        frame = pd.DataFrame({name: arrays[name] for name in kept}).sort_values("user")
         frame = frame.set_index(["user", "item"])
         # One index object for all cells of the same users and items: equal at a glance.
-        known = self._indices.setdefault(cell["dataset"], [])
+        known = self._indices.setdefault(dataset, [])
         index = next((one for one in known if one.equals(frame.index)), frame.index)
         if index is frame.index:
             known.append(index)
@@ -270,15 +269,9 @@ def _row(line: dict[str, Any], where: str) -> dict[str, Any]:
     row["made_by"] = "" if made_by in (None, row["backbone"]) else made_by
     if row["status"] == DONE:
         measured = {"valid": row["valid"]}
-        measured |= {protocol: row["test"].get(protocol, {}) for protocol in PROTOCOLS}
+        measured |= {protocol: row["test"][protocol] for protocol in PROTOCOLS}
         for part, metrics in measured.items():
-            for name, key in METRICS.items():
-                if not isinstance(metrics.get(key), (int, float)):
-                    given = metrics.get(key)
-                    raise ValueError(
-                        f"{where} lacks a part of a cell: {key}: [{given!r}] is not a number"
-                    )
-                row[f"{part} {name}"] = metrics[key]
+            row |= {f"{part} {name}": metrics[key] for name, key in METRICS.items()}
     return row
 
 

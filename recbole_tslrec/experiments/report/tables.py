@@ -19,7 +19,6 @@ from recbole_tslrec.evaluation.significance import (
     verdict,
 )
 from recbole_tslrec.experiments.report.document import Block, escape
-from recbole_tslrec.experiments.report.grid_tables import mean_text
 from recbole_tslrec.experiments.report.published import published
 from recbole_tslrec.experiments.report.results import (
     MAIN_METRIC,
@@ -28,6 +27,7 @@ from recbole_tslrec.experiments.report.results import (
     Results,
     in_order,
 )
+from recbole_tslrec.experiments.run.tables import mean_text, seeds_text
 from recbole_tslrec.recbole_bridge.paradigm import table_rows
 
 NOTHING = "–"
@@ -50,7 +50,8 @@ def all_comparisons(results: Results, protocol: str) -> pd.DataFrame:
     """
     pairs = [pair for place in results.places() for pair in _pairs(results, *place)]
     families = (
-        correct([compare(results, *pair, metric, protocol) for pair in pairs]) for metric in METRICS
+        correct([compare_methods(results, *pair, metric, protocol) for pair in pairs])
+        for metric in METRICS
     )
     return comparison_table([one for family in families for one in family])
 
@@ -66,7 +67,9 @@ def _pairs(results: Results, dataset: str, backbone: str) -> list[tuple[Key, Key
     return pairs
 
 
-def compare(results: Results, ours: Key, theirs: Key, metric: str, protocol: str) -> Comparison:
+def compare_methods(
+    results: Results, ours: Key, theirs: Key, metric: str, protocol: str
+) -> Comparison:
     """One method against another, not yet corrected; on the seeds of both, if they have any."""
     values = [results.methods[key][f"{protocol} {metric}"].astype(float) for key in (ours, theirs)]
     common = values[0].index.intersection(values[1].index)
@@ -220,7 +223,7 @@ def _reuse_table(results: Results, dataset: str, protocol: str) -> Block:
     tslrec = [key for key in keys if key[2] == "TSLRec"]
     base = {key[1]: key for key in keys if key[2] == "Base"}
     against_base = [
-        compare(results, key, base[key[1]], MAIN_METRIC, protocol)
+        compare_methods(results, key, base[key[1]], MAIN_METRIC, protocol)
         for key in tslrec
         if key[1] in base
     ]
@@ -267,10 +270,6 @@ def seeds_table(results: Results) -> Block:
 
 
 # ---- words ---------------------------------------------------------------------------------------
-
-
-def seeds_text(count: int) -> str:
-    return f"{count} seed{'s' if count > 1 else ''}"
 
 
 def seeds_and_gaps(results: Results) -> str:

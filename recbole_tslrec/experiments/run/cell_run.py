@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from importlib.metadata import version
 from logging import getLogger
@@ -22,6 +23,7 @@ from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.config.devices import machine
 from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.config.key import KEYS, Effect
+from recbole_tslrec.config.refusals import tell_failure
 from recbole_tslrec.evaluation.metrics import CUTOFFS
 from recbole_tslrec.evaluation.ranks import rank_test_targets
 from recbole_tslrec.experiments.run.cells import Cell, description
@@ -112,7 +114,7 @@ def experiment_settings_with_inputs(cell: Cell, results: ResultsFolder) -> dict[
     given = cell.experiment_settings()
     source = cell.embeddings_from
     if source is not None:
-        if results.cells.read().get(source.id, {}).get("status") != DONE:
+        if results.finished(source.id) is None:
             raise RuntimeError(
                 f"The enhanced embeddings are to come from {source.method} of seed {source.seed}, "
                 f"which has failed. See its own error."
@@ -134,10 +136,9 @@ def _handed_on(cell: Cell, results: ResultsFolder) -> Path | None:
     ):
         return None
     base = cell.base()
-    if results.cells.read().get(base.id, {}).get("status") != DONE:
+    if results.finished(base.id) is None:
         return None  # a checkpoint without a line is of a training that was interrupted
-    config = Config(base.model, base.dataset, config_dict=base.experiment_settings())
-    return None if draws_by_popularity(config) else results.checkpoint(base.id, base.model)
+    return None if draws_by_popularity(base.config()) else results.checkpoint(base.id, base.model)
 
 
 def _base_taken(cell: Cell, given: Mapping[str, Any]) -> str | None:
@@ -162,6 +163,22 @@ def _enhanced_items_file(cell: Cell, results: ResultsFolder) -> Path:
     backbone, show_progress = BACKBONES[cell.backbone], config["show_progress"]
     pipeline = Pipeline(config, train_data, valid_data, backbone, show_progress)
     return pipeline.stage(AugmentationStage).file()
+
+
+def line_or_failure(cell: Cell, what: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The line that a run comes to; that of its failure, which is told, whatever it was.
+
+    Args:
+        what: is run, for the screen.
+    """
+    try:
+        return run()
+    except Exception as error:  # the others are worth running
+        tell_failure(f"compare: {what}", error)
+        return failure(cell, error)
+    finally:
+        gc.collect()  # model and trainer refer to each other
+        torch.cuda.empty_cache()
 
 
 def failure(cell: Cell, error: Exception) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from recbole.config import Config
+
 from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.config.key import KEYS, Effect, counts
 from recbole_tslrec.config.recbole_keys import listed
@@ -124,6 +126,10 @@ class Cell:
         if self.settings.get("loss_type", "CE") == "CE":
             given.setdefault("train_neg_sample_args")  # RecBole's own CE models refuse its default
         return given | _measured(self.settings) | {"seed": self.seed}
+
+    def config(self) -> Config:
+        """RecBole's config of the cell's experiment, without its input files."""
+        return Config(self.model, self.dataset, config_dict=self.experiment_settings())
 
 
 def _content(key: str, value: Any, trust_remote_code: bool) -> Any:

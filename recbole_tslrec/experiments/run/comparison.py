@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from recbole_tslrec.config.refusals import is_refusal, keep_traceback
-from recbole_tslrec.experiments.report.grid_tables import FinishedGrid
-from recbole_tslrec.experiments.run.cell_run import failure, run_cell
+from recbole_tslrec.config.refusals import tell_failure
+from recbole_tslrec.experiments.run.cell_run import failure, line_or_failure, run_cell
 from recbole_tslrec.experiments.run.cells import Cell
 from recbole_tslrec.experiments.run.grid import Grid
 from recbole_tslrec.experiments.run.kept_cells import DONE, ResultsFolder
-from recbole_tslrec.experiments.run.pace import Pace
 from recbole_tslrec.experiments.run.search import Search, best_values, with_values
+from recbole_tslrec.experiments.run.tables import FinishedGrid
+from recbole_tslrec.experiments.run.time_left import TimeLeft
 from recbole_tslrec.recbole_bridge.paradigm import variants
 
 _POLL_SECONDS = 1.0
@@ -99,8 +95,7 @@ def _searched(
                 chosen[cell.id] = with_values(cell, values)
                 print(f"compare: search for {_group(cell)} chose {values}", flush=True)
             except Exception as error:  # its cells fail of it, the others are worth running
-                tell_failure(f"The search for {_group(cell)}", error)
-                print(f"compare: search for {_group(cell)} failed: {error}", flush=True)
+                tell_failure(f"compare: search for {_group(cell)}", error)
                 failed[_group(cell)] = error
 
         return run
@@ -145,15 +140,16 @@ def _run(
         tried: the lines of cells that this start has run already; one that failed is not tried again.
     """
     before = results.cells.read()
-    lines = {cell.id: before[cell.id] for cell in cells if _is_done(before.get(cell.id))}
+    done = {name: line for name, line in before.items() if line["status"] == DONE}
+    lines = {cell.id: done[cell.id] for cell in cells if cell.id in done}
     for line in lines.values():
         results.check_metrics(line)
     lines |= tried or {}
     missing = [cell for cell in cells if cell.id not in lines]
-    pace, waiting = Pace(before.values()), {cell.id: cell for cell in missing}
+    time_left, waiting = TimeLeft(done.values()), {cell.id: cell for cell in missing}
     print(
         f"compare: {len(cells)} cells, {len(lines)} of them finished before, {len(missing)} to do"
-        f"{pace.told(missing)}",
+        f"{time_left.told(missing)}",
         flush=True,
     )
 
@@ -161,15 +157,18 @@ def _run(
         def run() -> None:
             line = results.cells.read().get(cell.id)
             # Another process may have done it meanwhile, or have failed to.
-            if not _is_done(line) and line == before.get(cell.id):
+            if line == before.get(cell.id):
+                what = f"{cell.dataset}, {cell.method}, seed {cell.seed}"
                 place = f"{list(cells).index(cell) + 1} of {len(cells)}"
-                told = pace.told(waiting.values())
-                print(f"compare: {place}: {cell.dataset}, {_label(cell)}{told}", flush=True)
+                told = time_left.told(waiting.values())
+                print(f"compare: {place}: {what}{told}", flush=True)
                 start = time.monotonic()
-                line = _line(cell, results, keep)
+                line = line_or_failure(cell, what, lambda: run_cell(cell, results, keep))
                 results.cells.append(line)
-                if _is_done(line):
-                    pace.note(cell, time.monotonic() - start)
+                if line["status"] == DONE:
+                    time_left.note(cell, time.monotonic() - start)
+                else:
+                    shutil.rmtree(results.checkpoints(cell.id), ignore_errors=True)
             lines[cell.id] = line
             del waiting[cell.id]
 
@@ -180,39 +179,10 @@ def _run(
     return lines
 
 
-def _is_done(line: dict[str, Any] | None) -> bool:
-    return line is not None and line["status"] == DONE
-
-
-def _label(cell: Cell) -> str:
-    return f"{cell.method}, seed {cell.seed}"
-
-
 def _needs(cell: Cell) -> list[str]:
     """The cells that go first if they are in the grid, since this one takes something from them."""
     base = [cell.base().id] if variants()[cell.variant].takes_backbone else []
     return base + ([cell.embeddings_from.id] if cell.embeddings_from else [])
-
-
-def tell_failure(what: str, error: Exception) -> None:
-    """A bug's traceback goes to the screen, that of a refusal into the log file."""
-    if is_refusal(error):
-        keep_traceback(error)
-    else:
-        getLogger(__name__).error(f"{what} failed.", exc_info=error)
-
-
-def _line(cell: Cell, results: ResultsFolder, keep: bool) -> dict[str, Any]:
-    try:
-        return run_cell(cell, results, keep)
-    except Exception as error:  # whatever it is, the other cells are worth running
-        tell_failure(f"{cell.dataset}, {_label(cell)}", error)
-        print(f"compare: {cell.dataset}, {_label(cell)}, failed: {error}", flush=True)
-        shutil.rmtree(results.checkpoints(cell.id), ignore_errors=True)
-        return failure(cell, error)
-    finally:
-        gc.collect()  # model and trainer refer to each other
-        torch.cuda.empty_cache()
 
 
 def _share(

@@ -17,7 +17,11 @@ from recbole_tslrec.data.check_interactions import check_interactions, count_ite
 from recbole_tslrec.data.file_hashes import data_hash, texts_hash
 from recbole_tslrec.data.item_catalogue import check_item_columns
 from recbole_tslrec.experiments.run.cells import Cell
-from recbole_tslrec.recbole_bridge.config_files import is_config_file, read_config_file
+from recbole_tslrec.recbole_bridge.config_files import (
+    as_recbole_reads,
+    is_config_file,
+    read_config_file,
+)
 from recbole_tslrec.recbole_bridge.paradigm import (
     MAIN_VARIANTS,
     chain,
@@ -96,7 +100,7 @@ class Grid:
         for file in self.config_files:
             for name in self._files_of(file.replace("{dataset}", dataset), variant):
                 given |= read_config_file(name)
-        return given | Config.__new__(Config)._convert_config_dict(dict(self.settings))
+        return given | as_recbole_reads(self.settings)
 
     def _files_of(self, file: str, variant: str) -> list[str]:
         """The file of this name that a row takes; none where its paradigm has none."""
@@ -143,7 +147,7 @@ class Grid:
         checks = _EarlyChecks(searched)
         for cell in groups:
             try:
-                config = Config(cell.model, dataset, config_dict=cell.experiment_settings())
+                config = cell.config()
                 checks.check(cell, config)
                 configs.append(config)
             except Exception as error:  # the cell's own, unless all have one

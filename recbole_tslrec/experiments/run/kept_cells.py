@@ -18,6 +18,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from recbole_tslrec.evaluation.kept_ranks import differing_metrics, fault_of_ranks
+from recbole_tslrec.evaluation.metrics import METRICS, PROTOCOLS
 from recbole_tslrec.store.arrays import read_arrays
 from recbole_tslrec.store.json_lines import JsonLines
 
@@ -49,6 +50,12 @@ def _all_in(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 _NUMBERS, _TEXTS = _all_in(_is_number), _all_in(_is_text)
+
+
+def _is_measured(value: Any) -> bool:
+    return _NUMBERS(value) and value.keys() >= {*METRICS.values()}
+
+
 # The entries of a line, each with what it holds, in words and as a test.
 _ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("cell", "trial", "dataset", "backbone", "variant"), ("text", _is_text)),
@@ -62,8 +69,11 @@ _ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "settings": ("an object", lambda value: isinstance(value, dict)),
     "effective": ("an object of texts", _TEXTS),
     "versions": ("an object of texts", _TEXTS),
-    "valid": ("an object of finite numbers", _NUMBERS),
-    "test": ("an object of finite numbers for each protocol", _all_in(_NUMBERS)),
+    "valid": ("an object of finite numbers, each metric among them", _is_measured),
+    "test": (
+        "an object of finite numbers for each protocol, each metric among them",
+        lambda value: _all_in(_is_measured)(value) and value.keys() >= PROTOCOLS.keys(),
+    ),
     "seconds": (
         "an object of finite numbers, or of objects of them",
         _all_in(lambda value: _is_number(value) or _NUMBERS(value)),
@@ -78,6 +88,8 @@ _ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 def check_entries(line: Mapping[str, Any], where: str) -> None:
     """Raise ValueError if an entry of a line is of another type than is written; a missing one passes.
 
+    But for the results of a finished cell, which must be there.
+
     Args:
         line: of ``cells.jsonl`` or ``searches.jsonl``.
         where: file and line, for the message.
@@ -88,6 +100,18 @@ def check_entries(line: Mapping[str, Any], where: str) -> None:
                 f"{where}: {name}: [{str(line[name])[:80]}] is not {kind}. Bring the line back, or take "
                 f"it out: what it stood for is then done again."
             )
+    if "cell" in line and line.get("status") == DONE and not {"valid", "test"} <= line.keys():
+        raise ValueError(f"{where}: a finished cell without its results. Take the line out.")
+
+
+def seconds_of_parts(line: Mapping[str, Any]) -> dict[str, float]:
+    """What a finished cell's stages took when they were made, then its training and its evaluation."""
+    seconds = line.get("seconds", {})
+    return {
+        **seconds.get("stages", {}),
+        "training": seconds.get("training", 0.0),
+        "evaluation": seconds.get("evaluation", 0.0),
+    }
 
 
 def _arrays(path: Path, of: str = "") -> dict[str, np.ndarray]:
@@ -95,20 +119,6 @@ def _arrays(path: Path, of: str = "") -> dict[str, np.ndarray]:
         return read_arrays(path, of)
     except ValueError as error:
         raise ValueError(_damaged(path, str(error))) from error
-
-
-def read_ranks(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of ``ranks/<cell>.npz``, as ``Ranks`` has them; None if there is no file.
-
-    Raises:
-        ValueError: the file is damaged, or its arrays are not what a comparison writes.
-    """
-    if not path.is_file():
-        return None
-    arrays = _arrays(path)
-    if fault := fault_of_ranks(arrays):
-        raise ValueError(_damaged(path, fault))
-    return arrays
 
 
 def _damaged(path: Path, why: str) -> str:
@@ -144,15 +154,23 @@ class ResultsFolder:
         """A cell's ``ranks`` or ``items``, from its own file or the data set's; None if not kept.
 
         Raises:
-            ValueError: the file is damaged.
+            ValueError: the file is damaged, or the ranks are not what a comparison writes.
         """
-        own = self.folder / kind / f"{line['cell']}.npz"
-        if own.is_file():
-            return read_ranks(own) if kind == "ranks" else _arrays(own)
-        packed = self.packed_file(kind, line["dataset"])
-        arrays = _arrays(packed, of=line["cell"]) if packed.is_file() else {}
-        # What all cells share is there for each; it alone is of none.
-        return arrays if OWN_ARRAYS[kind] in arrays else None
+        path, of = self.folder / kind / f"{line['cell']}.npz", ""
+        if not path.is_file():
+            path, of = self.packed_file(kind, line["dataset"]), line["cell"]
+        arrays = _arrays(path, of) if path.is_file() else {}
+        # What all cells of a packed file share is there for each; it alone is of none.
+        if not path.is_file() or (of and OWN_ARRAYS[kind] not in arrays):
+            return None
+        if kind == "ranks" and (fault := fault_of_ranks(arrays)):
+            raise ValueError(_damaged(path, f"cell [{of}]: {fault}" if of else fault))
+        return arrays
+
+    def finished(self, cell: str) -> dict[str, Any] | None:
+        """The line of a finished cell; None if it is not there, or has failed."""
+        line = self.cells.read().get(cell)
+        return line if line is not None and line["status"] == DONE else None
 
     def check_metrics(self, line: Mapping[str, Any]) -> None:
         """Raise ValueError if a finished cell's line is not what its ranks say, or these are damaged."""

@@ -7,12 +7,10 @@ package more; a parquet would need pyarrow, larger than all else that the report
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
-from recbole_tslrec.config.key import KEYS
 from recbole_tslrec.evaluation.kept_ranks import RANK_COLUMNS
 from recbole_tslrec.evaluation.metrics import CUTOFFS
 from recbole_tslrec.experiments.run.kept_cells import (
@@ -21,8 +19,6 @@ from recbole_tslrec.experiments.run.kept_cells import (
     ResultsFolder,
 )
 from recbole_tslrec.store.arrays import save_arrays
-from recbole_tslrec.store.files import write_atomically
-from recbole_tslrec.store.json_lines import JsonLines
 
 _MAP = ("category", "map_before", "map_after")
 _READ = {
@@ -34,10 +30,9 @@ _READ = {
 def pack(folder: Path) -> int:
     """Pack the arrays of a results folder's finished cells, those of cells packed before as well.
 
-    No run may be writing to it. Left out is what no table or picture shows: of ``effective`` RecBole's
-    own keys that nobody gave and that are the same for all cells; ranks past the largest cutoff, which
-    no metric tells apart, become the one after it; of items only TSLRec's stay, and the map of a
-    method's first seed.
+    No run may be writing to it. Left out is what no table or picture shows: ranks past the largest
+    cutoff, which no metric tells apart, become the one after it; of items only TSLRec's stay, and the
+    map of a method's first seed.
 
     Returns:
         Bytes of the packed files and the lines.
@@ -50,7 +45,6 @@ def pack(folder: Path) -> int:
     if not results.cells.path.is_file():
         raise FileNotFoundError(f"results: [{folder}] has no {results.cells.path.name}.")
     written = [results.cells.path]
-    _shorten(results.cells)
     lines = [line for line in results.cells.read().values() if line["status"] == DONE]
     mapped = {}
     for line in sorted(lines, key=lambda line: line["seed"]):
@@ -74,21 +68,6 @@ def pack(folder: Path) -> int:
             for cell in found:
                 (results.folder / kind / f"{cell}.npz").unlink(missing_ok=True)
     return sum(path.stat().st_size for path in written)
-
-
-def _shorten(cells: JsonLines) -> None:
-    lines = list(cells.read().values())
-    values: dict[str, set[str]] = {}
-    for line in lines:
-        for key, value in line.get("effective", {}).items():
-            values.setdefault(key, set()).add(value)
-    given = {key for line in lines for key in line["settings"]}
-    told = {key for key in values if key in KEYS or key in given or len(values[key]) > 1}
-    for line in lines:
-        if "effective" in line:
-            line["effective"] = {k: v for k, v in line["effective"].items() if k in told}
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_atomically(cells.path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _smallest(name: str, array: np.ndarray) -> np.ndarray:

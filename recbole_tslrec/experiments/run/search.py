@@ -7,7 +7,6 @@ the test data are not looked at. Every trial is kept as a line, so a later start
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 import os
@@ -16,11 +15,9 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-import torch
 from recbole.config import Config
 from recbole.trainer import HyperTuning
 from recbole.utils.argument_list import (
@@ -33,7 +30,7 @@ from recbole_tslrec.config.key import KEYS
 from recbole_tslrec.experiments.run.cell_run import (
     circumstances,
     experiment_settings_with_inputs,
-    failure,
+    line_or_failure,
     validation,
 )
 from recbole_tslrec.experiments.run.cells import Cell, description
@@ -72,7 +69,7 @@ class Search:
         A key is the model's if its yaml names it, RecBole's or ours; one of ours also has to change
         something in the variant.
         """
-        config = Config(cell.model, cell.dataset, config_dict=cell.experiment_settings())
+        config = cell.config()
         return {
             key: values
             for key, values in self.space.items()
@@ -155,7 +152,7 @@ def best_values(
     space = search.of(cell)
     if not space:
         return {}
-    config = Config(cell.model, cell.dataset, config_dict=cell.experiment_settings())
+    config = cell.config()
     whole = {key for key in space if type(config[key]) is int}
     trials: list[dict[str, Any]] = []
 
@@ -200,10 +197,8 @@ def with_values(cell: Cell, values: Mapping[str, Any]) -> Cell:
     A value that holds anyway is not written down: the cell is then the one of a comparison without a
     search, and is not run again.
     """
-    config = Config(cell.model, cell.dataset, config_dict=cell.experiment_settings())
-    changed = {
-        key: value for key, value in values.items() if config.final_config_dict.get(key) != value
-    }
+    config = cell.config().final_config_dict
+    changed = {key: value for key, value in values.items() if config.get(key) != value}
     return replace(cell, settings={**cell.settings, **changed})
 
 
@@ -250,9 +245,9 @@ def _of_finished_cell(trial: Cell, results: ResultsFolder) -> dict[str, Any] | N
 
     The cell's line without its test results.
     """
-    line = results.cells.read().get(trial.id, {})
+    line = results.finished(trial.id)
     metric = trial.settings.get("valid_metric", "MRR@10").lower()  # RecBole's default
-    if line.get("status") != DONE or metric not in line["valid"]:
+    if line is None or metric not in line["valid"]:
         return None
     without_test = {key: value for key, value in line.items() if key != "test"}
     # All of a cell's validation metrics are the larger the better.
@@ -262,11 +257,12 @@ def _of_finished_cell(trial: Cell, results: ResultsFolder) -> dict[str, Any] | N
 def _run_trial(trial: Cell, values: dict[str, Any], results: ResultsFolder) -> dict[str, Any]:
     """The line of a trial, trained and validated now."""
     folder = results.checkpoints(f"trial-{trial.id}")
-    try:
+
+    def run() -> dict[str, Any]:
         # With what it takes from other cells, so that its stages are those of the cell it may become.
         given = experiment_settings_with_inputs(trial, results) | {"checkpoint_dir": str(folder)}
         experiment = run_experiment(trial.model, trial.dataset, config_dict=given, test=False)
-        outcome = description(trial) | {
+        return description(trial) | {
             "status": DONE,
             "error": None,
             "valid": validation(experiment),
@@ -276,15 +272,11 @@ def _run_trial(trial: Cell, values: dict[str, Any], results: ResultsFolder) -> d
             "seconds": {"training": round(experiment.seconds, 3)},
             **circumstances(),
         }
-        del experiment
-    except Exception as error:  # whatever it is, the other trials are worth running
-        getLogger(__name__).error(f"A trial of {trial.model} with {values} failed.", exc_info=True)
-        outcome = failure(trial, error)
+
+    try:
+        return line_or_failure(trial, f"trial of {trial.model} with {values}", run)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        gc.collect()
-        torch.cuda.empty_cache()
-    return outcome
 
 
 @contextmanager

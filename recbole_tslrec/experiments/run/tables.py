@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from recbole_tslrec.evaluation.metrics import METRICS, PROTOCOLS, beside_figures
-from recbole_tslrec.experiments.run.kept_cells import DONE
+from recbole_tslrec.experiments.run.kept_cells import DONE, seconds_of_parts
 
 if TYPE_CHECKING:
     from recbole_tslrec.experiments.run.cells import Cell
@@ -71,8 +71,8 @@ class FinishedGrid:
             ]
             beside = beside_figures(lines[0]["effective"], protocol) if lines else ""
             rows.append([name + beside, *values])
-        count = f"{seeds} seed{'s' if seeds > 1 else ''}"
-        return _markdown([f"{dataset}, test, {count}, {PROTOCOLS[protocol]}", *METRICS], rows)
+        title = f"{dataset}, test, {seeds_text(seeds)}, {PROTOCOLS[protocol]}"
+        return _markdown([title, *METRICS], rows)
 
 
 def _times(methods: dict[str, list[dict[str, Any]]]) -> dict[str, list[float]]:
@@ -80,15 +80,21 @@ def _times(methods: dict[str, list[dict[str, Any]]]) -> dict[str, list[float]]:
     rows: dict[str, list[float]] = {}
     for method, lines in methods.items():
         for line in lines:
-            for stage, seconds in line["seconds"]["stages"].items():
-                # The backbone is a Base that was handed on; its stage only takes the embeddings out.
-                if stage == "backbone" and line.get("backbone_from") is not None:
-                    continue
-                frozen = ", frozen_lm" if line["variant"] == "frozen_lm" else ""
+            parts = seconds_of_parts(line)
+            own = parts.pop("training") + parts.pop("evaluation")
+            if line.get("backbone_from") is not None:
+                parts.pop("backbone", None)  # a Base, handed on: the stage took the embeddings out
+            frozen = ", frozen_lm" if line["variant"] == "frozen_lm" else ""
+            for stage, seconds in parts.items():
                 rows.setdefault(f"{line['backbone']}: stage {stage}{frozen}", []).append(seconds)
-            seconds = line["seconds"]["training"] + line["seconds"]["evaluation"]
-            rows.setdefault(f"{method}: training and evaluation", []).append(seconds)
+            rows.setdefault(f"{method}: training and evaluation", []).append(own)
     return rows
+
+
+def seeds_text(least: int, most: int | None = None) -> str:
+    """``1 seed``, ``3 seeds`` or ``1 to 3 seeds``."""
+    most = least if most is None else most
+    return (f"{least} to " if least < most else "") + f"{most} seed{'s' if most > 1 else ''}"
 
 
 def mean_text(values: Sequence[float], digits: int = 4) -> str:

@@ -11,7 +11,7 @@ import pytest
 from recbole_tslrec.commands.console import check_is_file
 from recbole_tslrec.config.refusals import tell_failure
 from recbole_tslrec.evaluation.ranks import rank_test_targets
-from recbole_tslrec.experiments.run.time_left import TimeLeft
+from recbole_tslrec.experiments.run.comparison import TimeLeft
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.recbole_bridge.summary import summary
 from recbole_tslrec.store import duration as module

@@ -70,10 +70,11 @@ def _report(args: argparse.Namespace) -> None:
     try:
         from recbole_tslrec.experiments.report.report import write_report
     except ModuleNotFoundError as error:  # of the extra; RecBole itself needs none of it
-        if error.name not in ("jinja2", "markdown_it"):
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("jinja2", "markdown_it", "matplotlib"):
             raise
         raise ModuleNotFoundError(
-            f"The report needs {error.name}: pip install 'recbole_tslrec[report]'."
+            f"The report needs {missing}: pip install 'recbole_tslrec[report]'."
         ) from error
     write_report(args.results, args.output)
     print(args.output / "report.html")

@@ -9,8 +9,10 @@ from support.letter_models import save_letter_model
 from torch import nn
 
 from recbole_tslrec.experiments import efficiency
-from recbole_tslrec.experiments.efficiency import Measured, measure, measured_rows, sampled_batches
+from recbole_tslrec.experiments.efficiency import measured_rows
 from recbole_tslrec.experiments.run.grid import Grid
+from recbole_tslrec.language_model import measuring
+from recbole_tslrec.language_model.measuring import Measured, measure, sampled_batches
 from recbole_tslrec.language_model.workload import When, Workload
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
@@ -130,7 +132,7 @@ def test_the_whole_is_extrapolated_by_what_the_cost_goes_by(monkeypatch):
         ones = torch.ones(len(places), 3, dtype=torch.int64)
         reader(token_ids=ones, attention_mask=ones)
 
-    monkeypatch.setattr(efficiency, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(measuring, "perf_counter", lambda: now[0])
     sizes = np.array([len(batch) for batch in batches])
     one = measure("row", Workload("", When.ONCE, "users", reader, batches, sizes, run), 2)
     assert (one.examples, one.positions, one.seconds) == (60, 180, pytest.approx(180))

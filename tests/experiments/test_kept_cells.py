@@ -186,7 +186,7 @@ def line(tmp_path) -> dict[str, str]:
 
 @pytest.fixture
 def ranks(line, tmp_path) -> Path:
-    return ResultsFolder(tmp_path).ranks_file(line["cell"])
+    return ResultsFolder(tmp_path).arrays_file("ranks", line["cell"])
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_ranks_of_another_form_are_named(packed, name, change, line, ranks, tmp_
     file, where = ranks, ""
     if packed:
         pack(tmp_path)
-        file, where = results.packed_file("ranks", "tiny"), rf"cell \[{line['cell']}\]: "
+        file, where = results.arrays_file("ranks", "tiny"), rf"cell \[{line['cell']}\]: "
 
     def write(changed):
         own = {"rank": f"{line['cell']}/rank"} if packed else {}  # the only array of one cell alone

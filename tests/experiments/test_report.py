@@ -23,7 +23,8 @@ from recbole_tslrec.evaluation.significance import (
     verdict,
 )
 from recbole_tslrec.evaluation.slices import quantile_groups
-from recbole_tslrec.experiments.report import drawing, figures, report
+from recbole_tslrec.experiments import report as room
+from recbole_tslrec.experiments.report import drawing, figures
 from recbole_tslrec.experiments.report.costs import cost_table
 from recbole_tslrec.experiments.report.report import make_report, write_report
 from recbole_tslrec.experiments.report.results import Results
@@ -265,7 +266,7 @@ def test_a_picture_says_when_not_all_methods_have_all_seeds(tmp_path, monkeypatc
     headings = []
     draw = drawing.panels
     monkeypatch.setattr(drawing, "panels", lambda *given: headings.append(given[2]) or draw(*given))
-    figures.activity_figure(Results(tmp_path), "ranked")
+    figures.activity_figures(Results(tmp_path))
     assert headings[0].endswith("mean over 1 to 2 seeds")
 
 
@@ -368,7 +369,7 @@ def test_the_time_of_a_method_holds_the_training_of_the_base_it_took(tmp_path):
     trained = {"seconds": seconds | {"stages": {"backbone": 20.0}}}  # another one, by itself
     writer.write("tiny", "SASRec", "backbone_embedding", 1, **trained)
     writer.write("tiny", "SASRec", "random", 1, seconds=seconds | {"stages": {}})
-    numbers = cost_table(Results(tmp_path)).numbers
+    numbers = cost_table(Results(tmp_path))[""].numbers
     totals = numbers.groupby("method")["seconds"].sum()
     assert totals.to_dict() == {"Base": 101, "CI": 202, "backbone_embedding": 121, "random": 101}
 
@@ -384,7 +385,7 @@ def test_the_cost_of_each_method_stands_in_a_table(tmp_path):
         seconds = {"training": 61.0, "evaluation": 0.5, "stages": own}
         writer.write("tiny", "SASRec", variant, 1, seconds=seconds)
     results = Results(tmp_path)
-    table = cost_table(results).table.set_index("method")
+    table = cost_table(results)[""].table.set_index("method")
     assert table["stages before"].to_dict() == {
         "Base": "–",
         "LLMTRSR": "backbone 2 s<br>summaries 1 h 2 min",
@@ -420,7 +421,7 @@ def test_the_time_holds_a_base_of_other_settings_too(tmp_path):
         writer.write("tiny", "SASRec", "Base", seed, **changes)
     results = Results(tmp_path)
     assert results.replaced["cell"].tolist() == [base]
-    numbers = cost_table(results).numbers
+    numbers = cost_table(results)[""].numbers
     totals = numbers.groupby("method")["seconds"].sum()
     assert totals.to_dict() == {"Base": 101, "CI": 201}
 
@@ -498,21 +499,17 @@ def test_a_folder_that_is_no_result_is_refused(tmp_path):
         write_report(tmp_path, tmp_path / "out")
 
 
-def test_without_matplotlib_the_error_says_what_to_install(written, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "find_spec", lambda name: None)
+@pytest.mark.parametrize("package", ["markdown_it", "matplotlib"])
+def test_without_a_package_of_the_report_s_the_error_says_what_to_install(
+    package, written, tmp_path, monkeypatch
+):
+    for module in [package, *(name for name in sys.modules if name.startswith(f"{package}."))]:
+        monkeypatch.setitem(sys.modules, module, None)
+    for module in ("report", "tables", "document", "figures", "drawing"):
+        monkeypatch.delitem(sys.modules, f"{room.__name__}.{module}")
+        monkeypatch.delattr(room, module)
     command = ["x", "report", f"--results={written.folder}", f"--output={tmp_path / 'out'}"]
     monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(SystemExit, match=r"report: .*pip install 'recbole_tslrec\[report\]'"):
-        main()
-
-
-def test_without_the_page_s_library_the_error_says_what_to_install(written, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "markdown_it", None)
-    for module in ("report", "tables", "document"):
-        monkeypatch.delitem(sys.modules, f"recbole_tslrec.experiments.report.{module}")
-    command = ["x", "report", f"--results={written.folder}", f"--output={tmp_path / 'out'}"]
-    monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(
-        SystemExit, match=r"needs markdown_it: pip install 'recbole_tslrec\[report\]'"
-    ):
+    said = rf"report: .* needs {package}: pip install 'recbole_tslrec\[report\]'"
+    with pytest.raises(SystemExit, match=said):
         main()

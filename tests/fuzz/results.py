@@ -20,8 +20,9 @@ sys.path.append(str(Path(__file__).parents[1] / "experiments"))
 from synthetic import SyntheticResults
 
 # Drawing takes seconds: most inputs are read into a report without pictures.
-_PICTURES = ("categories", "activity", "popularity", "gate", "maps")
-_NONE_DRAWN = mock.patch.object(report, "_pictures", lambda _: {part: {} for part in _PICTURES})
+_NONE_DRAWN = mock.patch.object(
+    report, "_pictures", lambda _: {part: {} for part in report._PICTURES}
+)
 
 
 class ResultsFolders:

@@ -14,11 +14,11 @@ from recbole_tslrec.store.duration import duration
 _AFTER_STAGES = {"training": "its own training", "evaluation": "test"}
 
 
-def cost_table(results: Results) -> Block | None:
-    """The seconds of every method's parts, the mean over the seeds; None if no cell has kept any."""
+def cost_table(results: Results) -> dict[str, Block]:
+    """The seconds of every method's parts, the mean over the seeds; none if no cell has kept any."""
     numbers = _mean_seconds(results)
     if numbers.empty or numbers["seconds"].sum() == 0:
-        return None
+        return {}
     rows = []
     for (dataset, backbone, method), parts in numbers.groupby(
         ["dataset", "backbone", "method"], sort=False
@@ -35,7 +35,7 @@ def cost_table(results: Results) -> Block | None:
     columns = ["dataset", "backbone", "variant"]
     table[columns] = table[columns].map(escape)
     table = table.rename(columns={"dataset": "data set", "variant": "method"})
-    return Block("costs", numbers, results.own, table)
+    return {"": Block("costs", numbers, results.own, table)}
 
 
 def _mean_seconds(results: Results) -> pd.DataFrame:

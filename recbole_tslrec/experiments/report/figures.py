@@ -1,7 +1,8 @@
 """The paper's Figures 4 and 5 from kept results, and our own (popularity, gate, maps of the items).
 
-A figure is None where the results hold nothing for it. Groups of users and items are quantiles of a
-data set, so the groups of two data sets have different limits, which the axis names.
+Figures come by protocol or data set; there is none where the results hold nothing for it. Groups of
+users and items are quantiles of a data set, so the groups of two data sets have different limits, which
+the axis names.
 """
 
 from __future__ import annotations
@@ -31,28 +32,35 @@ _GATE_BINS = 8
 # ---- the gain over Base by group of users ----------------------------------------------------------
 
 
-def activity_figure(results: Results, protocol: str) -> Block | None:
+def activity_figures(results: Results) -> dict[str, Block]:
     """Figure 5: the gain over Base by how many items a user has in training."""
-    axis = "items in the user's training history"
-    heading = f"Gain by user activity, {PROTOCOLS[protocol]}"
-    name = f"figure_5_activity_{protocol}"
-    return _gain_figure(results, protocol, "training_length", name, heading, axis)
+    axis, heading = "items in the user's training history", "Gain by user activity"
+    return _gain_figures(results, "training_length", "figure_5_activity", heading, axis)
 
 
-def popularity_figure(results: Results, protocol: str) -> Block | None:
+def popularity_figures(results: Results) -> dict[str, Block]:
     """The gain over Base by how often the target item occurs in training."""
-    axis = "training interactions of the target item"
-    heading = f"Gain by popularity of the target item, {PROTOCOLS[protocol]}"
-    name = f"figure_popularity_{protocol}"
-    return _gain_figure(results, protocol, "item_count", name, heading, axis)
+    axis, heading = (
+        "training interactions of the target item",
+        "Gain by popularity of the target item",
+    )
+    return _gain_figures(results, "item_count", "figure_popularity", heading, axis)
 
 
-def _gain_figure(
-    results: Results, protocol: str, column: str, name: str, heading: str, axis: str
-) -> Block | None:
-    numbers = pd.DataFrame(_gains(results, protocol, column))
-    if numbers.empty:
-        return None
+def _gain_figures(
+    results: Results, column: str, name: str, heading: str, axis: str
+) -> dict[str, Block]:
+    found = {}
+    for protocol, words in PROTOCOLS.items():
+        numbers = pd.DataFrame(_gains(results, protocol, column))
+        if not numbers.empty:
+            title = f"{heading}, {words}, mean over {_seeds(results)}"
+            picture = _draw_gains(results, numbers, title, axis)
+            found[protocol] = Block(f"{name}_{protocol}", numbers, results.own, png=picture)
+    return found
+
+
+def _draw_gains(results: Results, numbers: pd.DataFrame, heading: str, axis: str) -> bytes:
     styles = dict(zip(dict.fromkeys(numbers["method"]), drawing.styles(), strict=False))
 
     def draw(axes: Axes, dataset: str, backbone: str) -> None:
@@ -81,9 +89,7 @@ def _gain_figure(
         axes.grid(axis="y", alpha=0.3)
 
     places = list(dict.fromkeys(zip(numbers["dataset"], numbers["backbone"], strict=True)))
-    heading = f"{heading}, mean over {_seeds(results)}"
-    picture = drawing.panels(places, draw, heading, 5.4, 3.5)
-    return Block(name, numbers, results.own, png=picture)
+    return drawing.panels(places, draw, heading, 5.4, 3.5)
 
 
 def _gains(results: Results, protocol: str, column: str) -> Iterator[dict]:
@@ -129,7 +135,7 @@ def strongest_control(results: Results, dataset: str, backbone: str) -> list[str
 # ---- the items -----------------------------------------------------------------------------------
 
 
-def category_figure(results: Results) -> Block | None:
+def category_figure(results: Results) -> dict[str, Block]:
     """Figure 4: how often the language model infers an item's own category, over all items."""
     rows = [
         {
@@ -142,7 +148,7 @@ def category_figure(results: Results) -> Block | None:
         for cell, items in _items(results, "place")
     ]
     if not rows:
-        return None
+        return {}
     how = {"seeds": "sum", "own": "mean", "top three": "mean"}
     by_place = pd.DataFrame(rows).groupby(["dataset", "backbone"], sort=False)
     numbers = by_place.agg(how).reset_index()
@@ -167,14 +173,14 @@ def category_figure(results: Results) -> Block | None:
     axes.invert_yaxis()
     figure.suptitle(f"Inferred category of an item, TSLRec, mean over {_seeds(results)}")
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    return Block("figure_4_categories", numbers, results.own, png=drawing.png(figure))
+    return {"": Block("figure_4_categories", numbers, results.own, png=drawing.png(figure))}
 
 
-def gate_figure(results: Results) -> Block | None:
+def gate_figure(results: Results) -> dict[str, Block]:
     """How much of an item's embedding is the id embedding, by how often the item occurs in training."""
     numbers = _gates(results)
     if numbers is None:
-        return None
+        return {}
 
     styles = dict(zip(dict.fromkeys(numbers["backbone"]), drawing.styles(), strict=False))
 
@@ -194,7 +200,7 @@ def gate_figure(results: Results) -> Block | None:
     places = [(dataset,) for dataset in dict.fromkeys(numbers["dataset"])]
     heading = f"Mean gate by item popularity, TSLRec, mean over {_seeds(results)}"
     picture = drawing.panels(places, draw, heading, 5.4, 3.8)
-    return Block("figure_gate", numbers, results.own, png=picture)
+    return {"": Block("figure_gate", numbers, results.own, png=picture)}
 
 
 def _gates(results: Results) -> pd.DataFrame | None:

@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
 
 from tqdm import tqdm
 
 from recbole_tslrec.evaluation.metrics import PROTOCOLS
-from recbole_tslrec.experiments.report import costs, slice_tables, tables
+from recbole_tslrec.experiments.report import costs, figures, slice_tables, tables
 from recbole_tslrec.experiments.report.document import Block, render, write_document
 from recbole_tslrec.experiments.report.results import MAIN_METRIC, Results, cell_name
 from recbole_tslrec.recbole_bridge.paradigm import controls
 
 _ITEMS_NEEDED = "no TSLRec cell has kept its items"
 _RANKS_NEEDED = "no method with kept ranks beside a Base with kept ranks"
+# By part of the report: how it is drawn, what it is called, and why it may be left out.
+_PICTURES: dict[str, tuple[Callable[[Results], dict[str, Block]], str, str]] = {
+    "categories": (figures.category_figure, "Figure 4, categories", _ITEMS_NEEDED),
+    "activity": (figures.activity_figures, "Figure 5, user activity", _RANKS_NEEDED),
+    "popularity": (figures.popularity_figures, "Gain by popularity", _RANKS_NEEDED),
+    "gate": (figures.gate_figure, "Gate", f"{_ITEMS_NEEDED} with the gate's share"),
+    "maps": (figures.map_figures, "Map of the items", _ITEMS_NEEDED),
+}
 
 
 def write_report(results_folder: Path, output: Path) -> None:
@@ -32,13 +38,8 @@ def write_report(results_folder: Path, output: Path) -> None:
         output: a folder; files of the same names in it are replaced.
 
     Raises:
-        ModuleNotFoundError: matplotlib is not installed; says how to install it.
         FileNotFoundError, ValueError: the results folder is not one, or holds no finished cell.
     """
-    if find_spec("matplotlib") is None:
-        raise ModuleNotFoundError(
-            "The report draws with matplotlib: pip install 'recbole_tslrec[report]'."
-        )
     results = Results(results_folder)
     if results.cells.empty:
         raise ValueError(
@@ -56,7 +57,9 @@ def make_report(results: Results, command: str) -> tuple[str, list[Block]]:
     markdown = render(
         "report.md",
         **blocks,
-        left_out=_left_out(blocks),
+        left_out=[
+            f"{name}: {why}." for part, (_, name, why) in _PICTURES.items() if not blocks[part]
+        ],
         explained=slice_tables.explained_by_penalty(results),
         found={name: tables.findings(gains.numbers) for name, gains in blocks["gains"].items()},
         seeds_and_gaps=tables.seeds_and_gaps(results),
@@ -95,36 +98,11 @@ def _tables(results: Results) -> dict[str, dict[str, Block]]:
             parts["significance"][protocol] = tables.significance_table(results, tested, protocol)
         parts[f"reuse_{protocol}"] = tables.reuse_tables(results, protocol)
     parts["slices"] = slice_tables.slice_tables(results)
-    cost = costs.cost_table(results)
-    parts["costs"] = {} if cost is None else {"": cost}
+    parts["costs"] = costs.cost_table(results)
     return parts | {"cells": {"": tables.seeds_table(results)}}
 
 
 def _pictures(results: Results) -> dict[str, dict[str, Block]]:
-    from recbole_tslrec.experiments.report import figures  # with matplotlib
-
-    makers: dict[str, Callable[[], dict[str, Any]]] = {
-        "categories": lambda: {"": figures.category_figure(results)},
-        "activity": lambda: {name: figures.activity_figure(results, name) for name in PROTOCOLS},
-        "popularity": lambda: {
-            name: figures.popularity_figure(results, name) for name in PROTOCOLS
-        },
-        "gate": lambda: {"": figures.gate_figure(results)},
-        "maps": lambda: figures.map_figures(results),
-    }
-    parts = {}
-    for part, make in tqdm(makers.items(), desc="Report: pictures", delay=1):
-        parts[part] = {name: one for name, one in make().items() if one is not None}
-    return parts
-
-
-def _left_out(blocks: dict[str, dict[str, Block]]) -> list[str]:
-    """The pictures that the results hold nothing for, and why."""
-    wanted = [
-        ("categories", "Figure 4, categories", _ITEMS_NEEDED),
-        ("activity", "Figure 5, user activity", _RANKS_NEEDED),
-        ("popularity", "Gain by popularity", _RANKS_NEEDED),
-        ("gate", "Gate", f"{_ITEMS_NEEDED} with the gate's share"),
-        ("maps", "Map of the items", _ITEMS_NEEDED),
-    ]
-    return [f"{name}: {why}." for part, name, why in wanted if not blocks[part]]
+    """Every picture by its part of the report, and there by protocol or data set."""
+    parts = tqdm(_PICTURES.items(), desc="Report: pictures", delay=1)
+    return {part: draw(results) for part, (draw, _, _) in parts}

@@ -24,7 +24,7 @@ from recbole_tslrec.config.devices import machine
 from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.config.key import KEYS, Effect
 from recbole_tslrec.config.refusals import tell_failure
-from recbole_tslrec.evaluation.metrics import CUTOFFS
+from recbole_tslrec.evaluation.metrics import METRICS
 from recbole_tslrec.evaluation.ranks import rank_test_targets
 from recbole_tslrec.experiments.run.cells import Cell, description
 from recbole_tslrec.experiments.run.kept_cells import DONE, FAILED, ResultsFolder
@@ -65,26 +65,21 @@ def run_cell(cell: Cell, results: ResultsFolder, keep_checkpoint: bool = False) 
         model, experiment.train_data, experiment.valid_data, experiment.test_data
     )
     evaluation = monotonic() - start
-    ranks.save(results.ranks_file(cell.id))
+    ranks.save(results.arrays_file("ranks", cell.id))
     if variants()[cell.variant].record_items and cell.embeddings_from is None:
         _keep_item_record(cell, experiment, results)
     if cell.variant != "Base" and not keep_checkpoint:
         shutil.rmtree(folder)
-    return description(cell) | {
-        "status": DONE,
-        "error": None,
-        "valid": validation(experiment),
+    return outcome(cell, experiment) | {
         "test": ranks.metrics(),
         "effective": effective_settings(cell, experiment.trainer.config),
         "backbone_from": _base_taken(cell, given),
-        "epochs": len(experiment.trainer.train_loss_dict),
         "seconds": {
             "training": round(experiment.seconds, 3),
             "evaluation": round(evaluation, 3),
             "stages": _seconds_of_stages(experiment),
         },
         "reused_stages": [stage.name for stage in experiment.stages if stage.reused],
-        **circumstances(),
     }
 
 
@@ -98,7 +93,7 @@ def _keep_item_record(cell: Cell, experiment: Experiment, results: ResultsFolder
             f"{cell.dataset}, {cell.method}: nothing is kept of its items. {error}"
         )
         return
-    save_arrays(results.items_file(cell.id), record)
+    save_arrays(results.arrays_file("items", cell.id), record)
 
 
 def experiment_settings_with_inputs(cell: Cell, results: ResultsFolder) -> dict[str, Any]:
@@ -186,14 +181,16 @@ def failure(cell: Cell, error: Exception) -> dict[str, Any]:
     return (
         description(cell)
         | {"status": FAILED, "error": f"{type(error).__name__}: {error}"}
-        | circumstances()
+        | _circumstances()
     )
 
 
-def validation(experiment: Experiment) -> dict[str, float]:
-    """The best epoch's validation metrics, those of the table."""
-    names = [f"{metric}@{k}" for metric in ("hit", "ndcg") for k in CUTOFFS]
-    return {name: float(experiment.best_valid_result[name]) for name in names}
+def outcome(cell: Cell, experiment: Experiment) -> dict[str, Any]:
+    """What the line of a finished run says, be it a cell or a trial."""
+    valid = {name: float(experiment.best_valid_result[name]) for name in METRICS.values()}
+    epochs = len(experiment.trainer.train_loss_dict)
+    found = {"status": DONE, "error": None, "valid": valid, "epochs": epochs}
+    return description(cell) | found | _circumstances()
 
 
 def effective_settings(cell: Cell, config) -> dict[str, str]:
@@ -217,7 +214,7 @@ def effective_settings(cell: Cell, config) -> dict[str, str]:
     return {key: value for key, value in sorted(values.items()) if key not in ("seed", "dataset")}
 
 
-def circumstances() -> dict[str, Any]:
+def _circumstances() -> dict[str, Any]:
     """With what, where, when and by what command a line was made."""
     packages = ("recbole", "torch", "transformers")
     return {

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from recbole_tslrec.config.refusals import tell_failure
 from recbole_tslrec.experiments.run.cell_run import failure, line_or_failure, run_cell
 from recbole_tslrec.experiments.run.cells import Cell
 from recbole_tslrec.experiments.run.grid import Grid
-from recbole_tslrec.experiments.run.kept_cells import DONE, ResultsFolder
+from recbole_tslrec.experiments.run.kept_cells import DONE, ResultsFolder, seconds_of_parts
 from recbole_tslrec.experiments.run.search import Search, best_values, with_values
 from recbole_tslrec.experiments.run.tables import FinishedGrid
-from recbole_tslrec.experiments.run.time_left import TimeLeft
 from recbole_tslrec.recbole_bridge.paradigm import variants
+from recbole_tslrec.store.duration import duration
 
 _POLL_SECONDS = 1.0
 
@@ -86,27 +88,24 @@ def _searched(
     earlier = results.trials.read()
     chosen: dict[str, Cell] = {}
 
-    def task(cell: Cell) -> Callable[[], None]:
-        def run() -> None:
-            print(f"compare: search for {_group(cell)}", flush=True)
-            chosen[cell.id] = cell
-            try:
-                values = best_values(cell, search, results, earlier)
-                chosen[cell.id] = with_values(cell, values)
-                print(f"compare: search for {_group(cell)} chose {values}", flush=True)
-            except Exception as error:  # its cells fail of it, the others are worth running
-                tell_failure(f"compare: search for {_group(cell)}", error)
-                failed[_group(cell)] = error
-
-        return run
+    def choose(cell: Cell) -> None:
+        print(f"compare: search for {_group(cell)}", flush=True)
+        chosen[cell.id] = cell
+        try:
+            values = best_values(cell, search, results, earlier)
+            chosen[cell.id] = with_values(cell, values)
+            print(f"compare: search for {_group(cell)} chose {values}", flush=True)
+        except Exception as error:  # its cells fail of it, the others are worth running
+            tell_failure(f"compare: search for {_group(cell)}", error)
+            failed[_group(cell)] = error
 
     bases = [cell for cell in groups if cell.variant == "Base"]
     others = [cell for cell in groups if cell.variant != "Base"]
-    _share({f"search-{cell.id}": task(cell) for cell in bases}, {}, results)
+    _share({f"search-{cell.id}": partial(choose, cell) for cell in bases}, {}, results)
     found = [chosen[cell.id] for cell in bases if _group(cell) not in failed]
     if found:
         tried |= _run(found, results, keep)
-    _share({f"search-{cell.id}": task(cell) for cell in others}, {}, results)
+    _share({f"search-{cell.id}": partial(choose, cell) for cell in others}, {}, results)
     return [chosen[cell.id] for cell in groups]
 
 
@@ -153,30 +152,58 @@ def _run(
         flush=True,
     )
 
-    def task(cell: Cell) -> Callable[[], None]:
-        def run() -> None:
-            line = results.cells.read().get(cell.id)
-            # Another process may have done it meanwhile, or have failed to.
-            if line == before.get(cell.id):
-                what = f"{cell.dataset}, {cell.method}, seed {cell.seed}"
-                place = f"{list(cells).index(cell) + 1} of {len(cells)}"
-                told = time_left.told(waiting.values())
-                print(f"compare: {place}: {what}{told}", flush=True)
-                start = time.monotonic()
-                line = line_or_failure(cell, what, lambda: run_cell(cell, results, keep))
-                results.cells.append(line)
-                if line["status"] == DONE:
-                    time_left.note(cell, time.monotonic() - start)
-                else:
-                    shutil.rmtree(results.checkpoints(cell.id), ignore_errors=True)
-            lines[cell.id] = line
-            del waiting[cell.id]
-
-        return run
+    def run(cell: Cell) -> None:
+        line = results.cells.read().get(cell.id)
+        # Another process may have done it meanwhile, or have failed to.
+        if line == before.get(cell.id):
+            what = f"{cell.dataset}, {cell.method}, seed {cell.seed}"
+            place = f"{list(cells).index(cell) + 1} of {len(cells)}"
+            print(f"compare: {place}: {what}{time_left.told(waiting.values())}", flush=True)
+            start = time.monotonic()
+            line = line_or_failure(cell, what, lambda: run_cell(cell, results, keep))
+            results.cells.append(line)
+            if line["status"] == DONE:
+                time_left.note(cell, time.monotonic() - start)
+            else:
+                shutil.rmtree(results.checkpoints(cell.id), ignore_errors=True)
+        lines[cell.id] = line
+        del waiting[cell.id]
 
     needs = {cell.id: _needs(cell) for cell in missing}
-    _share({cell.id: task(cell) for cell in missing}, needs, results)
+    _share({cell.id: partial(run, cell) for cell in missing}, needs, results)
     return lines
+
+
+class TimeLeft:
+    """How long cells will take: each the mean of its row of the table, else of this start's cells.
+
+    Args:
+        lines: those of the finished cells of the results folder.
+    """
+
+    def __init__(self, lines: Iterable[Mapping[str, Any]] = ()):
+        self._of_rows: dict[tuple[str, str, str], list[float]] = {}
+        self._now: list[float] = []  # of this start
+        for line in lines:
+            reused = line.get("reused_stages", ())
+            parts = seconds_of_parts(line).items()
+            made = [seconds for part, seconds in parts if part not in reused]
+            row = (line["dataset"], line["backbone"], line["variant"])
+            self._of_rows.setdefault(row, []).append(sum(made))
+
+    def note(self, cell: Cell, seconds: float) -> None:
+        """A cell is finished that took so long from beginning to end."""
+        row = (cell.dataset, cell.backbone, cell.variant)
+        self._of_rows.setdefault(row, []).append(seconds)
+        self._now.append(seconds)
+
+    def told(self, cells: Iterable[Cell]) -> str:
+        """``; 92 s a cell so far, about 14 min left``, as far as it is known."""
+        rows = [(cell.dataset, cell.backbone, cell.variant) for cell in cells]
+        times = [self._of_rows.get(row, self._now) for row in rows]
+        parts = [f"{duration(mean(self._now))} a cell so far"] if self._now else []
+        parts += [f"about {duration(sum(map(mean, times)))} left"] if all(times) else []
+        return "".join(f"{sign} {part}" for sign, part in zip(";,", parts, strict=False))
 
 
 def _needs(cell: Cell) -> list[str]:

@@ -144,11 +144,9 @@ class ResultsFolder:
         self.cells = JsonLines(self.folder / "cells.jsonl", "cell", check_entries)
         self.trials = JsonLines(self.folder / "searches.jsonl", "trial", check_entries)
 
-    def ranks_file(self, cell: str) -> Path:
-        return self.folder / "ranks" / f"{cell}.npz"
-
-    def packed_file(self, kind: str, dataset: str) -> Path:
-        return self.folder / kind / f"{dataset.replace('/', '_')}.npz"
+    def arrays_file(self, kind: str, name: str) -> Path:
+        """The ``ranks`` or ``items`` of a cell, or of a data set, whose cells are packed into one."""
+        return self.folder / kind / f"{name.replace('/', '_')}.npz"
 
     def arrays(self, kind: str, line: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
         """A cell's ``ranks`` or ``items``, from its own file or the data set's; None if not kept.
@@ -156,9 +154,9 @@ class ResultsFolder:
         Raises:
             ValueError: the file is damaged, or the ranks are not what a comparison writes.
         """
-        path, of = self.folder / kind / f"{line['cell']}.npz", ""
+        path, of = self.arrays_file(kind, line["cell"]), ""
         if not path.is_file():
-            path, of = self.packed_file(kind, line["dataset"]), line["cell"]
+            path, of = self.arrays_file(kind, line["dataset"]), line["cell"]
         arrays = _arrays(path, of) if path.is_file() else {}
         # What all cells of a packed file share is there for each; it alone is of none.
         if not path.is_file() or (of and OWN_ARRAYS[kind] not in arrays):
@@ -182,9 +180,6 @@ class ResultsFolder:
                 f"{line['variant']}, seed {line['seed']}): {differing[0]}. Bring the line back, or take "
                 f"it out: the cell is then run again."
             )
-
-    def items_file(self, cell: str) -> Path:
-        return self.folder / "items" / f"{cell}.npz"
 
     def checkpoints(self, cell: str) -> Path:
         """The folder of a cell's trained model, its own: RecBole names files by the second."""

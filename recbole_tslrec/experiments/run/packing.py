@@ -63,10 +63,10 @@ def pack(folder: Path) -> int:
                 if arrays is not None and (kind == "ranks" or "place" in arrays)
             }
             if chosen:
-                written.append(results.packed_file(kind, dataset))
+                written.append(results.arrays_file(kind, dataset))
                 save_arrays(written[-1], _joined(chosen))
             for cell in found:
-                (results.folder / kind / f"{cell}.npz").unlink(missing_ok=True)
+                results.arrays_file(kind, cell).unlink(missing_ok=True)
     return sum(path.stat().st_size for path in written)
 
 

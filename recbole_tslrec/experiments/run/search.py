@@ -28,12 +28,11 @@ from recbole.utils.argument_list import (
 
 from recbole_tslrec.config.key import KEYS
 from recbole_tslrec.experiments.run.cell_run import (
-    circumstances,
     experiment_settings_with_inputs,
     line_or_failure,
-    validation,
+    outcome,
 )
-from recbole_tslrec.experiments.run.cells import Cell, description
+from recbole_tslrec.experiments.run.cells import Cell
 from recbole_tslrec.experiments.run.kept_cells import DONE, FAILED, ResultsFolder
 from recbole_tslrec.recbole_bridge.paradigm import set_by_all, variants
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
@@ -233,11 +232,11 @@ def _trial(
         kept = results.trials.read().get(trial.id)
         if kept is not None and (kept["status"] == DONE or kept != earlier.get(trial.id)):
             return kept | {"values": values}
-        outcome = _of_finished_cell(trial, results) or _run_trial(trial, values, results)
-        outcome["trial"] = outcome.pop("cell")
-        outcome["values"] = values
-        results.trials.append(outcome)
-    return outcome
+        line = _of_finished_cell(trial, results) or _run_trial(trial, values, results)
+        line["trial"] = line.pop("cell")
+        line["values"] = values
+        results.trials.append(line)
+    return line
 
 
 def _of_finished_cell(trial: Cell, results: ResultsFolder) -> dict[str, Any] | None:
@@ -262,15 +261,10 @@ def _run_trial(trial: Cell, values: dict[str, Any], results: ResultsFolder) -> d
         # With what it takes from other cells, so that its stages are those of the cell it may become.
         given = experiment_settings_with_inputs(trial, results) | {"checkpoint_dir": str(folder)}
         experiment = run_experiment(trial.model, trial.dataset, config_dict=given, test=False)
-        return description(trial) | {
-            "status": DONE,
-            "error": None,
-            "valid": validation(experiment),
+        return outcome(trial, experiment) | {
             "score": experiment.best_valid_score,
             "bigger": bool(experiment.trainer.config["valid_metric_bigger"]),
-            "epochs": len(experiment.trainer.train_loss_dict),
             "seconds": {"training": round(experiment.seconds, 3)},
-            **circumstances(),
         }
 
     try:

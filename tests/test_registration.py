@@ -145,7 +145,8 @@ def test_spawned_processes_know_our_models(tmp_path):
 
             def child(rank, names):
                 for name in names:
-                    print(recbole.utils.get_model(name).__name__, flush=True)
+                    line = recbole.utils.get_model(name).__name__ + "\\n"
+                    print(line, end="", flush=True)  # in one piece: two processes write
 
             if __name__ == "__main__":
                 mp.spawn(child, args=(["TSLRec_SASRec", "FMLPRec"],), nprocs=2)

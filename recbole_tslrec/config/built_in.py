@@ -24,6 +24,7 @@ class Row:
         control: whether it stands in the place of a method, to show what that method adds.
         stages: the names of all that it goes through, in order.
         of: the row in whose place a control stands; empty for one that stands beside all.
+        sets: the keys that make the row what it is.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Row:
     control: bool
     stages: tuple[str, ...]
     of: str
+    sets: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ class BuiltIn:
 def built_in() -> BuiltIn:
     """What the file says."""
     found = json.loads(FILE.read_text(encoding="utf-8"))
-    rows = (Row(**row | {"stages": tuple(row["stages"])}) for row in found["rows"])
+    rows = (
+        Row(**row | {key: tuple(row[key]) for key in ("stages", "sets")}) for row in found["rows"]
+    )
     return BuiltIn(tuple(rows), tuple(found["stages"]), tuple(found["keys"]))
 
 

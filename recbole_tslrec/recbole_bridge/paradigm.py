@@ -240,6 +240,7 @@ def table_rows() -> dict[str, Row]:
             one.control,
             tuple(stage.name for stage in chain(one.stages)),
             (one.of or methods.get(one.model, "")) if one.control else "",
+            tuple(sorted(one.settings or ())),
         )
         for name, one in known.items()
     }

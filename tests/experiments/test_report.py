@@ -411,6 +411,17 @@ def test_how_a_backbone_is_trained_does_not_count_where_there_is_none(tmp_path):
     assert "differ in train_batching: sequence (Base); prefix (LlamaRec)" in note
 
 
+def test_what_makes_a_control_is_no_difference_of_settings(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    for variant, control in (("LlamaRec", "none"), ("llamarec_shuffled", "shuffled")):
+        writer.write("tiny", "SASRec", variant, 1, effective={"rerank_control": control})
+    assert not Results(tmp_path).mismatches
+    writer.write("tiny", "SASRec", "POD", 1, effective={"llm": "scratch", "rerank_control": "none"})
+    writer.write("tiny", "SASRec", "TSLRec", 1, effective={"llm": "embedded"})
+    (note,) = Results(tmp_path).mismatches
+    assert "differ in llm" in note
+
+
 def test_the_time_holds_a_base_of_other_settings_too(tmp_path):
     writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
     seconds = {"training": 100.0, "evaluation": 1.0, "stages": {}}

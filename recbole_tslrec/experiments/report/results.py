@@ -211,6 +211,8 @@ class Results:
             if "train_batching" in values:  # which nothing but a backbone's training reads
                 without = [_has_no_backbone(variant) for variant in cells["variant"]]
                 values.loc[without, "train_batching"] = None
+            for name, variant in zip(names, cells["variant"], strict=True):
+                values.loc[name, values.columns.intersection(_told_by_the_row(variant))] = None
             for key, column in values.drop(columns="enhancement", errors="ignore").items():
                 given = column.dropna()
                 if given.nunique() > 1:
@@ -223,6 +225,15 @@ class Results:
     def _note(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)
+
+
+def _told_by_the_row(variant: str) -> list[str]:
+    """The keys by whose values a control and the method in whose place it stands are what they are."""
+    rows = table_rows()
+    if (row := rows.get(variant)) is None:
+        return []
+    controls = [other for other in rows.values() if other.of == variant]
+    return [key for key in row.sets if row.control or any(key in other.sets for other in controls)]
 
 
 def _has_no_backbone(variant: str) -> bool:

@@ -75,7 +75,7 @@ class PromptedModel:
         Raises:
             ValueError: prompts do not fit the context, or the texts are nothing to the tokenizer.
         """
-        from recbole_tslrec.language_model.letters import item_texts
+        from recbole_tslrec.language_model.verbalizer import item_texts
         from recbole_tslrec.paradigms.delrec.prompts import check_prompts, make_prompts
 
         texts = titles = None

@@ -11,7 +11,6 @@ from functools import partial
 import numpy as np
 
 from recbole_tslrec.language_model.kinds import ENCODER_DECODER
-from recbole_tslrec.language_model.letters import LAST_WORDS, candidate_labels
 from recbole_tslrec.language_model.prompts.segments import (
     Items,
     Soft,
@@ -26,6 +25,7 @@ from recbole_tslrec.language_model.prompts.template import (
 )
 from recbole_tslrec.language_model.reader import check_prompt
 from recbole_tslrec.language_model.source import LanguageModelSource
+from recbole_tslrec.language_model.verbalizer import LAST_WORDS, candidate_labels
 from recbole_tslrec.paradigms.delrec.examples import (
     ANSWERED,
     BEGINNING,

@@ -182,7 +182,7 @@ def _verbalizer(
     config, source: LanguageModelSource, model: nn.Module, titles: TokenTable | None
 ) -> Verbalizer:
     from recbole_tslrec.language_model.kinds import ENCODER_DECODER
-    from recbole_tslrec.language_model.letters import LAST_WORDS, head_of_answers, letters_behind
+    from recbole_tslrec.language_model.verbalizer import LAST_WORDS, head_of_answers, letters_behind
     from recbole_tslrec.paradigms.delrec.verbalizers import Letters, Titles
 
     writes = source.kind == ENCODER_DECODER

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_tslrec.language_model.batches import own_lengths
-from recbole_tslrec.language_model.letters import FrozenHead
 from recbole_tslrec.language_model.prompts.segments import Items, TokenTable
 from recbole_tslrec.language_model.prompts.template import Template
 from recbole_tslrec.language_model.readout import States, first_answer_states, head_of, pooled
+from recbole_tslrec.language_model.verbalizer import FrozenHead
 from recbole_tslrec.paradigms.delrec.examples import CANDIDATES
 
 _TITLES = "titles"

@@ -111,7 +111,7 @@ class LlamaRec(Reranker):
         """The items' texts by internal id; None for slots."""
         if self.settings["llamarec_items"] == "slots":
             return None
-        from recbole_tslrec.language_model.letters import item_texts
+        from recbole_tslrec.language_model.verbalizer import item_texts
 
         tokens = dataset.field2id_token[dataset.iid_field][1:].tolist()
         catalogue = catalogue_of(config, tokens)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recbole_tslrec.language_model.letters import LAST_WORDS, candidate_labels, letters_behind
 from recbole_tslrec.language_model.prompts.segments import (
     Items,
     TokenTable,
@@ -21,6 +20,7 @@ from recbole_tslrec.language_model.prompts.template import (
 )
 from recbole_tslrec.language_model.reader import check_prompt
 from recbole_tslrec.language_model.source import LanguageModelSource
+from recbole_tslrec.language_model.verbalizer import LAST_WORDS, candidate_labels, letters_behind
 from recbole_tslrec.recbole_bridge.candidate_examples import CANDIDATES, HISTORY
 
 

@@ -94,7 +94,7 @@ def make_ranker(
         ValueError: the language model has no head for letters, or takes no adapters there.
     """
     from recbole_tslrec.language_model.encoder import ItemEncoder
-    from recbole_tslrec.language_model.letters import head_of_answers
+    from recbole_tslrec.language_model.verbalizer import head_of_answers
 
     over_vocabulary = config["llamarec_loss"] == "vocabulary"
     model = load_for_prompts(config, source, with_adapters=True, head=over_vocabulary)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _FILE = "summaries.jsonl"
 # Users in a file of partial results: what a kill can cost at the most, and what processes share out.
 USERS_A_SHARD = 64
-_USERS_A_GROUP = 16  # for a measurement
+_USERS_A_GROUP = 4  # for a measurement: writing takes seconds a user
 _BYTES_A_TOKEN = 5
 
 

@@ -79,3 +79,17 @@ def test_the_models_own_settings_of_generation_do_not_count(headed_model_folder)
     after = generate(encoder, template, VALUES, 5, [63])
     assert [row.tolist() for row in after] == [row.tolist() for row in before]
     assert encoder.language_model.get_base_model().generation_config is own
+
+
+def test_logits_are_exact_where_products_are_fast(headed_model_folder, monkeypatch):
+    monkeypatch.setattr(
+        "recbole_tslrec.language_model.generation.bf16_is_fast", lambda device: True
+    )
+    encoder, template = encoder_of(headed_model_folder("llama"))
+    model, seen = encoder.language_model, []
+    model.lm_head.register_forward_hook(lambda head, given, logits: seen.append(logits.dtype))
+    layer = model.model.layers[0].mlp.up_proj
+    layer.register_forward_hook(lambda layer, given, product: seen.append(product.dtype))
+    generate(encoder, template, VALUES, 2, [63])
+    assert seen == [torch.bfloat16, torch.float32] * 2
+    assert "forward" not in vars(model.lm_head)

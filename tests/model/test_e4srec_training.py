@@ -12,7 +12,7 @@ from support.letter_models import save_letter_model
 from support.texts import write_texts
 from test_processes import SCRIPT, torchrun
 
-from recbole_tslrec.language_model import training
+from recbole_tslrec.language_model import generation, training
 from recbole_tslrec.recbole_bridge.language_model_trainer import LanguageModelTrainer
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.stages.inventory import stored_stages
@@ -131,10 +131,11 @@ _TOGETHER = """
 import json, sys
 sys.path.insert(0, sys.argv.pop(1))
 model, settings = sys.argv.pop(1), json.loads(sys.argv.pop(1))
-from recbole_tslrec.language_model import training
+from recbole_tslrec.language_model import generation, training
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.paradigms.llmtrsr import stages
-training.bf16_is_fast, stages.USERS_A_SHARD = lambda device: False, 8
+training.bf16_is_fast = generation.bf16_is_fast = lambda device: False
+stages.USERS_A_SHARD = 8
 found = run_experiment(model, "small", config_dict=settings)
 json.dump({"checkpoint": found.checkpoint, "valid": found.best_valid_result}, open("found.json", "w"))
 """
@@ -172,7 +173,8 @@ def test_two_processes_train_what_one_trains(model, small_data, settings_of, tmp
     given = json.dumps(settings | {"tslrec_dir": "together"})
     torchrun(tmp_path, "together.py", str(SCRIPT.parent), model, given)
     together = json.loads((tmp_path / "found.json").read_text())
-    monkeypatch.setattr(training, "bf16_is_fast", lambda device: False)
+    for module in (generation, training):
+        monkeypatch.setattr(module, "bf16_is_fast", lambda device: False)
     alone = run_experiment(model, small_data, config_dict=settings)
     state = weights_of(together["checkpoint"])
     for name, weight in weights_of(alone.checkpoint).items():

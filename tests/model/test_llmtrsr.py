@@ -146,7 +146,10 @@ class Reference:
 
 
 @pytest.mark.parametrize("way", ["hierarchical", "recurrent"])
-def test_summaries_are_those_of_one_prompt_after_the_other(way, titled, settings):
+def test_summaries_are_those_of_one_prompt_after_the_other(way, titled, settings, monkeypatch):
+    monkeypatch.setattr(
+        "recbole_tslrec.language_model.generation.bf16_is_fast", lambda device: False
+    )
     stage = stage_of(titled, settings | {"trsr_summary": way})
     lines = {(line["user"], line["target"]): line for line in stage.lines()}
     assert len(lines) == 3 * 40

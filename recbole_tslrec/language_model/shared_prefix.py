@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from recbole_tslrec.language_model.packed_prefixes import packs, read_packed, takes_positions
+
 # How far the states may be off, as a share of what the prefix changes in them: rounding in 8 bits or
 # bf16 stays far below it, and a model that looks ahead or forgets its cache is off by about 1.
 _TOLERANCE = 0.3
@@ -65,7 +67,9 @@ def continue_prefixes(
     embeddings: Tensor,
     attention_mask: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The hidden states of prompts several of which go on from each prefix (LLM-TRSR).
+    """The hidden states of prompts several of which go on from each prefix (DELRec, LLM-TRSR).
+
+    Packed in one row where the model's attention allows it, from a cache of the prefixes elsewhere.
 
     Args:
         model: as for ``continue_prefix``; one that numbers positions must take ``position_ids``.
@@ -79,6 +83,19 @@ def continue_prefixes(
     Returns:
         The states of the prefixes, [U, P, H], and of what follows, [N, T, H].
     """
+    read = read_packed if packs(model) else continue_from_a_cache
+    return read(model, prefixes, prefix_mask, prefix_of, embeddings, attention_mask)
+
+
+def continue_from_a_cache(
+    model: nn.Module,
+    prefixes: Tensor,
+    prefix_mask: Tensor,
+    prefix_of: Tensor,
+    embeddings: Tensor,
+    attention_mask: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """As ``continue_prefixes``, for every causal model that keeps a cache of keys and values."""
     cache = DynamicCache()
     output = model(
         inputs_embeds=prefixes,
@@ -101,9 +118,7 @@ def continue_prefixes(
 
 def _positions(model: nn.Module, position_ids: Tensor) -> dict[str, Tensor]:
     """The positions for a model that would else count padding; some count by the mask alone."""
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model  # under adapters
-    takes = "position_ids" in inspect.signature(plain.forward).parameters
-    return {"position_ids": position_ids} if takes else {}
+    return {"position_ids": position_ids} if takes_positions(model) else {}
 
 
 class _PrefixLayer(DynamicLayer):

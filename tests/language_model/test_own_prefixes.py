@@ -10,10 +10,15 @@ from conftest import CONFIGS, small_tokenizer
 
 from recbole_tslrec.language_model.encoder import ItemEncoder
 from recbole_tslrec.language_model.load import add_adapters, load_language_model
+from recbole_tslrec.language_model.packed_prefixes import packs, read_packed
 from recbole_tslrec.language_model.prompts.segments import Items, Soft, TokenTable, Words
 from recbole_tslrec.language_model.prompts.template import make_template
 from recbole_tslrec.language_model.readout import pooled
-from recbole_tslrec.language_model.shared_prefix import can_continue_prefixes, can_share_prefix
+from recbole_tslrec.language_model.shared_prefix import (
+    can_continue_prefixes,
+    can_share_prefix,
+    continue_from_a_cache,
+)
 from recbole_tslrec.language_model.source import open_source
 
 CPU = torch.device("cpu")
@@ -69,6 +74,35 @@ def test_candidates_go_on_from_their_users_prefix(
     tolerance = 5e-3 if quantization == "nf4" else 1e-5
     assert (continued - whole).norm() < tolerance * whole.norm()
     assert (its_gradient - gradient).norm() < tolerance * gradient.norm()
+
+
+def test_prompts_are_packed_where_a_mask_says_it_all(language_model_folder):
+    """Mistral has a sliding window; it goes on from a cache."""
+    found = {}
+    for kind in CAUSAL:
+        source = open_source(language_model_folder(kind))
+        found[kind] = packs(load_language_model(source, "none", CPU))
+    assert found == {kind: kind != "mistral" for kind in CAUSAL}
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_packed_prompts_are_read_as_from_a_cache(kind, attention, language_model_folder):
+    """And padding, on either side, is as good as not there."""
+    source = open_source(language_model_folder(kind))
+    model = load_language_model(source, "none", CPU, attention)
+    draw = torch.Generator().manual_seed(2)
+    prefixes = torch.randn(3, 4, 32, generator=draw)
+    rest = torch.randn(6, 3, 32, generator=draw)
+    prefix_mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1], [0, 1, 1, 1]])
+    mask = torch.tensor([[1, 0, 0], [1, 1, 1], [1, 1, 0], [1, 1, 1], [1, 0, 0], [1, 1, 0]])
+    prefix_of = torch.tensor([2, 0, 1, 2, 2, 0])  # in any order
+    expected, followed = continue_from_a_cache(model, prefixes, prefix_mask, prefix_of, rest, mask)
+    states, found = read_packed(model, prefixes, prefix_mask, prefix_of, rest, mask)
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(states[prefix_mask == 1], expected[prefix_mask == 1], **close)
+    torch.testing.assert_close(found[mask == 1], followed[mask == 1], **close)
+    assert not found[mask == 0].any()
 
 
 def test_a_sliding_window_counts_no_padding(tmp_path):

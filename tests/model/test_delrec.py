@@ -340,6 +340,15 @@ def test_an_interrupted_first_stage_goes_on_to_the_same_vectors(titled, settings
     assert torch.equal(found["soft_vectors"], expected["soft_vectors"])
 
 
+def test_vectors_are_the_same_where_activations_are_computed_again(titled, settings):
+    settings |= {"delrec_verbalizer": "title"}
+    found = []
+    for changes in ({}, {"llm_gradient_checkpointing": True, "tslrec_dir": "again"}):
+        stage = pipeline_of(settings | changes, titled, MODEL).stage(SoftPromptsStage)
+        found.append(delrec_stages.load_file(stage.stored.folder / delrec_stages._FILE))
+    torch.testing.assert_close(found[1]["soft_vectors"], found[0]["soft_vectors"])
+
+
 # ---- refusals -------------------------------------------------------------------------------------
 
 
@@ -364,15 +373,21 @@ def test_what_contradicts_itself_is_refused(changes, message, titled, settings):
     [
         ({"item_text": None}, "item_text"),
         ({"delrec_soft_vectors": 600}, "the prompt: its words and candidates"),
-        (
-            {"delrec_verbalizer": "title", "llm_gradient_checkpointing": True},
-            "delrec_verbalizer: .title. goes on",
-        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_training(changes, message, titled, settings):
     with pytest.raises(ValueError, match=message):
         Experiment(titled, settings | changes)
+
+
+def test_a_model_that_needs_a_cache_does_not_compute_activations_again(
+    titled, settings, monkeypatch
+):
+    settings |= {"delrec_verbalizer": "title", "llm_gradient_checkpointing": True}
+    Experiment(titled, settings)
+    monkeypatch.setattr("recbole_tslrec.language_model.packed_prefixes.packs", lambda model: False)
+    with pytest.raises(ValueError, match="delrec_verbalizer: .title. .* from a cache alone"):
+        Experiment(titled, settings)
 
 
 def test_an_encoder_is_refused(titled, settings, language_model_folder):

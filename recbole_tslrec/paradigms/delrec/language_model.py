@@ -121,15 +121,18 @@ class PromptedModel:
 
     def _check_continues(self, ranker: CandidateRanker) -> None:
         from recbole_tslrec.language_model.encoder import trunk_of
+        from recbole_tslrec.language_model.packed_prefixes import packs
         from recbole_tslrec.language_model.shared_prefix import can_continue_prefixes
 
-        if self.config["llm_gradient_checkpointing"]:
+        trunk = trunk_of(ranker.reader.language_model)
+        if self.config["llm_gradient_checkpointing"] and not packs(trunk):
             raise ValueError(
-                "delrec_verbalizer: [title] goes on from a prompt with each title, for which "
-                "llm_gradient_checkpointing: [True] leaves no cache. Set llm_gradient_checkpointing: "
-                "False, or delrec_verbalizer: letters."
+                f"delrec_verbalizer: [title] goes on from a prompt with each title, and "
+                f"[{self.source.name}] does so from a cache alone, of which llm_gradient_checkpointing: "
+                f"[True] leaves none. Set llm_gradient_checkpointing: False, or delrec_verbalizer: "
+                f"letters."
             )
-        if not can_continue_prefixes(trunk_of(ranker.reader.language_model)):
+        if not can_continue_prefixes(trunk):
             raise ValueError(
                 f"delrec_verbalizer: [title] goes on from a prompt with each title, and "
                 f"[{self.source.name}] cannot. Set delrec_verbalizer: letters."

@@ -331,21 +331,36 @@ def test_scores_are_the_whole_models_logits(continues, titled, settings, monkeyp
         )
 
 
-@pytest.mark.parametrize("loss", ["answer", "text"])
-def test_the_loss_is_over_the_answer_or_the_text(loss, titled, settings):
+@pytest.mark.parametrize(("loss", "packed"), [("answer", True), ("answer", False), ("text", True)])
+def test_the_loss_is_over_the_answer_or_the_text(loss, packed, titled, settings, monkeypatch):
+    monkeypatch.setattr("recbole_tslrec.language_model.packed_prefixes.packs", lambda model: packed)
     experiment = Experiment(titled, settings | {"trsr_loss": loss}).summarised()
     model = experiment.model.eval()
     task = model.task(experiment.train._dataset)
-    examples = [task.examples[number] for number in range(6)]
+    assert model.trains_continuing == (packed and loss == "answer")
+    examples = [task.examples[number] for number in range(5)]
+    examples.append(examples[0]._replace(candidates=examples[0].candidates[:1]))  # without a no
     found = model.ranker(**task.collate(examples))["error"]
     for example, error in zip(examples, found, strict=True):
-        text = text_of(experiment, example.summary, example.history, example.candidate)
-        text += " yes" if example.is_positive else " no"
-        tokens = model.source.tokenizer(text)["input_ids"]
-        logits = logits_of(settings, tokens)[:-1].log_softmax(dim=1)
-        errors = -logits[torch.arange(len(tokens) - 1), torch.tensor(tokens[1:])]
-        expected = errors[-1] if loss == "answer" else errors.mean()
-        torch.testing.assert_close(error, expected, rtol=1e-4, atol=1e-4)
+        expected = []
+        for item, answer in zip(example.candidates, ("yes", "no"), strict=False):
+            text = text_of(experiment, example.summary, example.history, item)
+            tokens = model.source.tokenizer(f"{text} {answer}")["input_ids"]
+            logits = logits_of(settings, tokens)[:-1].log_softmax(dim=1)
+            errors = -logits[torch.arange(len(tokens) - 1), torch.tensor(tokens[1:])]
+            expected.append(errors[-1] if loss == "answer" else errors.mean())
+        torch.testing.assert_close(error, torch.stack(expected).mean(), rtol=1e-4, atol=1e-4)
+
+
+def test_lengths_are_the_positions_that_are_read(titled, settings):
+    experiment = Experiment(titled, settings).summarised()
+    model = experiment.model
+    task = model.task(experiment.train._dataset)
+    assert model.trains_continuing
+    for number in range(8):
+        batch = task.collate([task.examples[number]])
+        read = batch["attention_mask"].sum() + batch["prefix_mask"].sum()
+        assert read == task.lengths[number]
 
 
 def test_examples_are_one_yes_and_one_no_of_each_user(titled, settings):
@@ -353,13 +368,13 @@ def test_examples_are_one_yes_and_one_no_of_each_user(titled, settings):
     dataset = experiment.train._dataset
     task, again = experiment.model.task(dataset), experiment.model.task(dataset)
     assert task.examples.content_hash() == again.examples.content_hash()
-    assert len(task.examples) == 2 * 40 and (task.lengths > 0).all()
+    assert len(task.examples) == 40 and (task.lengths > 0).all()
     for number, one in enumerate(experiment.stage.pipeline.histories.user_ids):
         history = experiment.stage.pipeline.histories[number]
-        positive, negative = task.examples[2 * number], task.examples[2 * number + 1]
-        assert one and positive.history.tolist() == history[:-1].tolist()
-        assert positive.is_positive and positive.candidate == history[-1]
-        assert not negative.is_positive and negative.candidate not in history
+        example = task.examples[number]
+        assert one and example.history.tolist() == history[:-1].tolist()
+        positive, negative = example.candidates
+        assert positive == history[-1] and negative not in history
     other = Experiment(titled, settings | {"seed": 1}).summarised().model.task(dataset)
     assert other.examples.content_hash() != task.examples.content_hash()
 

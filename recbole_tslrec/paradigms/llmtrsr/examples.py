@@ -16,21 +16,23 @@ if TYPE_CHECKING:
 
 
 class Example(NamedTuple):
-    """A summary's tokens and a history, int64 [any] each; a candidate, and whether it came next."""
+    """A summary's tokens, a history and one or two candidates, int64 [any] each.
+
+    The first candidate came next; the second did not.
+    """
 
     summary: np.ndarray
     history: np.ndarray
-    candidate: int
-    is_positive: bool
+    candidates: np.ndarray
 
 
 class YesNoExamples:
-    """Examples for the training loop, two of each row: first the positive one.
+    """Examples for the training loop, one of each row.
 
     Args:
         summaries: token ids, int64 [any], of each of n rows.
         histories: items, int64 [any], of each row.
-        positives, negatives: int64 [n]; a negative of 0 is none, and its row has one example.
+        positives, negatives: int64 [n]; a negative of 0 is none.
     """
 
     def __init__(
@@ -42,42 +44,46 @@ class YesNoExamples:
     ):
         self.summaries, self.histories = summaries, histories
         self.candidates = np.stack([positives, negatives], axis=1)
-        self.places = np.flatnonzero(self.candidates.reshape(-1))
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.candidates)
 
-    def __getitem__(self, number: int) -> Example:
-        row, is_negative = divmod(int(self.places[number]), 2)
-        candidate = int(self.candidates[row, is_negative])
-        return Example(self.summaries[row], self.histories[row], candidate, not is_negative)
+    def __getitem__(self, row: int) -> Example:
+        candidates = self.candidates[row]
+        return Example(self.summaries[row], self.histories[row], candidates[candidates > 0])
 
     def content_hash(self) -> str:
         """A hash of all of them in their order."""
-        arrays = [self.candidates]
+        arrays = []
         for rows in (self.summaries, self.histories):
             arrays.append(np.array([len(row) for row in rows], dtype=np.int64))
             arrays.append(np.concatenate([np.zeros(0, np.int64), *rows]))
-        return arrays_hash(*arrays)
+        return arrays_hash(*arrays, self.candidates)
 
 
-def values_of(examples: Sequence[Example], answers: tuple[int, int]) -> dict[str, list[np.ndarray]]:
+def values_of(examples: Sequence[Example]) -> dict[str, list[np.ndarray]]:
     """What a template's batch is made of, by the names of its segments."""
-    from recbole_tslrec.language_model.prompts.template import ANSWER
     from recbole_tslrec.paradigms.llmtrsr.prompt import CANDIDATE, HISTORY, SUMMARY
 
-    yes, no = answers
     return {
         SUMMARY: [one.summary for one in examples],
         HISTORY: [one.history for one in examples],
-        CANDIDATE: [np.array([one.candidate]) for one in examples],
-        ANSWER: [np.array([yes if one.is_positive else no]) for one in examples],
+        CANDIDATE: [one.candidates for one in examples],
     }
 
 
-def collate(
-    template: Template, answers: tuple[int, int], examples: Sequence[Example]
-) -> dict[str, Tensor]:
-    """A batch for ``YesNoRanker``."""
-    is_positive = torch.tensor([one.is_positive for one in examples])
-    return template.batch(values_of(examples, answers)) | {"is_positive": is_positive}
+def collate(template: Template, continues: bool, examples: Sequence[Example]) -> dict[str, Tensor]:
+    """A batch for ``YesNoRanker``.
+
+    Args:
+        template: without an answer.
+        continues: whether a prompt is read once, with all its candidates behind it.
+    """
+    from recbole_tslrec.paradigms.llmtrsr.prompt import prompts_of
+
+    places = [np.arange(len(one.candidates)) for one in examples]
+    rows = np.repeat(np.arange(len(examples)), [len(own) for own in places])
+    return prompts_of(template, values_of(examples), continues) | {
+        "is_positive": torch.from_numpy(np.concatenate(places) == 0),
+        "example_of": torch.from_numpy(rows),
+    }

@@ -8,6 +8,7 @@ Reference:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from recbole_tslrec.language_model.reader import (
     tokenised_texts,
 )
 from recbole_tslrec.language_model.task import Task
-from recbole_tslrec.paradigms.llmtrsr.examples import YesNoExamples, collate, values_of
+from recbole_tslrec.paradigms.llmtrsr.examples import Example, YesNoExamples, collate, values_of
 from recbole_tslrec.paradigms.llmtrsr.kept_summaries import KeptSummaries, as_tokens, stand_ins
 from recbole_tslrec.paradigms.llmtrsr.keys import OWN
 from recbole_tslrec.paradigms.llmtrsr.ranker import make_ranker
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
 
     from recbole_tslrec.language_model.prompts.segments import TokenTable
+    from recbole_tslrec.language_model.prompts.template import Template
     from recbole_tslrec.stages.pipeline import Pipeline
     from recbole_tslrec.stages.stage import Stage
 
@@ -75,6 +77,7 @@ class LLMTRSR(Reranker):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         from recbole_tslrec.language_model.encoder import trunk_of
+        from recbole_tslrec.language_model.packed_prefixes import packs
         from recbole_tslrec.language_model.shared_prefix import can_continue_prefixes
         from recbole_tslrec.paradigms.llmtrsr.prompt import (
             answers_of,
@@ -97,17 +100,23 @@ class LLMTRSR(Reranker):
         instruction, recent = config["trsr_instruction"], config["trsr_recent_items"]
         self.template = make_template(self.source, instruction, texts, recent, most)
         check_template(self.source, self.template, texts)
-        self.item_lengths = texts.lengths
+        self.texts = texts
         self.ranker = make_ranker(config, self.source, self.answers)
-        # In an evaluation the prompt up to the candidate is read once a user, if the model allows it.
+        # The prompt up to the candidate is read once a user, if the model allows it.
         trunk = trunk_of(self.ranker.reader.language_model)
         self.continues = can_continue_prefixes(trunk)
-        self._of_training = self.template
-        if self.settings["trsr_loss"] == "answer":  # else the instruction is learned as well
-            self._of_training = shared_if_possible(
-                self.template, self.ranker.reader, config, "trsr_instruction", training=True
-            )
+        self.trains_continuing = self.settings["trsr_loss"] == "answer" and packs(trunk)
+        self._of_training = self._template_of_training(config)
         self.summaries = KeptSummaries(config["MAX_ITEM_LIST_LENGTH"], config["seed"])
+
+    def _template_of_training(self, config) -> Template:
+        """The prompt as the loss reads it."""
+        if self.trains_continuing:
+            return self.template
+        if self.settings["trsr_loss"] == "text":  # the answer stands behind, and so does the loss
+            return replace(self.template, context_length=self.template.context_length - 1)
+        reader = self.ranker.reader
+        return shared_if_possible(self.template, reader, config, "trsr_instruction", training=True)
 
     def _read_texts(self, config, dataset) -> TokenTable:
         """The items' texts by internal id."""
@@ -157,26 +166,23 @@ class LLMTRSR(Reranker):
 
     def task(self, dataset) -> Task:
         """What to learn: yes for each user's latest training item, no for a random one."""
-        from recbole_tslrec.language_model.batches import (
-            instruction_positions,
-            lengths_in_blocks,
-            own_lengths,
-        )
-        from recbole_tslrec.language_model.prompts.template import with_answer
+        from recbole_tslrec.language_model.batches import lengths_in_blocks
+        from recbole_tslrec.paradigms.llmtrsr.prompt import positions_of
 
         examples, template = self._examples(dataset), self._of_training
-        if self.settings["trsr_loss"] == "text":
-            template = with_answer(template)
+
+        def lengths(some: list[Example]) -> np.ndarray:
+            return positions_of(template, values_of(some), self.texts, self.trains_continuing)
+
+        shared = template.n_leading if template.shared_prefix else 0
         return Task(
             name=type(self).__name__,
-            unit="answers",
+            unit="users",
             learning_rate_key=self.learning_rate_key,
             examples=examples,
-            lengths=lengths_in_blocks(
-                examples, lambda some: own_lengths(template, values_of(some, self.answers))
-            ),
-            collate=partial(collate, template, self.answers),
-            more_positions=instruction_positions(template),
+            lengths=lengths_in_blocks(examples, lengths),
+            collate=partial(collate, template, self.trains_continuing),
+            more_positions=(shared, 0),
         )
 
     def _examples(self, dataset) -> YesNoExamples:
@@ -207,6 +213,8 @@ class LLMTRSR(Reranker):
 
     def rerank(self, interaction: Interaction, candidates: Tensor) -> Tensor:
         """logit(yes) - logit(no) of each candidate, [B, k] float32; see ``Reranker.rerank``."""
+        from recbole_tslrec.paradigms.llmtrsr.prompt import positions_of
+
         values = self._values(interaction, candidates)
 
         def scores(part: np.ndarray) -> Tensor:
@@ -216,7 +224,7 @@ class LLMTRSR(Reranker):
             found[there] = self._scores(own)
             return found
 
-        positions = _positions(self, values)
+        positions = positions_of(self.template, values, self.texts, self.continues)
         return scores_in_passes(positions, scores, candidates, self.show_progress)
 
     def _values(self, interaction: Interaction, candidates: Tensor) -> dict[str, list[np.ndarray]]:
@@ -230,41 +238,11 @@ class LLMTRSR(Reranker):
 
     def _scores(self, values: dict[str, list[np.ndarray]]) -> Tensor:
         """The scores of all candidates of some users, one after the other. [N]"""
-        from recbole_tslrec.paradigms.llmtrsr.prompt import CANDIDATE
+        from recbole_tslrec.paradigms.llmtrsr.prompt import prompts_of
 
-        if self.continues:
-            batch = self.template.continued(values, CANDIDATE)
-        else:
-            counts = [len(own) for own in values[CANDIDATE]]
-            repeated = {name: _repeated(rows, counts) for name, rows in values.items()}
-            own = np.concatenate(values[CANDIDATE])
-            batch = self.template.batch(repeated | {CANDIDATE: list(own[:, None])})
+        batch = prompts_of(self.template, values, self.continues)
         device = next(self.ranker.parameters()).device
         return self.ranker.scores(**{name: tensor.to(device) for name, tensor in batch.items()})
-
-
-def _positions(model: LLMTRSR, values: dict[str, list[np.ndarray]]) -> np.ndarray:
-    """About how many positions each user takes, [B]."""
-    from recbole_tslrec.paradigms.llmtrsr.prompt import CANDIDATE
-
-    counts = np.array([len(own) for own in values[CANDIDATE]])
-    # Of a user without a candidate nothing is asked; padding stands for one.
-    lengths = model.item_lengths
-    longest = [own[[lengths[own].argmax()]] for own in _or_padding(values[CANDIDATE])]
-    whole = model.template.lengths(values | {CANDIDATE: longest})
-    if not model.continues:
-        return whole * np.maximum(counts, 1)
-    last_words = model.template.segments[-1].size
-    return whole + counts * (lengths[np.concatenate(longest)] + last_words)
-
-
-def _or_padding(rows: list[np.ndarray]) -> list[np.ndarray]:
-    return [own if len(own) else np.zeros(1, dtype=np.int64) for own in rows]
-
-
-def _repeated(rows: list[np.ndarray], counts: list[int]) -> list[np.ndarray]:
-    """Each row so many times."""
-    return [own for own, count in zip(rows, counts, strict=True) for _ in range(count)]
 
 
 MODELS = BackboneModels(__name__, {"LLMTRSR": LLMTRSR})

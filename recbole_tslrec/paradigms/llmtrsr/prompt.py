@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from torch import Tensor
 
 from recbole_tslrec.language_model.prompts.segments import (
     Field,
@@ -14,6 +17,7 @@ from recbole_tslrec.language_model.prompts.segments import (
 from recbole_tslrec.language_model.prompts.template import (
     ANSWER,
     Template,
+    Values,
     answers_in_context,
     special_tokens,
     with_answer,
@@ -76,6 +80,54 @@ def make_template(
         Words(tokens_of(tokenizer, _LAST_WORDS)),
     ]
     return Template(tuple(segments), source.context_length)
+
+
+def prompts_of(template: Template, values: Values, continues: bool) -> dict[str, Tensor]:
+    """A prompt for each candidate of each example, one after the other.
+
+    Args:
+        values: of each example all candidates.
+        continues: whether what stands before the candidates is read once an example; else once for
+            each candidate.
+
+    Returns:
+        what ``Template.continued`` or ``Template.batch`` makes.
+    """
+    if continues:
+        return template.continued(values, CANDIDATE)
+    counts = [len(own) for own in values[CANDIDATE]]
+    repeated = {name: _repeated(rows, counts) for name, rows in values.items()}
+    candidates = np.concatenate(values[CANDIDATE])
+    return template.batch(repeated | {CANDIDATE: list(candidates[:, None])})
+
+
+def positions_of(
+    template: Template, values: Values, texts: TokenTable, continues: bool
+) -> np.ndarray:
+    """The positions of each example's prompts, what leads in all counted as ``Template.lengths`` does.
+
+    Args:
+        values, continues: as of ``prompts_of``. Of an example without a candidate nothing is asked; one
+            stands for it here.
+        texts: the items' texts by internal id.
+
+    Returns:
+        [B] int64; where prompts are read one by one, as if each had the longest candidate.
+    """
+    candidates = [own if len(own) else np.zeros(1, np.int64) for own in values[CANDIDATE]]
+    longest = [own[[texts.lengths[own].argmax()]] for own in candidates]
+    whole = template.lengths({**values, CANDIDATE: longest})
+    counts = np.array([len(own) for own in candidates])
+    if not continues:
+        return whole * counts
+    behind = np.array([texts.lengths[own].sum() for own in candidates])
+    behind = behind - texts.lengths[np.concatenate(longest)]
+    return whole + behind + (counts - 1) * template.segments[-1].size
+
+
+def _repeated(rows: Sequence[np.ndarray], counts: Sequence[int]) -> list[np.ndarray]:
+    """Each row so many times."""
+    return [own for own, count in zip(rows, counts, strict=True) for _ in range(count)]
 
 
 def check_template(source: LanguageModelSource, template: Template, texts: TokenTable) -> None:

@@ -50,35 +50,51 @@ class YesNoRanker(TrainedParts):
         yes, no = self._head().rows(self.answers)(hidden).unbind(dim=-1)
         return yes - no
 
-    def forward(self, is_positive: Tensor, **prompts: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, is_positive: Tensor, example_of: Tensor, **prompts: Tensor
+    ) -> dict[str, Tensor]:
         """The loss of a batch.
 
         Args:
-            is_positive: whether the candidate came next, bool [B].
-            prompts: as ``Template.batch`` makes them; for the loss over the text with the answer, and
-                without a shared prefix.
+            is_positive: whether a prompt's candidate came next, bool [N].
+            example_of: of which example a prompt is, int64 [N].
+            prompts: as ``prompts_of`` makes them; whole and without a shared prefix for the loss over
+                the text.
 
         Returns:
-            ``error`` [B]: -log p(answer | prompt) over the whole vocabulary; or the mean of the same
-            over all tokens of the prompt, each after those before it, and the answer.
+            ``error`` [B], the mean over each example's prompts: -log p(answer | prompt) over the whole
+            vocabulary; or the mean of the same over all tokens of the prompt, each after those before
+            it, and the answer.
         """
         from recbole_tslrec.language_model.readout import pooled
 
-        if self.of_text:
-            return {"error": self._over_text(prompts)}
-        logits = self._head()(pooled(self.reader(**prompts), "last"))
         yes, no = self.answers
         answers = torch.where(is_positive, yes, no)
-        return {"error": F.cross_entropy(logits, answers, reduction="none")}
+        if self.of_text:
+            errors = self._over_text(*_with_answers(answers, **prompts))
+        else:
+            logits = self._head()(pooled(self.reader(**prompts), "last"))
+            errors = F.cross_entropy(logits, answers, reduction="none")
+        counts = torch.bincount(example_of)
+        return {"error": errors.new_zeros(len(counts)).index_add(0, example_of, errors) / counts}
 
-    def _over_text(self, prompts: dict[str, Tensor]) -> Tensor:
-        """The mean of -log p(token | those before) over each example's tokens but the first. [B]"""
-        hidden = self.reader(**prompts).hidden[:, :-1]
-        tokens, there = prompts["token_ids"][:, 1:], prompts["attention_mask"][:, 1:].bool()
+    def _over_text(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The mean of -log p(token | those before) over each prompt's tokens but the first. [N]"""
+        hidden = self.reader(token_ids, attention_mask).hidden[:, :-1]
+        tokens, there = token_ids[:, 1:], attention_mask[:, 1:].bool()
         errors = F.cross_entropy(self._head()(hidden[there]), tokens[there], reduction="none")
         rows = there.nonzero()[:, 0]
         sums = errors.new_zeros(len(tokens)).index_add(0, rows, errors)
         return sums / there.sum(dim=1)
+
+
+def _with_answers(
+    answers: Tensor, token_ids: Tensor, attention_mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Prompts [N, T] and their mask with the answers behind them, [N, T + 1] each."""
+    end = attention_mask.sum(dim=1, keepdim=True)
+    token_ids = F.pad(token_ids, (0, 1)).scatter(1, end, answers[:, None])
+    return token_ids, F.pad(attention_mask, (0, 1)).scatter(1, end, 1)
 
 
 def make_ranker(config, source: LanguageModelSource, answers: tuple[int, int]) -> YesNoRanker:

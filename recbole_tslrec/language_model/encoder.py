@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from recbole_tslrec.language_model.packed_prefixes import packs
 from recbole_tslrec.language_model.readout import States, pooled
 from recbole_tslrec.language_model.shared_prefix import continue_prefix, continue_prefixes
 
@@ -76,6 +77,11 @@ class ItemEncoder(nn.Module):
         """Save e_v with the weights, if there are slots: a checkpoint serves without the backbone."""
         if hasattr(self, "item_embeddings"):
             self.register_buffer("item_embeddings", self.item_embeddings, persistent=True)
+
+    @property
+    def packs(self) -> bool:
+        """Whether prompts that go on from one prefix are read in one row with it."""
+        return packs(trunk_of(self.language_model))
 
     def embed(
         self, token_ids: Tensor, item_rows: Tensor | None, soft_rows: Tensor | None

@@ -44,10 +44,18 @@ class Meter:
         attention_mask: Tensor,
         prefix_ids: Tensor | None,
         prefix_mask: Tensor | None = None,
+        prefix_of: Tensor | None = None,
     ) -> None:
-        """Count one batch."""
+        """Count one batch.
+
+        Args:
+            prefix_of: which prefix each prompt stands in a row with; None: it is in none.
+        """
         prefix = 0 if prefix_ids is None else prefix_ids.numel()
-        positions = token_ids.numel() + prefix
+        behind = token_ids.numel()
+        if prefix_of is not None:
+            behind = len(prefix_ids) * _longest_row(attention_mask, prefix_of)
+        positions = behind + prefix
         self.examples += len(token_ids)
         self.positions += positions
         self.trained_positions += positions if torch.is_grad_enabled() else 0
@@ -75,6 +83,12 @@ class Meter:
         }
 
 
+def _longest_row(attention_mask: Tensor, prefix_of: Tensor) -> int:
+    """The most positions that go on from one prefix."""
+    own = attention_mask.sum(dim=1)
+    return int(own.new_zeros(int(prefix_of.max()) + 1).index_add(0, prefix_of, own).max())
+
+
 @contextmanager
 def metered(reader: nn.Module) -> Iterator[Meter]:
     """Count all that ``reader`` (an ``ItemPromptModel``, or what takes the same batches) reads within.
@@ -85,7 +99,9 @@ def metered(reader: nn.Module) -> Iterator[Meter]:
     meter = Meter()
 
     def count(_, args: tuple, batch: dict[str, Tensor]) -> None:
-        prefix = (batch.get("prefix_ids"), batch.get("prefix_mask"))
+        prefix = [batch.get("prefix_ids"), batch.get("prefix_mask")]
+        if batch.get("prefix_of") is not None and reader.packs:
+            prefix.append(batch["prefix_of"])
         meter.add(batch["token_ids"], batch["attention_mask"], *prefix)
 
     device = next(reader.parameters()).device

@@ -87,7 +87,8 @@ def test_what_is_measured_is_what_a_training_computes(row, titled, settings, mon
         cost = costs.pop(names.get(one.part, one.part.replace("-", "_").replace(" ", "_")))
         if one.part == "summaries":  # a summary's words are not known before it is written
             continue
-        examples = cost["examples"] / (2 if one.part == "soft prompts" else 1)  # two tasks a user
+        two = one.part == "soft prompts" or row == "LLMTRSR"  # tasks a user, or answers
+        examples = cost["examples"] / (2 if two else 1)
         assert (one.examples, one.unit) == (examples, one.unit)
         # P5 draws its sentences; LLM-TRSR's summaries count as long as they may be.
         most = {"P5": 1.05, "LLMTRSR": 1.2}.get(row, 1)

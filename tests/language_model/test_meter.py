@@ -14,6 +14,8 @@ from recbole_tslrec.language_model.scratch import scratch_model
 class Reader(nn.Module):
     """Stands for an ``ItemEncoder``: a frozen and a trained matrix."""
 
+    packs = False
+
     def __init__(self):
         super().__init__()
         self.frozen, self.trained = nn.Linear(3, 4), nn.Linear(4, 2)
@@ -43,7 +45,9 @@ def test_positions_are_counted_by_hand(shared, positions):
     assert cost["peak_memory_bytes"] > 0 and cost["share_of_matrix_rate"] is None
 
 
-def test_prefixes_of_several_users_are_counted_by_hand():
+@pytest.mark.parametrize(("packs", "positions", "padding"), [(False, 13, 2), (True, 14, 3)])
+def test_prefixes_of_several_users_are_counted_by_hand(packs, positions, padding):
+    """Packed, both rows are as long as a prefix of 5 and two prompts behind it."""
     parts = (
         Words((7, 8)),
         Items("history", slots=True),
@@ -54,11 +58,12 @@ def test_prefixes_of_several_users_are_counted_by_hand():
         "next": [np.array([1, 2]), np.array([3])],
     }
     reader = Reader()
+    reader.packs = packs
     with metered(reader) as meter:
         reader(**Template(parts, 20).continued(values, "next"))
     cost = meter.cost()
-    assert (cost["examples"], cost["positions"]) == (3, 2 * 5 + 3)
-    assert cost["padding_share"] == pytest.approx(2 / 13, abs=1e-4)
+    assert (cost["examples"], cost["positions"]) == (3, positions)
+    assert cost["padding_share"] == pytest.approx(padding / positions, abs=1e-4)
 
 
 def test_operations_of_a_frozen_matrix_have_no_weight_gradient():

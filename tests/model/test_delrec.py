@@ -385,7 +385,7 @@ def test_a_model_that_needs_a_cache_does_not_compute_activations_again(
 ):
     settings |= {"delrec_verbalizer": "title", "llm_gradient_checkpointing": True}
     Experiment(titled, settings)
-    monkeypatch.setattr("recbole_tslrec.language_model.packed_prefixes.packs", lambda model: False)
+    monkeypatch.setattr("recbole_tslrec.language_model.encoder.packs", lambda model: False)
     with pytest.raises(ValueError, match="delrec_verbalizer: .title. .* from a cache alone"):
         Experiment(titled, settings)
 

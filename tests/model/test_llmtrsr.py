@@ -333,7 +333,7 @@ def test_scores_are_the_whole_models_logits(continues, titled, settings, monkeyp
 
 @pytest.mark.parametrize(("loss", "packed"), [("answer", True), ("answer", False), ("text", True)])
 def test_the_loss_is_over_the_answer_or_the_text(loss, packed, titled, settings, monkeypatch):
-    monkeypatch.setattr("recbole_tslrec.language_model.packed_prefixes.packs", lambda model: packed)
+    monkeypatch.setattr("recbole_tslrec.language_model.encoder.packs", lambda model: packed)
     experiment = Experiment(titled, settings | {"trsr_loss": loss}).summarised()
     model = experiment.model.eval()
     task = model.task(experiment.train._dataset)

@@ -121,11 +121,10 @@ class PromptedModel:
 
     def _check_continues(self, ranker: CandidateRanker) -> None:
         from recbole_tslrec.language_model.encoder import trunk_of
-        from recbole_tslrec.language_model.packed_prefixes import packs
         from recbole_tslrec.language_model.shared_prefix import can_continue_prefixes
 
         trunk = trunk_of(ranker.reader.language_model)
-        if self.config["llm_gradient_checkpointing"] and not packs(trunk):
+        if self.config["llm_gradient_checkpointing"] and not ranker.reader.packs:
             raise ValueError(
                 f"delrec_verbalizer: [title] goes on from a prompt with each title, and "
                 f"[{self.source.name}] does so from a cache alone, of which llm_gradient_checkpointing: "

@@ -77,7 +77,6 @@ class LLMTRSR(Reranker):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         from recbole_tslrec.language_model.encoder import trunk_of
-        from recbole_tslrec.language_model.packed_prefixes import packs
         from recbole_tslrec.language_model.shared_prefix import can_continue_prefixes
         from recbole_tslrec.paradigms.llmtrsr.prompt import (
             answers_of,
@@ -105,7 +104,7 @@ class LLMTRSR(Reranker):
         # The prompt up to the candidate is read once a user, if the model allows it.
         trunk = trunk_of(self.ranker.reader.language_model)
         self.continues = can_continue_prefixes(trunk)
-        self.trains_continuing = self.settings["trsr_loss"] == "answer" and packs(trunk)
+        self.trains_continuing = self.settings["trsr_loss"] == "answer" and self.ranker.reader.packs
         self._of_training = self._template_of_training(config)
         self.summaries = KeptSummaries(config["MAX_ITEM_LIST_LENGTH"], config["seed"])
 

@@ -47,6 +47,18 @@ def test_the_rate_is_that_after_the_first_batch(monkeypatch, caplog):
     ]
 
 
+def test_what_is_slow_is_told_in_its_own_unit(monkeypatch, caplog):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(module, "monotonic", lambda: clock.now)
+    pace = Pace("Summaries", unit="users")
+    clock.now = 320.0
+    with caplog.at_level(logging.INFO):
+        pace.tell(64, total=128)
+    assert (
+        caplog.records[0].getMessage() == "Summaries: 0.20 users a second so far; 5 min 20 s left"
+    )
+
+
 def test_nothing_is_told_of_what_is_done_already(caplog):
     with caplog.at_level(logging.INFO):
         Pace("Augmentation").tell(10, total=10)

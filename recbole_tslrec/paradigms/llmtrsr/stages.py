@@ -150,7 +150,8 @@ class SummariesStage(Stage):
         self, summariser: Summariser, shards: list[tuple[Path, list[UserHistories]]], meter: Meter
     ) -> None:
         """Write the shards that are not there yet."""
-        pace, done, total = Pace("Summaries"), 0, sum(len(users) for _, users in shards)
+        pace = Pace("Summaries", unit="users")
+        done, total = 0, sum(len(users) for _, users in shards)
         hidden = not self.pipeline.show_progress
         with tqdm(total=total, desc="Summaries", unit=" users", disable=hidden) as bar:
             for file, users in shards:

@@ -252,6 +252,33 @@ def test_rows_of_one_length_are_a_rival_where_they_ran(tmp_path):
     assert "gain over<br>NewPeer" in text and re.search(r"(from|than): .*Norm \(", text)
 
 
+def test_a_method_is_held_against_its_own_controls(tmp_path):
+    writer = SyntheticResults(tmp_path / "results")
+    for variant in ("Base", "TSLRec", "DELRec", "delrec_random_prompts", "repeat", "random"):
+        for seed in SEEDS:
+            writer.write("beauty", "SASRec", variant, seed)
+    results = Results(writer.folder)
+    tested = all_comparisons(results, "ranked")
+    pairs = list(zip(tested["method"], tested["against"], strict=True))
+    others = {pair for pair in pairs if pair[1] != "Base"}
+    assert others == {
+        ("TSLRec", "DELRec"),
+        ("TSLRec", "random"),
+        ("TSLRec", "repeat"),
+        ("DELRec", "delrec_random_prompts"),
+    }
+    assert len(pairs) == 4 * (5 + 4), "each pair once a metric"
+    (row,) = gains_table(results, tested[tested["method"] == "TSLRec"], "ranked").table.to_dict(
+        "records"
+    )
+    assert not any("delrec" in name for name in row)
+    text = text_of(results)
+    said = text.partition("The others against Base and their own controls")[2].partition("##")[0]
+    assert re.search(r"DELRec is better than: .*\n\* DELRec is worse than: ", said)
+    assert "control: delrec\\_random\\_prompts" in said and "repeat" not in said
+    assert "TSLRec is" not in said
+
+
 def test_without_tslrec_the_report_claims_nothing(tmp_path):
     writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
     writer.write("tiny", "SASRec", "Base", 2020)
@@ -481,6 +508,17 @@ def test_methods_under_different_settings_are_named(tmp_path):
     results = Results(tmp_path)
     (note,) = (note for note in results.mismatches if "learning_rate" in note)
     assert "learning_rate: 0.001 (Base, CI); 0.0003 (TSLRec, TSLRec from Caser)" in note
+
+
+def test_keys_that_tell_the_same_methods_apart_are_named_together(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    for variant in ("Base", "TSLRec", "frozen_lm", "DELRec"):
+        few = {"lora_r": "8", "sft_epochs": "1"}
+        effective = few if variant == "DELRec" else {"lora_r": "16", "sft_epochs": "10"}
+        effective = {"learning_rate": "0.01"} if variant == "Base" else effective
+        writer.write("tiny", "SASRec", variant, 1, effective=effective)
+    (note,) = (note for note in Results(tmp_path).mismatches if "lora_r" in note)
+    assert "differ in lora_r, sft_epochs: 16, 10 (TSLRec); 8, 1 (DELRec). They" in note
 
 
 def test_a_picture_shows_the_control_that_is_best_on_validation(tmp_path):

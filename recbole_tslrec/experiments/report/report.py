@@ -62,6 +62,9 @@ def make_report(results: Results, command: str) -> tuple[str, list[Block]]:
         ],
         explained=slice_tables.explained_by_penalty(results),
         found={name: tables.findings(gains.numbers) for name, gains in blocks["gains"].items()},
+        found_of_others={
+            protocol: tables.findings_beside_tslrec(one.numbers) for protocol, one in tested.items()
+        },
         seeds_and_gaps=tables.seeds_and_gaps(results),
         families={name: tables.family_text(one.numbers) for name, one in tested.items()},
         family_text=tables.family_text,

@@ -213,14 +213,19 @@ class Results:
                 values.loc[without, "train_batching"] = None
             for name, variant in zip(names, cells["variant"], strict=True):
                 values.loc[name, values.columns.intersection(_told_by_the_row(variant))] = None
+            differing: dict[tuple, list[str]] = {}  # keys that tell the same methods apart
             for key, column in values.drop(columns="enhancement", errors="ignore").items():
                 given = column.dropna()
                 if given.nunique() > 1:
-                    self.mismatches.append(
-                        f"{', '.join(place)}: the methods differ in {key}: "
-                        f"{_whose(given, given.index)}. They compare only if it was searched for each "
-                        f"with the same effort."
-                    )
+                    parts = (*given.index, *pd.factorize(given)[0])
+                    differing.setdefault(parts, []).append(key)
+            for keys in differing.values():
+                given = _without_controls(values[keys].dropna().astype(str).agg(", ".join, axis=1))
+                self.mismatches.append(
+                    f"{', '.join(place)}: the methods differ in {', '.join(keys)}: "
+                    f"{_whose(given, given.index)}. They compare only if what differs was searched "
+                    f"for each with the same effort."
+                )
 
     def _note(self, note: str) -> None:
         if note not in self.notes:
@@ -234,6 +239,13 @@ def _told_by_the_row(variant: str) -> list[str]:
         return []
     controls = [other for other in rows.values() if other.of == variant]
     return [key for key in row.sets if row.control or any(key in other.sets for other in controls)]
+
+
+def _without_controls(values: pd.Series) -> pd.Series:
+    """Without the controls that have the value of the method whose controls they are."""
+    rows = table_rows()
+    owners = [rows[name].of if name in rows else "" for name in values.index]
+    return values[[values.get(of) != value for of, value in zip(owners, values, strict=True)]]
 
 
 def _has_no_backbone(variant: str) -> bool:

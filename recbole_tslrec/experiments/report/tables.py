@@ -43,7 +43,8 @@ def variant_name(variant: str) -> str:
 
 
 def all_comparisons(results: Results, protocol: str) -> pd.DataFrame:
-    """Every variant against Base, and TSLRec against every variant, everywhere; a row each.
+    """Every variant against Base, every method against its controls, and TSLRec against every method,
+    everywhere; a row each.
 
     Those of one metric are one family of Holm's correction: the metrics are four views of the same
     ranks, and the text goes by one of them.
@@ -58,13 +59,16 @@ def all_comparisons(results: Results, protocol: str) -> pd.DataFrame:
 
 def _pairs(results: Results, dataset: str, backbone: str) -> list[tuple[Key, Key]]:
     keys = {name: (dataset, backbone, name, "") for name in results.variants(dataset, backbone)}
-    pairs = []
-    if "Base" in keys:
-        pairs += [(key, keys["Base"]) for name, key in keys.items() if name != "Base"]
-    if "TSLRec" in keys:
-        rivals = [key for name, key in keys.items() if name not in ("Base", "TSLRec")]
-        pairs += [(keys["TSLRec"], rival) for rival in rivals]
-    return pairs
+    rows = table_rows()
+    owners = {name: rows[name].of if name in rows else "" for name in keys}
+    pairs = [(name, "Base") for name in keys if name != "Base"]
+    pairs += [
+        ("TSLRec", name)
+        for name, of in owners.items()
+        if name not in ("Base", "TSLRec") and of in ("", "TSLRec")
+    ]
+    pairs += [(of, name) for name, of in owners.items() if of not in ("", "TSLRec")]
+    return [(keys[ours], keys[theirs]) for ours, theirs in pairs if {ours, theirs} <= keys.keys()]
 
 
 def compare_methods(
@@ -97,15 +101,24 @@ def compare_methods(
     )
 
 
-def findings(of_tslrec: pd.DataFrame) -> dict[str, list[tuple[str, list[str]]]]:
-    """What is said of TSLRec against whom, and where: verdict -> rivals, in the order of a table."""
+def findings(of_method: pd.DataFrame) -> dict[str, list[tuple[str, list[str]]]]:
+    """What is said of a method against whom, and where: verdict -> rivals, in the order of a table."""
     said: dict[str, dict[str, list[str]]] = {"better than": {}, "worse than": {}}
-    rows = of_tslrec.rename(columns={"against": "variant"})
+    rows = of_method.rename(columns={"against": "variant"})
     for _, one in rows.sort_values("variant", key=in_order, kind="stable").iterrows():
         rivals = said.setdefault(verdict(one), {})
         place = f"{one['dataset']} {one['backbone']}"
         rivals.setdefault(variant_name(one["variant"]), []).append(place)
     return {words: list(rivals.items()) for words, rivals in said.items()}
+
+
+def findings_beside_tslrec(tested: pd.DataFrame) -> dict[str, dict[str, list]]:
+    """The ``findings`` of each other method that has a control of its own in the tests."""
+    shown = tested[(tested["metric"] == MAIN_METRIC) & (tested["method"] != "TSLRec")]
+    controlled = dict.fromkeys(shown.loc[shown["against"] != "Base", "method"])
+    return {
+        variant_name(method): findings(shown[shown["method"] == method]) for method in controlled
+    }
 
 
 # ---- the tables ----------------------------------------------------------------------------------
@@ -168,13 +181,13 @@ def _result_numbers(results: Results, protocol: str, tested: pd.DataFrame) -> pd
 
 
 def gains_table(results: Results, of_tslrec: pd.DataFrame, protocol: str) -> Block:
-    """What TSLRec gains over every other method, a row a data set and backbone.
+    """What TSLRec gains over the others, a row a data set and backbone.
 
     Args:
         of_tslrec: the comparisons of TSLRec with the others, in the main metric and this protocol.
     """
-    held_against = sorted({*of_tslrec["against"], *results.own["variant"]} - {"TSLRec"})
-    rivals = pd.Series(held_against, name="variant").sort_values(key=in_order).tolist()
+    rivals = of_tslrec["against"].drop_duplicates().rename("variant")
+    rivals = rivals.sort_values(key=in_order).tolist()
     rows = []
     for (dataset, backbone), gains in of_tslrec.groupby(["dataset", "backbone"], sort=False):
         ours = results.method(dataset, backbone, "TSLRec")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recbole_tslrec.language_model.packed_prefixes import packs
+from recbole_tslrec.language_model.packed_prefixes import Prompts, packs
 from recbole_tslrec.language_model.readout import States, pooled
 from recbole_tslrec.language_model.shared_prefix import continue_prefix, continue_prefixes
 
@@ -120,9 +120,8 @@ class ItemEncoder(nn.Module):
         if prefix_of is None:
             prefix, hidden = continue_prefix(trunk, prefix, embeddings, attention_mask)
         else:
-            prefix, hidden = continue_prefixes(
-                trunk, prefix, prefix_mask, prefix_of, embeddings, attention_mask
-            )
+            prompts = Prompts(prefix, prefix_mask, prefix_of, embeddings, attention_mask)
+            prefix, hidden = continue_prefixes(trunk, prompts)
         return States(hidden, attention_mask, prefix, prefix_mask, prefix_of)
 
 

@@ -10,12 +10,32 @@ activations may be computed again.
 from __future__ import annotations
 
 import inspect
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 _MASKED = ("eager", "sdpa")  # the attentions that take any mask
 _PADDING, _PREFIX, _FIRST = -1, 0, 1  # what stands at a position: from _FIRST on, continuations
+
+
+class Prompts(NamedTuple):
+    """Prompts several of which go on from each prefix.
+
+    Attributes:
+        prefixes: embeddings, [U, P, H], padded on the left, so that nothing stands between a prefix
+            and what follows it.
+        prefix_mask: [U, P], 0 at padding.
+        prefix_of: which prefix each prompt goes on from, [N] int64.
+        rest: embeddings of what follows in each prompt, [N, T, H], padded on the right.
+        mask: of ``rest``, [N, T], 0 at padding.
+    """
+
+    prefixes: Tensor
+    prefix_mask: Tensor
+    prefix_of: Tensor
+    rest: Tensor
+    mask: Tensor
 
 
 def takes_positions(model: nn.Module) -> bool:
@@ -35,19 +55,10 @@ def packs(model: nn.Module) -> bool:
     return takes_positions(model) and config._attn_implementation in _MASKED and not slides
 
 
-def read_packed(
-    model: nn.Module,
-    prefixes: Tensor,
-    prefix_mask: Tensor,
-    prefix_of: Tensor,
-    embeddings: Tensor,
-    attention_mask: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """The hidden states; arguments and result as of ``shared_prefix.continue_prefixes``.
-
-    States of padding are 0.
-    """
-    number, place = attention_mask.nonzero(as_tuple=True)  # of each token that is no padding
+def read_packed(model: nn.Module, prompts: Prompts) -> tuple[Tensor, Tensor]:
+    """The hidden states, as ``shared_prefix.continue_prefixes`` returns them; those of padding are 0."""
+    prefixes, prefix_mask, prefix_of, rest, mask = prompts
+    number, place = mask.nonzero(as_tuple=True)  # of each token that is no padding
     row = prefix_of[number]
     column = prefixes.shape[1] + _places_in_rows(row, len(prefixes))
     width = int(column.max()) + 1 - prefixes.shape[1]
@@ -60,14 +71,14 @@ def read_packed(
     within = (prefix_mask.cumsum(dim=1) - 1).clamp(min=0)
     positions = packed(within, prefix_mask.sum(dim=1)[row] + place, 0)
     states = model(
-        inputs_embeds=packed(prefixes, embeddings[number, place], 0),
-        attention_mask=_mask(model, part, embeddings.dtype),
+        inputs_embeds=packed(prefixes, rest[number, place], 0),
+        attention_mask=_mask(model, part, rest.dtype),
         position_ids=positions,
         use_cache=False,
     ).last_hidden_state
-    rest = states.new_zeros(*embeddings.shape[:2], states.shape[2])
-    rest = rest.index_put((number, place), states[row, column])
-    return states[:, : prefixes.shape[1]], rest
+    followed = states.new_zeros(*rest.shape[:2], states.shape[2])
+    followed = followed.index_put((number, place), states[row, column])
+    return states[:, : prefixes.shape[1]], followed
 
 
 def _places_in_rows(row: Tensor, n_rows: int) -> Tensor:

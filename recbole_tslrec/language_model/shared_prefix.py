@@ -18,7 +18,12 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from recbole_tslrec.language_model.packed_prefixes import packs, read_packed, takes_positions
+from recbole_tslrec.language_model.packed_prefixes import (
+    Prompts,
+    packs,
+    read_packed,
+    takes_positions,
+)
 
 # How far the states may be off, as a share of what the prefix changes in them: rounding in 8 bits or
 # bf16 stays far below it, and a model that looks ahead or forgets its cache is off by about 1.
@@ -59,61 +64,41 @@ def continue_prefix(
     return output.last_hidden_state, rest.last_hidden_state
 
 
-def continue_prefixes(
-    model: nn.Module,
-    prefixes: Tensor,
-    prefix_mask: Tensor,
-    prefix_of: Tensor,
-    embeddings: Tensor,
-    attention_mask: Tensor,
-) -> tuple[Tensor, Tensor]:
+def continue_prefixes(model: nn.Module, prompts: Prompts) -> tuple[Tensor, Tensor]:
     """The hidden states of prompts several of which go on from each prefix (DELRec, LLM-TRSR).
 
     Packed in one row where the model's attention allows it, from a cache of the prefixes elsewhere.
 
     Args:
         model: as for ``continue_prefix``; one that numbers positions must take ``position_ids``.
-        prefixes: embeddings, [U, P, H], padded on the left, so that nothing stands between a prefix
-            and what follows it.
-        prefix_mask: [U, P], 0 at padding.
-        prefix_of: which prefix each prompt goes on from, [N] int64.
-        embeddings: what follows in each prompt, [N, T, H], padded on the right.
-        attention_mask: [N, T], 0 at padding.
 
     Returns:
         The states of the prefixes, [U, P, H], and of what follows, [N, T, H].
     """
-    read = read_packed if packs(model) else continue_from_a_cache
-    return read(model, prefixes, prefix_mask, prefix_of, embeddings, attention_mask)
+    return read_packed(model, prompts) if packs(model) else continue_from_a_cache(model, prompts)
 
 
-def continue_from_a_cache(
-    model: nn.Module,
-    prefixes: Tensor,
-    prefix_mask: Tensor,
-    prefix_of: Tensor,
-    embeddings: Tensor,
-    attention_mask: Tensor,
-) -> tuple[Tensor, Tensor]:
+def continue_from_a_cache(model: nn.Module, prompts: Prompts) -> tuple[Tensor, Tensor]:
     """As ``continue_prefixes``, for every causal model that keeps a cache of keys and values."""
+    prefix_mask, prefix_of = prompts.prefix_mask, prompts.prefix_of
     cache = DynamicCache()
     output = model(
-        inputs_embeds=prefixes,
+        inputs_embeds=prompts.prefixes,
         attention_mask=prefix_mask,
         past_key_values=cache,
         use_cache=True,
         **_positions(model, (prefix_mask.cumsum(dim=1) - 1).clamp(min=0)),
     )
     cache.layers = [_PrefixLayer(layer, prefix_of) for layer in cache.layers]
-    after = torch.arange(embeddings.shape[1], device=embeddings.device)
-    rest = model(
-        inputs_embeds=embeddings,
-        attention_mask=torch.cat([prefix_mask[prefix_of], attention_mask], dim=1),
+    after = torch.arange(prompts.rest.shape[1], device=prompts.rest.device)
+    followed = model(
+        inputs_embeds=prompts.rest,
+        attention_mask=torch.cat([prefix_mask[prefix_of], prompts.mask], dim=1),
         past_key_values=cache,
         use_cache=True,
         **_positions(model, prefix_mask.sum(dim=1)[prefix_of, None] + after),
     )
-    return output.last_hidden_state, rest.last_hidden_state
+    return output.last_hidden_state, followed.last_hidden_state
 
 
 def _positions(model: nn.Module, position_ids: Tensor) -> dict[str, Tensor]:
@@ -238,7 +223,8 @@ def can_continue_prefixes(model: nn.Module) -> bool:
         states = model(inputs_embeds=whole, attention_mask=ones.new_ones(whole.shape[:2]))
         alone.append(states.last_hidden_state[0, -len(rest) :].float())
     prefixes = torch.stack([long, padded])
-    _, continued = continue_prefixes(model, prefixes, mask, both, rest.expand(2, 4, -1), ones)
+    prompts = Prompts(prefixes, mask, both, rest.expand(2, 4, -1), ones)
+    _, continued = continue_prefixes(model, prompts)
     model.train(was_training)
     effect = (alone[0] - alone[1]).norm()
     errors = (states - expected for states, expected in zip(continued, alone, strict=True))

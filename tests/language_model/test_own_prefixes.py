@@ -10,7 +10,7 @@ from conftest import CONFIGS, small_tokenizer
 
 from recbole_tslrec.language_model.encoder import ItemEncoder
 from recbole_tslrec.language_model.load import add_adapters, load_language_model
-from recbole_tslrec.language_model.packed_prefixes import packs, read_packed
+from recbole_tslrec.language_model.packed_prefixes import Prompts, packs, read_packed
 from recbole_tslrec.language_model.prompts.segments import Items, Soft, TokenTable, Words
 from recbole_tslrec.language_model.prompts.template import make_template
 from recbole_tslrec.language_model.readout import pooled
@@ -97,8 +97,9 @@ def test_packed_prompts_are_read_as_from_a_cache(kind, attention, language_model
     prefix_mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1], [0, 1, 1, 1]])
     mask = torch.tensor([[1, 0, 0], [1, 1, 1], [1, 1, 0], [1, 1, 1], [1, 0, 0], [1, 1, 0]])
     prefix_of = torch.tensor([2, 0, 1, 2, 2, 0])  # in any order
-    expected, followed = continue_from_a_cache(model, prefixes, prefix_mask, prefix_of, rest, mask)
-    states, found = read_packed(model, prefixes, prefix_mask, prefix_of, rest, mask)
+    prompts = Prompts(prefixes, prefix_mask, prefix_of, rest, mask)
+    expected, followed = continue_from_a_cache(model, prompts)
+    states, found = read_packed(model, prompts)
     close = {"rtol": 1e-5, "atol": 1e-5}
     torch.testing.assert_close(states[prefix_mask == 1], expected[prefix_mask == 1], **close)
     torch.testing.assert_close(found[mask == 1], followed[mask == 1], **close)

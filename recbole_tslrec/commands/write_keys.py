@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from tabulate import tabulate
@@ -13,6 +14,7 @@ from recbole_tslrec.config.keys import TRAINING_GROUPS
 from recbole_tslrec.recbole_bridge.config_files import properties_folder
 from recbole_tslrec.recbole_bridge.paradigm import (
     PARADIGMS,
+    Variant,
     chain,
     staged_models,
     table_rows,
@@ -48,6 +50,12 @@ def page() -> str:
         "Every key of ours, by the paradigm whose models have it. Written by `make keys` from the "
         "declarations in the code. RecBole's own keys are in RecBole's documentation.",
         "",
+        "What a key means stands beside it in `properties/<paradigm>.yaml`; of the first table in "
+        "`properties/overall.yaml`.",
+        "",
+        "* *can change*: whether another value makes another result, and so another stage or cell.",
+        "* *read by*: the stages, and the rows of `compare`, whose result depends on the key.",
+        "",
         "## Every sequential model",
         "",
         _table([_row(key) for group in TRAINING_GROUPS for key in group.keys]),
@@ -81,12 +89,18 @@ def names() -> BuiltIn:
 
 
 def _readers(paradigm: str, key: str) -> list[str]:
-    """The stages of a paradigm that read a key, and its rows of a comparison that do so themselves."""
+    """The stages of a paradigm that read a key, and its rows of a comparison that do so themselves.
+
+    POD's codes may be made of a backbone though none of its rows does: then the stages of others count.
+    """
     rows = PARADIGMS[paradigm].variants
+    names = _stages_that_read(key, rows) + [row.name for row in rows if key in row.keys]
+    return list(dict.fromkeys(names or _stages_that_read(key, variants().values()))) or ["all"]
+
+
+def _stages_that_read(key: str, rows: Iterable[Variant]) -> list[str]:
     stages = dict.fromkeys(stage for row in rows for stage in chain(row.stages))
-    names = [stage.name for stage in stages if key in stage.keys]
-    names += [row.name for row in rows if key in row.keys]
-    return list(dict.fromkeys(names)) or ["all"]
+    return [stage.name for stage in stages if key in stage.keys]
 
 
 def main() -> None:

@@ -129,15 +129,21 @@ EXAMPLES = declare(
     ),
 )
 
-_TRAINING_TITLE = "Fine-tuning (TSLRec §4.1, Eq. 1 to 3, which gives no number of epochs)"
+_TRAINING_TITLE = "Fine-tuning"
 
 STOPPING = declare(
     _TRAINING_TITLE,
-    Key("sft_epochs", 10, "The most epochs of fine-tuning.", integer(1)),
+    Key(
+        "sft_epochs",
+        10,
+        "The most epochs of fine-tuning (TSLRec's paper gives no number).",
+        integer(1),
+    ),
     Key(
         "sft_stopping_step",
         3,
-        "Epochs without a better held-out loss before fine-tuning stops.",
+        "Epochs without a better validation (TSLRec: a lower loss on the users held out) before "
+        "fine-tuning stops.",
         integer(1),
     ),
 )
@@ -147,8 +153,8 @@ OPTIMISATION = declare(
     Key(
         "sft_batch_positions",
         1024,
-        "Positions of a batch: items and llm_response with padding, the instruction not counted. Users "
-        "of like history length share a batch.",
+        "Positions of a batch, with padding; an instruction that is read once for all its prompts is "
+        "not counted. Prompts of like length share a batch.",
         integer(1),
     ),
     Key(

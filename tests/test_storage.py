@@ -42,6 +42,29 @@ def test_a_stage_that_fails_does_not_count_and_goes_on_from_what_it_left(tmp_pat
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_the_seconds_of_a_stage_are_those_of_all_runs_as_far_as_they_were_of_use(tmp_path):
+    store, worked = Store(tmp_path), iter([100, 7, None])
+
+    def make(folder):
+        seconds = next(worked)
+        if seconds is None:
+            return {"said": 1}
+        (folder / WORK).mkdir(exist_ok=True)
+        shard = folder / WORK / f"shard-{seconds}"
+        shard.write_text("half")
+        os.utime(shard, (time.time() + seconds, time.time() + seconds))
+        raise RuntimeError("killed")
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            store.get("stage", {}, make)
+    # The second run left nothing later than the first: time that it lost is not counted.
+    stage = store.get("stage", {}, make)
+    assert 198 <= stage.seconds < 203
+    assert stage.notes["said"] == 1 and 198 <= stage.notes["seconds_before"] < 203
+    assert store.seconds("stage", {}) == pytest.approx(stage.seconds, abs=0.01)
+
+
 @pytest.mark.parametrize("damage", ["alter", "remove", "manifest", "swap"])
 def test_a_damaged_stage_is_refused_by_name(tmp_path, damage):
     stage = Store(tmp_path).get("stage", {"k": 1}, write_text("one"))

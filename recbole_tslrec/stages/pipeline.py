@@ -198,9 +198,12 @@ def cost_table(stages: Sequence[StoredResult]) -> str:
     for stage in stages:
         cost = stage.notes.get("cost", {})
         memory = cost.get("peak_memory_bytes")
+        said = ["reused"] if stage.reused else []
+        if "seconds_before" in stage.notes:
+            said.append("went on: positions of its last run")
         rows.append(
             {
-                "stage": stage.name + (" (reused)" if stage.reused else ""),
+                "stage": stage.name + (f" ({', '.join(said)})" if said else ""),
                 "seconds": f"{stage.seconds:.1f}",
                 "examples": cost.get("examples"),
                 "positions": cost.get("positions"),

@@ -7,6 +7,7 @@ the partial folder is there for the next run to go on from.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -41,7 +42,12 @@ UNFINISHED = "unfinished.json"  # in a partial folder: what the stage is being m
 
 @dataclass
 class StoredResult:
-    """A finished stage as it lies on disk."""
+    """A finished stage as it lies on disk.
+
+    Attributes:
+        seconds: what it took to make, with interrupted runs as far as their work was of use.
+        notes: what ``make`` said; ``seconds_before`` is the interrupted runs' part.
+    """
 
     name: str
     fingerprint: str
@@ -91,7 +97,8 @@ class Store:
         return self._place(name, made_from)[1].is_dir()
 
     def seconds(self, name: str, made_from: dict[str, Any]) -> float | None:
-        """How long the stage made from exactly this took to make; None if it is not there."""
+        """How long the stage made from exactly this took to make, see ``StoredResult``; None if it is
+        not there."""
         folder = self._place(name, made_from)[1]
         return read_manifest(folder)["seconds"] if folder.is_dir() else None
 
@@ -106,11 +113,14 @@ class Store:
         left = any(path.is_file() for path in (partial / WORK).rglob("*"))
         begins = f"goes on from [{partial / WORK}]" if left else "start"
         getLogger(__name__).info(f"Stage {name}: {begins}, to be kept in [{folder}]")
+        before = _seconds_before(partial)
         started = {"stage": name, "made_from": made_from, "started_at": _now()}
-        write_json(partial / UNFINISHED, started)
+        write_json(partial / UNFINISHED, started | {"seconds_before": before})
         start = time.monotonic()
         notes = make(partial) or {}
-        seconds = time.monotonic() - start
+        if before:
+            notes = {**notes, "seconds_before": round(before, 3)}
+        seconds = before + time.monotonic() - start
         mode = (partial / UNFINISHED).stat().st_mode
         (partial / UNFINISHED).unlink()
         (partial / MANIFEST).unlink(missing_ok=True)  # of a run that was killed just before the end
@@ -157,6 +167,18 @@ class Store:
         getLogger(__name__).info(f"Stage {name}: reused from [{folder}]")
         seconds, notes = manifest["seconds"], manifest["notes"]
         return StoredResult(name, key, folder, seconds, reused=True, notes=notes)
+
+
+def _seconds_before(partial: Path) -> float:
+    """How long interrupted runs worked on what they left here; 0 where that cannot be told."""
+    left = [path.stat().st_mtime for path in (partial / WORK).rglob("*") if path.is_file()]
+    try:
+        unfinished = json.loads((partial / UNFINISHED).read_text(encoding="utf-8"))
+        started = datetime.fromisoformat(unfinished["started_at"]).timestamp()
+        earlier = float(unfinished["seconds_before"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+    return earlier + max(0.0, max(left) - started) if left else 0.0
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

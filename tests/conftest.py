@@ -205,6 +205,13 @@ _T5_SIZES = {
 # With their heads; of T5 both kinds, whose logits differ by a factor.
 HEADED_CONFIGS = {
     **{kind: make for kind, make in CONFIGS.items() if kind != "bert"},
+    "gemma2": lambda: transformers.Gemma2Config(
+        **_SIZES, num_key_value_heads=1, head_dim=16, final_logit_softcapping=0.2
+    ),
+    "granite": lambda: transformers.GraniteConfig(
+        **_SIZES, num_key_value_heads=2, logits_scaling=3
+    ),
+    "cohere": lambda: transformers.CohereConfig(**_SIZES, num_key_value_heads=2, logit_scale=0.3),
     "t5": lambda: transformers.T5Config(**_T5_SIZES, tie_word_embeddings=True),
     "t5-untied": lambda: transformers.T5Config(**_T5_SIZES, tie_word_embeddings=False),
 }

@@ -16,6 +16,14 @@ import torch
 from torch import Tensor, nn
 
 _MASKED = ("eager", "sdpa")  # the attentions that take any mask
+# What a config says of attention that looks at columns, or at a part of what is before.
+_NARROWER = (
+    "sliding_window",
+    "window_size",
+    "attention_window_size",
+    "attention_chunk_size",
+    "alibi",
+)
 _PADDING, _PREFIX, _FIRST = -1, 0, 1  # what stands at a position: from _FIRST on, continuations
 
 
@@ -47,12 +55,13 @@ def takes_positions(model: nn.Module) -> bool:
 def packs(model: nn.Module) -> bool:
     """Whether a model takes positions, and a mask [B, 1, T, T] is all that says which sees which.
 
-    A sliding window is a second mask, and flash attention takes none.
+    A window (Mistral, GPT-Neo) is a second mask, ALiBi (Falcon) makes its own of two dimensions, and
+    flash attention takes none.
     """
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    slides = getattr(config, "sliding_window", None) is not None or kinds != {"full_attention"}
-    return takes_positions(model) and config._attn_implementation in _MASKED and not slides
+    whole = kinds == {"full_attention"} and not any(getattr(config, key, None) for key in _NARROWER)
+    return takes_positions(model) and config._attn_implementation in _MASKED and whole
 
 
 def read_packed(model: nn.Module, prompts: Prompts) -> tuple[Tensor, Tensor]:

@@ -202,11 +202,14 @@ def load_for_prompts(
     return language_model
 
 
-def tokenised_texts(config, source: LanguageModelSource, texts: Sequence[str]) -> TokenTable:
+def tokenised_texts(
+    config, source: LanguageModelSource, texts: Sequence[str], before: str = ""
+) -> TokenTable:
     """The items' texts for a language model, of each the first ``item_text_tokens`` tokens.
 
     Args:
         texts: by internal id; the first, padding's, is empty.
+        before: the words behind which they stand, if their tokens are to be those that they have there.
 
     Raises:
         ValueError: the tokenizer finds nothing to read in a text, or gives what the model does not know.
@@ -214,7 +217,7 @@ def tokenised_texts(config, source: LanguageModelSource, texts: Sequence[str]) -
     from recbole_tslrec.language_model.source import cannot_be_opened
 
     with cannot_be_opened(source.name):
-        table = TokenTable.of(source.tokenizer, texts, config["item_text_tokens"])
+        table = TokenTable.behind(source.tokenizer, before, texts, config["item_text_tokens"])
     check_words(source, int(table.tokens.max(initial=0)))
     empty = [repr(texts[row]) for row in (table.lengths[1:] == 0).nonzero()[0] + 1]
     if empty:

@@ -8,13 +8,14 @@ at a T5's first position. Logits over a whole vocabulary are never taken at all 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PretrainedConfig
 
 from recbole_tslrec.language_model.load import meta_model
 from recbole_tslrec.language_model.source import LanguageModelSource
@@ -74,30 +75,33 @@ def pooled(states: States, pooling: str) -> Tensor:
 class Head:
     """Rows of a language-model head: from hidden states to the logits of some tokens, or of all.
 
-    What some models do to all logits alike behind the head (a cap in Gemma 2, a factor in Cohere) is
-    left out; it does not change their order.
-
     Attributes:
         weight: [k, H].
         bias: [k], or None.
         scale: what hidden states are multiplied by (in a T5 whose embeddings are its head's).
+        factor: what logits are multiplied by (Cohere, Granite).
+        cap: what logits are softly kept below (Gemma 2), c tanh(logit / c); None: nothing.
     """
 
     weight: Tensor
     bias: Tensor | None = None
     scale: float = 1.0
+    factor: float = 1.0
+    cap: float | None = None
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """[..., H] -> [..., k] float32; call it on the positions that are wanted alone."""
-        bias = None if self.bias is None else self.bias.float()
+        bias = None if self.bias is None else self.bias.float() * self.factor
         with torch.autocast(hidden.device.type, enabled=False):
-            return F.linear(hidden.float() * self.scale, self.weight.float(), bias)
+            states = hidden.float() * (self.scale * self.factor)
+            logits = F.linear(states, self.weight.float(), bias)
+            return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
     def rows(self, token_ids: Sequence[int]) -> Head:
         """The head of these tokens alone, in their order."""
         chosen = torch.tensor(token_ids, device=self.weight.device)
         bias = None if self.bias is None else self.bias[chosen]
-        return Head(self.weight[chosen], bias, self.scale)
+        return replace(self, weight=self.weight[chosen], bias=bias)
 
 
 def head_of(model: nn.Module) -> Head | None:
@@ -114,7 +118,13 @@ def head_of(model: nn.Module) -> Head | None:
         return None
     scaled = getattr(config, "scale_decoder_outputs", False)
     scale = model.config.hidden_size**-0.5 if scaled else 1.0
-    return Head(head.weight, getattr(head, "bias", None), scale)
+    return Head(head.weight, getattr(head, "bias", None), scale, **_behind_the_head(config))
+
+
+def _behind_the_head(config: PretrainedConfig) -> dict[str, float | None]:
+    """What a model does to its logits, by its config."""
+    factor = getattr(config, "logit_scale", None) or 1.0 / getattr(config, "logits_scaling", 1.0)
+    return {"factor": factor, "cap": getattr(config, "final_logit_softcapping", None)}
 
 
 def stored_head(
@@ -130,12 +140,15 @@ def stored_head(
     whole = meta_model(source, head=True)
     names = {module: name for name, module in whole.named_modules()}
     head = whole.get_output_embeddings()
+    behind = _behind_the_head(source.config.get_text_config())
     if source.is_random:
-        return Head(torch.randn(len(token_ids), head.weight.shape[1], device=device) * 0.02)
+        weight = torch.randn(len(token_ids), head.weight.shape[1], device=device) * 0.02
+        return Head(weight, **behind)
     weight = _stored_rows(source, f"{names[head]}.weight", token_ids).to(device)
     if getattr(head, "bias", None) is None:
-        return Head(weight)
-    return Head(weight, _stored_rows(source, f"{names[head]}.bias", token_ids).to(device))
+        return Head(weight, **behind)
+    bias = _stored_rows(source, f"{names[head]}.bias", token_ids).to(device)
+    return Head(weight, bias, **behind)
 
 
 def _stored_rows(source: LanguageModelSource, tensor: str, rows: Sequence[int]) -> Tensor:

@@ -30,6 +30,8 @@ from recbole_tslrec.language_model.packed_prefixes import (
 _TOLERANCE = 0.3
 # How far two passes over the same positions may be off. An encoder of random weights is at 0.004.
 _ROUNDING = 1e-3
+# What a model raises that does not take a cache, positions or a mask.
+_REFUSED = (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError)
 
 
 def continue_prefix(
@@ -189,7 +191,7 @@ def can_share_prefix(model: nn.Module) -> bool:
         begun, continued = continue_prefix(model, prefix, rest.expand(2, 4, -1), mask)
     except torch.OutOfMemoryError:
         raise
-    except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError) as error:
+    except _REFUSED as error:
         getLogger(__name__).info(
             f"The instruction is read in every prompt, not once a batch: {error!r}"
         )
@@ -206,26 +208,42 @@ def can_share_prefix(model: nn.Module) -> bool:
 def can_continue_prefixes(model: nn.Module) -> bool:
     """Whether going on from prefixes of different lengths gives this model's own hidden states.
 
-    Tried out, as ``can_share_prefix`` is: a model must take positions that begin behind padding.
+    Tried out, as ``can_share_prefix`` is, with two prompts behind each prefix: a model must take
+    positions that begin behind padding, and a mask of its own where prompts are packed.
     """
     if not can_share_prefix(model):
         return False
     was_training = model.training
     model.eval()
     words = model.get_input_embeddings()
-    tokens = torch.arange(1, 13, device=words.weight.device) % words.num_embeddings
-    long, padded, rest = words(tokens).view(3, 4, -1)
+    tokens = torch.arange(1, 17, device=words.weight.device) % words.num_embeddings
+    long, padded, first, second = words(tokens).view(4, 4, -1)
+    rest = torch.stack([first, second, first, second])
     mask = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]], device=tokens.device)
-    ones, both = torch.ones_like(mask), torch.arange(2, device=tokens.device)
-    alone = []
-    for prefix in (long, padded[2:]):
-        whole = torch.cat([prefix, rest])[None]
-        states = model(inputs_embeds=whole, attention_mask=ones.new_ones(whole.shape[:2]))
-        alone.append(states.last_hidden_state[0, -len(rest) :].float())
-    prefixes = torch.stack([long, padded])
-    prompts = Prompts(prefixes, mask, both, rest.expand(2, 4, -1), ones)
-    _, continued = continue_prefixes(model, prompts)
-    model.train(was_training)
-    effect = (alone[0] - alone[1]).norm()
+    prefix_of = torch.tensor([0, 0, 1, 1], device=tokens.device)
+    try:
+        alone = [
+            _states_behind(model, prefix, own) for prefix in (long, padded[2:]) for own in rest[:2]
+        ]
+        prompts = Prompts(
+            torch.stack([long, padded]), mask, prefix_of, rest, torch.ones_like(mask)[prefix_of]
+        )
+        _, continued = continue_prefixes(model, prompts)
+    except torch.OutOfMemoryError:
+        raise
+    except _REFUSED as error:
+        getLogger(__name__).info(f"Each prompt is read as a whole: {error!r}")
+        return False
+    finally:
+        model.train(was_training)
+    effect = (alone[0] - alone[2]).norm()
     errors = (states - expected for states, expected in zip(continued, alone, strict=True))
     return all(error.norm() < _TOLERANCE * effect for error in errors)
+
+
+def _states_behind(model: nn.Module, prefix: Tensor, rest: Tensor) -> Tensor:
+    """The states of what follows a prefix, read as one text. [T, H] float32"""
+    whole = torch.cat([prefix, rest])[None]
+    mask = torch.ones(whole.shape[:2], dtype=torch.int64, device=whole.device)
+    states = model(inputs_embeds=whole, attention_mask=mask).last_hidden_state
+    return states[0, len(prefix) :].float()

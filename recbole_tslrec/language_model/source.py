@@ -116,8 +116,12 @@ class LanguageModelSource:
     @property
     def context_length(self) -> int:
         """The most positions of a prompt."""
-        limits = [getattr(self.tokenizer, "model_max_length", None), _NO_LIMIT]
-        positions = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        config = self.config.get_text_config()
+        limits = [_NO_LIMIT]
+        # A T5 was trained on 512 positions, which its tokenizer says; but it counts them relatively.
+        if not hasattr(config, "relative_attention_num_buckets"):
+            limits.append(getattr(self.tokenizer, "model_max_length", None))
+        positions = getattr(config, "max_position_embeddings", None)
         if positions is not None:
             limits.append(positions - _first_position(self.shape))
         return int(min(limit for limit in limits if limit is not None and limit > 0))

@@ -56,14 +56,14 @@ class FrozenHead(nn.Module):
 
     def __init__(self, head: Head):
         super().__init__()
-        self.scale = head.scale
+        self.behind = {"scale": head.scale, "factor": head.factor, "cap": head.cap}
         self.register_buffer("weight", head.weight.detach().clone(), persistent=False)
         bias = None if head.bias is None else head.bias.detach().clone()
         self.register_buffer("bias", bias, persistent=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., H] -> [..., k] float32."""
-        return Head(self.weight, self.bias, self.scale)(hidden)
+        return Head(self.weight, self.bias, **self.behind)(hidden)
 
 
 def head_of_answers(

@@ -85,6 +85,24 @@ def test_prompts_are_packed_where_a_mask_says_it_all(language_model_folder):
     assert found == {kind: kind != "mistral" for kind in CAUSAL}
 
 
+@pytest.mark.parametrize("kind", ["gpt-neo", "falcon"])
+def test_models_with_masks_of_their_own_are_not_packed(kind, tmp_path):
+    """GPT-Neo's window goes by columns, ALiBi by the mask's."""
+    sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2}
+    config = {
+        "gpt-neo": lambda: transformers.GPTNeoConfig(
+            vocab_size=64, hidden_size=32, num_layers=2, num_heads=2, window_size=6,
+            attention_types=[[["global", "local"], 1]], max_position_embeddings=64,
+        ),
+        "falcon": lambda: transformers.FalconConfig(**sizes, num_attention_heads=2, alibi=True),
+    }[kind]()  # fmt: skip
+    torch.manual_seed(0)
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
+    small_tokenizer().save_pretrained(tmp_path)
+    model = load_language_model(open_source(str(tmp_path)), "none", CPU, "eager").eval()
+    assert not packs(model) and isinstance(can_continue_prefixes(model), bool)
+
+
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_packed_prompts_are_read_as_from_a_cache(kind, attention, language_model_folder):

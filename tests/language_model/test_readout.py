@@ -31,7 +31,7 @@ HISTORIES = {"history": [np.array([1, 2, 3]), np.array([4]), np.array([5, 2])]}
 
 def encoder_of(folder: str, head: bool) -> tuple[ItemEncoder, dict[str, torch.Tensor]]:
     source = open_source(folder, kinds=KINDS)
-    model = load_language_model(source, "none", CPU, head=head)
+    model = load_language_model(source, "none", CPU, "eager", head)
     torch.manual_seed(3)
     encoder = ItemEncoder(model, torch.randn(7, 5), torch.randn(4, 32)).eval()
     titles = TokenTable.of(source.tokenizer, ["", "0 1", "2", "3 4 5", "6", "7 8", "9"])
@@ -78,9 +78,9 @@ def test_letters_have_the_whole_models_logits(kind, headed_model_folder):
 def test_a_trunks_letters_are_the_heads_rows(kind, headed_model_folder):
     folder = headed_model_folder(kind)
     source = open_source(folder, kinds=KINDS)
-    trunk = load_language_model(source, "none", CPU)
+    trunk = load_language_model(source, "none", CPU, "eager")
     assert trunk.get_output_embeddings() is None
-    whole = head_of(load_language_model(source, "none", CPU, head=True)).rows(LETTERS)
+    whole = head_of(load_language_model(source, "none", CPU, "eager", head=True)).rows(LETTERS)
     tied = source.config.tie_word_embeddings
     letters = head_of(trunk).rows(LETTERS) if tied else stored_head(source, LETTERS, CPU)
     assert (head_of(trunk) is not None) == tied

@@ -83,6 +83,26 @@ class TokenTable:
         """Where each text begins in ``tokens``. [rows]"""
         return np.cumsum(self.lengths) - self.lengths
 
+    def first_alike(self, examples: Sequence[np.ndarray]) -> np.ndarray:
+        """Of each row the place of the first of its example with the same text.
+
+        Where a text is scored at several places of a prompt, sums of another order would tell it from
+        itself in the last digits.
+
+        Args:
+            examples: rows of the table, int64 [any] each.
+
+        Returns:
+            [n] int64, places among all rows of all examples, one after the other.
+        """
+        first: dict[tuple[int, bytes], int] = {}
+        numbers = np.repeat(np.arange(len(examples)), [len(rows) for rows in examples])
+        rows = np.concatenate(examples)
+        spans = zip(self.starts[rows], self.lengths[rows], strict=True)
+        texts = [self.tokens[start : start + length].tobytes() for start, length in spans]
+        keys = zip(numbers.tolist(), texts, strict=True)
+        return np.array([first.setdefault(key, place) for place, key in enumerate(keys)])
+
 
 @dataclass(frozen=True)
 class Words:

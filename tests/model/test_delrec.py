@@ -18,11 +18,16 @@ from support.texts import write_titles_of_two_words
 from recbole_tslrec.evaluation.candidates import scores, top_items
 from recbole_tslrec.experiments.run.comparison import compare
 from recbole_tslrec.experiments.run.grid import Grid
+from recbole_tslrec.language_model.prompts.ragged import Ragged
+from recbole_tslrec.language_model.prompts.segments import Items, TokenTable, tokens_of
 from recbole_tslrec.language_model.readout import States
+from recbole_tslrec.language_model.source import open_source
 from recbole_tslrec.language_model.trie import Trie, log_likelihoods
+from recbole_tslrec.language_model.verbalizer import LAST_WORDS
 from recbole_tslrec.paradigms.delrec import stages as delrec_stages
 from recbole_tslrec.paradigms.delrec.examples import Pair, analysis_values, pattern_values
 from recbole_tslrec.paradigms.delrec.imitated import best_behind_histories
+from recbole_tslrec.paradigms.delrec.prompts import make_prompts
 from recbole_tslrec.paradigms.delrec.ranker import Imitation, gradient_weights
 from recbole_tslrec.paradigms.delrec.stages import SoftPromptsStage
 from recbole_tslrec.recbole_bridge.candidate_examples import values_of
@@ -239,11 +244,57 @@ def test_titles_have_the_whole_models_mean_log_likelihood(kind, titled, settings
         for place, item in enumerate(items):
             name = dataset.id2token("item_id", int(item))
             title = f"{'Nail' if int(name[1:]) < 15 else 'C'} n{name[1:]}"
-            tokens = tokenizer(title, add_special_tokens=False)["input_ids"]
+            front = len(tokenizer(LAST_WORDS, add_special_tokens=False)["input_ids"])
+            # As the title is written behind these words: a Llama's has a blank before it elsewhere.
+            tokens = tokenizer(LAST_WORDS + title, add_special_tokens=False)["input_ids"][front:]
             read = torch.cat([prompt, words(torch.tensor([tokens]))], dim=1)
             steps = whole(inputs_embeds=read).logits[0, -len(tokens) - 1 : -1].log_softmax(dim=1)
             expected = steps[range(len(tokens)), tokens].mean()
             torch.testing.assert_close(found[number, place], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_items_of_equal_titles_have_equal_scores(kind, titled, settings, folder):
+    """Or the last digits of their sums would order them, and not the retriever."""
+    settings = settings | {"llm": folder(kind), "delrec_verbalizer": "title"}
+    experiment = Experiment(titled, settings)
+    verbalizer = experiment.model.ranker.verbalizer
+    texts = [
+        verbalizer.titles.tokens[start:][:length] for start, length in spans(verbalizer.titles)
+    ]
+    texts[9] = texts[30] = texts[4]
+    rows = Ragged.of(texts)
+    verbalizer.titles = TokenTable(rows.flat, rows.counts)
+    found = experiment.scores()
+    assert found[0, 0] == found[0, 1] == found[0, 3] != found[0, 2]
+
+
+def spans(titles: TokenTable) -> list[tuple[int, int]]:
+    return list(zip(titles.starts.tolist(), titles.lengths.tolist(), strict=True))
+
+
+def test_a_title_is_alike_to_one_of_its_own_prompt_alone():
+    titles = TokenTable.of(gpt_like_tokenizer(), ["", "a", "b", "a", "a b"])
+    found = titles.first_alike([np.array([1, 2, 3]), np.array([3, 4, 1]), np.array([4])])
+    assert found.tolist() == [0, 1, 0, 3, 4, 3, 6]
+
+
+def test_titles_do_not_run_together_where_a_tokenizer_drops_line_ends(language_model_folder):
+    source = open_source(language_model_folder("llama"))
+    assert tokens_of(source.tokenizer, "\n") == ()
+    texts = TokenTable.of(source.tokenizer, ["", "0", "1", "2"])
+    prompts = make_prompts(source, "predict", "SASRec", texts, 2, 3, 1)
+    shown = [part for part in prompts.pattern.segments if isinstance(part, Items)]
+    assert all(part.separator == tokens_of(source.tokenizer, "; ") for part in shown)
+
+
+def test_a_t5_reads_more_than_its_tokenizer_says(tmp_path):
+    """Its positions are relative; the paper's prompts of DELRec are twice as long as its training's."""
+    folder = save_t5(tmp_path)
+    tokenizer = gpt_like_tokenizer()
+    tokenizer.model_max_length = 512
+    tokenizer.save_pretrained(folder)
+    assert open_source(folder, kinds=("encoder-decoder",)).context_length > 10_000
 
 
 @torch.no_grad()

@@ -75,14 +75,17 @@ class PromptedModel:
         Raises:
             ValueError: prompts do not fit the context, or the texts are nothing to the tokenizer.
         """
-        from recbole_tslrec.language_model.verbalizer import item_texts
+        from recbole_tslrec.language_model.kinds import ENCODER_DECODER
+        from recbole_tslrec.language_model.verbalizer import LAST_WORDS, item_texts
         from recbole_tslrec.paradigms.delrec.prompts import check_prompts, make_prompts
 
         texts = titles = None
         if catalogue is not None:
             texts = item_texts(source, catalogue, tokens, config["item_text_tokens"])
             if config["delrec_verbalizer"] == "title":
-                titles = tokenised_texts(config, source, catalogue.rows(tokens))
+                # An encoder-decoder answers behind nothing.
+                before = "" if source.kind == ENCODER_DECODER else LAST_WORDS
+                titles = tokenised_texts(config, source, catalogue.rows(tokens), before)
         prompts = make_prompts(
             source,
             config["delrec_instruction"],

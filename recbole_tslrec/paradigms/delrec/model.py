@@ -71,7 +71,9 @@ class DELRec(Reranker):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.source = open_source_for(config)
-        self.settings = result_values(config, _KEYS) | {"seed": config["seed"]}
+        unread = () if config["delrec_items"] == "text" else ITEM_TEXT.names
+        keys = [key for key in _KEYS if key not in unread]
+        self.settings = result_values(config, keys) | {"seed": config["seed"]}
         self.show_progress = config["show_progress"]
         self.has_stage = config["delrec_soft_prompts"] == "trained"
         tokens = dataset.field2id_token[dataset.iid_field][1:].tolist()

@@ -46,7 +46,7 @@ def _check(config: Mapping[str, Any]) -> None:
         )
     if not by_title:
         check_letters(k, otherwise="delrec_verbalizer: title")
-    if h > k:
+    if h > k and config["delrec_soft_prompts"] == "trained":
         raise ValueError(
             f"delrec_predictions: [{h}] are to be among the n_candidates: [{k}] of a prompt. Set "
             f"delrec_predictions: {k}, or more candidates."

@@ -73,7 +73,9 @@ def make_prompts(
     """
     tokenizer = source.tokenizer
     opening, closing = special_tokens(tokenizer)
-    shown = {"slots": texts is None, "texts": texts, "separator": tokens_of(tokenizer, "\n")}
+    # A T5's tokenizer drops line ends, and unlabelled titles would run together.
+    separator = tokens_of(tokenizer, "\n") or tokens_of(tokenizer, "; ")
+    shown = {"slots": texts is None, "texts": texts, "separator": separator}
     numbers = TokenTable.of(tokenizer, [f"({place})" for place in range(1, max_history + 1)])
     labels = TokenTable.of(tokenizer, [f"({label})" for label in candidate_labels(n_candidates)])
     items = partial(Items, **shown)

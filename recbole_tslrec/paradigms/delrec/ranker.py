@@ -76,8 +76,7 @@ class CandidateRanker(TrainedParts):
             states = self.reader(**prompts)
         else:
             states = functional_call(self.reader, {VECTORS: vectors}, (), prompts)
-        with torch.autocast(states.hidden.device.type, enabled=False):
-            return self.verbalizer.scores(self.reader.language_model, states, batch)
+        return self.verbalizer.scores(self.reader.language_model, states, batch)
 
     def forward(self, place: Tensor, count: Tensor, **batch: Tensor) -> dict[str, Tensor]:
         """The loss of a batch (stage 2): ``error`` [B], the cross entropy over the candidates.

@@ -28,6 +28,7 @@ from recbole_tslrec.paradigms.delrec.examples import CANDIDATES
 
 _TITLES = "titles"
 _PLACE_OF = "title_place"
+_SAME_AS = "title_same_as"  # of each title the first equal one of its prompt
 # The most logits computed at once without gradients: 256 MB.
 _LOGITS_AT_ONCE = 2**26
 
@@ -108,16 +109,20 @@ class Titles(Verbalizer):
 
     def batch(self, template: Template, values: Values) -> dict[str, Tensor]:
         candidates, titles = values[CANDIDATES], Items(_TITLES, texts=self.titles)
-        places = torch.from_numpy(np.concatenate([np.arange(len(row)) for row in candidates]))
+        counts = [len(row) for row in candidates]
+        of_titles = {
+            _PLACE_OF: torch.from_numpy(np.concatenate([np.arange(count) for count in counts])),
+            _SAME_AS: torch.from_numpy(self.titles.first_alike(candidates)),
+        }
         if not self.writes:
             whole = replace(template, segments=(*template.segments, titles), shared_prefix=False)
             batch = whole.continued({**values, _TITLES: candidates}, by=_TITLES)
-            return batch | {_PLACE_OF: places}
+            return batch | of_titles
         alone = [np.array([item]) for row in candidates for item in row]
         written = Template((titles,), int(self.titles.lengths.max())).batch({_TITLES: alone})
-        prompt_of = np.repeat(np.arange(len(candidates)), [len(row) for row in candidates])
+        prompt_of = np.repeat(np.arange(len(candidates)), counts)
         return template.batch(values) | {
-            _PLACE_OF: places,
+            **of_titles,
             "title_ids": written["token_ids"],
             "title_mask": written["attention_mask"],
             "title_of": torch.from_numpy(prompt_of),
@@ -135,7 +140,7 @@ class Titles(Verbalizer):
             tokens, mask, prompt_of = batch["token_ids"], batch["attention_mask"], states.prefix_of
             ends = states.prefix[prompt_of, -1:]  # prefixes are padded on the left
             before, n_prompts = torch.cat([ends, states.hidden[:, :-1]], dim=1), len(states.prefix)
-        found = _mean_log_likelihoods(model, before, tokens, mask)
+        found = _mean_log_likelihoods(model, before, tokens, mask)[batch[_SAME_AS]]
         scores = found.new_zeros(n_prompts, self.n_candidates)
         return scores.index_put((prompt_of, batch[_PLACE_OF]), found)
 

@@ -20,6 +20,8 @@ from test_pipeline import write_with_other_held_out
 
 from recbole_tslrec.__main__ import main
 from recbole_tslrec.evaluation.candidates import top_items
+from recbole_tslrec.language_model.meter import Meter
+from recbole_tslrec.language_model.prompts.segments import tokens_of
 from recbole_tslrec.paradigms.llmtrsr import stages as stages_of_summaries
 from recbole_tslrec.paradigms.llmtrsr.histories import TARGETS, blocks_of
 from recbole_tslrec.paradigms.llmtrsr.kept_summaries import (
@@ -49,6 +51,7 @@ def settings(settings, yes_no_model_folder):
         "trsr_merge_instruction": "predict distribution among preferences",
         "trsr_update_instruction": "given preferences , predict",
         "trsr_instruction": "predict yes",
+        "trsr_instruction_alone": "predict no",
         "sft_batch_positions": 2048,
         "sft_epochs": 1,
     }
@@ -165,6 +168,22 @@ def test_summaries_are_those_of_one_prompt_after_the_other(way, titled, settings
 
 
 @pytest.mark.parametrize("way", ["hierarchical", "recurrent"])
+def test_users_without_a_history_have_no_summary(way, titled, settings):
+    summariser = stage_of(titled, settings | {"trsr_summary": way}).summariser()
+    assert summariser.summaries([], Meter()) == []
+
+
+@pytest.mark.parametrize("way", ["hierarchical", "recurrent"])
+def test_words_of_the_other_way_of_summarising_do_not_count(way, titled, settings):
+    other = {"hierarchical": "trsr_update", "recurrent": "trsr_merge"}[way]
+    own = {"hierarchical": "trsr_merge", "recurrent": "trsr_update"}[way]
+    changes = [{}, {f"{other}_instruction": "0 1 2"}, {f"{own}_instruction": "0 1 2"}]
+    stages = [stage_of(titled, settings | {"trsr_summary": way} | change) for change in changes]
+    one, with_other, with_own = (stage.made_from for stage in stages)
+    assert one == with_other != with_own
+
+
+@pytest.mark.parametrize("way", ["hierarchical", "recurrent"])
 @pytest.mark.parametrize("n_last", [1, 2])
 def test_no_summary_reads_what_is_held_out(n_last, way, tmp_path, settings):
     write_with_other_held_out(tmp_path, n_last)
@@ -249,8 +268,8 @@ def test_a_row_has_the_latest_summary_of_what_was_before_it():
         ]
     )
 
-    def found(user, *items, shuffled=False):
-        (words,) = own.of([user], [np.array(items)], shuffled)
+    def found(user, *items, latest="test", shuffled=False):
+        (words,) = own.of([user], [np.array(items)], latest, shuffled)
         return words.tolist()
 
     assert found(1, 5, 6) == [10] and found(1, 5, 6, 7) == [11, 11] and found(1, 5, 6, 7, 8) == []
@@ -261,10 +280,20 @@ def test_a_row_has_the_latest_summary_of_what_was_before_it():
     assert found(1, 5, 6, shuffled=True) == [20] and found(1, 5, 6, 7, shuffled=True) == [21]
     assert found(1, 5, 6, 7, 8, shuffled=True) == [21]  # the other user has none for the test
     assert found(2, 9, 9, 9, 9, shuffled=True) == [10]
+    assert found(1, 5, 6, latest="training") == [10]
+    assert found(1, 5, 6, 7, latest="training") == [10]
     other = KeptSummaries(4, seed=0)
     other.load_state_dict(own.state_dict())
     assert other.content_hash() == own.content_hash()
     assert other.of([1], [np.array([5, 6, 7])])[0].tolist() == [11, 11]
+
+
+def test_a_validated_row_reads_no_summary_of_its_future():
+    """Its cut history may begin with an item that the user has again later."""
+    own, history = KeptSummaries(3, seed=0), [np.array([3, 4, 5])]
+    own.take([kept(4, 1, [1, 2], [30]), kept(4, 2, [1, 2, 3, 4, 5, 6, 3], [31])])
+    assert own.of([4], history, "validation")[0].tolist() == []
+    assert own.of([4], history)[0].tolist() == [31]
 
 
 def test_every_row_has_its_own_summary(titled, settings):
@@ -418,7 +447,11 @@ def test_controls_share_what_is_trained_and_no_summary_does_without_the_stage(ti
     without = run_experiment(MODEL, titled, config_dict=settings | {"trsr_summary": "none"})
     assert [stage.name for stage in without.stages] == ["backbone", "llmtrsr_sasrec"]
     assert not [stage for stage in without.stages[1:] if stage.reused]
-    segments = without.trainer.model.template.segments
+    model = without.trainer.model
+    assert not {"trsr_instruction", "trsr_summary_tokens"} & model.settings.keys()
+    segments = model.template.segments
+    alone = tokens_of(model.source.tokenizer, model.settings["trsr_instruction_alone"])
+    assert segments[0].ids[-len(alone) :] == alone
     assert "summary" not in [getattr(part, "name", None) for part in segments]
 
 
@@ -428,7 +461,10 @@ def test_the_shuffled_control_gives_other_summaries_in_tests_alone(titled, setti
     candidates = torch.ones(len(rows), 1, dtype=torch.int64)
     tested = model._values(rows, candidates)["summary"]
     model.is_tested = False
-    own = model._values(rows, candidates)["summary"]
+    validated = model._values(rows, candidates)["summary"]
+    own = model.summaries.of(*model._read(rows))
+    before = model.summaries.of(*model._read(rows), "validation")
+    assert list(map(tuple, validated)) == list(map(tuple, before)) != list(map(tuple, own))
     assert sum(not np.array_equal(*pair) for pair in zip(tested, own, strict=True)) > 20
     assert sorted(map(tuple, tested)) == sorted(map(tuple, own))
 

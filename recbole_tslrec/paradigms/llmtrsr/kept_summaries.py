@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from logging import getLogger
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -51,6 +52,11 @@ def as_tokens(
     rows = [(one, *before) for one in histories for before in one.before.items()]
     written = [texts[one.token, target] for one, target, _ in rows]
     tokens = tokenizer(written, add_special_tokens=False)["input_ids"] if written else []
+    if n_cut := sum(len(own) > most for own in tokens):
+        getLogger(__name__).info(
+            f"Summaries: {n_cut:,} of {len(tokens):,} have more than {most} tokens of the ranker's "
+            f"(trsr_summary_tokens), and lose their end"
+        )
     return [
         Kept(one.user, TARGETS.index(target), items, np.array(own[:most], dtype=np.int64))
         for (one, target, items), own in zip(rows, tokens, strict=True)
@@ -118,7 +124,11 @@ class KeptSummaries(nn.Module):
         return arrays_hash(*(buffer.cpu().numpy() for _, buffer in sorted(self.named_buffers())))
 
     def of(
-        self, users: Sequence[int], histories: Sequence[np.ndarray], shuffled: bool = False
+        self,
+        users: Sequence[int],
+        histories: Sequence[np.ndarray],
+        latest: str = "test",
+        shuffled: bool = False,
     ) -> list[np.ndarray]:
         """The words of the summary that each row may read.
 
@@ -129,6 +139,8 @@ class KeptSummaries(nn.Module):
         Args:
             users: internal ids.
             histories: int64 [any] each, RecBole's item lists.
+            latest: what the rows are for, one of ``TARGETS``; summaries before later targets do not
+                count, though a repeated item may make a cut history look like theirs.
             shuffled: another user's summary for the same target in its place.
 
         Returns:
@@ -140,6 +152,8 @@ class KeptSummaries(nn.Module):
         for user, history in zip(users, histories, strict=True):
             best, fewest = None, None
             for one in of_user.get(user, ()):
+                if one.target > TARGETS.index(latest):
+                    continue
                 since = items_since(one.items, history, self.most_items)
                 if since is not None and (fewest is None or since < fewest):
                     best, fewest = one, since

@@ -66,6 +66,12 @@ OWN = declare(
         "The words before summary, recent items and candidate.",
         text(),
     ),
+    Key(
+        "trsr_instruction_alone",
+        "The items are what a user had last. Will the user choose the next item? Answer yes or no.",
+        "trsr_summary=none: these words in their place.",
+        text(),
+    ),
     Key("trsr_recent_items", 5, "The latest items that stand beside the summary.", integer(1)),
     Key(
         "trsr_loss",

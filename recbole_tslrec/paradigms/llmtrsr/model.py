@@ -89,14 +89,19 @@ class LLMTRSR(Reranker):
         check_writes(self.source, "llm")
         check_source(config, self.source)
         check_fine_tuning(config)
-        self.settings = result_values(config, _KEYS) | {"seed": config["seed"]}
+        self.has_summary = config["trsr_summary"] != "none"
+        self.instruction_key, unread = "trsr_instruction", {"trsr_instruction_alone"}
+        if not self.has_summary:
+            self.instruction_key = "trsr_instruction_alone"
+            unread = {"trsr_instruction", "trsr_summary_tokens"}
+        keys = [key for key in _KEYS if key not in unread]
+        self.settings = result_values(config, keys) | {"seed": config["seed"]}
         self.show_progress = config["show_progress"]
         self.shuffles = config["trsr_control"] == "shuffled"
-        self.has_summary = self.settings["trsr_summary"] != "none"
         texts = self._read_texts(config, dataset)
         self.answers = answers_of(self.source)
         most = self.settings["trsr_summary_tokens"] if self.has_summary else None
-        instruction, recent = config["trsr_instruction"], config["trsr_recent_items"]
+        instruction, recent = config[self.instruction_key], config["trsr_recent_items"]
         self.template = make_template(self.source, instruction, texts, recent, most)
         check_template(self.source, self.template, texts)
         self.texts = texts
@@ -104,7 +109,9 @@ class LLMTRSR(Reranker):
         # The prompt up to the candidate is read once a user, if the model allows it.
         trunk = trunk_of(self.ranker.reader.language_model)
         self.continues = can_continue_prefixes(trunk)
-        self.trains_continuing = self.settings["trsr_loss"] == "answer" and self.ranker.reader.packs
+        self.trains_continuing = (
+            self.settings["trsr_loss"] == "answer" and self.continues and self.ranker.reader.packs
+        )
         self._of_training = self._template_of_training(config)
         self.summaries = KeptSummaries(config["MAX_ITEM_LIST_LENGTH"], config["seed"])
 
@@ -115,7 +122,9 @@ class LLMTRSR(Reranker):
         if self.settings["trsr_loss"] == "text":  # the answer stands behind, and so does the loss
             return replace(self.template, context_length=self.template.context_length - 1)
         reader = self.ranker.reader
-        return shared_if_possible(self.template, reader, config, "trsr_instruction", training=True)
+        return shared_if_possible(
+            self.template, reader, config, self.instruction_key, training=True
+        )
 
     def _read_texts(self, config, dataset) -> TokenTable:
         """The items' texts by internal id."""
@@ -190,7 +199,7 @@ class LLMTRSR(Reranker):
         users, histories = self._read(rows)
         generator = np.random.default_rng(self.settings["seed"])
         negatives = negatives_of(dataset, chosen, 1, generator)[:, 0]
-        summaries = self.summaries.of(users, histories)
+        summaries = self.summaries.of(users, histories, "training")
         return YesNoExamples(summaries, histories, rows[self.POS_ITEM_ID].numpy(), negatives)
 
     def _read(self, interaction: Interaction) -> tuple[list[int], list[np.ndarray]]:
@@ -231,17 +240,19 @@ class LLMTRSR(Reranker):
         from recbole_tslrec.paradigms.llmtrsr.prompt import CANDIDATE, HISTORY, SUMMARY
 
         users, histories = self._read(interaction)
-        summaries = self.summaries.of(users, histories, self.shuffles and self.is_tested)
+        latest = "test" if self.is_tested else "validation"
+        summaries = self.summaries.of(users, histories, latest, self.shuffles and self.is_tested)
         own = [row[row > 0] for row in candidates.cpu().numpy()]
         return {SUMMARY: summaries, HISTORY: histories, CANDIDATE: own}
 
     def _scores(self, values: dict[str, list[np.ndarray]]) -> Tensor:
-        """The scores of all candidates of some users, one after the other. [N]"""
-        from recbole_tslrec.paradigms.llmtrsr.prompt import prompts_of
+        """The scores of all candidates of some users, one after the other; of equal texts equal. [N]"""
+        from recbole_tslrec.paradigms.llmtrsr.prompt import CANDIDATE, prompts_of
 
         batch = prompts_of(self.template, values, self.continues)
         device = next(self.ranker.parameters()).device
-        return self.ranker.scores(**{name: tensor.to(device) for name, tensor in batch.items()})
+        found = self.ranker.scores(**{name: tensor.to(device) for name, tensor in batch.items()})
+        return found[torch.from_numpy(self.texts.first_alike(values[CANDIDATE])).to(device)]
 
 
 MODELS = BackboneModels(__name__, {"LLMTRSR": LLMTRSR})

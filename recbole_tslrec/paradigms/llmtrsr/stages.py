@@ -90,9 +90,13 @@ class SummariesStage(Stage):
     @cached_property
     def made_from(self) -> dict[str, Any]:
         data = self.pipeline.data_fingerprint
-        # The texts stand for the columns that they are from.
-        columns = ("item_text", "item_text_missing")
-        settings = {key: value for key, value in self.settings().items() if key not in columns}
+        # The texts stand for the columns that they are from, and each way of summarising has its words.
+        of_the_other = {
+            "hierarchical": "trsr_update_instruction",
+            "recurrent": "trsr_merge_instruction",
+        }[self.config["trsr_summary"]]
+        unread = ("item_text", "item_text_missing", of_the_other)
+        settings = {key: value for key, value in self.settings().items() if key not in unread}
         return {
             "settings": settings,
             "language_model": self.source.identity,

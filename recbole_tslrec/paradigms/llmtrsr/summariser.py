@@ -158,7 +158,7 @@ class Summariser:
     def _recurrent(self, blocks: list[list[tuple[int, ...]]], meter: Meter) -> list[Summary]:
         """The first block, then each next one with the summary so far."""
         parts: list[list[str]] = [[] for _ in blocks]
-        for number in range(max(map(len, blocks))):
+        for number in range(max(map(len, blocks), default=0)):
             template = self.of_both if number else self.of_block
             still = [place for place, own in enumerate(blocks) if len(own) > number]
             prompts = [

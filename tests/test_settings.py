@@ -283,6 +283,7 @@ RIGHT = {
     "trsr_merge_instruction": words,
     "trsr_update_instruction": words,
     "trsr_instruction": words,
+    "trsr_instruction_alone": words,
     "trsr_recent_items": st.integers(1),
     "trsr_loss": st.sampled_from(["answer", "text"]),
     "trsr_learning_rate": st.integers(1) | st.floats(0, 1e9, exclude_min=True),

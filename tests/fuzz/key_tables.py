@@ -178,6 +178,7 @@ OURS: dict[str, Key] = {
     "trsr_merge_instruction": text(_SUMMARISER),
     "trsr_update_instruction": text(_SUMMARISER),
     "trsr_instruction": text(_SUMMARISER),
+    "trsr_instruction_alone": text(_SUMMARISER),
     "trsr_recent_items": whole(1, model=_SUMMARISER),
     "trsr_loss": some(["answer", "text"], model=_SUMMARISER),
     "trsr_learning_rate": number(beside=[0], model=_SUMMARISER),

@@ -56,6 +56,7 @@ _RIVALS = {
     "delrec_instruction": ["the prompt"],
     "delrec_soft_vectors": ["the prompt"],
     "trsr_instruction": ["the prompt"],
+    "trsr_instruction_alone": ["the prompt"],
     "trsr_summarizer": ["llm"],
     "data_path": [*_FILE, "exists in the device"],  # RecBole's words, with the folder
     "encoding": _FILE,

@@ -213,7 +213,10 @@ HEADED_CONFIGS = {
     ),
     "cohere": lambda: transformers.CohereConfig(**_SIZES, num_key_value_heads=2, logit_scale=0.3),
     "t5": lambda: transformers.T5Config(**_T5_SIZES, tie_word_embeddings=True),
-    "t5-untied": lambda: transformers.T5Config(**_T5_SIZES, tie_word_embeddings=False),
+    "t5-untied": lambda: transformers.T5Config(
+        **_T5_SIZES, feed_forward_proj="gated-gelu", tie_word_embeddings=False
+    ),
+    "umt5": lambda: transformers.UMT5Config(**_T5_SIZES),
 }
 
 
@@ -232,7 +235,11 @@ def headed_model_folder(tmp_path_factory):
                 if config.is_encoder_decoder
                 else transformers.AutoModelForCausalLM
             )
-            made_by.from_config(config).save_pretrained(path)
+            model = made_by.from_config(config)
+            if kind == "t5-untied":  # transformers ties every T5 but where a file holds two tables
+                model.config.tie_word_embeddings = False
+                model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight))
+            model.save_pretrained(path)
             small_tokenizer(None, "</s>" if "t5" in kind else None).save_pretrained(path)
             made[kind] = str(path)
         return made[kind]

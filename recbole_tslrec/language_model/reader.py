@@ -141,7 +141,7 @@ def make_reader(
         with_adapters: whether it is to be trained.
 
     Raises:
-        ValueError: ``lora_target_modules`` matches no layer.
+        ValueError: ``lora_target_modules`` matches no layer, or the head is of an unknown kind.
     """
     from recbole_tslrec.language_model.encoder import ItemPromptModel
 
@@ -183,12 +183,15 @@ def load_for_prompts(
         load_language_model,
     )
     from recbole_tslrec.language_model.random_model import random_language_model
+    from recbole_tslrec.language_model.readout import check_head
 
     load = random_language_model if source.is_random else load_language_model
     with _bars("show_progress" not in config or config["show_progress"]):
         language_model = load(
             source, config["llm_quantization"], config["device"], config["llm_attention"], head
         )
+    if head:
+        check_head(language_model, source.name)
     if with_adapters:
         language_model = add_adapters(
             language_model,

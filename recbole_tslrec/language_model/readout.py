@@ -7,8 +7,9 @@ at a T5's first position. Logits over a whole vocabulary are never taken at all 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,11 @@ from transformers import PretrainedConfig
 from recbole_tslrec.language_model.load import meta_model
 from recbole_tslrec.language_model.source import LanguageModelSource
 from recbole_tslrec.language_model.weights import weight_files
+
+# How far logits may be off, as a share: rounding in 8 bits or bf16 stays below it.
+_ROUNDING = 0.05
+# Of which configs tied embeddings scale the decoder's states; a T5's says so itself.
+_SCALED_IF_TIED = ("umt5", "switch_transformers")
 
 
 class States(NamedTuple):
@@ -105,7 +111,9 @@ class Head:
 
 
 def head_of(model: nn.Module) -> Head | None:
-    """The head of a loaded model; of a trunk the token embeddings, where they are its head's.
+    """The head of a loaded model; of a trunk the token embeddings, where its config says "tied".
+
+    The files may hold another head all the same (``stores_a_head``), as a Flan-T5's do.
 
     Returns:
         the head, which follows the model's training; None if the model was loaded without it.
@@ -116,7 +124,8 @@ def head_of(model: nn.Module) -> Head | None:
         head = model.get_input_embeddings()
     if head is None:
         return None
-    scaled = getattr(config, "scale_decoder_outputs", False)
+    scaled = config.model_type in _SCALED_IF_TIED and config.tie_word_embeddings
+    scaled = getattr(config, "scale_decoder_outputs", scaled)
     scale = model.config.hidden_size**-0.5 if scaled else 1.0
     return Head(head.weight, getattr(head, "bias", None), scale, **_behind_the_head(config))
 
@@ -125,6 +134,47 @@ def _behind_the_head(config: PretrainedConfig) -> dict[str, float | None]:
     """What a model does to its logits, by its config."""
     factor = getattr(config, "logit_scale", None) or 1.0 / getattr(config, "logits_scaling", 1.0)
     return {"factor": factor, "cap": getattr(config, "final_logit_softcapping", None)}
+
+
+@torch.no_grad()
+def check_head(model: nn.Module, name: str) -> None:
+    """Raise ValueError unless the head's logits are the loaded model's own, tried on a few positions."""
+    from recbole_tslrec.language_model.encoder import trunk_of
+
+    words = model.get_input_embeddings()
+    tokens = torch.arange(2, 6, device=words.weight.device) % words.num_embeddings
+    read = {"inputs_embeds": words(tokens)[None], "attention_mask": torch.ones_like(tokens)[None]}
+    hidden = trunk_of(model)(**read).last_hidden_state
+    if model.config.is_encoder_decoder:
+        hidden = first_answer_states(model, States(hidden, read["attention_mask"]))[:, None]
+        read["decoder_input_ids"] = torch.full_like(
+            tokens[:1, None], model.config.decoder_start_token_id
+        )
+    own, found = model(**read).logits.float(), head_of(model)(hidden)
+    if (found - own).norm() > _ROUNDING * own.norm():
+        raise ValueError(
+            f"llm: [{name}], a {model.config.model_type}, makes its logits in a way that is not known "
+            f"here. Give another language model."
+        )
+
+
+def stores_a_head(source: LanguageModelSource) -> bool:
+    """Whether a model's safetensors hold a head of its own, whatever its config says."""
+    name = None if source.is_random else f"{_head_name(meta_model(source, head=True))}.weight"
+    return any(name in _tensors(file) for file in weight_files(source)) if name else False
+
+
+def _head_name(whole: nn.Module) -> str:
+    names = {module: name for name, module in whole.named_modules()}
+    return names[whole.get_output_embeddings()]
+
+
+def _tensors(file: Path) -> Collection[str]:
+    """The names of a file's tensors; none of what is no safetensors."""
+    if file.suffix != ".safetensors":
+        return ()
+    with safe_open(file, "pt") as stored:
+        return set(stored.keys())
 
 
 def stored_head(
@@ -138,26 +188,23 @@ def stored_head(
         ValueError: the weights are no safetensors, or hold no head.
     """
     whole = meta_model(source, head=True)
-    names = {module: name for name, module in whole.named_modules()}
-    head = whole.get_output_embeddings()
+    name, head = _head_name(whole), whole.get_output_embeddings()
     behind = _behind_the_head(source.config.get_text_config())
     if source.is_random:
         weight = torch.randn(len(token_ids), head.weight.shape[1], device=device) * 0.02
         return Head(weight, **behind)
-    weight = _stored_rows(source, f"{names[head]}.weight", token_ids).to(device)
+    weight = _stored_rows(source, f"{name}.weight", token_ids).to(device)
     if getattr(head, "bias", None) is None:
         return Head(weight, **behind)
-    bias = _stored_rows(source, f"{names[head]}.bias", token_ids).to(device)
+    bias = _stored_rows(source, f"{name}.bias", token_ids).to(device)
     return Head(weight, bias, **behind)
 
 
 def _stored_rows(source: LanguageModelSource, tensor: str, rows: Sequence[int]) -> Tensor:
     """Rows of a tensor in the model's safetensors. [k, ...] float32"""
     for file in weight_files(source):
-        if file.suffix != ".safetensors":
-            continue
-        with safe_open(file, "pt") as stored:
-            if tensor in stored.keys():
+        if tensor in _tensors(file):
+            with safe_open(file, "pt") as stored:
                 part = stored.get_slice(tensor)
                 return torch.stack([part[row] for row in rows]).float()
     raise ValueError(

@@ -40,6 +40,11 @@ def give_rows(model: PreTrainedModel, known: int, size: int, seed: int) -> None:
 
     They are drawn at the mean and the spread of its own rows; in a head of its own likewise.
     """
+    words, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head.weight is not words.weight:
+        # transformers says "tied" of every T5, and leaves two tables apart (T5 1.1, Flan-T5, mT5) only
+        # as they are loaded: with rows of their own they would become one.
+        model.config.tie_word_embeddings = False
     model.resize_token_embeddings(known, mean_resizing=False)  # without those of an earlier call
     model.resize_token_embeddings(size, mean_resizing=False)
     generator = torch.Generator().manual_seed(seed)

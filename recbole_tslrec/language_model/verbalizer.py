@@ -14,7 +14,8 @@ from recbole_tslrec.data.item_catalogue import Catalogue
 from recbole_tslrec.language_model.alphabet import LETTERS
 from recbole_tslrec.language_model.prompts.segments import TokenTable
 from recbole_tslrec.language_model.prompts.template import answers_in_context
-from recbole_tslrec.language_model.readout import Head, head_of, stored_head
+from recbole_tslrec.language_model.reader import tokenised_texts
+from recbole_tslrec.language_model.readout import Head, head_of, stored_head, stores_a_head
 from recbole_tslrec.language_model.source import LanguageModelSource
 
 # A prompt's last words: a letter is read behind them.
@@ -34,15 +35,14 @@ def candidate_labels(n_candidates: int) -> list[str]:
 
 
 def item_texts(
-    source: LanguageModelSource, catalogue: Catalogue, tokens: Sequence[str], most: int
+    config, source: LanguageModelSource, catalogue: Catalogue, tokens: Sequence[str]
 ) -> TokenTable:
-    """The items' texts as they stand behind a label, of each the first ``most`` tokens.
+    """The items' texts as they stand behind a label; limits and errors as of ``tokenised_texts``.
 
     Args:
         tokens: the items' by internal id, without padding.
     """
-    texts = [f" {text}" for text in catalogue.rows(tokens)]
-    return TokenTable.behind(source.tokenizer, "(A)", texts, most)
+    return tokenised_texts(config, source, [f" {text}" for text in catalogue.rows(tokens)], "(A)")
 
 
 class FrozenHead(nn.Module):
@@ -74,7 +74,8 @@ def head_of_answers(
     Raises:
         ValueError: there is none, neither in the model nor in its files.
     """
-    whole = head_of(model)
+    loaded = model.get_output_embeddings() is not None
+    whole = head_of(model) if loaded or not stores_a_head(source) else None
     if whole is not None:
         return FrozenHead(whole.rows(token_ids))
     return FrozenHead(stored_head(source, token_ids, device))

@@ -38,13 +38,13 @@ def test_an_encoder_has_no_head(language_model_folder):
 @pytest.mark.parametrize("kind", HEADED_CONFIGS)
 def test_frozen_with_adapters_or_trained_whole(kind, head, headed_model_folder):
     source = open_source(headed_model_folder(kind), kinds=ALL)
-    frozen = load_language_model(source, "none", CPU, head=head)
+    frozen = load_language_model(source, "none", CPU, "eager", head)
     assert not frozen.training and not any(p.requires_grad for p in frozen.parameters())
     assert (frozen.get_output_embeddings() is not None) == head
     adapted = add_adapters(frozen, 2, 4, 0.0, "all-linear")
     trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
     assert trained and all("lora_" in name for name in trained)
-    whole = load_language_model(source, "none", CPU, head=head, trainable=True)
+    whole = load_language_model(source, "none", CPU, "eager", head, trainable=True)
     assert all(p.requires_grad and p.dtype == torch.float32 for p in whole.parameters())
 
 

@@ -14,6 +14,7 @@ from recbole_tslrec.language_model.prompts.segments import Items, Soft, TokenTab
 from recbole_tslrec.language_model.prompts.template import make_template
 from recbole_tslrec.language_model.readout import (
     States,
+    check_head,
     first_answer_states,
     head_of,
     pool,
@@ -21,6 +22,7 @@ from recbole_tslrec.language_model.readout import (
     stored_head,
 )
 from recbole_tslrec.language_model.source import open_source
+from recbole_tslrec.language_model.verbalizer import head_of_answers
 
 CPU = torch.device("cpu")
 KINDS = ("causal", "encoder", "encoder-decoder")
@@ -80,11 +82,20 @@ def test_a_trunks_letters_are_the_heads_rows(kind, headed_model_folder):
     source = open_source(folder, kinds=KINDS)
     trunk = load_language_model(source, "none", CPU, "eager")
     assert trunk.get_output_embeddings() is None
-    whole = head_of(load_language_model(source, "none", CPU, "eager", head=True)).rows(LETTERS)
-    tied = source.config.tie_word_embeddings
-    letters = head_of(trunk).rows(LETTERS) if tied else stored_head(source, LETTERS, CPU)
-    assert (head_of(trunk) is not None) == tied
-    assert torch.equal(letters.weight, whole.weight) and letters.scale == whole.scale
+    whole = load_language_model(source, "none", CPU, "eager", head=True)
+    check_head(whole, kind)
+    expected = head_of(whole).rows(LETTERS)
+    letters = head_of_answers(trunk, source, LETTERS, CPU)
+    assert torch.equal(letters.weight, expected.weight)
+    assert letters.behind == {key: getattr(expected, key) for key in ("scale", "factor", "cap")}
+
+
+def test_logits_of_a_kind_that_is_not_known_are_refused(headed_model_folder):
+    model = load_language_model(open_source(headed_model_folder("llama")), "none", CPU, head=True)
+    its_own = model.lm_head.forward
+    model.lm_head.forward = lambda hidden: its_own(hidden) * 2
+    with pytest.raises(ValueError, match="llm: .this one., a llama, makes its logits in a way"):
+        check_head(model, "this one")
 
 
 def test_rows_are_read_from_the_shard_that_holds_them_with_their_bias(

@@ -14,9 +14,11 @@ from transformers import PreTrainedTokenizerFast
 from recbole_tslrec.language_model.batches import PositionBudgetSampler
 from recbole_tslrec.language_model.prompts.segments import Field, Items, Soft, TokenTable, Words
 from recbole_tslrec.language_model.prompts.template import (
+    ANSWER,
     Template,
     answers_in_context,
     make_template,
+    with_answer,
 )
 
 N_ITEMS = 6
@@ -249,6 +251,17 @@ def test_more_candidates_than_labels_are_refused():
         Template((candidates,), 100).batch({"pool": [np.array([1, 2, 3])]})
     with pytest.raises(ValueError, match=r"pool: \[2\] items"):
         Template((replace(candidates, most=1),), 100).batch({"pool": [np.array([1, 2])]})
+
+
+def test_an_answer_is_never_cut():
+    """A prompt that fills the context gives way to it."""
+    texts = TokenTable(np.array([7, 8]), np.array([0, 1, 1]))
+    prompt = Template((Words((1, 2)), Items("history", texts=texts), Words((3,))), 5)
+    values = {"history": [np.array([1, 2]), np.array([2])], ANSWER: [np.array([9])] * 2}
+    batch = with_answer(prompt).batch(values)
+    assert batch["token_ids"].tolist() == [[1, 2, 8, 3, 9]] * 2
+    with pytest.raises(ValueError, match="context"):
+        with_answer(replace(prompt, context_length=4)).batch(values)
 
 
 def test_items_that_are_not_shown_are_refused():

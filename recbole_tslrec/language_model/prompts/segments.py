@@ -139,12 +139,12 @@ class Field:
     Attributes:
         name: under which a batch's values give it.
         most: the most tokens.
-        keep: which side stays where it is cut, ``start`` or ``end``.
+        keep: which side stays where it is cut, ``start`` or ``end``; None: it is never cut.
     """
 
     name: str
     most: int | None = None
-    keep: str = "start"
+    keep: str | None = "start"
 
     def read(self, sequences: Sequence[np.ndarray]) -> Ragged:
         """A batch's values for this segment."""

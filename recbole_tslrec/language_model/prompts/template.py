@@ -259,7 +259,7 @@ def _in_order_of_cutting(segments: Sequence[Segment]) -> list[int]:
     numbered = list(enumerate(segments))
     return [
         number for number, part in numbered if isinstance(part, Items) and not part.candidates
-    ] + [number for number, part in numbered if isinstance(part, Field)]
+    ] + [number for number, part in numbered if isinstance(part, Field) and part.keep is not None]
 
 
 def _sizes(
@@ -291,7 +291,7 @@ def _tensors(arrays: Positions) -> dict[str, Tensor]:
 
 def with_answer(template: Template) -> Template:
     """The prompt with what is answered, as the values of ``ANSWER``: for a loss over it."""
-    return replace(template, segments=(*template.segments, Field(ANSWER)))
+    return replace(template, segments=(*template.segments, Field(ANSWER, keep=None)))
 
 
 def largest_token(template: Template) -> int:

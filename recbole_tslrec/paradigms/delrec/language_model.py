@@ -81,7 +81,7 @@ class PromptedModel:
 
         texts = titles = None
         if catalogue is not None:
-            texts = item_texts(source, catalogue, tokens, config["item_text_tokens"])
+            texts = item_texts(config, source, catalogue, tokens)
             if config["delrec_verbalizer"] == "title":
                 # An encoder-decoder answers behind nothing.
                 before = "" if source.kind == ENCODER_DECODER else LAST_WORDS

@@ -116,7 +116,7 @@ class LlamaRec(Reranker):
         tokens = dataset.field2id_token[dataset.iid_field][1:].tolist()
         catalogue = catalogue_of(config, tokens)
         self.texts_fingerprint = catalogue.fingerprint
-        return item_texts(self.source, catalogue, tokens, config["item_text_tokens"])
+        return item_texts(config, self.source, catalogue, tokens)
 
     # ---- what the trainer asks ------------------------------------------------------------------
 

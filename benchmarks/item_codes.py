@@ -3,8 +3,8 @@
     python benchmarks/item_codes.py --dataset=beauty --codes=random,sequential,file_order --sft_epochs=3
 
 Each kind of codes is one training under each seed. Other keys are passed on as they are. Beside the
-metrics stands what counting alone hits, "the highest number so far and one more": with numbers by the
-order of the whole file that is often the held-out item.
+metrics stands what counting alone hits, "the highest number so far and one more", or "the next place in
+the last item's leaf": with numbers by the order of the whole file that is often the held-out item.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ from tabulate import tabulate
 from recbole_tslrec.config.devices import machine
 from recbole_tslrec.evaluation.ranks import Ranks, rank_test_targets
 from recbole_tslrec.paradigms.p5.item_codes import BASE
-from recbole_tslrec.paradigms.p5.keys import FILE_ORDER, RANDOM, SEQUENTIAL
+from recbole_tslrec.paradigms.p5.keys import (
+    COLLABORATIVE,
+    EMBEDDING,
+    FILE_ORDER,
+    RANDOM,
+    SEQUENTIAL,
+)
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
 PROTOCOLS = ("ranked", "masked")
@@ -58,15 +64,27 @@ def _metrics(ranks: Ranks, protocol: str) -> dict[str, float]:
 
 
 def _counting(model, test_data, code: str) -> float | None:
-    """How often the item numbered one above the highest of the history is the target."""
+    """How often counting alone hits the target: one above the history's highest number; of codes of a
+    tree one place further in the leaf of the last item."""
+    codes = model.codes.cpu().numpy()
+    if code in (COLLABORATIVE, EMBEDDING):
+        return _next_in_leaf(model, test_data, codes)
     if code not in (RANDOM, SEQUENTIAL, FILE_ORDER):
         return None
-    codes = model.codes.cpu().numpy()
     numbers = codes @ BASE ** np.arange(codes.shape[1] - 1, -1, -1)
     numbers[0] = -1  # padding
     rows = test_data._dataset.inter_feat
     highest = numbers[rows[model.ITEM_SEQ].numpy()].max(axis=1)
     return float((numbers[rows[model.POS_ITEM_ID].numpy()] == highest + 1).mean())
+
+
+def _next_in_leaf(model, test_data, codes: np.ndarray) -> float:
+    rows = test_data._dataset.inter_feat
+    lists, lengths = rows[model.ITEM_SEQ].numpy(), rows[model.ITEM_SEQ_LEN].numpy()
+    guessed = codes[lists[np.arange(len(lists)), lengths - 1]]
+    ends = (guessed >= 0).sum(axis=1) - 1
+    guessed[np.arange(len(guessed)), ends] += 1
+    return float((codes[rows[model.POS_ITEM_ID].numpy()] == guessed).all(axis=1).mean())
 
 
 def main() -> None:

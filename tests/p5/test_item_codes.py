@@ -62,7 +62,7 @@ def test_trees_tell_all_items_apart(n_items, leaf_items, seed):
     def split(items):
         return generator.integers(0, 1 + generator.integers(0, 4), size=len(items))
 
-    codes = tree_codes([np.arange(n_items)], n_items, split, leaf_items)
+    codes = tree_codes([np.arange(n_items)], n_items, split, leaf_items, seed)
     assert len(Trie(codes).lengths) == n_items
     ends = {tuple(code[code >= 0][:-1]) for code in codes}
     sizes = [sum(tuple(code[code >= 0][:-1]) == end for code in codes) for end in ends]
@@ -139,7 +139,17 @@ def test_a_graph_on_which_lobpcg_breaks_down_is_divided_all_the_same():
 def test_a_small_catalogue_is_one_leaf():
     pairs, _ = communities([5])
     codes = collaborative_codes(pairs[:5, :5], 20, 500, 0)
-    np.testing.assert_array_equal(codes, np.arange(5)[:, None])
+    assert sorted(codes.ravel()) == list(range(5)) and codes.shape == (5, 1)
+
+
+def test_places_in_a_leaf_do_not_tell_in_which_order_the_tokens_are():
+    """Tokens may be numbers by first appearance in the whole file: the next one is often held out."""
+    groups, nothing = np.split(np.arange(4000), 8), np.zeros_like
+    leaves = [code[:, 1] for code in np.split(tree_codes(groups, 4000, nothing, 500, 0), 8)]
+    assert all(sorted(leaf) == list(range(500)) for leaf in leaves)
+    following = np.mean([np.mean(leaf[1:] == leaf[:-1] + 1) for leaf in leaves])
+    assert following < 0.01, "1 in 500 by chance; all of them in the order of the tokens"
+    assert not np.array_equal(leaves[0], leaves[1]), "of each leaf anew"
 
 
 def test_the_categories_are_the_first_level_of_embedding_codes(small_data, settings):

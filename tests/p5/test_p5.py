@@ -164,6 +164,8 @@ def test_new_rows_stand_among_the_words(kind, headed_model_folder):
     source = open_source(headed_model_folder(kind), kinds=("encoder-decoder",))
     model = load_language_model(source, "none", torch.device("cpu"), head=True, trainable=True)
     words = model.get_input_embeddings().weight[:300].clone()
+    head = model.get_output_embeddings().weight[:300].clone()
+    assert torch.equal(words, head) == (kind == "t5")
     for size in (900, 700):  # once more, for other codes
         give_rows(model, 300, size, seed=0)
         for table in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
@@ -171,7 +173,9 @@ def test_new_rows_stand_among_the_words(kind, headed_model_folder):
             new, own = table[300:], table[:300]
             torch.testing.assert_close(new.mean(), own.mean(), atol=0.1 * float(own.std()), rtol=0)
             torch.testing.assert_close(new.std(), own.std(), rtol=0.1, atol=0)
+    model.tie_weights()
     torch.testing.assert_close(model.get_input_embeddings().weight[:300], words, rtol=0, atol=0)
+    torch.testing.assert_close(model.get_output_embeddings().weight[:300], head, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

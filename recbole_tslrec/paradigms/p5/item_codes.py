@@ -40,12 +40,14 @@ def pairs_of_digits(numbers: np.ndarray, largest: int) -> np.ndarray:
 
 
 def tree_codes(
-    groups: Sequence[np.ndarray], n_items: int, split: Split, leaf_items: int
+    groups: Sequence[np.ndarray], n_items: int, split: Split, leaf_items: int, seed: int
 ) -> np.ndarray:
     """Codes that are paths in a tree of clusters, and the place in the last one.
 
     A cluster's token is its own, whatever stands before it; the tokens of places are shared by all
-    leaves, and are no cluster's: so no code begins another.
+    leaves, and are no cluster's: so no code begins another. Places are drawn: in the order of the
+    tokens they could be counted, and where a file numbers items by their first appearance the next
+    number is often the item that is held out.
 
     Args:
         groups: the clusters of the first level, items each; together all items. One group that is a
@@ -53,11 +55,13 @@ def tree_codes(
         n_items: of all.
         split: divides a cluster: items [n] -> the label of each, [n] int64.
         leaf_items: the most items of a cluster that is not divided.
+        seed: of the places.
 
     Returns:
         [n_items, L] int64.
     """
     n_clusters = 0
+    generator = np.random.default_rng(seed)
     leaves: list[tuple[list[int], np.ndarray]] = []
     waiting: list[tuple[list[int], np.ndarray]] = []
 
@@ -78,7 +82,7 @@ def tree_codes(
     codes = np.full((n_items, 1 + max(len(path) for path, _ in leaves)), -1, dtype=np.int64)
     for path, items in leaves:
         codes[items, : len(path)] = [n_places + cluster for cluster in path]
-        codes[np.sort(items), len(path)] = np.arange(len(items))
+        codes[np.sort(items), len(path)] = generator.permutation(len(items))
     return codes
 
 
@@ -125,7 +129,7 @@ def collaborative_codes(
         pairs: as ``co_occurrence`` has it.
         n_clusters: into how many a cluster is divided.
         leaf_items: the most items of a cluster that is not.
-        seed: of the eigenvectors' start.
+        seed: of the eigenvectors' start and the places in a leaf.
 
     Returns:
         [n_items, L] int64.
@@ -142,7 +146,7 @@ def collaborative_codes(
         groups = _divided(together, split(together), leaf_items)
     if alone.any():
         groups += np.array_split(np.flatnonzero(alone), -(-alone.sum() // leaf_items))
-    return tree_codes(groups, n_items, split, leaf_items)
+    return tree_codes(groups, n_items, split, leaf_items, seed)
 
 
 def spectral_clusters(pairs: csr_matrix, n_clusters: int, seed: int) -> np.ndarray:
@@ -187,7 +191,7 @@ def embedding_codes(
         categories: TSLRec's preliminary latent categories, [n_items] int64.
         n_clusters: into how many a cluster below them is divided.
         leaf_items: the most items of a cluster that is not.
-        seed: of k-means.
+        seed: of k-means and the places in a leaf.
 
     Returns:
         [n_items, L] int64.
@@ -201,4 +205,4 @@ def embedding_codes(
             return KMeans(k, n_init=10, random_state=seed).fit(embeddings[items]).labels_
 
     groups = [np.flatnonzero(categories == category) for category in np.unique(categories)]
-    return tree_codes(groups, len(embeddings), split, leaf_items)
+    return tree_codes(groups, len(embeddings), split, leaf_items, seed)

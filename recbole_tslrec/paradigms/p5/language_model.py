@@ -66,10 +66,10 @@ class CodeLanguageModel:
 
     @property
     def context_length(self) -> int:
-        """The most positions of a prompt."""
+        """The most positions of a prompt; of a trained T5 those that it was trained on."""
         from recbole_tslrec.language_model.scratch import CONTEXT
 
-        return CONTEXT if self.source is None else self.source.context_length
+        return CONTEXT if self.source is None else min(CONTEXT, self.source.context_length)
 
     def reader(
         self,
@@ -86,6 +86,7 @@ class CodeLanguageModel:
             n_vectors: how many learned vectors the prompts have, drawn from ±.1 evenly (POD).
         """
         from recbole_tslrec.language_model.load import load_language_model
+        from recbole_tslrec.language_model.readout import check_head
         from recbole_tslrec.language_model.scratch import give_rows, scratch_model
         from recbole_tslrec.paradigms.p5.writer import CodeReader
 
@@ -95,6 +96,7 @@ class CodeLanguageModel:
             model = load_language_model(
                 self.source, "none", self.device, self.attention, head=True, trainable=True
             )
+            check_head(model, self.source.name)
             give_rows(model, vocabulary.n_words, vocabulary.size, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -136,6 +138,12 @@ def _words_of(
         return tuple(token for word in text.split() for token in tokens_of(source.tokenizer, word))
 
     starts = np.zeros(source.shape.get_input_embeddings().num_embeddings, dtype=bool)
-    for word in {word for text in texts for word in text.split()}:
-        starts[words(word)[0]] = True
+    each = [words(word) for word in {word for text in texts for word in text.split()}]
+    starts[[tokens[0] for tokens in each]] = True
+    if any(starts[list(tokens[1:])].any() for tokens in each):
+        raise ValueError(
+            f"llm: [{source.name}] has tokens that begin a word and stand within others, as bytes "
+            f"do, and whole-word embeddings go by the token that begins a word. Give a T5 whose "
+            f"tokenizer marks beginnings, such as t5-small."
+        )
     return words, starts

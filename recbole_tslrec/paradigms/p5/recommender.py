@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from recbole_tslrec.backbones.registry import BACKBONES, Backbone
+from recbole_tslrec.config.key import result_values
 from recbole_tslrec.language_model.task import Task
 from recbole_tslrec.paradigms.p5.examples import user_numbers
 from recbole_tslrec.paradigms.p5.item_codes import number_codes
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 _COPIED_AT_ONCE = 2**23
 # The keys on which the trained weights depend, and what is made of them.
 _KEYS = (
-    *("llm", "sft_epochs", "sft_batch_positions", "sft_optimizer", "sft_stopping_step"),
+    *("sft_epochs", "sft_batch_positions", "sft_optimizer", "sft_stopping_step"),
     *("item_code", "code_max_history", "code_score"),
 )
 
@@ -69,8 +70,7 @@ class CodeRecommender(LanguageModelRecommender):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.settings = {key: config[key] for key in (*_KEYS, *self.keys)}
-        self.settings |= {"seed": config["seed"]}
+        self.settings = result_values(config, (*_KEYS, *self.keys)) | {"seed": config["seed"]}
         tokens = dataset.field2id_token[dataset.uid_field].tolist()
         numbers = torch.from_numpy(user_numbers(tokens))
         self.register_buffer("user_numbers", numbers, persistent=False)
@@ -124,7 +124,7 @@ class CodeRecommender(LanguageModelRecommender):
             self.vocabulary,
             self.sentences,
             self.separator,
-            self.settings["code_max_history"],
+            min(self.settings["code_max_history"], self.max_seq_length),
             self.source.context_length,
             self.leading(),
         )

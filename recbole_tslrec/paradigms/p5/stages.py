@@ -36,6 +36,7 @@ _FILE = "codes.safetensors"
 _CODE = "code"  # [n_items, L] int64
 _OF_A_TREE = (COLLABORATIVE, EMBEDDING)
 _DRAWN = (*_OF_A_TREE, RANDOM)
+_PLACES = {"places": "drawn"}  # once they were in the order of the tokens, and told of it
 
 
 class ItemCodesStage(Stage):
@@ -59,6 +60,8 @@ class ItemCodesStage(Stage):
         }
         if code in _DRAWN:
             made_from["seed"] = self.config["seed"]
+        if code in _OF_A_TREE:
+            made_from |= _PLACES
         if code == SEQUENTIAL:
             made_from["order"] = fingerprint(self._user_tokens)
         if code == FILE_ORDER:
@@ -143,13 +146,16 @@ class EmbeddingCodesStage(ItemCodesStage):
             "settings": self.settings(),
             "seed": self.config["seed"],
             "categories": categories.fingerprint,
+            **_PLACES,
         }
 
     def make(self, folder: Path) -> dict[str, Any]:
-        super().make(folder)
-        return provenance.read_from(
-            self.pipeline.stage(BackboneStage), self.pipeline.stage(CategoriesStage)
+        backbone, categories = (
+            self.pipeline.stage(kind) for kind in (BackboneStage, CategoriesStage)
         )
+        provenance.check_read(categories, backbone)
+        super().make(folder)
+        return provenance.read_from(backbone, categories)
 
     def _codes(self) -> np.ndarray:
         embeddings = self.pipeline.stage(BackboneStage).item_embeddings().numpy()

@@ -182,8 +182,8 @@ def load_for_prompts(
         keep_few_activations,
         load_language_model,
     )
+    from recbole_tslrec.language_model.own_head import check_head
     from recbole_tslrec.language_model.random_model import random_language_model
-    from recbole_tslrec.language_model.readout import check_head
 
     load = random_language_model if source.is_random else load_language_model
     with _bars("show_progress" not in config or config["show_progress"]):

@@ -22,8 +22,6 @@ from recbole_tslrec.language_model.load import meta_model
 from recbole_tslrec.language_model.source import LanguageModelSource
 from recbole_tslrec.language_model.weights import weight_files
 
-# How far logits may be off, as a share: rounding in 8 bits or bf16 stays below it.
-_ROUNDING = 0.05
 # Of which configs tied embeddings scale the decoder's states; a T5's says so itself.
 _SCALED_IF_TIED = ("umt5", "switch_transformers")
 
@@ -134,28 +132,6 @@ def _behind_the_head(config: PretrainedConfig) -> dict[str, float | None]:
     """What a model does to its logits, by its config."""
     factor = getattr(config, "logit_scale", None) or 1.0 / getattr(config, "logits_scaling", 1.0)
     return {"factor": factor, "cap": getattr(config, "final_logit_softcapping", None)}
-
-
-@torch.no_grad()
-def check_head(model: nn.Module, name: str) -> None:
-    """Raise ValueError unless the head's logits are the loaded model's own, tried on a few positions."""
-    from recbole_tslrec.language_model.encoder import trunk_of
-
-    words = model.get_input_embeddings()
-    tokens = torch.arange(2, 6, device=words.weight.device) % words.num_embeddings
-    read = {"inputs_embeds": words(tokens)[None], "attention_mask": torch.ones_like(tokens)[None]}
-    hidden = trunk_of(model)(**read).last_hidden_state
-    if model.config.is_encoder_decoder:
-        hidden = first_answer_states(model, States(hidden, read["attention_mask"]))[:, None]
-        read["decoder_input_ids"] = torch.full_like(
-            tokens[:1, None], model.config.decoder_start_token_id
-        )
-    own, found = model(**read).logits.float(), head_of(model)(hidden)
-    if (found - own).norm() > _ROUNDING * own.norm():
-        raise ValueError(
-            f"llm: [{name}], a {model.config.model_type}, makes its logits in a way that is not known "
-            f"here. Give another language model."
-        )
 
 
 def stores_a_head(source: LanguageModelSource) -> bool:

@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from recbole_tslrec.language_model.encoder import ItemEncoder
 from recbole_tslrec.language_model.load import add_adapters, load_language_model
+from recbole_tslrec.language_model.own_head import check_head
 from recbole_tslrec.language_model.prompts.segments import Items, Soft, TokenTable, Words
 from recbole_tslrec.language_model.prompts.template import make_template
 from recbole_tslrec.language_model.readout import (
     States,
-    check_head,
     first_answer_states,
     head_of,
     pool,

@@ -86,7 +86,7 @@ class CodeLanguageModel:
             n_vectors: how many learned vectors the prompts have, drawn from ±.1 evenly (POD).
         """
         from recbole_tslrec.language_model.load import load_language_model
-        from recbole_tslrec.language_model.readout import check_head
+        from recbole_tslrec.language_model.own_head import check_head
         from recbole_tslrec.language_model.scratch import give_rows, scratch_model
         from recbole_tslrec.paradigms.p5.writer import CodeReader
 

@@ -144,12 +144,17 @@ def test_a_backbone_for_which_recbole_counted_test_interactions_is_refused(
         stored(pipeline_of(given | {"backbone_checkpoint": checkpoint}, small_data), "categories")
 
 
-def test_enhanced_items_of_such_a_backbone_are_taken_with_a_warning(tmp_path, settings, caplog):
+def test_enhanced_items_of_such_a_backbone_are_taken_if_asked_for(tmp_path, settings, caplog):
     write_histories(tmp_path, "one", histories())
     file = (
         pipeline_of(settings | split(0.5, 0.375, 0.125), "one").stage(STAGES["augmentation"]).file()
     )
-    given = pipeline_of(settings | split(0.5, 0.25, 0.25) | {"enhanced_items": str(file)}, "one")
+    given = settings | split(0.5, 0.25, 0.25) | {"enhanced_items": str(file)}
+    with pytest.raises(
+        ValueError, match="other validation interactions.* set allow_new_data: True"
+    ):
+        item_vectors(pipeline_of(given, "one"))
+    given = pipeline_of(given | {"allow_new_data": True}, "one")
     with caplog.at_level("WARNING"):
         item_vectors(given)
     assert "made from other validation interactions" in caplog.text

@@ -173,7 +173,8 @@ def taken(path) -> None:
     loaded = ItemTensors.load(path)
     loaded.content_hash()
     enhanced_items_width(path)
-    assert given_enhanced_items({"enhanced_items": path, "dataset": "there"}, ["2", "1"], NO_DATA)
+    config = {"enhanced_items": path, "dataset": "there", "allow_new_data": True}
+    assert given_enhanced_items(config, ["2", "1"], NO_DATA)
 
 
 NO_DATA = {"training": "", "validation": ""}

@@ -8,6 +8,7 @@ from recbole.quick_start import load_data_and_model
 
 from recbole_tslrec.evaluation.ranks import rank_test_targets
 from recbole_tslrec.paradigms.rules.models import SeenPenalty
+from recbole_tslrec.recbole_bridge import trainers
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
 EXACT = {"metric_decimal_place": 12, "MAX_ITEM_LIST_LENGTH": 30}
@@ -62,6 +63,17 @@ def test_the_penalty_is_the_trained_backbones_and_masks_where_it_is_large(small_
     term.choose((1e6,))
     novel = ~base.repeated
     assert np.array_equal(ranks_of(experiment).rank[novel], base.rank_masked[novel])
+
+
+def test_the_penalty_is_chosen_with_seen_items_ranked(small_data, settings, monkeypatch):
+    """Masked, it changes nothing, and none would be chosen: the row would be Base once more."""
+    asked, choose = [], trainers.choose_settings
+    monkeypatch.setattr(
+        trainers, "choose_settings", lambda *given: asked.append(given[-1]) or choose(*given)
+    )
+    given = settings | EXACT | {"valid_protocol": "masked"}
+    run_experiment("SeenPenalty_GRU4Rec", small_data, config_dict=given)
+    assert asked == [None]
 
 
 @pytest.mark.parametrize("change", [{"n_heads": 1}, {"hidden_size": 32}])

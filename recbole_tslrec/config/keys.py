@@ -90,7 +90,8 @@ DATA = KeyGroup(
             "allow_new_data",
             False,
             "Whether a checkpoint may go on training, or be evaluated, on other data than it was "
-            "trained with. False: refused, since what is held out now may have been trained on. "
+            "trained with, and enhanced_items be of other data. False: refused, since what is held "
+            "out now may have been trained on. "
             "load_data_and_model takes it as an argument.",
             YES_OR_NO,
             Effect.NOTHING,

@@ -32,8 +32,10 @@ class ScoringTerm(nn.Module, ABC):
         grid: the settings among which validation chooses, "no term" not among them.
         chosen: float64 ``[number of settings]``, those in use. All 0 is no term: the scores then stay
             as they are, bit for bit.
+        always_ranked: whether it is chosen with seen items ranked whatever ``valid_protocol`` says.
     """
 
+    always_ranked: ClassVar[bool] = False
     names: ClassVar[tuple[str, ...]]
     grid: ClassVar[tuple[tuple[float, ...], ...]]
     chosen: Tensor

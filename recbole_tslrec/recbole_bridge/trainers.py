@@ -303,18 +303,20 @@ class TermChosenLast:
             self.model.load_state_dict(content["state_dict"])
         blocks = BlockDataLoader.of(valid_data, self.model)
         metric = self.config["valid_metric"]
-        by_settings = choose_settings(self.model, blocks, metric, self._masked)
         term = self.model.scoring_term
+        masked = None if term.always_ranked else self._masked
+        by_settings = choose_settings(self.model, blocks, metric, masked)
         best = dict(zip(term.names, term.chosen.tolist(), strict=True))
         self.logger.info(
             f"Term at scoring, by {metric} on validation, seen items "
-            f"{self.config['valid_protocol']}: {best}, {max(by_settings.values()):.4f}; without it "
-            f"{next(iter(by_settings.values())):.4f}"
+            f"{'ranked' if masked is None else 'masked'}: {best}, {max(by_settings.values()):.4f}; "
+            f"without it {next(iter(by_settings.values())):.4f}"
         )
         self.best_valid_score, self.best_valid_result = self._valid_epoch(valid_data, show_progress)
         if content is not None:
             content["state_dict"] = self.model.state_dict()
-            content[_WITHOUT_TERM] = content["best_valid_score"]
+            # Of a run that went on without a better epoch it is there, and the other has the term.
+            content.setdefault(_WITHOUT_TERM, content["best_valid_score"])
             content["best_valid_score"] = float(self.best_valid_score)
             write_checkpoint(content, self.saved_model_file)
 

@@ -510,6 +510,13 @@ def test_methods_under_different_settings_are_named(tmp_path):
     assert "learning_rate: 0.001 (Base, CI); 0.0003 (TSLRec, TSLRec from Caser)" in note
 
 
+def test_vectors_of_a_given_file_are_named(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    writer.write("tiny", "SASRec", "TSLRec", 1, settings={"enhanced_items": "mine.safetensors"})
+    (note,) = Results(tmp_path).mismatches
+    assert note.startswith("tiny, SASRec, TSLRec: its vectors are from a given file, [mine.safeten")
+
+
 def test_keys_that_tell_the_same_methods_apart_are_named_together(tmp_path):
     writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
     for variant in ("Base", "TSLRec", "frozen_lm", "DELRec"):

@@ -167,6 +167,11 @@ def test_what_cannot_be_on_a_page_is_refused(monkeypatch):
     )
     with pytest.raises(ValueError, match=r"^beside: .* was tested on other interactions"):
         write_page(toy.checkpoint, "page.html", beside=other.checkpoint)
+    monkeypatch.setattr(
+        contents, "data_notes", lambda *_: {"training": "now others", "validation": "as before"}
+    )
+    with pytest.raises(ValueError, match="was trained with other training interactions"):
+        write_page(toy.checkpoint, "page.html")
     monkeypatch.setattr(contents, "MOST_ITEMS", N_ITEMS - 1)
     with pytest.raises(ValueError, match="^explore: .* has 20 items, and a page holds at most 19"):
         write_page(toy.checkpoint, "page.html")

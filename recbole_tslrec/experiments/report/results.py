@@ -204,6 +204,12 @@ class Results:
 
     def _check_settings(self) -> None:
         """Methods that stand side by side must have the same values of the keys that both have."""
+        for cell in self.cells.drop_duplicates(METHOD).to_dict("records"):
+            if file := cell["settings"].get("enhanced_items"):
+                self.mismatches.append(
+                    f"{cell_name(cell).rpartition(',')[0]}: its vectors are from a given file, "
+                    f"[{file}], and not of its own backbone and language model."
+                )
         for place, cells in self.cells.drop_duplicates(METHOD).groupby(METHOD[:2], sort=False):
             made_by = cells["made_by"]
             names = cells["variant"].where(made_by == "", cells["variant"] + " from " + made_by)

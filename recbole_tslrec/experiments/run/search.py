@@ -40,7 +40,8 @@ from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 # What is compared and how it is judged: the same for all, or the easier data would win. The length of
 # histories is a model's own, though RecBole has it among the keys of the data.
 _NOT_SEARCHED = {*general_arguments, *dataset_arguments, *evaluation_arguments}
-_NOT_SEARCHED = _NOT_SEARCHED - {"MAX_ITEM_LIST_LENGTH"} | {"eval_step"}
+_NOT_SEARCHED = _NOT_SEARCHED - {"MAX_ITEM_LIST_LENGTH"} | {"eval_step", "loss_decimal_place"}
+_NOT_SEARCHED |= {"valid_protocol", "allow_new_data"}
 
 
 @dataclass(frozen=True)

@@ -53,11 +53,14 @@ class Repeat(SequentialRecommender):
 
 
 class SeenPenalty(ScoringTerm):
-    """s_i - b · std(s) · [i in the history]; a large b masks what was seen.
+    """s_i - b · std(s) · [i in the item list]; a large b masks what is in it.
 
-    The penalty b is in units of the standard deviation of the row's scores over the items.
+    The penalty b is in units of the standard deviation of the row's scores over the items. RecBole's
+    list has the latest MAX_ITEM_LIST_LENGTH items; what was seen before them is not penalised. It shows
+    what fewer repeats alone gain with seen items ranked, and is chosen there: masked, nothing would be.
     """
 
+    always_ranked = True
     names = ("penalty",)
     grid = tuple((penalty,) for penalty in (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0))
 

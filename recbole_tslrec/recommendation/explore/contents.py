@@ -16,6 +16,7 @@ from recbole_tslrec.recommendation.best_items import BestItems
 from recbole_tslrec.recommendation.explore.items import describe_items
 from recbole_tslrec.recommendation.requests import Requests, RequestsOf
 from recbole_tslrec.recommendation.titles import read_titles
+from recbole_tslrec.stages.trained_on import check_data, data_notes
 
 # The most test users and items on a page: so many still open at once in a browser.
 USERS = 25_000
@@ -55,10 +56,14 @@ def contents_of(
         n_users: the most test users; of more, a sample.
 
     Raises:
-        ValueError: the models are tested on other interactions, or on a sample of the items.
+        ValueError: the models are tested on other interactions, on a sample of the items, or on data
+            that they may have been trained on.
     """
     first = trained[0]
     dataset = first.dataset
+    for one in trained:
+        now = data_notes(one.train_data._dataset, one.valid_data)
+        check_data(one.config["trained_on"], now, one.checkpoint, one.config["allow_new_data"])
     ranks = [rank_test_targets(one.model, *_loaders(one)) for one in trained]
     for one in ranks[1:]:
         if not (

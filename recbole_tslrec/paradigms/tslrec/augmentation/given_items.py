@@ -45,7 +45,8 @@ def given_enhanced_items(config, tokens: list[str], data: dict[str, str]) -> Ite
         The file's tensors, rows in the order of ``tokens``.
 
     Raises:
-        ValueError: the file is altered, is of another data set, or lacks items.
+        ValueError: the file is altered, is of another data set, lacks items, or may have been made from
+            what is held out here and ``allow_new_data`` does not say otherwise.
     """
     path = Path(config["enhanced_items"])
     items = ItemTensors.load(path)
@@ -66,11 +67,16 @@ def given_enhanced_items(config, tokens: list[str], data: dict[str, str]) -> Ite
         )
     others = [key for key in ("training", "validation") if items.provenance.get(key) != data[key]]
     if others:
-        getLogger(__name__).warning(
+        said = (
             f"enhanced_items: [{path}] was made from other {' and '.join(others)} interactions of the "
             f"same data set (another filtering or split), or does not say from which. What is held out "
             f"here may have been among them."
         )
+        if not config["allow_new_data"]:
+            raise ValueError(
+                f"{said} If it was not, as of vectors of words alone, set allow_new_data: True."
+            )
+        getLogger(__name__).warning(said)
     try:
         return items.aligned(tokens)
     except ValueError as error:

@@ -21,7 +21,7 @@ VALUES = {
 
 def encoder_of(folder: str) -> tuple[ItemEncoder, "object"]:
     source = open_source(folder, kinds=("causal", "encoder-decoder"))
-    model = load_language_model(source, "none", CPU, head=True)
+    model = load_language_model(source, "none", CPU, "eager", head=True)
     torch.manual_seed(3)
     segments = [Words((7, 8)), Items("history", slots=True), Field("text"), Words((9,))]
     return ItemEncoder(model, torch.randn(7, 5)).eval(), make_template(

@@ -122,16 +122,20 @@ def head_of(model: nn.Module) -> Head | None:
         head = model.get_input_embeddings()
     if head is None:
         return None
+    return Head(head.weight, getattr(head, "bias", None), **_around_the_head(config))
+
+
+def _around_the_head(config: PretrainedConfig) -> dict[str, float | None]:
+    """What a model does to its states and logits before and behind its head, by its config."""
     scaled = config.model_type in _SCALED_IF_TIED and config.tie_word_embeddings
     scaled = getattr(config, "scale_decoder_outputs", scaled)
-    scale = model.config.hidden_size**-0.5 if scaled else 1.0
-    return Head(head.weight, getattr(head, "bias", None), scale, **_behind_the_head(config))
-
-
-def _behind_the_head(config: PretrainedConfig) -> dict[str, float | None]:
-    """What a model does to its logits, by its config."""
+    scale = config.hidden_size**-0.5 if scaled else 1.0
     factor = getattr(config, "logit_scale", None) or 1.0 / getattr(config, "logits_scaling", 1.0)
-    return {"factor": factor, "cap": getattr(config, "final_logit_softcapping", None)}
+    return {
+        "scale": scale,
+        "factor": factor,
+        "cap": getattr(config, "final_logit_softcapping", None),
+    }
 
 
 def stores_a_head(source: LanguageModelSource) -> bool:
@@ -165,15 +169,15 @@ def stored_head(
     """
     whole = meta_model(source, head=True)
     name, head = _head_name(whole), whole.get_output_embeddings()
-    behind = _behind_the_head(source.config.get_text_config())
+    around = _around_the_head(source.config.get_text_config())
     if source.is_random:
         weight = torch.randn(len(token_ids), head.weight.shape[1], device=device) * 0.02
-        return Head(weight, **behind)
+        return Head(weight, **around)
     weight = _stored_rows(source, f"{name}.weight", token_ids).to(device)
     if getattr(head, "bias", None) is None:
-        return Head(weight, **behind)
+        return Head(weight, **around)
     bias = _stored_rows(source, f"{name}.bias", token_ids).to(device)
-    return Head(weight, bias, **behind)
+    return Head(weight, bias, **around)
 
 
 def _stored_rows(source: LanguageModelSource, tensor: str, rows: Sequence[int]) -> Tensor:

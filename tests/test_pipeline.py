@@ -135,7 +135,10 @@ def test_enhanced_embeddings_line_up_under_another_order_of_ids(tmp_path, settin
     for token, row in zip(other.tokens, item_vectors(other), strict=True):
         assert torch.equal(row, rows[token]), token
     assert "interactions of the same data set" not in caplog.text
-    fewer = pipeline_of(given | {"item_inter_num_interval": "[20,inf)"}, "one")
+    filtered = given | {"item_inter_num_interval": "[20,inf)"}
+    with pytest.raises(ValueError, match="made from other training and validation interactions"):
+        item_vectors(pipeline_of(filtered, "one"))
+    fewer = pipeline_of(filtered | {"allow_new_data": True}, "one")
     assert 0 < len(fewer.tokens) < len(one.tokens)
     with caplog.at_level("WARNING"):
         enhanced = item_vectors(fewer)
@@ -171,6 +174,9 @@ def test_an_enhanced_items_file_that_does_not_fit_is_refused(tmp_path, settings,
     users = histories()
     users["u0"][:2] = ["new", "newer"]
     write_histories(tmp_path, "one", users)
+    with pytest.raises(ValueError, match="made from other training interactions"):
+        item_vectors(pipeline_of(given, "one"))
+    given = given | {"allow_new_data": True}
     with pytest.raises(ValueError, match=r"2 of 14 items.*not in the file.*'new"):
         item_vectors(pipeline_of(given, "one"))
     with pytest.raises(ValueError, match="enhanced_items.*another stage"):

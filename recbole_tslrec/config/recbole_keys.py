@@ -11,9 +11,15 @@ from typing import Any
 
 from recbole.evaluator import metric_types
 from recbole.utils import EvaluatorType
+from recbole.utils.argument_list import dataset_arguments, evaluation_arguments
 
 from recbole_tslrec.config.recbole_tables import ENCODING, ENTRIES, RECBOLE_KEYS
 from recbole_tslrec.config.values import integer
+
+# What is compared and how it is judged: the same for all rows, or the easier data would win. The length
+# of histories is a model's own, though RecBole has it among the keys of the data.
+SAME_FOR_ALL = frozenset({*dataset_arguments, *evaluation_arguments, "data_path", "valid_protocol"})
+SAME_FOR_ALL -= {"MAX_ITEM_LIST_LENGTH"}
 
 
 def check_recbole_keys(config: Mapping[str, Any], model_keys: Collection[str]) -> None:

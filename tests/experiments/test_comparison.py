@@ -211,6 +211,31 @@ def test_each_row_takes_the_file_of_its_own_paradigm(small_data, settings):
     assert not {"p5_learning_rate", "delrec_learning_rate"} & after[3].settings.keys()
 
 
+@pytest.mark.parametrize(
+    "line", ["user_inter_num_interval: '[3,inf)'", "valid_protocol: masked", "rm_dup_inter: first"]
+)
+def test_a_paradigm_s_own_file_does_not_change_the_data_or_the_judge(line, small_data, settings):
+    Path("p5_own.yaml").write_text(f"{line}\n")
+    grid = Grid((small_data,), variants=("Base", "P5"), settings=settings)
+    grid = replace(grid, config_files=["{paradigm}_own.yaml"])
+    key = line.partition(":")[0]
+    with pytest.raises(ValueError, match=rf"P5 is given {key}: .* Set --{key}=… for all rows"):
+        grid.groups()
+    same = {
+        "user_inter_num_interval": "[3,inf)",
+        "valid_protocol": "masked",
+        "rm_dup_inter": "first",
+    }
+    assert len(replace(grid, settings=settings | same).groups()) == 2
+
+
+def test_a_file_s_vectors_are_not_reused(small_data, settings):
+    grid = Grid((small_data,), ("SASRec", "GRU4Rec"), settings=settings, reuse=True)
+    given = settings | {"enhanced_items": "enhanced_items.safetensors"}
+    with pytest.raises(ValueError, match="reuse: .* enhanced_items gives those of a file"):
+        replace(grid, settings=given).groups()
+
+
 def test_what_is_wrong_with_the_data_stops_the_base_as_well(tmp_path, settings):
     rows = [(f"u{user}", f"i{item}", item) for user in range(9) for item in range(6)]
     write_atomic(tmp_path / "data", "small", [("u0", "NA", 9), *rows])

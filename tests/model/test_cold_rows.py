@@ -27,6 +27,9 @@ def test_a_cold_row_is_the_projected_vector_and_learns_nothing(name):
     table = fusion(ids)
     assert torch.equal(table[cold], fusion.project()[cold])
     assert torch.equal(table[warm], plain(ids)[warm])
+    if hasattr(fusion, "mean_gate"):
+        assert not fusion.mean_gate(ids)[cold].any()
+        assert torch.equal(fusion.mean_gate(ids)[warm], plain.mean_gate(ids)[warm])
     fusion.train()
     table = fusion(ids)
     assert not table[cold].any() and torch.equal(table[warm], plain(ids)[warm])

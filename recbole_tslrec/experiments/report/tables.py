@@ -142,11 +142,14 @@ def main_table(results: Results, protocol: str, tested: pd.DataFrame) -> Block:
     columns = list(dict.fromkeys(shown["column"]))
     table = shown.pivot(index=["backbone", "variant"], columns="column", values="text")[columns]
     table = table.fillna(NOTHING).reset_index().sort_values(["backbone", "variant"], key=in_order)
-    beside = {
-        cell["variant"]: beside_figures(cell["effective"], protocol)
-        for cell in results.cells.to_dict("records")
-    }
-    table["variant"] = table["variant"].map(lambda row: escape(variant_name(row) + beside[row]))
+    beside: dict[tuple[str, str], dict[str, None]] = {}
+    for cell in results.cells.to_dict("records"):
+        said = beside.setdefault((cell["backbone"], cell["variant"]), {})
+        said[beside_figures(cell["effective"], protocol)] = None
+    table["variant"] = [
+        escape(variant_name(row) + "".join(beside[backbone, row]))
+        for backbone, row in zip(table["backbone"], table["variant"], strict=True)
+    ]
     table["backbone"] = table["backbone"].where(~table["backbone"].duplicated(), "")
     table = table.rename(columns={"variant": "method"})
     numbers = numbers.rename(columns={"variant": "method"}).drop(columns=["text", "mark"])

@@ -9,7 +9,7 @@ from typing import Any
 from recbole.config import Config
 
 from recbole_tslrec.backbones.registry import BACKBONES
-from recbole_tslrec.config.recbole_keys import check_metrics
+from recbole_tslrec.config.recbole_keys import SAME_FOR_ALL, check_metrics
 from recbole_tslrec.config.spelling import check_spelling
 from recbole_tslrec.config.values import did_you_mean
 from recbole_tslrec.data.check_header import check_columns, path_of
@@ -135,6 +135,12 @@ class Grid:
         given = {variant: self.given(dataset, variant) for variant in self.variants}
         for row in given.values():
             check_metrics(row)
+        _check_same(given)
+        if self.reuse and given["TSLRec"].get("enhanced_items") is not None:
+            raise ValueError(
+                "reuse: takes the embeddings of another backbone's stages, and enhanced_items gives "
+                "those of a file to all. Leave one out."
+            )
         chosen = {variant: variants()[variant].choose(row) for variant, row in given.items()}
         groups = [
             Cell(dataset, backbone, variant, self.seeds[0], chosen[variant], "")
@@ -158,7 +164,8 @@ class Grid:
         known = {key: None for config in configs for key in config.internal_config_dict}
         for row in given.values():
             check_spelling(row, known)
-        _check_evaluation(configs[0])
+        for config in configs:
+            _check_evaluation(config)
         check_columns(configs[0].final_config_dict)
         # Where no row of this comparison reads it, nobody else looks.
         texts = {"item_text": self.given(dataset).get("item_text")}
@@ -249,6 +256,24 @@ class _EarlyChecks:
 def _texts_hash(config: Config, cell: Cell) -> str:
     """Of the items' file, if the cell is given columns of it to read; whether it does is its own."""
     return texts_hash(config) if cell.settings.get("item_text") is not None else ""
+
+
+def _check_same(given: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ValueError if a row's own file has it judged otherwise, or on other data, than the rest.
+
+    Args:
+        given: by row.
+    """
+    (first, beside), *others = given.items()
+    for variant, row in others:
+        for key in sorted(SAME_FOR_ALL & (beside.keys() | row.keys())):
+            own, its = (values.get(key, "nothing") for values in (row, beside))  # null is a value
+            if own != its:
+                raise ValueError(
+                    f"config_files: {variant} is given {key}: [{own}], and {first} [{its}]. What is "
+                    f"compared, and how it is judged, is the same for all. Set --{key}=… for all rows, "
+                    f"or leave it out of the {{paradigm}} files."
+                )
 
 
 def _check_evaluation(config: Config) -> None:

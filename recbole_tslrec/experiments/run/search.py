@@ -20,13 +20,10 @@ from typing import Any
 
 from recbole.config import Config
 from recbole.trainer import HyperTuning
-from recbole.utils.argument_list import (
-    dataset_arguments,
-    evaluation_arguments,
-    general_arguments,
-)
+from recbole.utils.argument_list import general_arguments
 
 from recbole_tslrec.config.key import KEYS
+from recbole_tslrec.config.recbole_keys import SAME_FOR_ALL
 from recbole_tslrec.experiments.run.cell_run import (
     experiment_settings_with_inputs,
     line_or_failure,
@@ -37,11 +34,8 @@ from recbole_tslrec.experiments.run.kept_cells import DONE, FAILED, ResultsFolde
 from recbole_tslrec.recbole_bridge.paradigm import set_by_all, variants
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
-# What is compared and how it is judged: the same for all, or the easier data would win. The length of
-# histories is a model's own, though RecBole has it among the keys of the data.
-_NOT_SEARCHED = {*general_arguments, *dataset_arguments, *evaluation_arguments}
-_NOT_SEARCHED = _NOT_SEARCHED - {"MAX_ITEM_LIST_LENGTH"} | {"eval_step", "loss_decimal_place"}
-_NOT_SEARCHED |= {"valid_protocol", "allow_new_data"}
+_NOT_SEARCHED = SAME_FOR_ALL.union(general_arguments)
+_NOT_SEARCHED |= {"eval_step", "loss_decimal_place", "allow_new_data"}
 
 
 @dataclass(frozen=True)

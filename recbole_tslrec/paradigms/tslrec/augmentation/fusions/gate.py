@@ -31,5 +31,9 @@ class GateFusion(EnhancedFusion):
 
     @torch.no_grad()
     def mean_gate(self, id_embeddings: Tensor) -> Tensor:
-        """Each item's share of the id embedding in the fused one, the mean of a over d. [n_items]"""
-        return self._gate(id_embeddings, self.project()).mean(dim=1)
+        """Each item's share of the id embedding in the fused one, the mean of a over d. [n_items]
+
+        0 for a cold item whose row is h' alone.
+        """
+        gate = self._gate(id_embeddings, self.project()).mean(dim=1)
+        return gate if self.cold is None else gate.masked_fill(self.cold, 0.0)

@@ -14,6 +14,7 @@ from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.data.histories import training_histories
 from recbole_tslrec.data.negatives import random_negatives, shuffled_in
 from recbole_tslrec.evaluation.ranks import rank_test_targets
+from recbole_tslrec.recbole_bridge.language_model_trainer import LanguageModelTrainer
 from recbole_tslrec.recbole_bridge.reranker import Reranker
 
 
@@ -168,6 +169,40 @@ def test_masked_figures_are_of_unseen_candidates(candidates, small_data, setting
             expected = masked.index(target) + 1
         assert ranks.rank_masked[row] == expected
         assert ranks.rank[row] == order_of(scores[row]).index(target) + 1
+
+
+@pytest.mark.parametrize(
+    "protocol", [("all", "ranked"), ("unseen", "ranked"), ("unseen", "masked")]
+)
+@pytest.mark.parametrize(("metric", "asked"), [("MAP", False), ("ItemCoverage", True)])
+def test_an_evaluation_asks_for_targets_alone_where_these_decide(
+    protocol, metric, asked, small_data, settings
+):
+    """RecBole's metrics of its own scores, those of all users, but for the metrics of lists."""
+    candidates, valid_protocol = protocol
+    changes = {
+        "candidates": candidates,
+        "valid_protocol": valid_protocol,
+        "valid_metric": "NDCG@10",
+    }
+    experiment = Experiment(settings | changes | {"metrics": ["NDCG", metric]}, small_data)
+    train_data, valid_data, _ = experiment.loaders
+    model = experiment.model
+    model.trained = torch.nn.Parameter(torch.zeros(1))  # a trainer wants something to train
+    trainer = LanguageModelTrainer(experiment.config, model)
+    trainer._follow_valid_protocol(train_data)
+    trainer.eval_collector.data_collect(train_data)
+    _, found = trainer._valid_epoch(valid_data)
+    rows, model.seen_by_it = model.seen_by_it, []
+    assert not model.targets_alone
+    trainer.eval_collector.targets_suffice = lambda: False
+    _, of_all = trainer._valid_epoch(valid_data)
+    assert found == of_all
+    assert len(model.seen_by_it) == len(valid_data._dataset.inter_feat)
+    targets = valid_data._dataset.inter_feat["item_id"].tolist()
+    with_target = [row for row, one in zip(model.seen_by_it, targets, strict=True) if one in row]
+    assert 0 < len(with_target) < len(targets)
+    assert sorted(rows) == sorted(model.seen_by_it if asked else with_target)
 
 
 def test_a_state_dict_holds_the_retriever_and_serves_alone(small_data, settings):

@@ -60,6 +60,10 @@ class TopkCollector(Collector):
         needs = ("rec.meanrank", "rec.score", "data.label")
         return not any(self.register.need(name) for name in needs)
 
+    def targets_suffice(self) -> bool:
+        """Whether the targets' places decide the metrics; which the best items are matters to some."""
+        return self._best_items_suffice() and not self.register.need("rec.items")
+
     def forget(self) -> None:
         """Drop what was collected since the metrics were last made; RecBole would mix it in."""
         self._parts.clear()

@@ -39,6 +39,8 @@ class LanguageModelRecommender(SequentialRecommender):
         source: the opened language model.
         is_tested: False while the training's own validation scores; a control acts in tests alone, so
             that it changes neither what is trained nor the choice of its epoch.
+        targets_alone: True while an evaluation goes by the rank of each row's own item, so that a model
+            may leave undone what cannot change it.
     """
 
     learning_rate_key: ClassVar[str]
@@ -51,6 +53,7 @@ class LanguageModelRecommender(SequentialRecommender):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.is_tested = True
+        self.targets_alone = False
         self.register_state_dict_post_hook(_leave_out_the_base_model)
         self.register_load_state_dict_post_hook(_expect_no_base_model)
 

@@ -127,6 +127,13 @@ class LanguageModelTrainer(StagesFirst, WatchedTrainer):
 
         return validate
 
+    def _full_sort_batch_eval(self, batched_data):
+        self.model.targets_alone = self.eval_collector.targets_suffice()
+        try:
+            return super()._full_sort_batch_eval(batched_data)
+        finally:
+            self.model.targets_alone = False
+
     def _train(self, task: Task, show_progress) -> TrainingReport:
         """Train, or read what was trained before; the model has its best epoch's weights then."""
         from recbole_tslrec.language_model.training import train

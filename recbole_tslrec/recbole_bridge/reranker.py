@@ -150,13 +150,18 @@ class Reranker(LanguageModelRecommender, ABC):
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """The scores of all items: the retriever's, and its candidates above them in their new order.
 
-        With ``candidates: unseen`` what the user had is no candidate, and keeps its score.
+        With ``candidates: unseen`` what the user had is no candidate, and keeps its score. Under
+        ``targets_alone`` candidates without the row's target stay in the retriever's order.
 
         Returns:
             [B, n_items] float32, finite.
         """
         retrieved = scores(self.retriever, interaction)
         candidates = self._candidates(interaction, retrieved)
+        if self.targets_alone:
+            return self._with_targets(
+                interaction, retrieved, candidates, interaction[self.ITEM_ID]
+            )[0]
         return merged_scores(retrieved, candidates, self._reranked(interaction, candidates))
 
     @torch.no_grad()
@@ -169,9 +174,6 @@ class Reranker(LanguageModelRecommender, ABC):
         use up places. A target that the user had before keeps the retriever's rank there: as the one
         seen item among the candidates it would give itself away.
 
-        Where the target is no candidate its rank does not hang on the candidates' order, and the
-        language model is not asked for it: so the authors evaluate as well.
-
         Args:
             seen: the items that will be masked, as ``SeenItems.pairs`` gives them.
             targets: int64 [B].
@@ -180,19 +182,27 @@ class Reranker(LanguageModelRecommender, ABC):
             [B, n_items] float32 each.
         """
         retrieved = scores(self.retriever, interaction)
-
-        def merged(candidates: Tensor) -> tuple[Tensor, Tensor]:
-            found = _as_they_stand(candidates)
-            (rows,) = (candidates == targets[:, None]).any(dim=1).nonzero(as_tuple=True)
-            if len(rows):
-                found[rows] = self._reranked(interaction[rows], candidates[rows])
-            return merged_scores(retrieved, candidates, found), rows
-
-        ranked, _ = merged(self._candidates(interaction, retrieved))
-        unseen, rows = merged(self._without(seen, retrieved))
+        candidates = self._candidates(interaction, retrieved)
+        ranked, _ = self._with_targets(interaction, retrieved, candidates, targets)
+        candidates = self._without(seen, retrieved)
+        unseen, rows = self._with_targets(interaction, retrieved, candidates, targets)
         masked = retrieved.to(unseen, copy=True)
         masked[rows] = unseen[rows]
         return ranked, masked
+
+    def _with_targets(
+        self, interaction: Interaction, retrieved: Tensor, candidates: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Whole-catalogue scores, [B, n_items], and the rows whose target is a candidate, int64 [any].
+
+        The rank of another target does not hang on the candidates' order, and the language model is
+        not asked for it: so the authors of LlamaRec evaluate as well.
+        """
+        found = _as_they_stand(candidates)
+        (rows,) = (candidates == targets[:, None]).any(dim=1).nonzero(as_tuple=True)
+        if len(rows):
+            found[rows] = self._reranked(interaction[rows], candidates[rows])
+        return merged_scores(retrieved, candidates, found), rows
 
     @torch.no_grad()
     def predict(self, interaction: Interaction) -> Tensor:

@@ -2,6 +2,8 @@
 
     python benchmarks/cold_items.py --dataset=beauty --data_path=dataset --item_text=item_text --seeds=3
 
+takes RecBole's keys as well, such as --hidden_dropout_prob=0.2.
+
 A share of the items is cold: they are taken out of all histories, and stay as the last interaction of
 their users alone, which is the one that is tested. So no variant's training or validation knows of them,
 and a cold target stands among all items. What is written is a data set of its own, `NAME_cold`.
@@ -27,9 +29,20 @@ from recbole_tslrec.data.check_header import path_of
 from recbole_tslrec.evaluation.metrics import metrics
 from recbole_tslrec.evaluation.ranks import Ranks, rank_test_targets
 from recbole_tslrec.experiments.run.tables import mean_text
+from recbole_tslrec.recbole_bridge.paradigm import variants
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
-VARIANTS = ("Base", "text", "tfidf", "shuffled_text")
+# Rows of a comparison: without words; these in the item table; these at scoring.
+VARIANTS = (
+    "Base",
+    "text",
+    "tfidf",
+    "shuffled_text",
+    "TextTerm",
+    "tfidf_term",
+    "shuffled_text_term",
+)
+_NOT_OF_A_ROW = ("seeds", "folder", "variants")
 # RecBole gives a user's one row to training: with four interactions there is a row each to train on,
 # to validate on and to test.
 _FEWEST = 4
@@ -88,6 +101,7 @@ def _settings(args: argparse.Namespace, data_path: str) -> dict:
         "epochs": args.epochs,
         "stopping_step": args.stopping_step,
         "valid_metric": "NDCG@10",
+        "valid_protocol": "masked",
         "metrics": ["Hit", "NDCG"],
         "topk": [5, 10],
         "show_progress": False,
@@ -96,12 +110,12 @@ def _settings(args: argparse.Namespace, data_path: str) -> dict:
 
 def run_cell(variant: str, seed: int, name: str, cold: set[str], args) -> dict:
     """Train one model; the line to keep."""
-    settings = _settings(args, str(args.folder)) | {"seed": seed}
-    model = args.backbone
+    row = variants()[variant]
+    model = row.model.format(backbone=args.backbone)
+    settings = _settings(args, str(args.folder)) | {"seed": seed} | (row.settings or {})
     if variant != "Base":
-        model = f"TSLRec_{args.backbone}"
-        settings |= {"enhancement": variant, "item_text": args.item_text.split(",")}
-        settings |= {"item_text_missing": "unknown", "llm": args.llm}
+        settings |= {"item_text": args.item_text.split(","), "item_text_missing": "unknown"}
+        settings |= {"llm": args.llm, "tslrec_dir": str(args.folder / "stages")}
     run = run_experiment(model, name, config_dict=settings)
     ranks = rank_test_targets(run.trainer.model, run.train_data, run.valid_data, run.test_data)
     return {"variant": variant, "seed": seed} | split(ranks, cold)
@@ -156,16 +170,18 @@ def main() -> None:
     parser.add_argument("--seed_of_items", type=int, default=0, help="which items are cold")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--backbone", default="SASRec")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="rows, with commas")
     parser.add_argument("--llm", default="embedded")
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--stopping_step", type=int, default=10)
     parser.add_argument("--gpu_id", default="", help="as RecBole's; empty for the CPU")
     parser.add_argument("--folder", type=Path, default=Path("cold_items"), help="of data and lines")
-    args = parser.parse_args()
-    sys.argv = sys.argv[:1]  # RecBole reads the command line too
+    args, more = parser.parse_known_args()
+    sys.argv = [sys.argv[0], *more]  # RecBole's own keys, which it reads there
     name, cold = write_data(args)
     output = args.folder / f"{name}.jsonl"
-    asked = {key: str(value) for key, value in vars(args).items() if key not in ("seeds", "folder")}
+    asked = {key: str(value) for key, value in vars(args).items() if key not in _NOT_OF_A_ROW}
+    asked["more"] = " ".join(sorted(more))
     for ending in ("inter", "item"):
         content = (args.folder / name / f"{name}.{ending}").read_bytes()
         asked[ending] = hashlib.sha256(content).hexdigest()
@@ -175,7 +191,7 @@ def main() -> None:
     lines = [line for line in lines if line["asked"] == asked]
     done = {(line["variant"], line["seed"]) for line in lines}
     for seed in range(2020, 2020 + args.seeds):
-        for variant in VARIANTS:
+        for variant in args.variants.split(","):
             if (variant, seed) not in done:
                 lines.append(run_cell(variant, seed, name, cold, args) | {"asked": asked})
                 with output.open("a") as file:

@@ -31,6 +31,11 @@ def reads_text(config: Mapping[str, Any]) -> bool:
     return has_words(config) or slots_hold_text(config)
 
 
+def reads_text_alone(config: Mapping[str, Any]) -> bool:
+    """Whether the prompts hold nothing of an item but its words, or their vector."""
+    return not has_slots(config) or (not has_words(config) and config["item_slots"] == "text")
+
+
 def check_item_inputs(config: Mapping[str, Any]) -> None:
     """Raise ValueError if texts are asked for and no column of them is chosen."""
     for key, asks in (("item_slots", slots_hold_text), ("item_prompt", has_words)):

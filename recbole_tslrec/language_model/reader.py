@@ -274,18 +274,21 @@ def shared_if_possible(
     return replace(template, shared_prefix=shared)
 
 
-def check_language_model(config, words: str, key: str) -> None:
+def check_language_model(
+    config, words: str, key: str, source: LanguageModelSource | None = None
+) -> None:
     """Raise what would stop its reading of items later; of its weights it reads names and shapes.
 
     Those of a hub are downloaded here, rather than after the stages before.
 
     Args:
         words, key: as ``make_prompt_for`` takes them.
+        source: the opened language model; None: it is opened here.
 
     Raises:
         ValueError, OSError, ModuleNotFoundError: says which key, its value, and what to do.
     """
-    source = open_source_for(config)
+    source = source or open_source_for(config)
     prompt = make_prompt_for(config, source, words, key)
     longest = config["item_text_tokens"] + has_slots(config)
     if has_words(config) and longest > _room(source, prompt):

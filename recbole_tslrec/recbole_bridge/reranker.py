@@ -231,24 +231,25 @@ class Reranker(LanguageModelRecommender, ABC):
             return _as_they_stand(candidates)
         if control == "none":
             return self.rerank(interaction, candidates)
-        order = self._shuffled(interaction, candidates)
+        order = _shuffled(self, interaction, candidates, self._seed)
         found = self.rerank(interaction, candidates.gather(1, order))
         return torch.empty_like(found).scatter_(1, order, found)
 
-    def _shuffled(self, interaction: Interaction, candidates: Tensor) -> Tensor:
-        """A random order of each row's candidates, the same every time. int64 [B, k]
 
-        It is drawn by the user; of a given history, which has none in the data set, by its items.
-        """
-        if self.USER_ID in interaction:
-            drawn_by = interaction[self.USER_ID][:, None].tolist()
-        else:
-            lists = interaction[self.ITEM_SEQ].tolist()
-            drawn_by = [[item for item in items if item] for items in lists]
-        k = candidates.shape[1]
-        draws = [np.random.default_rng((self._seed, *own)).random(k) for own in drawn_by]
-        order = random_order(candidates.cpu().numpy(), np.stack(draws))
-        return torch.from_numpy(order).to(candidates.device)
+def _shuffled(model: Reranker, interaction: Interaction, candidates: Tensor, seed: int) -> Tensor:
+    """A random order of each row's candidates, the same every time. int64 [B, k]
+
+    It is drawn by the user; of a given history, which has none in the data set, by its items.
+    """
+    if model.USER_ID in interaction:
+        drawn_by = interaction[model.USER_ID][:, None].tolist()
+    else:
+        lists = interaction[model.ITEM_SEQ].tolist()
+        drawn_by = [[item for item in items if item] for items in lists]
+    k = candidates.shape[1]
+    draws = [np.random.default_rng((seed, *own)).random(k) for own in drawn_by]
+    order = random_order(candidates.cpu().numpy(), np.stack(draws))
+    return torch.from_numpy(order).to(candidates.device)
 
 
 def _as_they_stand(candidates: Tensor) -> Tensor:

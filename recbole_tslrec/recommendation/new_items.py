@@ -18,7 +18,8 @@ from recbole_tslrec.language_model.reader import (
     tokenised_texts,
 )
 from recbole_tslrec.paradigms.tslrec.augmentation.controls import vectors_of
-from recbole_tslrec.paradigms.tslrec.augmentation.fusions import EnhancedFusion
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions.fusion import EnhancedFusion
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions.item_fusion import most_alike
 from recbole_tslrec.paradigms.tslrec.augmentation.item_vectors import EnhancedEmbedding
 from recbole_tslrec.paradigms.tslrec.augmentation.text_controls import TextEmbedding
 from recbole_tslrec.paradigms.tslrec.models.tslrec import EnhancedItemTable
@@ -37,9 +38,9 @@ def add_new_items(
 ) -> None:
     """Give the item table of a trained model rows for items that it was not trained on; in place.
 
-    A new item is one that nobody has had: its row is h', what the trained projection makes of its
-    words. Its vector is scaled and turned as the known items' were. The rows come last, in the order of
-    ``texts``; the data set stays as it was.
+    A new item is one that nobody has had: beside h', what the trained projection makes of its words, it
+    takes the ids of the known items most like it. Its vector is scaled and turned as the known items'
+    were. The rows come last, in the order of ``texts``; the data set stays as it was.
 
     Args:
         trained: a model whose vectors beside the ids come from items' words alone.
@@ -58,7 +59,11 @@ def add_new_items(
         new = _read(trained, texts, show_progress)
         rows = as_known(new, known, fusion.enhanced[1 : len(known) + 1].cpu()).to(fusion.enhanced)
     fusion.enhanced = torch.cat([fusion.enhanced, rows])
-    fusion.cold = torch.cat([fusion.cold, fusion.cold.new_ones(len(rows))])
+    is_warm = ~fusion.cold[1:].cpu()  # without padding
+    none, all_new = is_warm.new_zeros(len(rows)), is_warm.new_ones(len(rows))
+    is_new = torch.cat([torch.zeros_like(is_warm), all_new])
+    alike = most_alike(fusion.enhanced[1:].cpu(), is_new, torch.cat([is_warm, none]))
+    fusion.alike = torch.cat([fusion.alike, alike.to(fusion.alike)])
     ids = model.id_embeddings
     no_ids = ids.new_zeros(len(rows), ids.shape[1])
     weight = model.item_table.parametrizations.weight
@@ -92,7 +97,7 @@ def _no_place(trained: TrainedModel) -> str:
     """What a model has by item besides the rows of its fused table; empty for nothing."""
     model, config = trained.model, trained.config
     fusion, backbone = model.fusion, model.backbone
-    if not isinstance(fusion, EnhancedFusion) or fusion.cold is None:
+    if not isinstance(fusion, EnhancedFusion) or fusion.alike is None:
         return f"fusion: [{config['fusion']}] makes no row of words alone"
     if model.scoring_term is not None:
         return f"score_term: [{config['score_term']}] has a vector of each known item"

@@ -69,14 +69,15 @@ def test_the_command_keeps_what_is_done(small_data, settings, monkeypatch, capsy
     command += ["--seeds=1", "--epochs=1", f"--llm={settings['llm']}"]
     monkeypatch.setattr(sys, "argv", command)
     benchmark.main()
-    table = capsys.readouterr().out.splitlines()[-6:]
+    n_lines = 2 + len(benchmark.VARIANTS)
+    table = capsys.readouterr().out.splitlines()[-n_lines:]
     assert [row.split("|")[1].strip() for row in table[2:]] == list(benchmark.VARIANTS)
     lines = (tmp_path / "cold_items" / "small_cold.jsonl").read_text().splitlines()
     assert all(json.loads(line)["cold"]["targets"] > 0 for line in lines)
     monkeypatch.setattr(benchmark, "run_cell", None)  # nothing is left to run
     monkeypatch.setattr(sys, "argv", command)
     benchmark.main()
-    assert table == capsys.readouterr().out.splitlines()[-6:]
+    assert table == capsys.readouterr().out.splitlines()[-n_lines:]
     path = tmp_path / "data" / "small" / "small.item"
     path.write_text(path.read_text().replace("history", "other"))
     monkeypatch.setattr(sys, "argv", command)

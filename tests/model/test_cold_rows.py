@@ -2,34 +2,41 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from recbole.quick_start import load_data_and_model
 from support.texts import write_texts
 
-from recbole_tslrec.paradigms.tslrec.augmentation.fusions import FUSIONS, EnhancedFusion
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions import FUSIONS
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions.item_fusion import most_alike
 from recbole_tslrec.paradigms.tslrec.folding import fold
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
-FUSED = [name for name, kind in FUSIONS.items() if issubclass(kind, EnhancedFusion)]
+
+def fusion_of(name, ids):
+    fusion = FUSIONS[name](ids, 3, 1.0)
+    fusion.set_enhanced(torch.arange(15.0).view(5, 3).sin())
+    return fusion
 
 
-@pytest.mark.parametrize("name", FUSED)
-def test_a_cold_row_is_the_projected_vector_and_learns_nothing(name):
+@pytest.mark.parametrize("name", FUSIONS)
+def test_a_cold_row_has_the_ids_of_items_like_it_and_learns_nothing(name):
     ids = torch.nn.Parameter(torch.randn(6, 4))
-    fusion, plain = (FUSIONS[name](ids, 3, 1.0) for _ in range(2))
-    for one in (fusion, plain):
-        one.set_enhanced(torch.arange(15.0).view(5, 3).sin())
-    fusion.tell_cold_items()
-    fusion.set_cold(torch.tensor([False, True, False, False, True]))
-    plain.load_state_dict({key: v for key, v in fusion.state_dict().items() if key != "cold"})
-    cold = torch.tensor([2, 5])
-    warm = torch.tensor([0, 1, 3, 4])
+    fusion, plain = fusion_of(name, ids), fusion_of(name, ids)
+    plain.load_state_dict(fusion.state_dict())
+    fusion.tell_cold_items(6)
+    vectors = torch.tensor([[1.0, 0], [1, 0.1], [-1, 0.2], [0, -1], [1, -0.1]])
+    fusion.set_cold(torch.tensor([False, True, False, False, True]), vectors)
+    cold, warm = torch.tensor([2, 5]), torch.tensor([0, 1, 3, 4])
+    assert fusion.cold.nonzero()[:, 0].tolist() == cold.tolist()
+    assert set(fusion.alike[2].tolist()) == set(fusion.alike[5].tolist()) == {1, 3, 4}
     fusion.eval()
-    table = fusion(ids)
-    assert torch.equal(table[cold], fusion.project()[cold])
-    assert torch.equal(table[warm], plain(ids)[warm])
+    given = ids.detach().clone()
+    given[cold] = (ids[1] + ids[3] + ids[4]).detach() / 3
+    assert torch.equal(fusion(ids)[warm], plain(ids)[warm])
+    torch.testing.assert_close(fusion(ids), plain(given))
     if hasattr(fusion, "mean_gate"):
-        assert not fusion.mean_gate(ids)[cold].any()
-        assert torch.equal(fusion.mean_gate(ids)[warm], plain.mean_gate(ids)[warm])
+        torch.testing.assert_close(fusion.mean_gate(ids), plain.mean_gate(given))
     fusion.train()
     table = fusion(ids)
     assert not table[cold].any() and torch.equal(table[warm], plain(ids)[warm])
@@ -37,6 +44,33 @@ def test_a_cold_row_is_the_projected_vector_and_learns_nothing(name):
     of_all, ids.grad = ids.grad, None
     fusion(ids)[warm].pow(2).sum().backward()
     assert torch.equal(of_all, ids.grad) and not of_all[cold].any()
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12))
+def test_the_most_alike(seed, n_items):
+    random = torch.Generator().manual_seed(seed)
+    vectors = torch.randn(n_items, 3, generator=random)
+    rows, among = torch.rand(2, n_items, generator=random) < 0.5
+    found = most_alike(vectors, rows, among)
+    ids = (1 + among.nonzero()[:, 0]).tolist()
+    for row, own in zip(rows.nonzero()[:, 0].tolist(), found.tolist(), strict=True):
+        cosines = {
+            i: torch.nn.functional.cosine_similarity(vectors[row], vectors[i - 1], dim=0).item()
+            for i in ids
+        }
+        best = sorted(ids, key=cosines.get, reverse=True)[:3]
+        assert own == (best + best[:1] * (3 - len(best)) if best else [0, 0, 0])
+
+
+def test_a_cold_item_without_words_keeps_its_own_ids():
+    ids = torch.randn(6, 4)
+    fusion = fusion_of("sum", ids)
+    fusion.tell_cold_items(6)
+    vectors = torch.randn(5, 2)
+    vectors[1] = 0
+    fusion.set_cold(torch.tensor([False, True, True, False, False]), vectors)
+    assert fusion.cold.nonzero()[:, 0].tolist() == [3]
+    assert 2 not in fusion.alike[3]  # nor is it like any other
 
 
 @pytest.fixture
@@ -48,11 +82,18 @@ def with_a_cold_item(small_data, settings, tmp_path):
     return settings | {"item_text": "title", "enhancement": "text", "epochs": 2}
 
 
-@pytest.mark.parametrize("norm", ["none", "l2"])
-def test_a_cold_item_in_a_trained_model(norm, with_a_cold_item, small_data):
-    run = run_experiment(
-        "TSLRec_SASRec", small_data, config_dict=with_a_cold_item | {"item_norm": norm}
-    )
+KINDS = [
+    {},
+    {"item_norm": "l2"},
+    {"fusion": "none", "score_term": "after"},
+    {"fusion": "start"},
+    {"fusion": "none", "score_term": "during"},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cold_item_in_a_trained_model(kind, with_a_cold_item, small_data):
+    run = run_experiment("TSLRec_SASRec", small_data, config_dict=with_a_cold_item | kind)
     trained = run.train_data._dataset.inter_feat
     had = {*trained["item_id"].tolist(), *trained["item_id_list"].flatten().tolist()}
     model = run.trainer.model.eval()
@@ -60,11 +101,17 @@ def test_a_cold_item_in_a_trained_model(norm, with_a_cold_item, small_data):
     assert run.train_data._dataset.token2id("item_id", "i30") in cold
     assert set(model.fusion.cold.nonzero().flatten().tolist()) == cold
     _, loaded, _, _, _, test_data = load_data_and_model(str(run.checkpoint))
-    table = loaded.eval().item_table.weight
-    expected = loaded.fusion.project()[list(cold)]
-    if norm == "l2":
+    fusion = loaded.eval().fusion
+    assert torch.equal(fusion.alike, model.fusion.alike)
+    table, ids = loaded.item_table.weight, loaded.id_embeddings.detach().clone()
+    for item in cold:
+        ids[item] = loaded.id_embeddings[fusion.alike[item]].mean(dim=0)
+    expected = fusion.fuse(ids)[list(cold)]
+    if "item_norm" in kind:
         expected = torch.nn.functional.normalize(expected, dim=1) * table[1].norm()
     torch.testing.assert_close(table[list(cold)], expected)
+    if "score_term" in kind:  # which a folded table cannot hold
+        return
     batch = next(iter(test_data))[0]
     scores = loaded.full_sort_predict(batch)
     torch.testing.assert_close(fold(loaded.train()).eval().full_sort_predict(batch), scores)

@@ -12,6 +12,7 @@ from trained import make_toy
 
 from recbole_tslrec import Recommender
 from recbole_tslrec.paradigms.tslrec.augmentation.columns import reduce_columns, standardise
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions.item_fusion import most_alike
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.recommendation.new_items import as_known, read_new_items
 
@@ -28,9 +29,13 @@ def test_a_new_item_is_an_item_that_nobody_has_had(way, small_data, settings):
     before = recommender.recommend(k=30, seen=True)
     items = list(recommender.items)
     twin = items.index("i4") + 1
-    model.fusion.cold[twin] = True  # as if nobody had had it: its words alone tell of it
+    is_twin = torch.arange(1, len(items) + 1) == twin
+    # As if nobody had had it: its words, and the ids of the items most like it, itself among them.
+    vectors = model.fusion.enhanced[1:]
+    model.fusion.alike[twin] = most_alike(vectors, is_twin, torch.ones_like(is_twin))[0]
+    assert model.fusion.alike[twin, 0] == twin
     expected = model.item_table.weight[twin].detach().clone()
-    model.fusion.cold[twin] = False
+    model.fusion.alike[twin] = 0
 
     recommender.add_items({"new": texts["i4"]})
     recommender.add_items({"other": "history of the user"})

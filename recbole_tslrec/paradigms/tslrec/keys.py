@@ -7,9 +7,9 @@ INSTRUCTION = declare(
     "The prompt (§4.1)",
     Key(
         "llm_instruction",
-        "Given the user's purchase history, predict the user's distribution among {n_categories} "
-        "purchase preferences.",
-        "d_inst, the words before the history.",
-        text(),
+        None,
+        "d_inst, the words before the history. ~: the paper's sentence for a causal model, which reads "
+        "it once a batch; 'Purchase history:' for another, which reads it in every prompt.",
+        text(optional=True),
     ),
 )

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from recbole_tslrec.language_model.item_inputs import reads_text
+from recbole_tslrec.language_model.item_inputs import reads_text, reads_text_alone
 from recbole_tslrec.language_model.reader import open_source_for
 from recbole_tslrec.paradigms.tslrec.augmentation.given_items import (
     enhanced_items_width,
@@ -47,12 +47,17 @@ class ItemVectors(ABC):
         """The vectors in the order of internal ids, [n_items - 1, width] float32, without padding."""
 
     @classmethod
-    def for_term(cls, vectors: Tensor, pipeline: Pipeline) -> Tensor:
-        """What ``make`` gave, for a term of similarities: 0 where the words are ``item_text_missing``.
+    def words_alone(cls, config) -> bool:
+        """Whether the items' words are all that it reads of them."""
+        return cls.reads_text
+
+    @classmethod
+    def for_similarity(cls, vectors: Tensor, pipeline: Pipeline) -> Tensor:
+        """What ``make`` gave, for similarities: 0 where the words are ``item_text_missing``.
 
         Items that share that text are not alike: nothing is known of them.
         """
-        if not cls.reads_text:
+        if not cls.words_alone(pipeline.config):
             return vectors
         missing = pipeline.catalogue.substituted
         known = torch.tensor([token not in missing for token in pipeline.tokens])
@@ -68,6 +73,10 @@ class EnhancedEmbedding(ItemVectors):
     @classmethod
     def tells_cold_items(cls, config) -> bool:
         return reads_text(config)
+
+    @classmethod
+    def words_alone(cls, config) -> bool:
+        return reads_text_alone(config)
 
     @staticmethod
     def width(config, dimension: int) -> int:

@@ -67,9 +67,9 @@ class ShuffledText(TextEmbedding):
         return shuffled_rows(vectors, pipeline.tokens, pipeline.config["seed"])
 
     @classmethod
-    def for_term(cls, vectors: Tensor, pipeline: Pipeline) -> Tensor:
+    def for_similarity(cls, vectors: Tensor, pipeline: Pipeline) -> Tensor:
         """Its zeros are dealt out with the vectors."""
-        known = TextEmbedding.for_term(TextEmbedding.make(pipeline), pipeline)
+        known = TextEmbedding.for_similarity(TextEmbedding.make(pipeline), pipeline)
         return shuffled_rows(known, pipeline.tokens, pipeline.config["seed"])
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from recbole_tslrec.evaluation.scoring_term import TermAtScoring
 from recbole_tslrec.paradigms.tslrec.augmentation.controls import vectors_of
-from recbole_tslrec.paradigms.tslrec.augmentation.fusions import FUSIONS, EnhancedFusion
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions import FUSIONS
 from recbole_tslrec.paradigms.tslrec.augmentation.late_fusion import HistorySimilarity
 from recbole_tslrec.paradigms.tslrec.models.fused_item_table import FusedItemTable
 from recbole_tslrec.stages.backbone import BackboneStage
@@ -44,8 +44,8 @@ class EnhancedItemTable(TermAtScoring, FusedItemTable):
         fusion = FUSIONS[config["fusion"]](
             id_embeddings, config["enhanced_width"], config["enhanced_scale"]
         )
-        if isinstance(fusion, EnhancedFusion) and vectors_of(config).tells_cold_items(config):
-            fusion.tell_cold_items()
+        if vectors_of(config).tells_cold_items(config):
+            fusion.tell_cold_items(len(id_embeddings))
         return fusion
 
     @staticmethod
@@ -62,11 +62,12 @@ class EnhancedItemTable(TermAtScoring, FusedItemTable):
         vectors = kind.make(pipeline)
         self.fusion.start(vectors, self.id_embeddings)
         self.fusion.set_enhanced(vectors)
+        of_known = kind.for_similarity(vectors, pipeline)
         if self.scoring_term is not None:
-            self.scoring_term.set_vectors(kind.for_term(vectors, pipeline))
-        if isinstance(self.fusion, EnhancedFusion) and self.fusion.cold is not None:
+            self.scoring_term.set_vectors(of_known)
+        if self.fusion.alike is not None:
             had = np.bincount(pipeline.histories.items, minlength=len(pipeline.tokens) + 1)
-            self.fusion.set_cold(torch.from_numpy(had[1:] == 0))
+            self.fusion.set_cold(torch.from_numpy(had[1:] == 0), of_known)
 
     @torch.no_grad()
     def mean_gate(self) -> Tensor:

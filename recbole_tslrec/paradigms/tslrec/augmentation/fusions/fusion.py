@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from recbole_tslrec.paradigms.tslrec.augmentation.columns import reduce_columns, standardise
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions.item_fusion import ItemFusion
 
 _ROWS_AT_ONCE = 4096
 
@@ -48,7 +49,7 @@ class _ProjectHalf(torch.autograd.Function):
         return of_weight, gradient.sum(dim=0), None
 
 
-class EnhancedFusion(nn.Module):
+class EnhancedFusion(ItemFusion):
     """Base of the fusions with an enhanced embedding: h' = W_h · standardise(h^v) + b_h.
 
     Args:
@@ -61,14 +62,11 @@ class EnhancedFusion(nn.Module):
     # taken, and held in half precision: its rounding is far below the noise of what it holds, and
     # it is in every checkpoint.
     enhanced: Tensor
-    # Items without a training interaction, [n_items] bool; None: all rows are fused.
-    cold: Tensor | None
 
     def __init__(self, id_embeddings: Tensor, width: int, scale: float):
         super().__init__()
         n_items, dimension = id_embeddings.shape
         self.register_buffer("enhanced", torch.zeros(n_items, width, dtype=torch.float16))
-        self.register_buffer("cold", None)
         self.projection = nn.Linear(width, dimension)
         # Inputs have variance 1, so the projection's rows of this size give h' the wanted scale.
         deviation = scale * initial_scale(id_embeddings) / width**0.5
@@ -95,28 +93,6 @@ class EnhancedFusion(nn.Module):
             )
         self.enhanced[1:] = reduce_columns(standardised, self.enhanced.shape[1])
 
-    def start(self, embeddings: Tensor, id_embeddings: Tensor) -> None:
-        """Nothing of the id embeddings is set."""
-
     def project(self) -> Tensor:
         """h' of every item, [n_items, d]."""
         return _ProjectHalf.apply(self.projection.weight, self.projection.bias, self.enhanced)
-
-    def tell_cold_items(self) -> None:
-        """Have rows of items without a training interaction be h' alone; ``set_cold`` says which."""
-        self.cold = torch.zeros(len(self.enhanced), dtype=torch.bool)
-
-    def set_cold(self, cold: Tensor) -> None:
-        """Take which items have no training interaction, [n_items - 1] bool, no padding."""
-        self.cold[1:] = cold
-
-    def settled(self, fused: Tensor, projected: Tensor) -> Tensor:
-        """The item table: ``fused``, but for cold items, whose id rows nothing but noise has made.
-
-        In training a cold item is never a target: the softmax would push its row away, and h' with it.
-        There its row is 0, and its logit says nothing; it stays in the softmax with that logit of 0.
-        """
-        if self.cold is None:
-            return fused
-        own = torch.zeros_like(projected) if self.training else projected
-        return torch.where(self.cold[:, None], own, fused)

@@ -22,18 +22,14 @@ class GateFusion(EnhancedFusion):
         logits = torch.addmm(self.gate.bias, id_embeddings, of_ids.T)
         return logits.addmm_(projected, of_projected.T).sigmoid_()
 
-    def forward(self, id_embeddings: Tensor) -> Tensor:
+    def fuse(self, id_embeddings: Tensor) -> Tensor:
         # With enable_amp a plain item table keeps its precision; so does the fused one.
         with torch.autocast(id_embeddings.device.type, enabled=False):
             projected = self.project()  # [n_items, d]
             gate = self._gate(id_embeddings, projected)  # [n_items, d]
-            return self.settled(torch.lerp(projected, id_embeddings, gate), projected)
+            return torch.lerp(projected, id_embeddings, gate)
 
     @torch.no_grad()
     def mean_gate(self, id_embeddings: Tensor) -> Tensor:
-        """Each item's share of the id embedding in the fused one, the mean of a over d. [n_items]
-
-        0 for a cold item whose row is h' alone.
-        """
-        gate = self._gate(id_embeddings, self.project()).mean(dim=1)
-        return gate if self.cold is None else gate.masked_fill(self.cold, 0.0)
+        """Each item's share of the id embedding in the fused one, the mean of a over d. [n_items]"""
+        return self._gate(self.ids_of_all(id_embeddings), self.project()).mean(dim=1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions.item_fusion import ItemFusion
 
 
-class IdFusion(nn.Module):
+class IdFusion(ItemFusion):
     """The id embeddings alone (``fusion: none``): the vectors come in at scoring.
 
     Args:
@@ -16,11 +18,5 @@ class IdFusion(nn.Module):
     def __init__(self, id_embeddings: Tensor, width: int, scale: float):
         super().__init__()
 
-    def set_enhanced(self, embeddings: Tensor) -> None:
-        """Nothing is taken of the vectors."""
-
-    def start(self, embeddings: Tensor, id_embeddings: Tensor) -> None:
-        """Nothing of the id embeddings is set."""
-
-    def forward(self, id_embeddings: Tensor) -> Tensor:
+    def fuse(self, id_embeddings: Tensor) -> Tensor:
         return id_embeddings

@@ -10,6 +10,5 @@ from recbole_tslrec.paradigms.tslrec.augmentation.fusions.fusion import Enhanced
 class SumFusion(EnhancedFusion):
     """fused = e + h'."""
 
-    def forward(self, id_embeddings: Tensor) -> Tensor:
-        projected = self.project()
-        return self.settled(id_embeddings + projected, projected)
+    def fuse(self, id_embeddings: Tensor) -> Tensor:
+        return id_embeddings + self.project()

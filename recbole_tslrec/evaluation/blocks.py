@@ -5,10 +5,12 @@ RecBole runs every user over all ``MAX_ITEM_LIST_LENGTH`` positions, thousands o
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from recbole.data.dataloader import FullSortEvalDataLoader
+from tqdm import tqdm
 
 from recbole_tslrec.backbones.registry import Backbone, backbone_of
 from recbole_tslrec.evaluation.seen_items import SeenItems
@@ -26,6 +28,12 @@ if TYPE_CHECKING:
 _ROWS_ON_CPU = 128
 # The scores of a block at most, whatever the number of items.
 SCORE_BYTES = 2**27
+
+
+def with_bar(blocks: BlockDataLoader, what: str) -> Iterable:
+    """The blocks, with a bar if they take more than two seconds and RecBole is to show bars."""
+    shown = blocks.config["show_progress"]
+    return tqdm(blocks, desc=what, delay=2, leave=False, disable=not shown)
 
 
 class BlockDataLoader(FullSortEvalDataLoader):
@@ -104,9 +112,12 @@ class BlockDataLoader(FullSortEvalDataLoader):
         (number,) = index
         rows, history, positive_u, positive_i = super().collate_fn(self._blocks[number])
         if self._cut:
-            item_list = getattr(self._dataset, f"{self.iid_field}_list_field")
             longest = int(rows[self._dataset.item_list_length_field].max())
-            rows[item_list] = rows[item_list][:, :longest]
+            for (
+                name
+            ) in rows.columns:  # a backbone of the user's may read another list beside the items'
+                if name.endswith(self.config["LIST_SUFFIX"]):
+                    rows[name] = rows[name][:, :longest]
         if self._masked is not None:
             seen_by, items = self._masked.pairs(rows)
             others = items != positive_i[seen_by]

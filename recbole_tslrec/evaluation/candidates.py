@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 from tqdm import tqdm
 
+from recbole_tslrec.backbones.registry import backbone_of, without_padding
 from recbole_tslrec.data.histories import Histories, training_histories
 from recbole_tslrec.data.negatives import random_negatives
 
@@ -156,6 +158,9 @@ def row_candidates(
 ) -> Tensor:
     """The candidates of each row, by a trained model's scores, block by block.
 
+    Of a backbone that does not look at padding the longest histories come first, and a block's are cut
+    to its longest.
+
     Args:
         model: in evaluation mode.
         rows: RecBole's rows.
@@ -166,15 +171,24 @@ def row_candidates(
     Returns:
         int32 [n_rows, k] on the CPU, as of ``top_items``.
     """
-    device = next(model.parameters()).device
+    device, backbone = next(model.parameters()).device, backbone_of(model)
+    cut = backbone is not None and backbone.cuts_padding
+    lengths = rows[model.ITEM_SEQ_LEN].numpy() if cut else np.zeros(len(rows))
+    order = np.argsort(-lengths, kind="stable")
     size = max(1, min(_ROWS_AT_ONCE, _SCORE_BYTES // (4 * model.n_items)))
     found = torch.empty(len(rows), k, dtype=torch.int32)
-    starts = range(0, len(rows), size)
-    for start in tqdm(starts, desc="Candidates", unit=" blocks", disable=not show_progress):
-        places = np.arange(start, min(start + size, len(rows)))
-        block = scores(model, rows[torch.from_numpy(places)].to(device))
-        left_out = None if seen is None else seen(places).to(device)
-        found[start : start + size] = top_items(block, k, left_out).to("cpu", torch.int32)
+    starts = tqdm(
+        range(0, len(rows), size), desc="Candidates", unit=" blocks", disable=not show_progress
+    )
+    with parametrize.cached(), without_padding(model):
+        for start in starts:
+            places = order[start : start + size]
+            block = rows[torch.from_numpy(places)].to(device)
+            if cut:
+                block[model.ITEM_SEQ] = block[model.ITEM_SEQ][:, : int(lengths[places[0]])]
+            left_out = None if seen is None else seen(places).to(device)
+            best = top_items(scores(model, block), k, left_out)
+            found[torch.from_numpy(places)] = best.to("cpu", torch.int32)
     return found
 
 

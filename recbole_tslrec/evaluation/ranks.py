@@ -15,11 +15,10 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from torch import Tensor
 from torch.nn.utils import parametrize
-from tqdm import tqdm
 
 from recbole_tslrec.backbones.registry import without_padding
 from recbole_tslrec.data.histories import training_histories
-from recbole_tslrec.evaluation.blocks import BlockDataLoader
+from recbole_tslrec.evaluation.blocks import BlockDataLoader, with_bar
 from recbole_tslrec.evaluation.metrics import metrics
 from recbole_tslrec.evaluation.seen_items import SeenItems
 from recbole_tslrec.store.arrays import save_arrays
@@ -151,7 +150,7 @@ def rank_test_targets(model, train_data, valid_data, test_data) -> Ranks:
     parts = []
     # A fused item table is made once for the whole pass.
     with parametrize.cached(), without_padding(model):
-        for interaction, _, _, targets in tqdm(blocks, desc="Both protocols", delay=2):
+        for interaction, _, _, targets in with_bar(blocks, "Both protocols"):
             users = interaction[dataset.uid_field].numpy()
             pairs = tuple(part.to(device) for part in seen.pairs(interaction))
             interaction, aims = interaction.to(device), targets.to(device)

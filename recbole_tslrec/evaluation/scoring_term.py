@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from recbole_tslrec.evaluation.blocks import with_bar
 from recbole_tslrec.evaluation.candidates import score_each_user_once
 from recbole_tslrec.evaluation.metrics import METRICS_OF_RANKS, of_each
 from recbole_tslrec.evaluation.ranks import target_ranks
@@ -176,7 +177,7 @@ def choose_settings(
     model.eval()
     totals, n_rows = np.zeros(len(every)), 0
     with parametrize.cached():
-        for interaction, _, _, targets in blocks:
+        for interaction, _, _, targets in with_bar(blocks, "Term at scoring"):
             seen = _NOTHING if masked is None else masked.pairs(interaction)
             seen = tuple(part.to(device) for part in seen)
             interaction, targets = interaction.to(device), targets.to(device)

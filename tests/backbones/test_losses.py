@@ -62,6 +62,7 @@ def test_the_softmax_is_exact_in_chunks_of_any_size(given_inputs, rows):
     states, table, targets = given_inputs
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(losses, "_CHUNK_BYTES", rows * len(table) * 8)
+        patch.setattr(losses, "_ROWS_AT_LEAST", 1)
         loss = softmax_loss(states, table, targets)
     assert_same(loss, F.cross_entropy(states @ table.T, targets), states, table)
 
@@ -187,8 +188,9 @@ def test_negatives_are_drawn_anew_evenly_and_repeatably(kind, monkeypatch):
 
 
 def test_more_negatives_than_items_are_refused():
-    loss_of(USUAL | {"sampled_loss": "gbce"}, 5)
-    with pytest.raises(ValueError, match=r"sampled_negatives: \[4\] is more than the 3 items"):
-        loss_of(USUAL | {"sampled_loss": "gbce"}, 4)
+    for kind, enough in (("softmax", 5), ("gbce", 6)):  # gBCE's α is 1 at most
+        loss_of(USUAL | {"sampled_loss": kind}, enough)
+        with pytest.raises(ValueError, match=r"sampled_negatives: \[4\] is more than the 3 items"):
+            loss_of(USUAL | {"sampled_loss": kind}, enough - 1)
     with pytest.raises(ValueError, match=r"^sampled_loss: \[gbce\] draws other items"):
         loss_of(USUAL | {"sampled_loss": "gbce", "sampled_negatives": 1}, 2)

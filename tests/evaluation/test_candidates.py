@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_evaluations import MAX_LENGTH, make_toy
 from support.stages import pipeline_of
 
 from recbole_tslrec.data.histories import training_histories
@@ -181,6 +182,25 @@ def test_rows_block_by_block(small_data, settings, monkeypatch, rows_at_once, lo
         assert with_all[row].tolist() == [last, *(i for i in range(1, 31) if i != last)][:3]
         expected = [item for item in range(1, 31) if item not in had][:28]
         assert unseen[row].tolist() == expected + [0] * (28 - len(expected))
+
+
+@pytest.mark.parametrize("name", ["SASRec", "GRU4Rec", "Caser", "FMLPRec"])
+def test_a_block_is_cut_where_the_backbone_does_not_look_at_padding(name, monkeypatch):
+    toy = make_toy(name)
+    rows = toy.loaders[2]._dataset.inter_feat
+    whole = toy.model.full_sort_predict(rows).view(len(rows), -1)
+    monkeypatch.setattr(module, "_ROWS_AT_ONCE", 3)
+    widths = []
+    plain = toy.model.full_sort_predict
+
+    def noting(block):
+        widths.append(block["item_id_list"].shape[1])
+        return plain(block)
+
+    monkeypatch.setattr(toy.model, "full_sort_predict", noting)
+    assert torch.equal(row_candidates(toy.model, rows, 5).long(), top_items(whole, 5))
+    cut = name in ("SASRec", "GRU4Rec")
+    assert (min(widths) < MAX_LENGTH) == cut
 
 
 def test_the_shared_keys_take_their_defaults():

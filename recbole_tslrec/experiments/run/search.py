@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean
+from time import monotonic
 from typing import Any
 
 from recbole.config import Config
@@ -33,9 +35,12 @@ from recbole_tslrec.experiments.run.cells import Cell
 from recbole_tslrec.experiments.run.kept_cells import DONE, FAILED, ResultsFolder
 from recbole_tslrec.recbole_bridge.paradigm import set_by_all, variants
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.store.duration import duration
 
 _NOT_SEARCHED = SAME_FOR_ALL.union(general_arguments)
 _NOT_SEARCHED |= {"eval_step", "loss_decimal_place", "allow_new_data"}
+
+_KEPT_TAKES = 1.0  # seconds, at most: a trial that is found tells nothing of those to come
 
 
 @dataclass(frozen=True)
@@ -149,9 +154,16 @@ def best_values(
     config = cell.config()
     whole = {key for key in space if type(config[key]) is int}
     trials: list[dict[str, Any]] = []
+    took: list[float] = []
 
     def objective(values: dict[str, Any], _) -> dict[str, Any]:
+        left = tuning.max_evals - len(trials)
+        pace = f"; about {duration(mean(took) * left)} left" if took else ""
+        print(f"compare: trial {len(trials) + 1} of {tuning.max_evals}: {values}{pace}", flush=True)
+        start = monotonic()
         trials.append(_trial(cell, _with_whole_numbers(values, whole), results, earlier))
+        if (seconds := monotonic() - start) > _KEPT_TAKES:
+            took.append(seconds)
         return {
             "model": cell.model,
             "best_valid_score": _score(trials[-1]),

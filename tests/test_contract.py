@@ -118,6 +118,24 @@ def test_the_same_seed_gives_the_same_bits(model, data, settings):
 
 
 @pytest.mark.parametrize("model", MODELS)
+def test_a_share_of_the_users_is_learned_from(model, data, settings):
+    if model in ("CI_SASRec", "Norm_SASRec") or "sft_users" not in paradigm_of(model).defaults():
+        pytest.skip("it fine-tunes no language model")
+    shares = (1.0, 0.5)
+    runs = [
+        run_experiment(model, data, config_dict=settings | {"sft_users": one}) for one in shares
+    ]
+    tuned = [[one for one in run.stages if "examples" in one.notes.get("cost", {})] for run in runs]
+    of_all, of_half = (
+        {one.name: one.notes["cost"]["examples"] for one in stages} for stages in tuned
+    )
+    less = {
+        name for name, count in of_all.items() if of_half[name] <= 0.8 * count
+    }  # validated on all
+    assert less and less >= of_all.keys() & {"fine_tuning", "soft_prompts", model.lower()}
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_a_stage_that_is_stopped_is_made_by_the_same_command(model, data, settings, monkeypatch):
     kinds = staged_models()[model].stages(Config(model, data, config_dict=settings))
     if not kinds:

@@ -118,6 +118,21 @@ def latest_rows(users: np.ndarray, most: int) -> np.ndarray:
     return np.sort(order[np.arange(len(users)) >= ends - most])
 
 
+def drawn_users(tokens: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """A share of the users, the same in whatever order the file has them.
+
+    Args:
+        tokens: str [n], the users' tokens, distinct.
+        share: in (0, 1]; one user is drawn at least.
+
+    Returns:
+        Positions in ``tokens``, ascending, int64.
+    """
+    by_token = np.argsort(tokens.astype(str), kind="stable")
+    shuffled = np.random.default_rng(seed).permutation(by_token)
+    return np.sort(shuffled[: max(round(share * len(tokens)), 1)])
+
+
 def fingerprint(histories: Histories, user_tokens: np.ndarray, item_tokens: np.ndarray) -> str:
     """Tells whether two sets of histories are the same data, whatever internal ids they carry.
 

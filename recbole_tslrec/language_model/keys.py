@@ -151,6 +151,14 @@ STOPPING = declare(
 OPTIMISATION = declare(
     _TRAINING_TITLE,
     Key(
+        "sft_users",
+        1.0,
+        "The share of users that fine-tuning reads, in (0, 1]; drawn once with the seed. Below 1: a "
+        "quick first run.",
+        number(lambda share: 0 < share <= 1, "a number in (0, 1]"),
+        unchanged_at=1.0,
+    ),
+    Key(
         "sft_batch_positions",
         1024,
         "Positions of a batch, with padding; an instruction that is read once for all its prompts is "
@@ -173,14 +181,6 @@ TRAINING = declare(
         1e-3,
         "The learning rate of fine-tuning (AdamW, linear decay after a warm-up over the first 5 %).",
         ABOVE_0,
-    ),
-    Key(
-        "sft_users",
-        1.0,
-        "The share of users that fine-tuning reads, in (0, 1]; drawn once with the seed. Below 1: a "
-        "quick first run.",
-        number(lambda share: 0 < share <= 1, "a number in (0, 1]"),
-        unchanged_at=1.0,
     ),
     Key(
         "sft_valid_ratio",

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recbole_tslrec.data.histories import latest_rows
 from recbole_tslrec.data.negatives import shuffled_in
 from recbole_tslrec.evaluation.candidates import negatives_of
 from recbole_tslrec.store.arrays import arrays_hash
@@ -99,15 +98,14 @@ def examples_of(model: Reranker, interaction: Interaction, candidates: Tensor) -
 def latest_examples(
     model: Reranker, dataset, draw: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 ) -> CandidateExamples:
-    """Of every user's latest ``max_examples_per_user`` training rows the history, and the target.
+    """Of the learned users' latest ``max_examples_per_user`` training rows the history, and the target.
 
     Args:
         dataset: RecBole's augmented training data set.
         draw: gives the candidates of rows by their positions, ascending, int64 [n]; as of
             ``shuffled_in``.
     """
-    users = dataset.inter_feat[dataset.uid_field].numpy()
-    chosen = latest_rows(users, model.settings["max_examples_per_user"])
+    chosen = model.learned_rows(dataset, model.settings["max_examples_per_user"])
     rows = dataset.inter_feat[chosen]
     histories, lengths = rows[model.ITEM_SEQ].numpy(), rows[model.ITEM_SEQ_LEN].numpy()
     return CandidateExamples(histories, lengths, *draw(chosen))

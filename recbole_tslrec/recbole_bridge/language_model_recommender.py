@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 
+from recbole_tslrec.data.histories import drawn_users, latest_rows
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -53,6 +55,7 @@ class LanguageModelRecommender(SequentialRecommender):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.is_tested = True
+        self._sft_users, self._seed = config["sft_users"], config["seed"]
         self.targets_alone = False
         self.register_state_dict_post_hook(_leave_out_the_base_model)
         self.register_load_state_dict_post_hook(_expect_no_base_model)
@@ -71,6 +74,26 @@ class LanguageModelRecommender(SequentialRecommender):
     def task(self, dataset) -> Task:
         """What to learn from RecBole's augmented training data set, a row an interaction."""
         raise NotImplementedError
+
+    def learned_users(self, dataset, users: np.ndarray) -> np.ndarray:
+        """Positions of the share ``sft_users`` of some users, ascending.
+
+        Args:
+            users: internal ids, each once.
+        """
+        tokens = dataset.field2id_token[dataset.uid_field][users]
+        return drawn_users(tokens, self._sft_users, self._seed)
+
+    def learned_rows(self, dataset, most: int) -> np.ndarray:
+        """Positions of the training rows to learn from, ascending: every learned user's latest ``most``.
+
+        Args:
+            dataset: RecBole's augmented training data set.
+        """
+        users = dataset.inter_feat[dataset.uid_field].numpy()
+        latest, all_users = latest_rows(users, most), np.unique(users)
+        chosen = all_users[self.learned_users(dataset, all_users)]
+        return latest[np.isin(users[latest], chosen)]
 
     def learner(self) -> Learner:
         """What the training loop trains; it shares this model's weights."""

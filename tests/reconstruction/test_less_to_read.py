@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.stages import STAGES, pipeline_of
 
-from recbole_tslrec.data.histories import Histories
-from recbole_tslrec.paradigms.tslrec.reconstruction.stages import drawn_users
+from recbole_tslrec.data.histories import Histories, drawn_users
 
 TUNING = STAGES["fine_tuning"]
 

@@ -154,16 +154,11 @@ def best_values(
     config = cell.config()
     whole = {key for key in space if type(config[key]) is int}
     trials: list[dict[str, Any]] = []
-    took: list[float] = []
+    pace = _Pace()
 
     def objective(values: dict[str, Any], _) -> dict[str, Any]:
-        left = tuning.max_evals - len(trials)
-        pace = f"; about {duration(mean(took) * left)} left" if took else ""
-        print(f"compare: trial {len(trials) + 1} of {tuning.max_evals}: {values}{pace}", flush=True)
-        start = monotonic()
-        trials.append(_trial(cell, _with_whole_numbers(values, whole), results, earlier))
-        if (seconds := monotonic() - start) > _KEPT_TAKES:
-            took.append(seconds)
+        with pace.trial(len(trials) + 1, tuning.max_evals):
+            trials.append(_trial(cell, _with_whole_numbers(values, whole), results, earlier))
         return {
             "model": cell.model,
             "best_valid_score": _score(trials[-1]),
@@ -195,6 +190,23 @@ def best_values(
             flush=True,
         )
     return best["values"]
+
+
+class _Pace:
+    """Says which trial begins, and how long the rest will take, by those that were run so far."""
+
+    def __init__(self):
+        self._took: list[float] = []
+
+    @contextmanager
+    def trial(self, number: int, of: int) -> Iterator[None]:
+        left = duration(mean(self._took) * (of - number + 1)) if self._took else ""
+        told = f"; about {left} left" if left else ""
+        print(f"compare: trial {number} of {of}{told}", flush=True)
+        start = monotonic()
+        yield
+        if (seconds := monotonic() - start) > _KEPT_TAKES:
+            self._took.append(seconds)
 
 
 def with_values(cell: Cell, values: Mapping[str, Any]) -> Cell:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from recbole_tslrec.data.histories import drawn_users
 from recbole_tslrec.data.keys import CANDIDATES, ITEM_TEXT
 from recbole_tslrec.language_model.keys import FROZEN, OPTIMISATION
 from recbole_tslrec.language_model.task import Task, TrainingSettings
@@ -144,7 +145,7 @@ class SoftPromptsStage(Stage):
         return checkpoints
 
     def examples(self) -> ImitationExamples:
-        """What is learned from: both tasks of every user with a history that is long enough."""
+        """What is learned from: both tasks of every learned user with a history that is long enough."""
         pipeline, config = self.pipeline, self.config
         best = best_behind_histories(
             trained_backbone(pipeline),
@@ -154,8 +155,11 @@ class SoftPromptsStage(Stage):
             config["candidates"] == "unseen",
             pipeline.show_progress,
         )
-        n_items, k = pipeline.dataset.item_num, config["n_candidates"]
-        return imitation_examples(pipeline.histories, best, n_items, k, config["seed"])
+        dataset, histories = pipeline.dataset, pipeline.histories
+        tokens = dataset.field2id_token[dataset.uid_field][histories.user_ids]
+        chosen = drawn_users(tokens, config["sft_users"], config["seed"])
+        sizes = (dataset.item_num, config["n_candidates"], config["seed"])
+        return imitation_examples(histories.of(chosen), best[chosen], *sizes)
 
     def ranker_and_task(self, examples: ImitationExamples) -> tuple[CandidateRanker, Task]:
         """The language model before training, and what is to be learned with it."""

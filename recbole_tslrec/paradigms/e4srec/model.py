@@ -21,7 +21,6 @@ from torch.nn import functional as F
 from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.config.devices import bf16_is_fast
 from recbole_tslrec.config.key import result_values
-from recbole_tslrec.data.histories import latest_rows
 from recbole_tslrec.data.item_catalogue import catalogue_of
 from recbole_tslrec.language_model.item_inputs import has_words, slot_inputs, slots_hold_text
 from recbole_tslrec.language_model.keys import ITEM_INPUTS
@@ -145,8 +144,7 @@ class E4SRec(LanguageModelRecommender):
         """
         from recbole_tslrec.language_model.batches import instruction_positions, own_lengths
 
-        users = dataset.inter_feat[dataset.uid_field].numpy()
-        chosen = latest_rows(users, self.settings["max_examples_per_user"])
+        chosen = self.learned_rows(dataset, self.settings["max_examples_per_user"])
         rows = dataset.inter_feat[chosen]
         fields = (self.ITEM_SEQ, self.ITEM_SEQ_LEN, self.POS_ITEM_ID)
         examples = NextItems(*(rows[field].numpy() for field in fields))

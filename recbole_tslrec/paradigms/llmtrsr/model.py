@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from recbole_tslrec.config.key import result_values
-from recbole_tslrec.data.histories import latest_rows
 from recbole_tslrec.data.item_catalogue import catalogue_of
 from recbole_tslrec.data.keys import CANDIDATES, ITEM_TEXT
 from recbole_tslrec.evaluation.candidates import negatives_of
@@ -194,7 +193,7 @@ class LLMTRSR(Reranker):
         )
 
     def _examples(self, dataset) -> YesNoExamples:
-        chosen = latest_rows(dataset.inter_feat[dataset.uid_field].numpy(), 1)
+        chosen = self.learned_rows(dataset, 1)
         rows = dataset.inter_feat[chosen]
         users, histories = self._read(rows)
         generator = np.random.default_rng(self.settings["seed"])

@@ -43,12 +43,13 @@ def _check(config: Mapping[str, Any]) -> None:
 def _row(name: str, control: bool = True, **settings: str) -> Variant:
     whole = {"rerank_control": "none", "trsr_control": "none"} | settings
     read = (*_READ, *_TESTS)
+    unread = set() if settings.get("trsr_summary") == "none" else {"trsr_instruction_alone"}
     return Variant(
         name,
         "LLMTRSR_{backbone}",
         whole,
         LLMTRSR.stages(defaults(read) | whole),
-        names_of(read),
+        tuple(key for key in names_of(read) if key not in unread),
         control=control,
         requires=("item_text",),
     )

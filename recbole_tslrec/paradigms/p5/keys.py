@@ -91,6 +91,7 @@ def training(epochs: int, patience: int) -> KeyGroup:
                 meaning="Positions of a batch's prompts, with padding; those of like length share one.",
             ),
             KEYS["sft_optimizer"],
+            KEYS["sft_users"],
         ),
     )
 

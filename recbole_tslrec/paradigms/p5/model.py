@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from recbole_tslrec.data.histories import latest_rows
 from recbole_tslrec.paradigms.p5.examples import Interactions
 from recbole_tslrec.paradigms.p5.prompts import SENTENCES, SEPARATOR
 from recbole_tslrec.paradigms.p5.recommender import CodeRecommender
@@ -44,8 +43,8 @@ class P5(CodeRecommender):
         Args:
             dataset: RecBole's augmented training data set, a row an interaction.
         """
-        users = dataset.inter_feat[dataset.uid_field].numpy()
-        rows = dataset.inter_feat[latest_rows(users, self.settings["max_examples_per_user"])]
+        chosen = self.learned_rows(dataset, self.settings["max_examples_per_user"])
+        rows = dataset.inter_feat[chosen]
         fields = (self.ITEM_SEQ, self.ITEM_SEQ_LEN, self.POS_ITEM_ID)
         histories, lengths, targets = (rows[field].numpy() for field in fields)
         users = self.users_written(rows[self.USER_ID].numpy())

@@ -91,6 +91,7 @@ class POD(CodeRecommender):
             dataset: RecBole's augmented training data set.
         """
         histories, settings = training_histories(dataset), self.settings
+        histories = histories.of(self.learned_users(dataset, histories.user_ids))
         users = self.users_written(histories.user_ids)
         sizes = (self.n_items - 1, settings["pod_candidates"], settings["seed"])
         examples = Segments(histories, users, self._of_tasks, *sizes)

@@ -9,13 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from recbole.utils import init_seed
 from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.nn import functional as F
 
+from recbole_tslrec.data.histories import drawn_users
 from recbole_tslrec.data.keys import ITEM_TEXT
 from recbole_tslrec.language_model.item_inputs import (
     has_slots,
@@ -66,21 +66,6 @@ if TYPE_CHECKING:
 _COLUMNS = ("item_text", "item_text_missing")  # where the texts are from
 LOADED = "loaded_language_model"  # in a stage's notes: what transformers read of the weights
 _LANGUAGE_MODEL = "language_model.json"  # the identity of what the adapters beside it belong to
-
-
-def drawn_users(tokens: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """A share of the users, the same in whatever order the file has them.
-
-    Args:
-        tokens: str [n], the users' tokens, distinct.
-        share: in (0, 1]; one user is drawn at least.
-
-    Returns:
-        Positions in ``tokens``, ascending, int64.
-    """
-    by_token = np.argsort(tokens.astype(str), kind="stable")
-    shuffled = np.random.default_rng(seed).permutation(by_token)
-    return np.sort(shuffled[: max(round(share * len(tokens)), 1)])
 
 
 class ReadsItems(Stage):

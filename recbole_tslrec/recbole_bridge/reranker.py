@@ -182,10 +182,14 @@ class Reranker(LanguageModelRecommender, ABC):
             [B, n_items] float32 each.
         """
         retrieved = scores(self.retriever, interaction)
-        candidates = self._candidates(interaction, retrieved)
-        ranked, _ = self._with_targets(interaction, retrieved, candidates, targets)
-        candidates = self._without(seen, retrieved)
-        unseen, rows = self._with_targets(interaction, retrieved, candidates, targets)
+        candidates, unseen_ones = (
+            self._candidates(interaction, retrieved),
+            self._without(seen, retrieved),
+        )
+        ranked, rows = self._with_targets(interaction, retrieved, candidates, targets)
+        unseen = ranked
+        if not torch.equal(candidates, unseen_ones):  # else the same prompts are read once
+            unseen, rows = self._with_targets(interaction, retrieved, unseen_ones, targets)
         masked = retrieved.to(unseen, copy=True)
         masked[rows] = unseen[rows]
         return ranked, masked

@@ -33,15 +33,9 @@ from recbole_tslrec.recbole_bridge.paradigm import variants
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
 # Rows of a comparison: without words; these in the item table; these at scoring.
-VARIANTS = (
-    "Base",
-    "text",
-    "tfidf",
-    "shuffled_text",
-    "TextTerm",
-    "tfidf_term",
-    "shuffled_text_term",
-)
+VARIANTS = ("Base", "text", "tfidf", "shuffled_text")
+VARIANTS += ("TextTerm", "tfidf_term", "shuffled_text_term")
+ALONE = "text_alone"  # `text` without the ids, which no comparison has
 _NOT_OF_A_ROW = ("seeds", "folder", "variants")
 # RecBole gives a user's one row to training: with four interactions there is a row each to train on,
 # to validate on and to test.
@@ -110,9 +104,11 @@ def _settings(args: argparse.Namespace, data_path: str) -> dict:
 
 def run_cell(variant: str, seed: int, name: str, cold: set[str], args) -> dict:
     """Train one model; the line to keep."""
-    row = variants()[variant]
+    row = variants()["text" if variant == ALONE else variant]
     model = row.model.format(backbone=args.backbone)
     settings = _settings(args, str(args.folder)) | {"seed": seed} | (row.settings or {})
+    if variant == ALONE:
+        settings |= {"fusion": "alone"}
     if variant != "Base":
         settings |= {"item_text": args.item_text.split(","), "item_text_missing": "unknown"}
         settings |= {"llm": args.llm, "tslrec_dir": str(args.folder / "stages")}
@@ -140,7 +136,7 @@ def split(ranks: Ranks, cold: set[str]) -> dict:
 def table(lines: list[dict]) -> str:
     """Mean ± standard deviation over the seeds, one row a variant."""
     rows = []
-    for variant in VARIANTS:
+    for variant in (*VARIANTS, ALONE):
         chosen = [line for line in lines if line["variant"] == variant]
         row = [variant, len(chosen)]
         for part, metric in (
@@ -170,7 +166,9 @@ def main() -> None:
     parser.add_argument("--seed_of_items", type=int, default=0, help="which items are cold")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--backbone", default="SASRec")
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="rows, with commas")
+    parser.add_argument(
+        "--variants", default=",".join((*VARIANTS, ALONE)), help="rows, with commas"
+    )
     parser.add_argument("--llm", default="embedded")
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--stopping_step", type=int, default=10)

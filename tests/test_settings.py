@@ -68,7 +68,7 @@ WRONG = [
         "none",
         "one of tslrec, mean_preference, backbone_embedding, random, frozen_lm",
     ),
-    ("fusion", "concat", "fusion: .'concat'. is not one of gate, sum, start, none"),
+    ("fusion", "concat", "fusion: .'concat'. is not one of gate, sum, alone, start, none"),
     ("enhanced_scale", float("inf"), "enhanced_scale"),
     ("train_window_context", 2, "train_window_context"),
     ("train_batching", "batch", "one of prefix, sequence"),
@@ -242,7 +242,7 @@ RIGHT = {
     | st.sampled_from(["mean_preference", "backbone_embedding", "random", "frozen_lm"])
     | st.sampled_from(["text", "tfidf", "shuffled_text", "gaussian_text"]),
     "enhanced_items": st.none(),
-    "fusion": st.sampled_from(["gate", "sum", "start", "none"]),
+    "fusion": st.sampled_from(["gate", "sum", "alone", "start", "none"]),
     "score_term": st.sampled_from(["none", "after", "during"]),
     "score_weight": st.integers(1) | st.floats(0, 1e9, exclude_min=True),
     "score_decay": st.just(1) | st.floats(0, 1, exclude_min=True),

@@ -69,9 +69,10 @@ def test_the_command_keeps_what_is_done(small_data, settings, monkeypatch, capsy
     command += ["--seeds=1", "--epochs=1", f"--llm={settings['llm']}"]
     monkeypatch.setattr(sys, "argv", command)
     benchmark.main()
-    n_lines = 2 + len(benchmark.VARIANTS)
+    rows = [*benchmark.VARIANTS, benchmark.ALONE]
+    n_lines = 2 + len(rows)
     table = capsys.readouterr().out.splitlines()[-n_lines:]
-    assert [row.split("|")[1].strip() for row in table[2:]] == list(benchmark.VARIANTS)
+    assert [line.split("|")[1].strip() for line in table[2:]] == rows
     lines = (tmp_path / "cold_items" / "small_cold.jsonl").read_text().splitlines()
     assert all(json.loads(line)["cold"]["targets"] > 0 for line in lines)
     monkeypatch.setattr(benchmark, "run_cell", None)  # nothing is left to run

@@ -40,6 +40,8 @@ def test_a_cold_row_has_the_ids_of_items_like_it_and_learns_nothing(name):
     fusion.train()
     table = fusion(ids)
     assert not table[cold].any() and torch.equal(table[warm], plain(ids)[warm])
+    if not fusion.reads_ids:
+        return
     table.pow(2).sum().backward()
     of_all, ids.grad = ids.grad, None
     fusion(ids)[warm].pow(2).sum().backward()

@@ -90,7 +90,7 @@ def test_sum_is_the_sum():
     torch.testing.assert_close(fusion(table), table + fusion.project())
 
 
-@pytest.mark.parametrize("kind", ["gate", "sum"])
+@pytest.mark.parametrize("kind", ["gate", "sum", "alone"])
 @pytest.mark.parametrize("width", [3, 384])
 @pytest.mark.parametrize("scale", [1.0, 0.25])
 def test_enhanced_embeddings_enter_at_the_id_embeddings_scale(kind, width, scale):
@@ -150,7 +150,7 @@ def test_constant_columns_become_zero_not_nan():
     assert standardise(vectors).isfinite().all()
 
 
-@pytest.mark.parametrize("kind", ["gate", "sum"])
+@pytest.mark.parametrize("kind", ["gate", "sum", "alone"])
 @pytest.mark.parametrize("width", [3, 5])  # with PCA and without
 def test_enhanced_embeddings_that_are_all_equal_give_no_nan(kind, width, caplog):
     fusion = FUSIONS[kind](id_table(), width, 1.0)

@@ -24,8 +24,8 @@ FUSION = declare(
         "gate",
         f"How the id embedding e and the projected enhanced embedding h' become one, in "
         f"[{', '.join(FUSIONS)}]. gate: a*e + (1-a)*h' with a learned elementwise gate a. sum: e + h'. "
-        "start: e alone, which starts from the enhanced embedding's principal components. none: e "
-        "alone, for score_term.",
+        "alone: h', without the ids. start: e alone, which starts from the enhanced embedding's "
+        "principal components. none: e alone, for score_term.",
         one_of(*FUSIONS),
     ),
     Key(

@@ -5,6 +5,7 @@ A fusion is a torch parametrization of the backbone's item table: ``fuse`` takes
 is one class in a file here, with its name in ``FUSIONS``.
 """
 
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions.alone import AloneFusion
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions.gate import GateFusion
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions.item_fusion import ItemFusion
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions.none import IdFusion
@@ -14,6 +15,7 @@ from recbole_tslrec.paradigms.tslrec.augmentation.fusions.sum import SumFusion
 FUSIONS: dict[str, type[ItemFusion]] = {
     "gate": GateFusion,
     "sum": SumFusion,
+    "alone": AloneFusion,
     "start": StartFusion,
     "none": IdFusion,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ class ItemFusion(nn.Module, ABC):
     # Of each cold item the items most like it, int64 [n_items, 3]; 0 for all others. None: all items
     # keep their own id embeddings.
     alike: Tensor | None
+    reads_ids: ClassVar[bool] = True  # whether the id embeddings are trained
 
     def __init__(self):
         super().__init__()

@@ -1,0 +1,63 @@
+"""A second model's scores beside a first one's."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_tslrec.evaluation.ranks import rank_test_targets
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+
+_FILE = Path(__file__).parents[2] / "benchmarks" / "two_models.py"
+_SPEC = importlib.util.spec_from_file_location("two_models", _FILE)
+benchmark = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(benchmark)
+
+
+@pytest.fixture
+def settings(settings):
+    return settings | {"train_neg_sample_args": None}
+
+
+def test_scores_are_standardised_over_the_items():
+    scores = torch.tensor([[9.0, 1, 2, 3], [9, 5, 5, 5]])
+    found = benchmark.standardised(scores)[:, 1:]
+    half = 1.5**0.5
+    torch.testing.assert_close(found, torch.tensor([[-half, 0, half], [0, 0, 0]]))
+
+
+def test_a_second_model_is_weighted_on_validation(small_data, settings, monkeypatch, capsys):
+    runs = [
+        run_experiment("SASRec", small_data, config_dict=settings | {"seed": s}) for s in (1, 2)
+    ]
+    files = [str(run.checkpoint) for run in runs]
+    monkeypatch.setattr(
+        sys, "argv", ["x", f"--checkpoint={files[0]}", f"--beside={files[1]},{files[0]}"]
+    )
+    benchmark.main()
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
+    assert [row[0] for row in rows] == ["SASRec, seed 1", "+ SASRec, seed 2", "+ SASRec, seed 1"]
+    model, *data = runs[0].trainer.model, *(getattr(runs[0], f"{n}_data") for n in PARTS)
+    masked = rank_test_targets(model, *data).metrics()["masked"]
+    assert float(rows[0][4]) == pytest.approx(masked["ndcg@10"], abs=5e-5)
+    assert rows[2][4] == rows[0][4]  # its own scores change no rank
+    models = [benchmark.load_trained_model(file) for file in files]
+    ranks = benchmark.ranks_by_weight(models, "test")
+    assert ranks.shape == (1, len(benchmark.WEIGHTS), len(data[2]._dataset))
+    assert np.array_equal(ranks[0, 0], benchmark.ranks_by_weight(models[:1] * 2, "test")[0, 3])
+
+
+PARTS = ("train", "valid", "test")
+
+
+def test_models_of_other_data_are_refused(small_data, settings):
+    one = run_experiment("SASRec", small_data, config_dict=settings)
+    fewer = settings | {"user_inter_num_interval": "[8,inf)"}
+    other = run_experiment("SASRec", small_data, config_dict=fewer)
+    models = [benchmark.load_trained_model(str(run.checkpoint)) for run in (one, other)]
+    with pytest.raises(ValueError, match="beside: .* is of other users or items"):
+        benchmark.check_same_data(models)

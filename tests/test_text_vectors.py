@@ -58,6 +58,23 @@ def test_a_vector_is_the_mean_over_the_words_of_the_text_alone(
         torch.testing.assert_close(vector, states.mean(dim=0), atol=0.05, rtol=0.05)
 
 
+def test_a_causal_model_reads_no_word_first(small_data, settings, language_model_folder, tmp_path):
+    """Behind a token of its own, where its tokenizer puts none: the first state tells of no word."""
+    texts, folder = write_texts(), language_model_folder("gpt2")
+    model = AutoModel.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.bos_token = tokenizer.convert_ids_to_tokens(0)
+    model.save_pretrained(tmp_path / "model"), tokenizer.save_pretrained(tmp_path / "model")
+    changes = {"item_text": ["title"], "enhancement": "text", "llm": str(tmp_path / "model")}
+    pipeline = pipeline_of(settings | changes, small_data)
+    assert pipeline.stage(TextVectorsStage).made_from["first"] == [0]
+    for token, vector in zip(pipeline.tokens, item_vectors(pipeline), strict=True):
+        words = tokenizer(texts[token], add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            states = model(input_ids=torch.tensor([[0, *words]])).last_hidden_state[0, 1:]
+        torch.testing.assert_close(vector, states.mean(dim=0), atol=0.05, rtol=0.05)
+
+
 def test_no_interaction_enters_and_another_order_of_ids_is_the_same(settings, tmp_path):
     by_name = {}
     for name, order in (("one", 1), ("other", -1)):

@@ -13,6 +13,7 @@ from recbole_tslrec.language_model.item_states import read_items
 from recbole_tslrec.language_model.keys import FROZEN
 from recbole_tslrec.language_model.reader import (
     check_source,
+    first_of_a_text,
     make_text_encoder,
     open_source_for,
     tokenised_texts,
@@ -47,7 +48,8 @@ class TextVectorsStage(Stage):
     def made_from(self) -> dict[str, Any]:
         # The texts stand for the columns that they are from.
         settings = {key: self.config[key] for key in ("item_text_tokens", "llm_quantization")}
-        return {
+        first = first_of_a_text(self.source)
+        return ({"first": list(first)} if first else {}) | {
             "settings": settings,
             "language_model": self.source.identity,
             "texts": self.pipeline.catalogue.fingerprint,

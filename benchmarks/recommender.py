@@ -24,7 +24,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, process_time
 
 import numpy as np
 import torch
@@ -114,6 +114,7 @@ class Cell:
             loader = get_dataloader(config, "train")
             self._rows = loader(config, data.train, None, shuffle=True)
             self._steps = min(args.steps, len(self._rows))
+        self._clock = process_time if args.cpu_time else perf_counter
         self._batches: Iterator = itertools.chain.from_iterable(itertools.repeat(self._rows))
         self.training: list[float] = []
         self.evaluation: list[float] = []
@@ -121,16 +122,16 @@ class Cell:
     def train(self) -> None:
         """A turn of training."""
         turn = [next(self._batches) for _ in range(self._steps)]
-        start = perf_counter()
+        start = self._clock()
         self._trainer._train_epoch(turn, epoch_idx=0)
-        self.training.append((perf_counter() - start) / self._steps * len(self._rows))
+        self.training.append((self._clock() - start) / self._steps * len(self._rows))
 
     def evaluate(self) -> None:
         """A turn of evaluation."""
-        start = perf_counter()
+        start = self._clock()
         with parametrize.cached():
             self._evaluator.evaluate(self._test, load_best_model=False)
-        self.evaluation.append((perf_counter() - start) / self._share)
+        self.evaluation.append((self._clock() - start) / self._share)
 
 
 def peak_memory(*of_what) -> float:
@@ -209,6 +210,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1, help="steps of a turn of rows for prefixes")
     parser.add_argument("--users", type=int, default=4096, help="the most users of an evaluation")
     parser.add_argument("--turns", type=int, default=3, help="turns of each cell")
+    parser.add_argument(
+        "--cpu_time",
+        action="store_true",
+        help="the processor's seconds; for one thread (OMP_NUM_THREADS=1) beside other programs",
+    )
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--gpu_id", default="", help="as RecBole's; empty for the CPU")
     args = parser.parse_args()

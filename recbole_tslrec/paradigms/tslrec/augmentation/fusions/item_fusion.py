@@ -61,11 +61,11 @@ class ItemFusion(nn.Module, ABC):
             vectors: [n_items - 1, any]; a row of zeros is an item of which nothing is known: a cold one
                 keeps its own id embedding then.
         """
-        known = vectors.any(dim=1).cpu()
-        self.alike.zero_()
-        self.alike[1:][cold & known] = most_alike(
-            centre(vectors).cpu(), cold & known, ~cold & known
-        )
+        vectors = vectors.cpu()
+        known = vectors.any(dim=1)
+        alike = torch.zeros_like(self.alike, device="cpu")
+        alike[1:][cold & known] = most_alike(centre(vectors), cold & known, ~cold & known)
+        self.alike.copy_(alike)
 
     def ids_of_all(self, id_embeddings: Tensor) -> Tensor:
         """The id embeddings, cold items' made of others', [n_items, d]."""

@@ -45,6 +45,7 @@ class CategoriesStage(Stage):
             self.config["n_categories"],
             backend=self.config["category_backend"],
             seed=self.config["seed"],
+            show_progress=self.pipeline.show_progress,
         )
         self.save_items(folder, _FILE, {CATEGORY: torch.from_numpy(categories.labels)})
         return {"sizes": categories.sizes.tolist()} | provenance.read_from(self.backbone)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from types import ModuleType
 
@@ -13,6 +14,7 @@ from scipy.sparse import csr_matrix
 from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
 # `auto` takes faiss above both of these. On one core the two take the same time for 100 categories
 # whatever the number of items; faiss takes 1.3 times as long for 50, and 0.85 times for 400. With
@@ -50,6 +52,7 @@ def latent_categories(
     backend: str,
     seed: int,
     n_restarts: int = 10,
+    show_progress: bool = False,
 ) -> Categories:
     """Groups the items by k-means: k-means++, Lloyd's iterations, the best of some restarts.
 
@@ -63,6 +66,7 @@ def latent_categories(
             and ``FAISS_ABOVE_CATEGORIES`` categories, else scikit-learn.
         seed: from 0 to 2**32 - 1.
         n_restarts: how many times to start afresh, at least 1.
+        show_progress: whether faiss, to which large catalogues go, is to have a bar of its restarts.
 
     Raises:
         ValueError: if an argument is out of range, an embedding is not finite, or there are fewer
@@ -74,7 +78,8 @@ def latent_categories(
         embeddings = np.ascontiguousarray(item_embeddings, dtype=np.float32)
     _check_arguments(embeddings, n_categories, n_restarts)
     backend = _chosen_backend(backend, len(embeddings), n_categories)
-    run = {"sklearn": _run_sklearn, "faiss": _run_faiss}[backend]
+    faiss = partial(_run_faiss, show_progress=show_progress)
+    run = {"sklearn": _run_sklearn, "faiss": faiss}[backend]
 
     # Distances to a far-off origin would use up float32's digits.
     centred = embeddings - embeddings.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -143,7 +148,9 @@ def _run_sklearn(x: np.ndarray, n_categories: int, seed: int, n_restarts: int) -
         return kmeans.fit(x).labels_
 
 
-def _run_faiss(x: np.ndarray, n_categories: int, seed: int, n_restarts: int) -> np.ndarray:
+def _run_faiss(
+    x: np.ndarray, n_categories: int, seed: int, n_restarts: int, show_progress: bool
+) -> np.ndarray:
     """Labels ``[n_items]`` of the rows of ``x`` by faiss; a group may be empty.
 
     It starts from scikit-learn's k-means++. Faiss has one since 1.14, but without several candidates
@@ -153,7 +160,9 @@ def _run_faiss(x: np.ndarray, n_categories: int, seed: int, n_restarts: int) -> 
     random_state = np.random.RandomState(seed)
     runs = []
     with threadpool_limits(1):
-        for _ in range(n_restarts):
+        for _ in tqdm(
+            range(n_restarts), "k-means", unit="restart", disable=not show_progress, leave=False
+        ):
             start, _ = kmeans_plusplus(x, n_categories, random_state=random_state)
             kmeans = faiss.Kmeans(
                 x.shape[1],

@@ -7,11 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from recbole.model.sequential_recommender import SASRec
 
 from recbole_tslrec.commands.console import check_is_file
 from recbole_tslrec.config.refusals import tell_failure
+from recbole_tslrec.evaluation.metrics import METRICS
 from recbole_tslrec.evaluation.ranks import rank_test_targets
 from recbole_tslrec.experiments.run.comparison import TimeLeft
+from recbole_tslrec.recbole_bridge import summary as last_lines
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.recbole_bridge.summary import summary
 from recbole_tslrec.store import duration as module
@@ -119,16 +122,39 @@ def test_a_runs_last_lines(small_data, settings):
     assert f"recommend --checkpoint={experiment.checkpoint} " in told
 
 
-def test_a_test_that_is_not_ranked_twice(small_data, settings):
+def test_a_test_is_of_one_pass(small_data, settings, monkeypatch):
     settings = settings | {"train_neg_sample_args": None}
     sampled = {"eval_args": {"order": "TO", "mode": "uni10"}}
     experiment = run_experiment("SASRec", small_data, config_dict=settings | sampled)
-    assert "| hit@5" in summary(experiment)
-    long = run_experiment("SASRec", small_data, config_dict=settings)
-    long.test_seconds = 3600
-    assert "masked" not in summary(long) and "hit@5" in summary(long)
-    long.test_result = None
-    assert "nobody to test" in summary(long)
+    assert "| hit@5" in summary(experiment) and "masked" not in summary(experiment)
+    full = run_experiment("SASRec", small_data, config_dict=settings)
+    data = (full.train_data, full.valid_data, full.test_data)
+    assert full.by_protocol == rank_test_targets(full.trainer.model, *data).metrics()
+    monkeypatch.setattr(last_lines, "rank_test_targets", None)
+    assert "masked" in summary(full)
+    full.test_result = None
+    assert "nobody to test" in summary(full)
+
+
+def test_a_long_test_of_a_reranker_is_not_repeated(small_data, settings, monkeypatch):
+    experiment = run_experiment("SASRec", small_data, config_dict=settings | CE)
+    experiment.by_protocol, ranked = None, []
+    monkeypatch.setattr(SASRec, "protocol_scores", None, raising=False)  # as a reranker has it
+    monkeypatch.setattr(
+        last_lines,
+        "rank_test_targets",
+        lambda *_: ranked.append(1) or SimpleNamespace(metrics=BOTH),
+    )
+    assert "masked" in summary(experiment) and ranked
+    experiment.test_seconds = 3600
+    assert "masked" not in summary(experiment) and "hit@5" in summary(experiment)
+
+
+CE = {"train_neg_sample_args": None}
+
+
+def BOTH() -> dict:
+    return {one: dict.fromkeys(METRICS.values(), 0.5) for one in ("ranked", "masked")}
 
 
 def test_the_log_is_recboles_and_comes_once_nothing_is_refused(small_data, settings):

@@ -92,6 +92,28 @@ def target_ranks(
     return 1 + before, 1 + masked
 
 
+class RanksAlongside:
+    """The targets' ranks under both protocols, from the scores of an evaluation that goes on anyway.
+
+    Args:
+        train_data, valid_data: RecBole's loaders of the same experiment.
+    """
+
+    def __init__(self, train_data, valid_data):
+        self._seen = SeenItems(train_data._dataset, valid_data=valid_data)
+        self._ranks: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, interaction, scores: Tensor, targets: Tensor) -> None:
+        """Rank the targets of a batch; arguments as of ``target_ranks``, ``interaction`` its rows."""
+        seen = tuple(part.to(scores.device) for part in self._seen.pairs(interaction))
+        self._ranks.append(target_ranks(scores, targets.to(scores.device), seen))
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """As ``Ranks.metrics``."""
+        ranked, masked = (torch.cat(part).cpu().numpy() for part in zip(*self._ranks, strict=True))
+        return {"ranked": metrics(ranked), "masked": metrics(masked)}
+
+
 def around_target(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """How many items have a higher score than the target, and how many its own, the target included.
 

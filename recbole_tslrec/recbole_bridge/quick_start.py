@@ -11,7 +11,7 @@ from typing import Any
 
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
-from recbole.data.dataloader import AbstractDataLoader
+from recbole.data.dataloader import AbstractDataLoader, FullSortEvalDataLoader
 from recbole.data.transform import construct_transform
 from recbole.trainer import Trainer
 from recbole.utils import (
@@ -25,7 +25,8 @@ from recbole.utils import (
 )
 
 from recbole_tslrec.config.recbole_keys import check_validation
-from recbole_tslrec.recbole_bridge.trainers import StagesFirst
+from recbole_tslrec.evaluation.ranks import RanksAlongside
+from recbole_tslrec.recbole_bridge.trainers import StagesFirst, WatchedTrainer
 from recbole_tslrec.store.store import StoredResult
 
 
@@ -36,6 +37,8 @@ class Experiment:
     Attributes:
         test_result, best_valid_result: RecBole's metrics by lower-case name, ``ndcg@10`` for one;
             the first is None if there was no test.
+        by_protocol: the test's HR and NDCG with seen items ranked and masked, from the same scores; None
+            where there was no full ranking, or the two protocols go by different scores.
         best_valid_score: the value of ``valid_metric`` that chose the epoch.
         stages: the stages before the fused model, made or reused; none for RecBole's own models.
         seconds: the time of RecBole's own loop and of the test, the stages not counted.
@@ -47,6 +50,7 @@ class Experiment:
     """
 
     test_result: dict[str, float] | None
+    by_protocol: dict[str, dict[str, float]] | None
     best_valid_result: dict[str, float]
     best_valid_score: float
     stages: list[StoredResult]
@@ -81,6 +85,34 @@ def _log_results(config, valid: Mapping[str, float], test: Mapping[str, float] |
     logger.info(f"{set_color('test result', 'yellow')}: {test}")
 
 
+def _test(
+    trainer, train_data, valid_data, test_data
+) -> tuple[dict[str, float] | None, dict[str, dict[str, float]] | None]:
+    """RecBole's test, and the metrics of both protocols if its scores give them."""
+    alongside = _ranks_alongside(trainer, train_data, valid_data, test_data)
+    shown = trainer.config["show_progress"]
+    if alongside is None:
+        return trainer.evaluate(test_data, show_progress=shown), None
+    trainer.alongside = alongside
+    try:
+        return trainer.evaluate(test_data, show_progress=shown), alongside.metrics()
+    finally:
+        trainer.alongside = None
+
+
+def _ranks_alongside(trainer, train_data, valid_data, test_data) -> RanksAlongside | None:
+    """What takes the test's scores for both protocols, if one pass gives both."""
+    ours = isinstance(trainer, WatchedTrainer) and trainer.config["single_spec"]
+    full = isinstance(test_data, FullSortEvalDataLoader) and len(test_data)
+    if not ours or not full or hasattr(trainer.model, "protocol_scores"):
+        return None
+    try:
+        return RanksAlongside(train_data, valid_data)
+    except ValueError as error:  # a split that came ready-made
+        logging.getLogger().info(f"Metrics under RecBole's protocol alone: {error}")
+        return None
+
+
 def run_experiment(
     model: str,
     dataset: str,
@@ -98,8 +130,7 @@ def run_experiment(
             It does so when nothing is refused any more.
 
     Raises:
-        ValueError: an epoch is to be chosen on validation, and there is nobody to validate on, or its
-            metric is not computed.
+        ValueError: nobody is to be validated on, or ``valid_metric`` is not among the metrics.
     """
     config = Config(model, dataset, config_file_list, dict(config_dict or {}))
     init_seed(config["seed"], config["reproducibility"])
@@ -122,14 +153,15 @@ def run_experiment(
     score, best_valid_result = trainer.fit(
         train_data, valid_data, show_progress=config["show_progress"]
     )
-    test_result, begun = None, monotonic()
+    test_result, by_protocol, begun = None, None, monotonic()
     if test:
-        test_result = trainer.evaluate(test_data, show_progress=config["show_progress"])
+        test_result, by_protocol = _test(trainer, train_data, valid_data, test_data)
     stages, end = getattr(trainer, "stages", []), monotonic()
     if describe:
         _log_results(config, best_valid_result, test_result)
     return Experiment(
         test_result,
+        by_protocol,
         best_valid_result,
         float(score),
         stages,

@@ -9,7 +9,6 @@ from tabulate import tabulate
 from recbole_tslrec.evaluation.metrics import METRICS, PROTOCOLS
 from recbole_tslrec.evaluation.ranks import rank_test_targets
 from recbole_tslrec.recbole_bridge.quick_start import Experiment
-from recbole_tslrec.recbole_bridge.trainers import WatchedTrainer
 from recbole_tslrec.store.duration import duration
 
 _LONG_TEST = 600  # seconds
@@ -18,7 +17,7 @@ _LONG_TEST = 600  # seconds
 def summary(experiment: Experiment) -> str:
     """The test's metrics, under both protocols where that can be, the times, the model, a command.
 
-    Ranks the test targets once more, for the protocol that RecBole does not have.
+    A reranker, whose protocols go by different scores, ranks the test targets once more.
     """
     config, checkpoint = experiment.trainer.config, experiment.checkpoint
     head = f"{config['model']} on {config['dataset']}, seed {config['seed']}"
@@ -59,9 +58,10 @@ def _metrics(experiment: Experiment, head: str) -> str:
 
 
 def _both_protocols(experiment: Experiment) -> dict[str, dict[str, float]] | None:
-    """None for a model or an evaluation whose targets cannot be ranked here: RecBole's metrics stand."""
-    if not isinstance(experiment.trainer, WatchedTrainer):
-        return None
+    """None where the targets cannot be ranked, or it takes long: RecBole's metrics stand."""
+    again = hasattr(experiment.trainer.model, "protocol_scores")
+    if experiment.by_protocol is not None or not again:
+        return experiment.by_protocol
     if experiment.test_seconds > _LONG_TEST:
         getLogger(__name__).info(
             f"The test took {duration(experiment.test_seconds)}, and is not repeated for the protocol "

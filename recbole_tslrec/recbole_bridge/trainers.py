@@ -20,6 +20,7 @@ from recbole_tslrec.backbones.whole_sequences.loss import whole_sequence_loss
 from recbole_tslrec.config.recbole_keys import check_topk, check_validation
 from recbole_tslrec.evaluation.blocks import BlockDataLoader
 from recbole_tslrec.evaluation.collector import TopkCollector
+from recbole_tslrec.evaluation.ranks import RanksAlongside
 from recbole_tslrec.evaluation.scoring_term import choose_settings
 from recbole_tslrec.evaluation.seen_items import SeenItems
 from recbole_tslrec.recbole_bridge.paradigm import backbone_for
@@ -44,6 +45,7 @@ class WatchedTrainer(Trainer):
         self._epoch, self._step = None, 0  # where training stands
         self._evaluated = None  # the file whose weights are evaluated; None for the trained ones
         self._masked: SeenItems | None = None  # what validation does not rank
+        self.alongside: RanksAlongside | None = None  # takes the scores of a full ranking, if set
         if config["single_spec"]:  # else the other processes look for the first one's file
             # RecBole's name is exact to the second: of two runs that start in the same one, each would
             # write over the other's model, and test it for its own.
@@ -95,7 +97,11 @@ class WatchedTrainer(Trainer):
             raise self._diverged(f"step {self._step}: the training loss is [{loss.item()}]")
 
     def _full_sort_batch_eval(self, batched_data):
-        return self._with_sound_scores(super()._full_sort_batch_eval(batched_data))
+        batch = self._with_sound_scores(super()._full_sort_batch_eval(batched_data))
+        if self.alongside is not None:
+            interaction, scores, _, targets = batch  # one target a row, as of all sequential models
+            self.alongside.add(interaction, scores, targets)
+        return batch
 
     def _neg_sample_batch_eval(self, batched_data):
         return self._with_sound_scores(super()._neg_sample_batch_eval(batched_data))

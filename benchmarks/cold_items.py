@@ -133,10 +133,10 @@ def split(ranks: Ranks, cold: set[str]) -> dict:
     return line
 
 
-def table(lines: list[dict]) -> str:
+def table(lines: list[dict], names: list[str]) -> str:
     """Mean ± standard deviation over the seeds, one row a variant."""
     rows = []
-    for variant in (*VARIANTS, ALONE):
+    for variant in names:
         chosen = [line for line in lines if line["variant"] == variant]
         row = [variant, len(chosen)]
         for part, metric in (
@@ -176,6 +176,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("cold_items"), help="of data and lines")
     args, more = parser.parse_known_args()
     sys.argv = [sys.argv[0], *more]  # RecBole's own keys, which it reads there
+    chosen = args.variants.split(",")
+    if unknown := set(chosen) - {*variants(), ALONE}:
+        raise SystemExit(f"variants: {', '.join(sorted(unknown))} is no row of a comparison.")
     name, cold = write_data(args)
     output = args.folder / f"{name}.jsonl"
     asked = {key: str(value) for key, value in vars(args).items() if key not in _NOT_OF_A_ROW}
@@ -189,12 +192,12 @@ def main() -> None:
     lines = [line for line in lines if line["asked"] == asked]
     done = {(line["variant"], line["seed"]) for line in lines}
     for seed in range(2020, 2020 + args.seeds):
-        for variant in args.variants.split(","):
+        for variant in chosen:
             if (variant, seed) not in done:
                 lines.append(run_cell(variant, seed, name, cold, args) | {"asked": asked})
                 with output.open("a") as file:
                     file.write(json.dumps(lines[-1]) + "\n")
-    print(table(lines))
+    print(table(lines, chosen))
 
 
 if __name__ == "__main__":

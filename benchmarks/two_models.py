@@ -53,7 +53,8 @@ def ranks_by_weight(models: list[TrainedModel], part: str) -> np.ndarray:
     first, *others = models
     valid_data = first.valid_data if part == "test" else None
     seen = SeenItems(first.train_data._dataset, valid_data=valid_data)
-    blocks = BlockDataLoader.of(getattr(first, f"{part}_data"), first.model)
+    rows = getattr(first, f"{part}_data")
+    blocks = BlockDataLoader(rows.config, rows._dataset, None, None)  # uncut: of any kind of model
     found = []
     with ExitStack() as stack:
         stack.enter_context(parametrize.cached())
@@ -105,6 +106,9 @@ def check_same_data(models: list[TrainedModel]) -> None:
     """Raise ValueError if a model has other rows to test, or other numbers of the items."""
     first, *others = models
     for one in others:
+        longest = [each.config["MAX_ITEM_LIST_LENGTH"] for each in (first, one)]
+        if longest[0] != longest[1]:
+            raise ValueError(f"beside: [{one.checkpoint}] has MAX_ITEM_LIST_LENGTH {longest[1]}.")
         for kind in ("uid_field", "iid_field"):
             field = getattr(first.dataset, kind)
             tokens = (each.dataset.field2id_token[field] for each in (first, one))

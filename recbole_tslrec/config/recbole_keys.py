@@ -19,7 +19,7 @@ from recbole_tslrec.config.values import integer
 # What is compared and how it is judged: the same for all rows, or the easier data would win. The length
 # of histories is a model's own, though RecBole has it among the keys of the data.
 SAME_FOR_ALL = frozenset({*dataset_arguments, *evaluation_arguments, "data_path", "valid_protocol"})
-SAME_FOR_ALL -= {"MAX_ITEM_LIST_LENGTH"}
+SAME_FOR_ALL -= {"MAX_ITEM_LIST_LENGTH", "eval_batch_size", "metric_decimal_place"}
 
 
 def check_recbole_keys(config: Mapping[str, Any], model_keys: Collection[str]) -> None:

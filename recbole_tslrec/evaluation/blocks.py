@@ -30,6 +30,20 @@ _ROWS_ON_CPU = 128
 SCORE_BYTES = 2**27
 
 
+def cut_lists(rows: Interaction, longest: int, suffix: str) -> None:
+    """Cut the histories of RecBole's rows to so many items, in place.
+
+    A backbone of the user's may read another list beside the items': each column of an interaction has
+    one. What ends with the suffix and is of no such column is a feature.
+
+    Args:
+        suffix: RecBole's ``LIST_SUFFIX``.
+    """
+    for name in rows.columns:
+        if name.endswith(suffix) and name.removesuffix(suffix) in rows.columns:
+            rows.interaction[name] = rows[name][:, :longest]
+
+
 def with_bar(blocks: BlockDataLoader, what: str) -> Iterable:
     """The blocks, with a bar if they take more than two seconds and RecBole is to show bars."""
     shown = blocks.config["show_progress"]
@@ -113,11 +127,7 @@ class BlockDataLoader(FullSortEvalDataLoader):
         rows, history, positive_u, positive_i = super().collate_fn(self._blocks[number])
         if self._cut:
             longest = int(rows[self._dataset.item_list_length_field].max())
-            for (
-                name
-            ) in rows.columns:  # a backbone of the user's may read another list beside the items'
-                if name.endswith(self.config["LIST_SUFFIX"]):
-                    rows[name] = rows[name][:, :longest]
+            cut_lists(rows, longest, self.config["LIST_SUFFIX"])
         if self._masked is not None:
             seen_by, items = self._masked.pairs(rows)
             others = items != positive_i[seen_by]

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from recbole_tslrec.backbones.registry import backbone_of, without_padding
 from recbole_tslrec.data.histories import Histories, training_histories
 from recbole_tslrec.data.negatives import random_negatives
+from recbole_tslrec.evaluation.blocks import cut_lists
 
 if TYPE_CHECKING:
     from recbole.data.dataset import SequentialDataset
@@ -185,7 +186,8 @@ def row_candidates(
             places = order[start : start + size]
             block = rows[torch.from_numpy(places)].to(device)
             if cut:
-                block[model.ITEM_SEQ] = block[model.ITEM_SEQ][:, : int(lengths[places[0]])]
+                suffix = model.ITEM_SEQ.removeprefix(model.ITEM_ID)
+                cut_lists(block, int(lengths[places[0]]), suffix)
             left_out = None if seen is None else seen(places).to(device)
             best = top_items(scores(model, block), k, left_out)
             found[torch.from_numpy(places)] = best.to("cpu", torch.int32)

@@ -33,7 +33,7 @@ def reads_text(config: Mapping[str, Any]) -> bool:
 
 def reads_text_alone(config: Mapping[str, Any]) -> bool:
     """Whether the prompts hold nothing of an item but its words, or their vector."""
-    return not has_slots(config) or (not has_words(config) and config["item_slots"] == "text")
+    return not has_slots(config) or config["item_slots"] == "text"
 
 
 def check_item_inputs(config: Mapping[str, Any]) -> None:

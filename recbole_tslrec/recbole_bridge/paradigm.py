@@ -62,6 +62,9 @@ class Variant:
             its cells' ids.
         label: what a table of results calls it, ``{backbone}`` in it. Empty: the model, and behind it
             the name of a control.
+        results_of: since which change its results are those of today. Another text when a change makes
+            a cell result in something else; kept cells are then run again, as they are not for every
+            release.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Variant:
     requires: tuple[str, ...] = ()
     if_given: tuple[str, ...] = ()
     label: str = ""
+    results_of: str = "0.1.0"
 
     @property
     def title(self) -> str:

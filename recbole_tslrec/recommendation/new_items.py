@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from recbole_tslrec.language_model.reader import (
     open_source_for,
     tokenised_texts,
 )
+from recbole_tslrec.paradigms.tslrec.augmentation.columns import centre
 from recbole_tslrec.paradigms.tslrec.augmentation.controls import vectors_of
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions.fusion import EnhancedFusion
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions.item_fusion import most_alike
@@ -55,14 +57,17 @@ def add_new_items(
     model, fusion = trained.model, trained.model.fusion
     vectors = vectors_of(trained.config)
     with torch.no_grad():
-        known = vectors.make(kept_stages(trained, vectors.stages))
+        pipeline = kept_stages(trained, vectors.stages)
+        known = vectors.make(pipeline)
         new = _read(trained, texts, show_progress)
         rows = as_known(new, known, fusion.enhanced[1 : len(known) + 1].cpu()).to(fusion.enhanced)
     fusion.enhanced = torch.cat([fusion.enhanced, rows])
-    is_warm = ~fusion.cold[1:].cpu()  # without padding
-    none, all_new = is_warm.new_zeros(len(rows)), is_warm.new_ones(len(rows))
-    is_new = torch.cat([torch.zeros_like(is_warm), all_new])
-    alike = most_alike(fusion.enhanced[1:].cpu(), is_new, torch.cat([is_warm, none]))
+    of_known = vectors.for_similarity(known, pipeline)
+    had = np.bincount(pipeline.histories.items, minlength=len(known) + 1)[1:] > 0
+    is_new = torch.arange(len(known) + len(rows)) >= len(known)  # without padding
+    warm = ~is_new
+    warm[: len(known)] = torch.from_numpy(had) & of_known.any(dim=1)
+    alike = most_alike(centre(torch.cat([of_known, new])), is_new, warm)
     fusion.alike = torch.cat([fusion.alike, alike.to(fusion.alike)])
     ids = model.id_embeddings
     no_ids = ids.new_zeros(len(rows), ids.shape[1])

@@ -61,3 +61,17 @@ def test_models_of_other_data_are_refused(small_data, settings):
     models = [benchmark.load_trained_model(str(run.checkpoint)) for run in (one, other)]
     with pytest.raises(ValueError, match="beside: .* is of other users or items"):
         benchmark.check_same_data(models)
+
+
+def test_models_of_another_kind_stand_beside(small_data, settings):
+    """STAMP looks at the last place of a list, padding or not: lists are not cut."""
+    runs = [run_experiment(one, small_data, config_dict=settings) for one in ("SASRec", "STAMP")]
+    first, second = [benchmark.load_trained_model(str(run.checkpoint)) for run in runs]
+    data = (second.train_data, second.valid_data, second.test_data)
+    alone = rank_test_targets(second.model, *data).rank_masked
+    assert np.array_equal(benchmark.ranks_by_weight([second, first], "test")[0, 0], alone)
+    swapped = benchmark.ranks_by_weight([first, second], "test")
+    assert swapped.shape[2] == len(alone)
+    second.config["MAX_ITEM_LIST_LENGTH"] = 3
+    with pytest.raises(ValueError, match="beside: .* has MAX_ITEM_LIST_LENGTH 3"):
+        benchmark.check_same_data([first, second])

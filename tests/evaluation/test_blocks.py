@@ -8,13 +8,14 @@ import torch
 from conftest import write_atomic
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from recbole.data.interaction import Interaction
 from recbole.utils import init_seed
 from small_evaluations import MAX_LENGTH, N_ITEMS, make_toy, rows_to_evaluate
 from support.ranks import naive_rank
 
 from recbole_tslrec.backbones.registry import backbone_of
 from recbole_tslrec.evaluation import blocks
-from recbole_tslrec.evaluation.blocks import BlockDataLoader
+from recbole_tslrec.evaluation.blocks import BlockDataLoader, cut_lists
 from recbole_tslrec.evaluation.ranks import rank_test_targets
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
@@ -164,3 +165,21 @@ def test_training_validates_and_tests_as_recbole_does(name, tmp_path, settings, 
     for field in ("test_result", "best_valid_result"):
         one, other = (dict(getattr(run, field)) for run in (found, expected))
         assert one == pytest.approx(other, abs=1e-9)
+
+
+def test_histories_are_cut_and_features_are_not():
+    """A list of the user's own column is a history, too; what ends like one may be a feature."""
+    rows = Interaction(
+        {
+            "item_id": torch.tensor([3, 4]),
+            "item_id_list": torch.arange(8).view(2, 4),
+            "price": torch.tensor([0.5, 1]),
+            "price_list": torch.rand(2, 4),
+            "in_list": torch.tensor([1.0, 0]),
+            "category_list": torch.arange(6).view(2, 3),
+        }
+    )
+    cut_lists(rows, 2, "_list")
+    assert rows["item_id_list"].tolist() == [[0, 1], [4, 5]]
+    assert rows["price_list"].shape == (2, 2) and rows["category_list"].shape == (2, 3)
+    assert rows["in_list"].tolist() == [1.0, 0.0]

@@ -349,7 +349,7 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
     depends = {
         "n_categories": {"CI", "TSLRec", "mean_preference", "frozen_lm", "P5-embedding"},
         "sft_epochs": {"TSLRec", "E4SRec", *reranked, *by_codes, *tuned},
-        "sft_users": {"TSLRec"},
+        "sft_users": {"TSLRec", "E4SRec", *reranked, *by_codes, *tuned},
         "fusion": fused,
         "item_norm": {"CI", *fused},
         "llm": {"TSLRec", "frozen_lm", "E4SRec", *by_model, *reranked, *tuned},

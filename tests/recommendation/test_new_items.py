@@ -12,7 +12,6 @@ from trained import make_toy
 
 from recbole_tslrec import Recommender
 from recbole_tslrec.paradigms.tslrec.augmentation.columns import reduce_columns, standardise
-from recbole_tslrec.paradigms.tslrec.augmentation.fusions.item_fusion import most_alike
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.recommendation.new_items import as_known, read_new_items
 
@@ -29,18 +28,16 @@ def test_a_new_item_is_an_item_that_nobody_has_had(way, small_data, settings):
     before = recommender.recommend(k=30, seen=True)
     items = list(recommender.items)
     twin = items.index("i4") + 1
-    is_twin = torch.arange(1, len(items) + 1) == twin
-    # As if nobody had had it: its words, and the ids of the items most like it, itself among them.
-    vectors = model.fusion.enhanced[1:]
-    model.fusion.alike[twin] = most_alike(vectors, is_twin, torch.ones_like(is_twin))[0]
-    assert model.fusion.alike[twin, 0] == twin
-    expected = model.item_table.weight[twin].detach().clone()
-    model.fusion.alike[twin] = 0
-
     recommender.add_items({"new": texts["i4"]})
     recommender.add_items({"other": "history of the user"})
     assert recommender.items == [*items, "new", "other"]
     row = model.item_table.weight[len(items) + 1].detach()
+    # The twin as if nobody had had it: its words, and the ids of the items most like it, itself first.
+    alike = model.fusion.alike[len(items) + 1]
+    assert alike[0] == twin and len(set(alike.tolist())) == 3
+    model.fusion.alike[twin] = alike
+    expected = model.item_table.weight[twin].detach().clone()
+    model.fusion.alike[twin] = 0
     torch.testing.assert_close(row, expected, rtol=0.02, atol=0.01 * expected.abs().max().item())
     found = recommender.recommend(k=32, seen=True)
     assert set(found["item"]) == {*items, "new", "other"}

@@ -25,10 +25,6 @@ from recbole_tslrec.recbole_bridge.paradigm import paradigm_of, variants
 from recbole_tslrec.store.checkpoints import weights_hash
 from recbole_tslrec.store.files import file_hash, fingerprint
 
-# The first version of ours whose results are those of today. Raised when a change makes a cell result in
-# something else; kept cells are then run again, as they are not for every release.
-_RESULTS_OF = "0.1.0"
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -100,7 +96,7 @@ class Cell:
             "embeddings_from": self.embeddings_from and self.embeddings_from.id,
             "seed": self.seed,
             "recbole": training_settings(settings),
-            "version": _RESULTS_OF,
+            "version": variant.results_of,
             "ours": {
                 key: _content(key, value, trust)
                 for key, value in (defaults | ours).items()

@@ -38,7 +38,13 @@ from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.store.duration import duration
 
 _NOT_SEARCHED = SAME_FOR_ALL.union(general_arguments)
-_NOT_SEARCHED |= {"eval_step", "loss_decimal_place", "allow_new_data"}
+_NOT_SEARCHED |= {
+    "eval_batch_size",
+    "metric_decimal_place",
+    "eval_step",
+    "loss_decimal_place",
+    "allow_new_data",
+}
 
 _KEPT_TAKES = 1.0  # seconds, at most: a trial that is found tells nothing of those to come
 

@@ -66,7 +66,12 @@ def _fused(kind: type) -> Variant:
         requires=("item_text",) if kind.reads_text else (),
         # With fusion: none, score_term: after the model is a trained backbone, whatever the vectors.
         if_given=() if BackboneStage in chain(kind.stages) else GIVEN_BACKBONE.names,
+        results_of=_OF_WORDS if kind.reads_text else "0.1.0",
     )
+
+
+# Cold items take the ids of others since, and a causal model reads no word first.
+_OF_WORDS = "0.1.0, cold items like others"
 
 
 def _term(name: str, kind: type, of: str = "") -> Variant:
@@ -86,6 +91,7 @@ def _term(name: str, kind: type, of: str = "") -> Variant:
         of=of,
         requires=("item_text",),
         label=f"{{backbone}}, {name}",
+        results_of=_OF_WORDS,
     )
 
 

@@ -31,9 +31,13 @@ def instruction(config, source: LanguageModelSource) -> str:
     If none is given it is the paper's sentence for a causal model. An encoder reads it in every prompt,
     20 of the 52 positions of 30 items, and has a short one.
     """
+    return chosen_words(config, source).replace("{n_categories}", str(config["n_categories"]))
+
+
+def chosen_words(config, source: LanguageModelSource) -> str:
+    """The value of the key, or what stands in its place."""
     of_kind = _OF_THE_PAPER if source.kind == "causal" else _SHORT
-    words = of_kind if config[KEY] is None else config[KEY]
-    return words.replace("{n_categories}", str(config["n_categories"]))
+    return of_kind if config[KEY] is None else config[KEY]
 
 
 def make_prompt(

@@ -29,7 +29,7 @@ class EnhancedItemTable(TermAtScoring, FusedItemTable):
         if config["score_term"] != "none":
             self.scoring_term = _term(config, self.n_items)
             self.term_in_training = config["score_term"] == "during"
-        if not self.fusion.reads_ids:
+        if not self.fusion.reads_ids and not self.backbone.rows_beyond:
             self.item_table.parametrizations.weight.original.requires_grad_(False)
         # Nothing but the ids is trained, and of them as ever: the trained backbone has them.
         self.frozen = trained_elsewhere(config)

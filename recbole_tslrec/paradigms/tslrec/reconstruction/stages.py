@@ -41,7 +41,13 @@ from recbole_tslrec.language_model.reader import (
     open_source_for,
 )
 from recbole_tslrec.paradigms.tslrec.keys import INSTRUCTION
-from recbole_tslrec.paradigms.tslrec.prompt import as_read_by, check_prompt, make_prompt
+from recbole_tslrec.paradigms.tslrec.prompt import (
+    KEY,
+    as_read_by,
+    check_prompt,
+    chosen_words,
+    make_prompt,
+)
 from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import user_preferences
 from recbole_tslrec.stages import provenance
 from recbole_tslrec.stages.backbone import BackboneStage
@@ -91,7 +97,10 @@ class ReadsItems(Stage):
     def settings(self) -> dict[str, Any]:
         # The texts themselves stand for their columns, and count where they are read.
         unread = ITEM_TEXT.names if not reads_text(self.config) else _COLUMNS
-        return {key: value for key, value in super().settings().items() if key not in unread}
+        settings = {key: value for key, value in super().settings().items() if key not in unread}
+        if KEY in settings:  # the default given is the default
+            settings[KEY] = chosen_words(self.config, self.source)
+        return settings
 
     def texts_made_from(self) -> dict[str, Any]:
         """What ``made_from`` says of the items' texts; nothing where they are not read."""

@@ -2,9 +2,10 @@
 
     python benchmarks/recommender.py
 
-gives, for every backbone that reads items alone, as Base and as TSLRec on Beauty and ml-100k, the seconds of a training epoch
-and of an evaluation on all items, and on the first data set the peak memory. RecBole's way is a row for
-each prefix and batches of thousands of users; ours is ``train_batching: auto`` and blocks of users.
+gives, for every backbone that reads items alone, as Base and as TSLRec on Beauty and ml-100k, the
+seconds of a training epoch and of an evaluation on all items, and on the first data set the peak memory.
+RecBole's way is a row for each prefix and batches of thousands of users; ours is ``train_batching:
+auto`` and blocks of users.
 
 All cells of a backbone run in one process, taking turns, and the median of the turns counts, so that
 whatever else the machine does falls on all of them alike. Of rows for prefixes a turn is some steps, and

@@ -7,6 +7,7 @@ must not be mixed, so nothing here is called just "the test result".
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -124,11 +125,23 @@ def around_target(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         int64 ``[B]``, float32 ``[B]``; the second is 0 where the target's score is no number.
     """
-    target_scores = scores.gather(1, targets[:, None])
+    return items_above(scores, targets), items_level(scores, targets)
+
+
+def items_above(scores: Tensor, targets: Tensor) -> Tensor:
+    """How many items have a higher score than the target, int64 ``[B]``."""
+    return _count(torch.gt, scores, targets).long()
+
+
+def items_level(scores: Tensor, targets: Tensor) -> Tensor:
+    """How many items have the target's score, the target included, float32 ``[B]``."""
+    return _count(torch.eq, scores, targets)
+
+
+def _count(compare: Callable[..., Tensor], scores: Tensor, targets: Tensor) -> Tensor:
     # As numbers: torch adds them up five times faster than truth values. Exact up to 2^24 items.
     is_so = torch.empty(scores.shape, device=scores.device)
-    before = torch.gt(scores, target_scores, out=is_so).sum(dim=1).long()
-    return before, torch.eq(scores, target_scores, out=is_so).sum(dim=1)
+    return compare(scores, scores.gather(1, targets[:, None]), out=is_so).sum(dim=1)
 
 
 def _tied_before(scores: Tensor, target_scores: Tensor, targets: Tensor) -> Tensor:

@@ -38,8 +38,11 @@ from recbole_tslrec.experiments.run.kept_cells import DONE, ResultsFolder
 from recbole_tslrec.experiments.run.tables import mean_text
 from recbole_tslrec.paradigms.tslrec.augmentation.columns import standardise
 from recbole_tslrec.paradigms.tslrec.augmentation.controls import VECTORS, MeanPreference
-from recbole_tslrec.paradigms.tslrec.augmentation.fusions import FUSIONS, EnhancedFusion, GateFusion
-from recbole_tslrec.paradigms.tslrec.augmentation.fusions.fusion import initial_scale
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions import FUSIONS, AloneFusion, GateFusion
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions.fusion import (
+    EnhancedFusion,
+    initial_scale,
+)
 from recbole_tslrec.paradigms.tslrec.augmentation.item_vectors import EnhancedEmbedding, ItemVectors
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
 from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import FineTuningSettings
@@ -113,13 +116,6 @@ class FixedProjection(GateFusion):
     def __init__(self, id_embeddings: Tensor, width: int, scale: float):
         super().__init__(id_embeddings, width, scale)
         self.projection.requires_grad_(False)
-
-
-class NoIds(EnhancedFusion):
-    """h' alone is the item table."""
-
-    def forward(self, id_embeddings: Tensor) -> Tensor:
-        return self.project()
 
 
 class OneScaleForAllRows(torch.optim.Adam):
@@ -483,7 +479,7 @@ CHANGES: dict[str, Change] = {
         ("Base", "random", "TSLRec"),
         trainers={"": OneStepSizeBackboneTrainer, "TSLRec_": OneStepSizeTrainer},
     ),
-    "h' without the ids": _gate(NoIds),
+    "h' without the ids": _gate(AloneFusion),
     "one gate an item": _gate(OneGateAnItem),
     "gate starts at 0.9 for the ids": _gate(GateAtIds),
     "whitened": Change(_FUSED, fusion=Whitened),

@@ -65,7 +65,6 @@ class Reranker(LanguageModelRecommender, ABC):
         self.n_candidates = config["n_candidates"]
         self.candidates = config["candidates"]
         self.control = config["rerank_control"]
-        self._seed = config["seed"]
         if self.n_candidates >= self.n_items:
             raise ValueError(
                 f"n_candidates: [{self.n_candidates}] is more than the {self.n_items - 1} items of the "
@@ -159,9 +158,8 @@ class Reranker(LanguageModelRecommender, ABC):
         retrieved = scores(self.retriever, interaction)
         candidates = self._candidates(interaction, retrieved)
         if self.targets_alone:
-            return self._with_targets(
-                interaction, retrieved, candidates, interaction[self.ITEM_ID]
-            )[0]
+            targets = interaction[self.ITEM_ID]
+            return self._with_targets(interaction, retrieved, candidates, targets)[0]
         return merged_scores(retrieved, candidates, self._reranked(interaction, candidates))
 
     @torch.no_grad()
@@ -182,10 +180,8 @@ class Reranker(LanguageModelRecommender, ABC):
             [B, n_items] float32 each.
         """
         retrieved = scores(self.retriever, interaction)
-        candidates, unseen_ones = (
-            self._candidates(interaction, retrieved),
-            self._without(seen, retrieved),
-        )
+        candidates = self._candidates(interaction, retrieved)
+        unseen_ones = self._without(seen, retrieved)
         ranked, rows = self._with_targets(interaction, retrieved, candidates, targets)
         unseen = ranked
         if not torch.equal(candidates, unseen_ones):  # else the same prompts are read once

@@ -242,7 +242,7 @@ RIGHT = {
     | st.sampled_from(["mean_preference", "backbone_embedding", "random", "frozen_lm"])
     | st.sampled_from(["text", "tfidf", "shuffled_text", "gaussian_text"]),
     "enhanced_items": st.none(),
-    "fusion": st.sampled_from(["gate", "sum", "alone", "start", "none"]),
+    "fusion": st.sampled_from(["gate", "sum", "alone", "start", "null_space", "none"]),
     "score_term": st.sampled_from(["none", "after", "during"]),
     "score_weight": st.integers(1) | st.floats(0, 1e9, exclude_min=True),
     "score_decay": st.just(1) | st.floats(0, 1, exclude_min=True),

@@ -121,7 +121,7 @@ OURS: dict[str, Key] = {
         ["tslrec", "random"], ["mean_preference", "backbone_embedding", "frozen_lm"], model=_LM
     ),
     "enhanced_items": some([None], wrong=_FILE, model=_LM),
-    "fusion": some(["gate", "sum", "alone", "start"], ["none"], model=_LM),
+    "fusion": some(["gate", "sum", "alone", "start", "null_space"], ["none"], model=_LM),
     "score_term": some(["none", "after", "during"], model=_LM),
     "score_weight": number(beside=[0], model=_LM),
     "score_decay": number(high=1, beside=[0], model=_LM),

@@ -89,6 +89,7 @@ KINDS = [
     {"item_norm": "l2"},
     {"fusion": "none", "score_term": "after"},
     {"fusion": "start"},
+    {"fusion": "null_space"},
     {"fusion": "none", "score_term": "during"},
 ]
 

@@ -10,7 +10,12 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from recbole_tslrec.paradigms.tslrec.augmentation import columns
-from recbole_tslrec.paradigms.tslrec.augmentation.columns import reduce_columns, standardise
+from recbole_tslrec.paradigms.tslrec.augmentation.columns import (
+    centre,
+    reduce_columns,
+    standardise,
+    whitened_components,
+)
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions import FUSIONS, GateFusion
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions import fusion as module
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions.fusion import initial_scale
@@ -239,3 +244,31 @@ def test_vectors_that_are_all_the_same_start_nothing():
     before = table.clone()
     FUSIONS["start"](table, 1, 1.0).start(torch.ones(19, 8), torch.nn.Parameter(table))
     assert torch.equal(table, before)
+
+
+@pytest.mark.parametrize(("width", "dimension"), [(12, 8), (8, 8), (5, 8), (3, 8), (12, 7)])
+def test_null_space_adds_the_ids_to_the_weakest_of_the_whitened_components(width, dimension):
+    table = id_table(200, dimension)
+    fusion = FUSIONS["null_space"](table, width, 2.0)
+    vectors = (torch.randn(199, width) @ torch.randn(width, width)) * torch.arange(1, width + 1) + 5
+    fusion.set_enhanced(vectors)
+    centred = vectors.double() - vectors.double().mean(dim=0)
+    _, _, directions = np.linalg.svd(centred.numpy(), full_matrices=False)
+    z = centred.numpy() @ directions.T[:, :dimension]
+    z = z / z.std(axis=0)
+    size = 2 * initial_scale(table)
+    fused = fusion(table)[1:].detach().numpy()
+    n_free = dimension - min(dimension - dimension // 2, width)
+    ids = np.pad(table[1:, dimension - n_free :].numpy(), ((0, 0), (dimension - n_free, 0)))
+    ours = (fused - ids)[:, : z.shape[1]]
+    signs = np.sign((ours * z).sum(axis=0))
+    np.testing.assert_allclose(ours, size * z * signs, atol=2e-3 * size, rtol=2e-3)
+    np.testing.assert_allclose((fused - ids)[:, z.shape[1] :], 0, atol=1e-7)
+    assert torch.equal(fusion(table)[0, : dimension - n_free], torch.zeros(dimension - n_free))
+
+
+def test_a_direction_without_variance_is_no_component():
+    rows = torch.randn(50, 2, dtype=torch.float64).float()
+    vectors = centre(torch.cat([rows, rows], dim=1))  # rank 2 of 4 columns
+    components = whitened_components(vectors, 4)
+    torch.testing.assert_close(components.std(dim=0, correction=0), torch.tensor([1.0, 1, 0, 0]))

@@ -58,9 +58,7 @@ def reduce_columns(vectors: Tensor, n_columns: int) -> Tensor:
     """
     if vectors.shape[1] <= n_columns:
         return vectors
-    blocks = vectors.split(_ROWS_AT_ONCE)
-    squares = sum(rows.double().T @ rows.double() for rows in blocks)
-    variances, directions = torch.linalg.eigh(squares)  # ascending
+    variances, directions = _principal_directions(vectors)
     kept = variances[-n_columns:].sum()
     if kept <= 0:  # all zero: the embeddings are the same for every item
         return vectors[:, :n_columns]
@@ -69,5 +67,32 @@ def reduce_columns(vectors: Tensor, n_columns: int) -> Tensor:
         f"{kept / variances.sum():.2%} of the variance."
     )
     mean_variance = kept / (len(vectors) * n_columns)
-    turned = directions[:, -n_columns:].flip(1) / mean_variance.sqrt()
-    return torch.cat([(rows.double() @ turned).to(vectors.dtype) for rows in blocks])
+    return _turn(vectors, directions[:, -n_columns:].flip(1) / mean_variance.sqrt())
+
+
+def whitened_components(vectors: Tensor, n_columns: int) -> Tensor:
+    """The first principal components, the strongest first, each with variance 1.
+
+    Args:
+        vectors: [n, width], columns with mean 0.
+
+    Returns:
+        [n, n_columns], or as many as the vectors have columns; a direction without variance is 0.
+    """
+    variances, directions = _principal_directions(vectors)
+    variances, directions = variances.flip(0)[:n_columns], directions.flip(1)[:, :n_columns]
+    # Below this a direction's variance is the rounding error of the products.
+    has_any = variances > len(variances) * torch.finfo(vectors.dtype).eps * variances[0]
+    deviation = (variances / len(vectors)).where(has_any, torch.inf).sqrt()
+    return _turn(vectors, directions / deviation)
+
+
+def _principal_directions(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of squares along the principal directions, ascending, and these as columns; float64."""
+    blocks = vectors.split(_ROWS_AT_ONCE)
+    return torch.linalg.eigh(sum(rows.double().T @ rows.double() for rows in blocks))
+
+
+def _turn(vectors: Tensor, directions: Tensor) -> Tensor:
+    blocks = vectors.split(_ROWS_AT_ONCE)
+    return torch.cat([(rows.double() @ directions).to(vectors.dtype) for rows in blocks])

@@ -9,6 +9,7 @@ from recbole_tslrec.paradigms.tslrec.augmentation.fusions.alone import AloneFusi
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions.gate import GateFusion
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions.item_fusion import ItemFusion
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions.none import IdFusion
+from recbole_tslrec.paradigms.tslrec.augmentation.fusions.null_space import NullSpaceFusion
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions.start import StartFusion
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions.sum import SumFusion
 
@@ -17,5 +18,6 @@ FUSIONS: dict[str, type[ItemFusion]] = {
     "sum": SumFusion,
     "alone": AloneFusion,
     "start": StartFusion,
+    "null_space": NullSpaceFusion,
     "none": IdFusion,
 }

@@ -68,7 +68,11 @@ WRONG = [
         "none",
         "one of tslrec, mean_preference, backbone_embedding, random, frozen_lm",
     ),
-    ("fusion", "concat", "fusion: .'concat'. is not one of gate, sum, alone, start, null_space, none"),
+    (
+        "fusion",
+        "concat",
+        "fusion: .'concat'. is not one of gate, sum, alone, start, null_space, none",
+    ),
     ("enhanced_scale", float("inf"), "enhanced_scale"),
     ("train_window_context", 2, "train_window_context"),
     ("train_batching", "batch", "one of prefix, sequence"),

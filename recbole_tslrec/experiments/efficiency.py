@@ -13,6 +13,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from multiprocessing import get_context
@@ -148,6 +149,21 @@ def _apart() -> Executor:
     return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
 
 
+def _measured_apart(part: Part) -> list[Measured]:
+    """What a part comes to in a process of its own; errors as they were raised there."""
+    try:
+        with _apart() as process:
+            outcome = process.submit(part.measured_or_refused).result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            f"the process that measured [{part.stage or part.model}] was killed, most likely for its "
+            f"memory. Give a smaller llm, a smaller sft_batch_positions, or llm_quantization: nf4."
+        ) from error
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
 def measure_rows(
     grid: Grid, turns: int, ablation: bool, show_progress: bool = True
 ) -> tuple[list[Measured], dict[str, str]]:
@@ -178,11 +194,7 @@ def measure_rows(
         for part in tqdm(parts, desc="Measuring", unit=" parts", disable=not show_progress):
             part = replace(part, settings=part.settings | here)
             try:
-                with _apart() as process:
-                    outcome = process.submit(part.measured_or_refused).result()
-                if isinstance(outcome, Exception):
-                    raise outcome
-                results += outcome
+                results += _measured_apart(part)
             except Exception as error:
                 failed.setdefault(part.row, error)
     results = [one for one in results if one.row not in failed]

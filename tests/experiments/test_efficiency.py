@@ -1,4 +1,5 @@
 from concurrent.futures import Executor, Future
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -209,6 +210,25 @@ def test_a_bug_in_one_row_shows_its_traceback_and_stops_no_other(
     assert ("a bug" if error else "SASRek") in failed["LLMTRSR"]
     shown = [record for record in caplog.records if "LLMTRSR failed" in record.getMessage()]
     assert [record.exc_info is not None for record in shown] == [True] * bool(error)
+
+
+def test_a_killed_process_is_told_in_a_line_and_stops_no_other(
+    titled, settings, monkeypatch, caplog
+):
+    class Killed(Here):
+        def submit(self, function, /, *args, **kwargs):
+            if function.__self__.row != "LLMTRSR":
+                return super().submit(function, *args, **kwargs)
+            future = Future()
+            future.set_exception(BrokenProcessPool("A process was terminated abruptly"))
+            return future
+
+    monkeypatch.setattr(efficiency, "_apart", Killed)
+    grid = grid_of(titled, settings, "LLMTRSR", "P5")
+    results, failed = efficiency.measure_rows(grid, 1, False, show_progress=False)
+    assert {one.row for one in results} == {"P5"}
+    assert "was killed, most likely for its memory" in failed["LLMTRSR"]
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_a_row_without_a_language_model_is_refused(titled, settings, monkeypatch):

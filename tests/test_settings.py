@@ -200,6 +200,21 @@ def test_precision_is_what_the_device_has(small_data, settings, monkeypatch):
         precision("bfloat16")
 
 
+@pytest.mark.parametrize("backbone", ["CORE", "BERT4Rec", "FEARec"])
+def test_what_is_not_trained_on_products_is_trained_in_float32(
+    backbone, small_data, settings, monkeypatch
+):
+    monkeypatch.setattr(checks, "bf16_is_fast", lambda device: True)
+    for model in (backbone, f"TSLRec_{backbone}"):
+        auto = {"train_precision": "auto", "train_neg_sample_args": None}
+        config = Config(model, small_data, config_dict=settings | auto)
+        assert config["train_precision"] == "float32"
+        with pytest.raises(
+            ValueError, match=r"train_precision: .bfloat16. .*is none. Set .*float32"
+        ):
+            Config(model, small_data, config_dict=settings | auto | {"train_precision": "bfloat16"})
+
+
 def test_losses_that_stand_aside_are_in_no_fingerprint():
     usual = {name: key.default for name, key in TRAINING_KEYS.items()}
     names = {"sampled_loss", "sampled_negatives", "gbce_calibration", "train_precision"}

@@ -179,8 +179,10 @@ def _read(
             f"take what is too much out."
         )
     table.columns = [column.split(":")[0] for column in table.columns]
-    table = table[[item, *columns]].fillna("")
-    for column in (item, *columns):
+    table = table.fillna("")
+    # A mark in any column may hide the rows that follow.
+    complete = wanted.keys() <= set(table[item])
+    for column in (item, *columns) if complete else table:
         broken = table[column].str.contains("\n", regex=False)
         if broken.any():
             beginning = table[column][broken.idxmax()][:60]
@@ -188,7 +190,7 @@ def _read(
                 f"item_text: in [{path}] the {column} [{beginning!r} …] goes over several lines, since "
                 f'a quotation mark (") opens it. Take the mark out, or the line breaks.'
             )
-    table = table[table[item].isin(wanted.keys())]
+    table = table[[item, *columns]][table[item].isin(wanted.keys())]
     twice = table[item][table[item].duplicated()]
     if len(twice):
         raise ValueError(

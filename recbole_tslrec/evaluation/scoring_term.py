@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -88,6 +89,7 @@ class TermAtScoring:
 
     scoring_term: ScoringTerm | None
     term_in_training = False
+    _in_loss = False
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -96,7 +98,7 @@ class TermAtScoring:
     def full_sort_predict(self, interaction) -> Tensor:
         """As the backbone's, with the term. ``[B, n_items]``"""
         scores = super().full_sort_predict(interaction)
-        if self.scoring_term is None or not self.scoring_term.in_use:
+        if self._in_loss or self.scoring_term is None or not self.scoring_term.in_use:
             return scores
         return self.scoring_term(scores.view(len(interaction), -1), interaction[self.ITEM_SEQ])
 
@@ -124,8 +126,17 @@ class TermAtScoring:
                 )
             return self.scoring_term(logits, interaction[self.ITEM_SEQ]), targets
 
-        with self.loss_fct.register_forward_pre_hook(with_term):
+        # A backbone may score all items by the method that adds the term: the loss is to have it once.
+        with self._without_own_term(), self.loss_fct.register_forward_pre_hook(with_term):
             return super().calculate_loss(interaction)
+
+    @contextmanager
+    def _without_own_term(self) -> Iterator[None]:
+        self._in_loss = True
+        try:
+            yield
+        finally:
+            self._in_loss = False
 
     def added_logits(self, item_seq: Tensor) -> Tensor:
         """The term of these histories among the logits, ``[B, n_items]``."""

@@ -17,7 +17,7 @@ from recbole_tslrec.backbones.prefix_rows import prefix_loss
 from recbole_tslrec.backbones.registry import backbone_of, without_padding
 from recbole_tslrec.backbones.whole_sequences.loader import WholeSequenceDataLoader, check_settings
 from recbole_tslrec.backbones.whole_sequences.loss import whole_sequence_loss
-from recbole_tslrec.config.recbole_keys import check_topk, check_validation
+from recbole_tslrec.config.recbole_keys import check_topk, check_valid_metric, check_validation
 from recbole_tslrec.evaluation.blocks import BlockDataLoader
 from recbole_tslrec.evaluation.collector import TopkCollector
 from recbole_tslrec.evaluation.ranks import RanksAlongside
@@ -238,6 +238,8 @@ class StagesFirst:
     def check(self, train_data, valid_data, show_progress=False) -> None:
         """Raise what would stop the stages after hours; ``fit`` calls it unless it was called before."""
         check_validation(self.config, valid_data)
+        if valid_data is not None and getattr(self.model, "scoring_term", None) is not None:
+            check_valid_metric(self.config)  # the term is chosen by it, whatever eval_step says
         self.pipeline = Pipeline(
             self.config,
             train_data,

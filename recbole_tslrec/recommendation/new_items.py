@@ -18,7 +18,6 @@ from recbole_tslrec.language_model.reader import (
     open_source_for,
     tokenised_texts,
 )
-from recbole_tslrec.paradigms.tslrec.augmentation.columns import centre
 from recbole_tslrec.paradigms.tslrec.augmentation.controls import vectors_of
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions.fusion import EnhancedFusion
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions.item_fusion import most_alike
@@ -67,7 +66,8 @@ def add_new_items(
     is_new = torch.arange(len(known) + len(rows)) >= len(known)  # without padding
     warm = ~is_new
     warm[: len(known)] = torch.from_numpy(had) & of_known.any(dim=1)
-    alike = most_alike(centre(torch.cat([of_known, new])), is_new, warm)
+    mean = of_known[of_known.any(dim=1)].mean(dim=0)  # whatever else is new, an item has one row
+    alike = most_alike(torch.cat([of_known, new]) - mean, is_new, warm)
     fusion.alike = torch.cat([fusion.alike, alike.to(fusion.alike)])
     ids = model.id_embeddings
     no_ids = ids.new_zeros(len(rows), ids.shape[1])
@@ -110,6 +110,8 @@ def _no_place(trained: TrainedModel) -> str:
         return f"[{backbone.name}] has rows of its own behind the items'"
     if backbone.item_bias is not None:
         return f"[{backbone.name}] has a bias of each known item"
+    if backbone.name == "TransRec":
+        return "[TransRec] has a bias of each known item"
     if config["use_out_emb"]:  # GRU4RecCPR's
         return "use_out_emb: [True] scores with a second table of the known items"
     if config["selected_features"]:

@@ -111,6 +111,13 @@ def test_a_malformed_file_is_named(row, message):
         read()
 
 
+def test_a_mark_in_another_column_that_hides_rows_is_named():
+    write_items('a\tone\t\t"opens\t\t', 'b\ttwo\t\tcloses"\t\t', "c\tthree\t\t\t\t")
+    assert read("c") == {"c": "three"}  # nothing that is wanted is hidden
+    with pytest.raises(ValueError, match="the brand .* goes over several lines"):
+        read("abc", columns="title", missing="unknown")
+
+
 def test_no_file_and_no_header_of_recbole_are_refused():
     with pytest.raises(FileNotFoundError, match=r"no file .*small.item.*title:token_seq.*import"):
         read()

@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 from recbole.config import Config
 from recbole.quick_start import load_data_and_model
 from support.ranks import naive_rank
+from support.small_backbones import keys_of, pretrained
 from support.texts import write_texts
 
 from recbole_tslrec.evaluation.ranks import metrics
@@ -229,7 +230,9 @@ def test_training_is_the_same_with_a_term_that_comes_after(small_data, settings)
         assert torch.equal(weight, states[0][name]), name
 
 
-@pytest.mark.parametrize("model", ["TSLRec_SASRec", "TSLRec_FMLPRec"])
+@pytest.mark.parametrize(
+    "model", ["TSLRec_SASRec", "TSLRec_FMLPRec", "TSLRec_LRURec", "TSLRec_SINE", "TSLRec_GCSAN"]
+)
 def test_in_training_the_term_is_among_the_logits(model, small_data, settings):
     changes = {"score_term": "during", "score_weight": 2.0, "score_decay": 0.5}
     changes |= {"enhancement": "random", "epochs": 2}
@@ -244,7 +247,7 @@ def test_in_training_the_term_is_among_the_logits(model, small_data, settings):
         trained.scoring_term.choose((2.0, 0.5))
         loss = trained.calculate_loss(interaction)
     expected = torch.nn.functional.cross_entropy(logits, interaction["item_id"])
-    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(loss.squeeze(), expected)  # GCSAN's is [1]
     _, loaded, *_ = load_data_and_model(experiment.checkpoint)
     torch.testing.assert_close(loaded.eval().full_sort_predict(interaction), logits)
 
@@ -289,11 +292,43 @@ def test_a_term_that_is_not_in_use_is_left_out(small_data, settings, tmp_path):
             },
             "score_term: .during.*Set loss_type: CE",
         ),
+        (
+            {"score_term": "during", "enable_amp": True},
+            "score_term: .during.*Set enable_amp: False",
+        ),
     ],
 )
 def test_what_cannot_be_is_said_early(changes, message, small_data, settings):
     with pytest.raises(ValueError, match=message):
         Config("TSLRec_SASRec", small_data, config_dict=settings | AFTER | changes)
+
+
+@pytest.mark.parametrize("backbone", ["SASRecCPR", "BERT4Rec", "CORE", "S3Rec"])
+def test_logits_by_which_nothing_is_ranked_get_no_term(backbone, small_data, settings):
+    given = settings | keys_of(backbone) | {"score_term": "during", "enhancement": "random"}
+    with pytest.raises(ValueError, match=rf"score_term: .during.*\[{backbone}\] is not trained"):
+        Config(f"TSLRec_{backbone}", small_data, config_dict=given)
+
+
+def test_the_metric_that_chooses_a_term_is_one_of_those_computed(small_data, settings):
+    given = settings | AFTER | {"eval_step": 0, "metrics": ["NDCG"], "valid_metric": "MRR@10"}
+    with pytest.raises(ValueError, match=r"valid_metric: \[MRR@10\] is not computed"):
+        run_experiment("TSLRec_SASRec", small_data, config_dict=given)
+
+
+def test_a_term_of_a_backbone_that_counts_its_mask_among_the_items(small_data, settings):
+    given = settings | keys_of("S3Rec") | AFTER | {"epochs": 1}
+    given |= pretrained(small_data, settings)
+    experiment = run_experiment("TSLRec_S3Rec", small_data, config_dict=given)
+    _, loaded, dataset, *_, test_data = load_data_and_model(str(experiment.checkpoint))
+    assert len(loaded.scoring_term.vectors) == dataset.item_num
+    loaded.scoring_term.choose((1.0, 0.5))
+    interaction = next(iter(test_data))[0]
+    with torch.no_grad():
+        assert loaded.eval().full_sort_predict(interaction).shape == (
+            len(interaction),
+            dataset.item_num,
+        )
 
 
 def test_without_validation_nothing_is_chosen(small_data, settings):

@@ -12,8 +12,12 @@ from trained import make_toy
 
 from recbole_tslrec import Recommender
 from recbole_tslrec.paradigms.tslrec.augmentation.columns import reduce_columns, standardise
+from recbole_tslrec.paradigms.tslrec.augmentation.controls import vectors_of
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.recommendation import new_items
 from recbole_tslrec.recommendation.new_items import as_known, read_new_items
+from recbole_tslrec.recommendation.similar import kept_stages
+from recbole_tslrec.stages.text_vectors import TextVectorsStage
 
 
 @pytest.mark.parametrize(
@@ -53,6 +57,24 @@ def test_a_new_item_is_an_item_that_nobody_has_had(way, small_data, settings):
         recommender.add_items({"new": "again"})
     with pytest.raises(ValueError, match="^new_items: 'newer' is without a text"):
         recommender.add_items({"newer": " "})
+
+
+def test_what_else_is_new_changes_no_row(small_data, settings, monkeypatch):
+    def read(trained, texts, show_progress):
+        known = vectors_of(trained.config).make(kept_stages(trained, (TextVectorsStage,)))
+        return torch.stack([known[len(text)] + 9 * text.count("x") for text in texts.values()])
+
+    write_texts()
+    changes = {"enhancement": "text", "item_text": "title", "enhanced_dim": 8, "epochs": 1}
+    experiment = run_experiment("TSLRec_SASRec", small_data, config_dict=settings | changes)
+    monkeypatch.setattr(new_items, "_read", read)
+    apart, together = Recommender(experiment.checkpoint), Recommender(experiment.checkpoint)
+    texts = {"new": "words", **{f"other{number}": "x" * number for number in range(1, 12)}}
+    for token, text in texts.items():
+        apart.add_items({token: text})
+    together.add_items(texts)
+    one, other = (each._trained.model.fusion for each in (apart, together))
+    assert torch.equal(one.alike, other.alike) and torch.equal(one.enhanced, other.enhanced)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 12), st.booleans())

@@ -112,13 +112,20 @@ def _check(config: Mapping[str, Any]) -> None:
         )
     if config["score_term"] == "after":
         check_choice(config)
-    if config["score_term"] == "during":
+    if config["score_term"] == "during" and _fuses(config["model"]):
         _check_softmax(config)
 
 
 def _check_softmax(config: Mapping[str, Any]) -> None:
     """Raise ValueError unless the loss is the softmax over all items, in full precision."""
+    backbone = MODELS[config["model"]].backbone
+    if not backbone.by_product:
+        raise ValueError(
+            f"score_term: [during] is a term of the logits by which items are ranked, and "
+            f"[{backbone.name}] is not trained on these. Set score_term: after."
+        )
     wanted = {"loss_type": "CE", "sampled_loss": "none", "train_precision": "float32"}
+    wanted |= {"enable_amp": False}
     for key, value in wanted.items():
         if config.get(key, value) != value:
             raise ValueError(

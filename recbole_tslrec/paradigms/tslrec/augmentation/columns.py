@@ -81,8 +81,9 @@ def whitened_components(vectors: Tensor, n_columns: int) -> Tensor:
     """
     variances, directions = _principal_directions(vectors)
     variances, directions = variances.flip(0)[:n_columns], directions.flip(1)[:, :n_columns]
-    # Below this a direction's variance is the rounding error of the products.
-    has_any = variances > len(variances) * torch.finfo(vectors.dtype).eps * variances[0]
+    # Below this a direction's spread is the rounding error of the vectors' numbers.
+    least = (vectors.shape[1] * torch.finfo(vectors.dtype).eps) ** 2
+    has_any = variances > least * variances[0]
     deviation = (variances / len(vectors)).where(has_any, torch.inf).sqrt()
     return _turn(vectors, directions / deviation)
 

@@ -87,10 +87,14 @@ class EnhancedEmbedding(ItemVectors):
         return pipeline.stage(AugmentationStage).enhanced_embeddings()
 
 
-class GivenVectors(ItemVectors):
-    """What the user's file ``enhanced_items`` holds; not a value of ``enhancement``."""
+class GivenVectors(EnhancedEmbedding):
+    """h^v in the user's file ``enhanced_items``; not a value of ``enhancement``.
+
+    Whether words are in it, this experiment's ``item_prompt`` and ``item_slots`` say, as of its own.
+    """
 
     name = "enhanced_items"
+    stages = ()
 
     @staticmethod
     def width(config, dimension: int) -> int:

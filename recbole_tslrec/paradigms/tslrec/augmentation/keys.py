@@ -25,8 +25,9 @@ FUSION = declare(
         f"How the id embedding e and the projected enhanced embedding h' become one, in "
         f"[{', '.join(FUSIONS)}]. gate: a*e + (1-a)*h' with a learned elementwise gate a. sum: e + h'. "
         "alone: h', without the ids. start: e alone, which starts from the enhanced embedding's "
-        "principal components. null_space: these components, fixed but for one learned length, with e "
-        "added to the weaker half of them (AlphaFuse). none: e alone, for score_term.",
+        "principal components. null_space: the first of these components, each with variance 1, fixed "
+        "but for one learned length, with e added in the last half of the columns (AlphaFuse). none: e "
+        "alone, for score_term.",
         one_of(*FUSIONS),
     ),
     Key(

@@ -27,7 +27,7 @@ class EnhancedItemTable(TermAtScoring, FusedItemTable):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         if config["score_term"] != "none":
-            self.scoring_term = _term(config, self.n_items)
+            self.scoring_term = _term(config, len(self.id_embeddings))  # S3Rec counts its mask, too
             self.term_in_training = config["score_term"] == "during"
         if not self.fusion.reads_ids and not self.backbone.rows_beyond:
             self.item_table.parametrizations.weight.original.requires_grad_(False)
@@ -62,9 +62,9 @@ class EnhancedItemTable(TermAtScoring, FusedItemTable):
             take_trained_backbone(pipeline, self, fused)
         kind = vectors_of(pipeline.config)
         vectors = kind.make(pipeline)
-        self.fusion.start(vectors, self.id_embeddings)
-        self.fusion.set_enhanced(vectors)
         of_known = kind.for_similarity(vectors, pipeline)
+        self.fusion.start(of_known, self.id_embeddings)
+        self.fusion.set_enhanced(vectors)
         if self.scoring_term is not None:
             self.scoring_term.set_vectors(of_known)
         if self.fusion.alike is not None:

@@ -12,6 +12,10 @@ from recbole_tslrec.paradigms.tslrec.augmentation.columns import reduce_columns,
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions.item_fusion import ItemFusion
 
 _ROWS_AT_ONCE = 4096
+ALL_THE_SAME = (
+    "The enhanced embeddings of all {} items are the same: they tell the model nothing. Look at what "
+    "the language model, or the file, gives."
+)
 
 
 def initial_scale(id_embeddings: Tensor) -> float:
@@ -87,10 +91,7 @@ class EnhancedFusion(ItemFusion):
             )
         standardised = standardise(embeddings)
         if not standardised.any():
-            getLogger(__name__).warning(
-                f"The enhanced embeddings of all {len(embeddings)} items are the same: they tell the "
-                f"model nothing. Look at what the language model, or the file, gives."
-            )
+            getLogger(__name__).warning(ALL_THE_SAME.format(len(embeddings)))
         self.enhanced[1:] = reduce_columns(standardised, self.enhanced.shape[1])
 
     def project(self) -> Tensor:

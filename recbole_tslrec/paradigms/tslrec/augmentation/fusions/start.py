@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from recbole_tslrec.paradigms.tslrec.augmentation.columns import centre, reduce_columns
@@ -14,7 +15,7 @@ class StartFusion(IdFusion):
 
     E_0 = scale · σ · PCA_d(x), σ the size of the id embeddings' own start: as LLM2SASRec (Harte et al.,
     RecSys 2023) and LLM-ESR (arXiv 2405.20646) start theirs. Columns that the vectors do not have keep
-    their random start.
+    their random start, and so do items of which they know nothing.
     """
 
     def __init__(self, id_embeddings: Tensor, width: int, scale: float):
@@ -30,5 +31,8 @@ class StartFusion(IdFusion):
         """
         rows = reduce_columns(centre(embeddings), id_embeddings.shape[1])
         size = rows.double().pow(2).mean().sqrt().item()
-        if size > 0:  # else they are the same for every item
-            id_embeddings.data[1:, : rows.shape[1]] = rows * (self._size / size)
+        # An item of which nothing is known, or all if they are the same, keeps its random start.
+        known = rows.any(dim=1, keepdim=True)
+        started = rows * (self._size / size if size > 0 else 0.0)
+        ids = id_embeddings.data[1:, : rows.shape[1]]
+        ids.copy_(torch.where(known, started, ids))

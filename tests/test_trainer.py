@@ -215,3 +215,26 @@ def test_enhanced_embeddings_that_are_not_finite_are_named(small_data, settings,
         run_experiment("TSLRec_SASRec", small_data, config_dict=settings)
     finished = [p.name for p in Path("saved/tslrec/small").iterdir() if is_finished(p)]
     assert finished and not any(name.startswith("augmentation") for name in finished)
+
+
+def test_epochs_are_judged_alike_before_and_after_a_resume(small_data, settings):
+    given = settings | {"valid_protocol": "masked", "epochs": 2, "train_neg_sample_args": None}
+    run = run_experiment("SASRec", small_data, config_dict=given)
+    config = Config("SASRec", small_data, config_dict=given | {"valid_protocol": "ranked"})
+    trainer = get_trainer(config["MODEL_TYPE"], "SASRec")(config, run.trainer.model)
+    with pytest.raises(ValueError, match=r"valid_protocol: \[ranked\].*Set valid_protocol: masked"):
+        trainer.resume_checkpoint(run.checkpoint)
+
+
+def test_complex_weights_are_looked_at_too(small_data, settings):
+    run = run_experiment(
+        "SASRec", small_data, config_dict=settings | {"train_neg_sample_args": None}
+    )
+    trainer = run.trainer
+    trainer.model.phase = torch.nn.Parameter(torch.zeros(3, dtype=torch.complex64))
+    trainer.model.none = torch.nn.Parameter(torch.zeros(0))
+    trainer._epoch, trainer.start_epoch = 0, 0
+    trainer._save_checkpoint(0, verbose=False)
+    trainer.model.phase.data[1] = complex(0, float("nan"))
+    with pytest.raises(ValueError, match=r"\[phase\] holds NaN"):
+        trainer._save_checkpoint(0, verbose=False)

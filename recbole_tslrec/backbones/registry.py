@@ -22,8 +22,8 @@ class Backbone:
         module: where its class is.
         item_table: the attribute that holds the table, an ``nn.Embedding`` [n_items, d].
         causal: whether the output at a position depends on that position and earlier ones alone,
-            and positions count from the left; then one pass over a history gives every prediction,
-            and padding on the right can be cut off.
+            and positions count from the left; then padding on the right can be cut off and, if it is
+            ``by_product`` as well, one pass over a history gives every prediction.
         trimmed: the dotted name of what makes a context manager of a model, within which its
             ``forward`` gives the same, up to rounding, without its padding; None if there is none.
         ignores_padding: whether padding on the right can be cut off and every score stays, though one
@@ -34,6 +34,7 @@ class Backbone:
         rows_beyond: how many rows the table has behind the items', as for a mask token.
         item_bias: the attribute with a bias for each item's score, [n_items]; None for none.
         needs: RecBole's keys with the values without which no variant of it can be trained.
+        scores_single_items: whether its ``predict`` gives what ``full_sort_predict`` does.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Backbone:
     rows_beyond: int = 0
     item_bias: str | None = None
     needs: Mapping[str, Any] = field(default_factory=dict)
+    scores_single_items: bool = True
 
     @property
     def model_class(self) -> type[SequentialRecommender]:
@@ -54,7 +56,9 @@ class Backbone:
     @property
     def batchings(self) -> tuple[str, ...]:
         """The values of ``train_batching`` that it takes, the quickest first."""
-        quickest = ("sequence",) * self.causal + ("trimmed",) * (self.trimmed is not None)
+        # The loss of whole sequences is the softmax of products, whatever the model's own is.
+        quickest = ("sequence",) * (self.causal and self.by_product)
+        quickest += ("trimmed",) * (self.trimmed is not None)
         return (*quickest, "prefix")
 
     @property
@@ -111,8 +115,18 @@ BACKBONES: dict[str, Backbone] = {
         Backbone("NPE", f"{_RECBOLE}.npe"),
         Backbone("FEARec", f"{_RECBOLE}.fearec"),
         Backbone("TransRec", f"{_RECBOLE}.transrec", ignores_padding=True),
-        Backbone("SASRecCPR", f"{_RECBOLE}.sasreccpr"),
-        Backbone("GRU4RecCPR", f"{_RECBOLE}.gru4reccpr"),
+        Backbone(
+            "SASRecCPR",
+            f"{_RECBOLE}.sasreccpr",
+            needs={"loss_type": "CE"},
+            scores_single_items=False,
+        ),
+        Backbone(
+            "GRU4RecCPR",
+            f"{_RECBOLE}.gru4reccpr",
+            needs={"loss_type": "CE"},
+            scores_single_items=False,
+        ),
     )
 }
 

@@ -163,6 +163,17 @@ def check_needs(config: Mapping[str, Any], needs: Mapping[str, Any], model: str)
             )
 
 
+def check_full_ranking(config: Mapping[str, Any], model: str) -> None:
+    """Raise ValueError if a few items are to be scored by a model that can only score all."""
+    mode = (config["eval_args"] or {}).get("mode", "full")
+    modes = mode.values() if isinstance(mode, Mapping) else [mode]
+    if set(modes) != {"full"}:
+        raise ValueError(
+            f"eval_args: [{model}] scores all items at once, and mode [{mode}] samples them. "
+            f"Set mode: full."
+        )
+
+
 def _check_features(config: Mapping[str, Any], key: str) -> None:
     """Raise ValueError for an item's feature that the model reads and ``load_col`` does not load."""
     loaded = config["load_col"]

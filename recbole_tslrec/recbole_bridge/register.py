@@ -36,7 +36,12 @@ from recbole_tslrec.config.checks import (
     check_values,
     choose_precision,
 )
-from recbole_tslrec.config.recbole_keys import check_loss, check_needs, check_recbole_keys
+from recbole_tslrec.config.recbole_keys import (
+    check_full_ranking,
+    check_loss,
+    check_needs,
+    check_recbole_keys,
+)
 from recbole_tslrec.config.spelling import check_command_line, check_spelling
 from recbole_tslrec.config.values import did_you_mean, text
 from recbole_tslrec.data.check_header import check_columns
@@ -261,8 +266,15 @@ def with_checks(original):
         if ours or backbone is not None:
             text().check("dataset", self.dataset)
             check_recbole_keys(values, self.internal_config_dict)
-        if paradigm is not None and backbone is not None:
-            check_needs(values, backbone.needs, self.model)
+        if backbone is not None:
+            # S3Rec itself is pretrained under other keys than its variants are trained.
+            needs = backbone.needs.items()
+            needs = {
+                key: value for key, value in needs if paradigm is not None or key == "loss_type"
+            }
+            check_needs(values, needs, self.model)
+            if not backbone.scores_single_items:
+                check_full_ranking(values, self.model)
         if ours or backbone is not None:
             check_loss(values)
         check_valid_protocol(values, self.model, ours or backbone is not None)

@@ -61,6 +61,22 @@ class WatchedTrainer(Trainer):
         if self.config["valid_protocol"] == "masked":
             self._masked = SeenItems(train_data._dataset)
 
+    def resume_checkpoint(self, resume_file):
+        """As RecBole's; the epochs to come must be judged as those before were.
+
+        Raises:
+            ValueError: they are not.
+        """
+        before = load_checkpoint(resume_file)["config"].final_config_dict
+        for key, default in (("valid_protocol", "ranked"), ("valid_metric", None)):
+            if before.get(key, default) != self.config[key]:
+                raise ValueError(
+                    f"{key}: [{self.config[key]}] would judge the epochs to come, and those of "
+                    f"[{resume_file}] were judged by [{before.get(key, default)}]. Set {key}: "
+                    f"{before.get(key, default)}, or train anew."
+                )
+        super().resume_checkpoint(resume_file)
+
     def _valid_epoch(self, valid_data, show_progress=False):
         if self._masked is not None:
             valid_data = BlockDataLoader.of(valid_data, self.model, self._masked)
@@ -119,8 +135,10 @@ class WatchedTrainer(Trainer):
         # The last step of an epoch may break the weights after a loss that was sound, and without
         # validation data nothing else would notice.
         for name, weight in self.model.named_parameters():
-            extremes = torch.stack(weight.aminmax()) if weight.requires_grad else None
-            if extremes is not None and not extremes.isfinite().all():  # NaN is carried over
+            if not weight.requires_grad or weight.numel() == 0:
+                continue
+            numbers = torch.view_as_real(weight) if weight.is_complex() else weight
+            if not torch.stack(numbers.aminmax()).isfinite().all():  # NaN is carried over
                 raise self._diverged(f"end of the epoch: [{name}] holds NaN or infinity")
         super()._save_checkpoint(epoch, verbose, **kwargs)
 

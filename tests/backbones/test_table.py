@@ -16,7 +16,7 @@ from recbole.utils import get_model, get_trainer
 from support.small_backbones import keys_of, pretrained
 
 from recbole_tslrec import register_backbone
-from recbole_tslrec.backbones.registry import BACKBONES, NO_BACKBONES
+from recbole_tslrec.backbones.registry import BACKBONES, NO_BACKBONES, Backbone
 from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
 from recbole_tslrec.paradigms.tslrec.models import MODELS
 from recbole_tslrec.recbole_bridge.paradigm import PARADIGMS, staged_models
@@ -161,12 +161,30 @@ class MyMean(SequentialRecommender):
 @pytest.fixture(scope="module")
 def my_mean():
     before = {name: set(paradigm.models) for name, paradigm in PARADIGMS.items()}
-    register_backbone(MyMean, item_table="things", causal=True)
+    register_backbone(MyMean, item_table="things", causal=True, by_product=True)
     yield
     BACKBONES.pop("MyMean")
     for name, paradigm in PARADIGMS.items():
         for new in set(paradigm.models) - before[name]:
             paradigm.models.pop(new)
+
+
+def test_whole_sequences_are_for_products_of_states_and_items():
+    cosines = Backbone("MyCosines", "mine", causal=True)
+    assert cosines.batchings == ("prefix",) and cosines.cuts_padding
+    assert Backbone("MyProducts", "mine", causal=True, by_product=True).batchings[0] == "sequence"
+
+
+@pytest.mark.parametrize("model", ["SASRecCPR", "TSLRec_GRU4RecCPR"])
+def test_what_the_cpr_models_cannot_do_is_said_early(model, small_data, settings):
+    given = settings | keys_of("SASRecCPR")
+    with pytest.raises(ValueError, match=r"eval_args: .*scores all items at once"):
+        modes = {"eval_args": {"order": "TO", "mode": {"valid": "full", "test": "uni10"}}}
+        Config(model, small_data, config_dict=given | modes | {"train_neg_sample_args": None})
+    negatives = {"distribution": "uniform", "sample_num": 1}
+    with pytest.raises(ValueError, match=r"loss_type: \[BPR\].* Set loss_type: CE"):
+        bpr = {"loss_type": "BPR", "train_neg_sample_args": negatives}
+        Config(model, small_data, config_dict=given | bpr)
 
 
 def test_a_users_own_model_is_a_backbone_like_any_other(my_mean, small_data, settings, tmp_path):

@@ -133,3 +133,13 @@ def test_with_words_in_the_slots_cold_items_are_told(with_a_cold_item, small_dat
     changes = {"enhancement": "tslrec", "item_slots": "both", "sft_epochs": 1}
     run = run_experiment("TSLRec_SASRec", small_data, config_dict=with_a_cold_item | changes)
     assert run.trainer.model.fusion.cold.any()
+
+
+@pytest.mark.parametrize("backbone", ["LRURec", "BERT4Rec"])
+def test_the_bias_of_a_cold_item_is_not_pushed_down(backbone, with_a_cold_item, small_data):
+    run = run_experiment(f"TSLRec_{backbone}", small_data, config_dict=with_a_cold_item)
+    model = run.trainer.model.train()
+    bias, cold = getattr(model, model.backbone.item_bias), model.fusion.cold
+    bias.grad = None
+    model.calculate_loss(next(iter(run.train_data))).backward()
+    assert cold.any() and not bias.grad[cold].any() and bias.grad[~cold][1:].all()

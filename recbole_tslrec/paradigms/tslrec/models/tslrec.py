@@ -31,6 +31,8 @@ class EnhancedItemTable(TermAtScoring, FusedItemTable):
             self.term_in_training = config["score_term"] == "during"
         if not self.fusion.reads_ids and not self.backbone.rows_beyond:
             self.item_table.parametrizations.weight.original.requires_grad_(False)
+        if self.backbone.item_bias is not None:
+            getattr(self, self.backbone.item_bias).register_hook(self._but_of_cold_items)
         # Nothing but the ids is trained, and of them as ever: the trained backbone has them.
         self.frozen = trained_elsewhere(config)
 
@@ -70,6 +72,11 @@ class EnhancedItemTable(TermAtScoring, FusedItemTable):
         if self.fusion.alike is not None:
             had = np.bincount(pipeline.histories.items, minlength=len(pipeline.tokens) + 1)
             self.fusion.set_cold(torch.from_numpy(had[1:] == 0), of_known)
+
+    def _but_of_cold_items(self, of_bias: Tensor) -> Tensor:
+        """The gradient of the items' biases, but of those that are never a target: they would fall."""
+        cold = self.fusion.cold
+        return of_bias if cold is None else of_bias.masked_fill(cold, 0.0)
 
     @torch.no_grad()
     def mean_gate(self) -> Tensor:

@@ -189,7 +189,7 @@ def test_p5_knows_users_by_number(data, settings):
     checkpoint = trained("P5", data, settings, **small)
     load_data_and_model(checkpoint)
     write(histories() | {"a_new": [["a_new", f"i{item}", str(item)] for item in range(1, 6)]})
-    with pytest.raises(ValueError, match="a vector a user or a number.*other users'"):
+    with pytest.raises(ValueError, match="a vector a user, a number or a summary.*other users'"):
         load_data_and_model(checkpoint, allow_new_data=True)
 
 

@@ -181,9 +181,10 @@ def check_users(
     )
     if has_vectors or getattr(model, "knows_users", False):
         raise ValueError(
-            f"[{path}] has a vector a user or a number, and was trained on the users in another order, "
-            f"or on others, than the data set [{dataset.dataset_name}] has now: its rows would be other "
-            f"users'. Give the file that it was trained on (the order of the lines counts)."
+            f"[{path}] has a vector a user, a number or a summary, and was trained on the users in "
+            f"another order, or on others, than the data set [{dataset.dataset_name}] has now: its "
+            f"rows would be other users'. Give the file that it was trained on (the order of the lines "
+            f"counts)."
         )
 
 

@@ -283,6 +283,13 @@ def test_special_tokens_stand_around_the_whole_prompt(opening, closing):
     assert words == [word for word in expected if word]
 
 
+def test_of_users_without_a_candidate_nothing_is_asked():
+    candidate = Items("candidate", slots=True, candidates=True)
+    whole = Template((Words((1, 2)), candidate, Words((3,))), 10)
+    batch = whole.continued(values_of([{"candidate": []}, {"candidate": []}]), "candidate")
+    assert len(batch["token_ids"]) == len(batch["prefix_of"]) == 0
+
+
 def test_tables_of_texts_may_be_empty():
     titles = TokenTable.of(small_tokenizer(), [])
     assert len(titles.tokens) == len(titles.lengths) == len(titles.starts) == 0

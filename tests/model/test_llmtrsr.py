@@ -4,6 +4,7 @@ import copy
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from recbole_tslrec.evaluation.candidates import top_items
 from recbole_tslrec.language_model.meter import Meter
 from recbole_tslrec.language_model.prompts.segments import tokens_of
 from recbole_tslrec.paradigms.llmtrsr import stages as stages_of_summaries
+from recbole_tslrec.paradigms.llmtrsr import summariser
 from recbole_tslrec.paradigms.llmtrsr.histories import TARGETS, blocks_of
 from recbole_tslrec.paradigms.llmtrsr.kept_summaries import (
     Kept,
@@ -497,6 +499,22 @@ def test_a_checkpoint_holds_summaries_and_no_base_weights(titled, settings):
     other.summaries.seed = experiment.model.summaries.seed
     assert torch.equal(other.eval().full_sort_predict(rows), scores)
     assert torch.equal(copy.deepcopy(other).full_sort_predict(rows), scores)
+    assert other.knows_users  # summaries are kept by users' numbers
+    assert not Experiment(titled, settings | {"trsr_summary": "none"}).model.knows_users
+
+
+def test_the_day_is_in_no_summarys_prompt():
+    class Chat:
+        chat_template = "as Llama 3's"
+
+        def apply_chat_template(self, messages, strftime_now, date_string, **more):
+            return f"{strftime_now('%d %b %Y')} {date_string} {messages[0]['content']} end"
+
+        def __call__(self, text, add_special_tokens):
+            return {"input_ids": text.split()}
+
+    before, after = summariser._frame(SimpleNamespace(tokenizer=Chat()))
+    assert before == ("26", "Jul", "2024", "26", "Jul", "2024") and after == ("end",)
 
 
 WRONG = [

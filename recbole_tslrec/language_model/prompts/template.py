@@ -187,7 +187,9 @@ class Template:
         for segment, values, size in zip(segments, filled, sizes, strict=True):
             written = segment.positions() if values is None else segment.positions(values)
             end = start + size
-            if values is None and (start == start[0]).all():  # as the words at the front
+            if (
+                values is None and start.size and (start == start[0]).all()
+            ):  # as the words at the front
                 within = np.s_[:, start[0] : end[0]]
             else:
                 within = _between(position, start, end)

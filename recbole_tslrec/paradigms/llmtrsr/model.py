@@ -89,6 +89,7 @@ class LLMTRSR(Reranker):
         check_source(config, self.source)
         check_fine_tuning(config)
         self.has_summary = config["trsr_summary"] != "none"
+        self.knows_users = self.has_summary  # kept by their numbers
         self.instruction_key, unread = "trsr_instruction", {"trsr_instruction_alone"}
         if not self.has_summary:
             self.instruction_key = "trsr_instruction_alone"

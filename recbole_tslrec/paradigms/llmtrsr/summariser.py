@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _SO_FAR, _ITEMS = "so far", "items"
 _LAST_WORDS = "\n\nDescription:\n"
+_DAY = "26 Jul 2024"  # of every prompt, in templates that say the day; Llama 3's own default
 _MARK = "the words"  # stands for a message while a chat's frame is looked for
 
 
@@ -215,6 +216,13 @@ def _frame(source: LanguageModelSource) -> tuple[tuple[int, ...], tuple[int, ...
         opening, _ = special_tokens(tokenizer)
         return opening, tokens_of(tokenizer, _LAST_WORDS)
     message = [{"role": "user", "content": _MARK}]
-    chat = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+    chat = tokenizer.apply_chat_template(
+        message,
+        add_generation_prompt=True,
+        tokenize=False,
+        # Some templates, Llama 3's for one, say what day it is: summaries would differ by day.
+        date_string=_DAY,
+        strftime_now=lambda _: _DAY,
+    )
     before, _, after = chat.partition(_MARK)
     return tokens_of(tokenizer, before), tokens_of(tokenizer, after)

@@ -42,7 +42,7 @@ WRITING = declare(
         "code_score",
         "sum",
         "An item's score, in [sum, mean], over the log-probabilities of its code's tokens. sum: its "
-        "likelihood. mean: as transformers' beam search ranks.",
+        "likelihood. mean: near what transformers' beam search ranks by, which counts the end, too.",
         one_of("sum", "mean"),
     ),
 )

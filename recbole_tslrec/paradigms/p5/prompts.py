@@ -122,8 +122,8 @@ class Prompts:
                 batch[name][torch.from_numpy(own), : tensor.shape[1]] = tensor
         return batch
 
-    def answers(self, items: np.ndarray, end: bool = True) -> Tensor:
-        """The codes of items as token ids, -1 at the end; behind each code the end token if asked for.
+    def answers(self, items: np.ndarray) -> Tensor:
+        """The codes of items as token ids, behind each the end token, -1 behind that.
 
         Args:
             items: internal ids, [B] int64.
@@ -131,10 +131,8 @@ class Prompts:
         Returns:
             [B, L] int64.
         """
-        codes = self._answers[items]
-        if end:
-            codes = np.pad(codes, ((0, 0), (0, 1)), constant_values=-1)
-            codes[np.arange(len(codes)), (codes >= 0).sum(axis=1)] = END
+        codes = np.pad(self._answers[items], ((0, 0), (0, 1)), constant_values=-1)
+        codes[np.arange(len(codes)), (codes >= 0).sum(axis=1)] = END
         return torch.from_numpy(codes)
 
     def collate(

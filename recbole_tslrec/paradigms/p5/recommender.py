@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recbole_tslrec.backbones.registry import BACKBONES, Backbone
 from recbole_tslrec.config.key import result_values
+from recbole_tslrec.evaluation.candidates import score_each_user_once
 from recbole_tslrec.language_model.task import Task
 from recbole_tslrec.paradigms.p5.examples import user_numbers
 from recbole_tslrec.paradigms.p5.item_codes import number_codes
@@ -189,14 +190,8 @@ class CodeRecommender(LanguageModelRecommender):
         return self.learner()(**self._here(batch))["error"].mean()
 
     def predict(self, interaction) -> Tensor:
-        """The score of each row's own item. [B]"""
-        users, items = self._read(interaction)
-        batch = self.prompts.batch(np.zeros(len(items), dtype=np.int64), users, items)
-        answers = self.prompts.answers(interaction[self.ITEM_ID].cpu().numpy(), end=False)
-        answers = answers.to(self.device)
-        with self.source.autocast():
-            steps = self.learner().log_probabilities(answers, self._here(batch))
-        return self._scored(steps.sum(dim=1), (answers >= 0).sum(dim=1))
+        """The score of each row's own item; a prompt is read once, whatever the number of items. [B]"""
+        return score_each_user_once(self, interaction)
 
     def full_sort_predict(self, interaction) -> Tensor:
         """The scores of all items. [B, n_items]"""

@@ -124,8 +124,12 @@ def _check_softmax(config: Mapping[str, Any]) -> None:
             f"score_term: [during] is a term of the logits by which items are ranked, and "
             f"[{backbone.name}] is not trained on these. Set score_term: after."
         )
-    wanted = {"loss_type": "CE", "sampled_loss": "none", "train_precision": "float32"}
-    wanted |= {"enable_amp": False}
+    wanted = {
+        "loss_type": "CE",
+        "sampled_loss": "none",
+        "train_precision": "float32",
+        "enable_amp": False,
+    }
     for key, value in wanted.items():
         if config.get(key, value) != value:
             raise ValueError(

@@ -13,14 +13,16 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import recbole.quick_start.quick_start as quick_start
+import recbole.trainer.trainer as recbole_trainer
 import torch
 from recbole.config import Config
 from recbole.data.interaction import Interaction
 from recbole.trainer import HyperTuning, Trainer
-from recbole.utils import EvaluatorType, InputType, ModelType
+from recbole.utils import EvaluatorType, InputType, ModelType, get_environment
 from test_checkpoint_files import WEIGHTS, altered, cut_short, emptied
 
 from recbole_tslrec import __main__ as command_line
+from recbole_tslrec.config.devices import device_of
 from recbole_tslrec.recbole_bridge import patches as compatibility
 from recbole_tslrec.store.checkpoints import convert_checkpoint, load_checkpoint
 
@@ -351,3 +353,16 @@ def test_anomaly_detection_which_sine_switches_on_is_as_the_user_had_it(detect, 
 def test_members_of_recboles_enums_are_written_by_value_on_every_python(member):
     text = pickle.dumps(member, protocol=2)
     assert b"getattr" not in text and pickle.loads(text) is member
+
+
+def test_on_a_machine_with_a_gpu_an_experiment_on_the_cpu_ends(monkeypatch):
+    """RecBole asks for the memory of config["device"], which torch has of GPUs alone."""
+    config = Config("SASRec", "ml-100k", config_dict=SETTINGS | {"use_gpu": True})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises((ValueError, RuntimeError, AssertionError)):
+        recbole_trainer.get_gpu_usage.__wrapped__(config["device"])
+    assert recbole_trainer.get_gpu_usage(config["device"]) == "0.0 / 0.0"
+    assert "0.0 / 0.0" in get_environment(config).draw()
+    assert (
+        device_of({"gpu_id": ""}) == "cpu" and device_of({}) == device_of({"gpu_id": "0"}) == "cuda"
+    )

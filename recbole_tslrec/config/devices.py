@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +16,11 @@ def bf16_is_fast(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def device_of(settings: Mapping[str, Any]) -> str:
+    """Where RecBole works under some settings, ``cuda`` or ``cpu``: on a GPU, unless gpu_id is empty."""
+    return "cuda" if torch.cuda.is_available() and settings.get("gpu_id") != "" else "cpu"
 
 
 def processor() -> str:

@@ -21,7 +21,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, init_seed
@@ -29,7 +28,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from recbole_tslrec import plug_in
-from recbole_tslrec.config.devices import machine
+from recbole_tslrec.config.devices import device_of, machine
 from recbole_tslrec.config.refusals import is_refusal, tell_failure
 from recbole_tslrec.experiments.run.cells import Cell
 from recbole_tslrec.experiments.run.grid import Grid
@@ -302,10 +301,9 @@ def run(grid: Grid, turns: int, ablation: bool, output: Path) -> str:
     (dataset,) = grid.datasets
     given = grid.given(dataset)
     title = f"{dataset}, language model {given.get('llm', _DEFAULT_MODEL)}"
-    # As RecBole chooses: a GPU, unless told otherwise.
-    device = "cuda" if torch.cuda.is_available() and given.get("gpu_id") != "" else "cpu"
+    where = machine(device_of(given))
     table = efficiency_table(results)
-    text = _TEXT.format(title=title, machine=machine(device), turns=turns, table=table)
+    text = _TEXT.format(title=title, machine=where, turns=turns, table=table)
     text += "".join(f"\n{row} was not measured: {error}\n" for row, error in failed.items())
     content = {
         "title": title,

@@ -157,7 +157,7 @@ def load_language_model(
     check_loaded(source, outcome)
     tell_left_over(source, outcome)
     model.loaded = {
-        "parameters": model.num_parameters(),
+        "parameters": n_parameters(model),
         "tensors": len(list(model.parameters())),
         "tensors_not_used": len(outcome["unexpected_keys"]),
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -167,6 +167,16 @@ def load_language_model(
     if device.type == "cpu" and getattr(model, "is_loaded_in_4bit", False):
         keep_4_bit_weights_as_they_are(model)
     return model.requires_grad_(trainable).eval()
+
+
+def n_parameters(model: nn.Module) -> int:
+    """How many parameters a model has; 4-bit weights, of which a byte holds two, by their own shape."""
+    return sum(
+        weight.quant_state.shape.numel()
+        if getattr(weight, "quant_state", None) is not None
+        else weight.numel()
+        for weight in model.parameters()
+    )
 
 
 def keep_4_bit_weights_as_they_are(model: PreTrainedModel) -> None:

@@ -16,6 +16,7 @@ from recbole_tslrec.language_model.kinds import model_class
 from recbole_tslrec.language_model.load import (
     full_precision_dtype,
     keep_4_bit_weights_as_they_are,
+    n_parameters,
     quantization_config,
 )
 from recbole_tslrec.language_model.source import LanguageModelSource
@@ -47,7 +48,7 @@ def random_language_model(
         with torch.device("meta"):
             model = kind.from_config(copy.deepcopy(source.config), **options)
         _fill_quantised(model, quantization, device)
-    model.loaded = {"parameters": model.num_parameters(), "random": True}
+    model.loaded = {"parameters": n_parameters(model), "random": True}
     model.config.use_cache = False
     if quantization == "nf4" and device.type == "cpu":
         keep_4_bit_weights_as_they_are(model)

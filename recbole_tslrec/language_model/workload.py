@@ -63,7 +63,11 @@ class Workload:
     @property
     def n_parameters(self) -> int:
         """Of the language model, with what is trained besides."""
-        return sum(weight.numel() for weight in self.reader.parameters())
+        from recbole_tslrec.language_model.load import (
+            n_parameters,
+        )  # transformers is slow to import
+
+        return n_parameters(self.reader)
 
 
 def training_workload(

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from tabulate import tabulate
 
 from recbole_tslrec.recbole_bridge import config_files, pickles, register, sound_files
@@ -84,6 +85,16 @@ def _done_before() -> None:
 
 def _silence_recboles_future_warnings() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+
+
+def _memory_of_a_gpu_alone(original: Callable[..., str]) -> Callable[..., str]:
+    @functools.wraps(original)
+    def get_gpu_usage(device=None):
+        if device is not None and torch.device(device).type != "cuda":
+            return "0.0 / 0.0"  # RecBole's own words where there is no GPU
+        return original(device)
+
+    return get_gpu_usage
 
 
 _IMPORTS = [
@@ -222,6 +233,12 @@ _CHECKPOINTS = [
         "recbole.evaluator.collector.Collector.get_data_struct",
         "RecBole moves counts to the CPU as if they were tensors: ItemCoverage and three more fail",
         _around(sound_files.collecting_numbers_too),
+    ),
+    Patch(
+        "recbole.utils.utils.get_gpu_usage recbole.utils.get_gpu_usage "
+        "recbole.trainer.trainer.get_gpu_usage",
+        "asked for the memory of the CPU, where a GPU is there and gpu_id is '': fails after training",
+        _around(_memory_of_a_gpu_alone),
     ),
     Patch(
         "warnings.filters[recbole.*]",

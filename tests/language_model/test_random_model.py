@@ -22,6 +22,8 @@ def test_held_as_a_loaded_model_is_and_can_be_trained(kind, quantization, langua
         for model in (made, loaded)
     ]
     linear = {name for name in as_held[0] if "embed" not in name}
+    whole = load_language_model(open_source(folder), "none", CPU)
+    assert made.loaded["parameters"] == loaded.loaded["parameters"] == whole.num_parameters()
     assert linear and all(as_held[0][name] == as_held[1][name] for name in linear)
     assert not any(tensor.is_meta for tensor in (*made.parameters(), *made.buffers()))
     reader = ItemPromptModel(add_adapters(made, 2, 4, 0.0, "all-linear"), torch.randn(5, 6), "last")

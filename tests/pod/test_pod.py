@@ -19,11 +19,12 @@ def settings(settings):
     return settings | {"llm": "scratch", "sft_batch_positions": 2048}
 
 
-def examples(n_candidates=12, seed=1) -> Segments:
+def examples(n_candidates=12, seed=1, room=10_000) -> Segments:
     offsets = np.concatenate([[0], np.cumsum(LENGTHS)])
     histories = Histories(np.arange(1, 5), offsets, np.concatenate(ITEMS))
     users = np.arange(8).reshape(4, 2)
-    return Segments(histories, users, [range(8), range(8, 13)], 40, n_candidates, seed)
+    sizes, rooms = 1 + np.arange(41) % 3, np.full(4, room)  # an item takes one to three positions
+    return Segments(histories, users, [range(8), range(8, 13)], sizes, n_candidates, rooms, seed)
 
 
 def test_a_segment_and_its_target_follow_each_other_in_training():
@@ -52,6 +53,17 @@ def test_candidates_are_the_positive_and_items_outside_the_history():
             assert positive in history
             assert len(items) == len(set(items.tolist())) == min(12, 41 - len(history))
             assert set(items.tolist()) & set(history.tolist()) == {positive}
+
+
+def test_candidates_that_do_not_fit_are_left_out():
+    wide, narrow = examples(), examples(room=14)
+    for epoch in range(20):
+        wide.set_epoch(epoch), narrow.set_epoch(epoch)
+        for row in range(len(LENGTHS), 2 * len(LENGTHS)):
+            (*_, items, positive), (*_, fewer, same) = wide[row], narrow[row]
+            taken = narrow.sizes[fewer].sum()
+            assert same == positive and positive in fewer and set(fewer) <= set(items)
+            assert 14 - 3 < taken <= 14 < wide.sizes[items].sum()
 
 
 def test_what_is_drawn_follows_from_seed_and_epoch():
@@ -124,5 +136,16 @@ def test_both_tasks_are_trained(small_data, settings):
 def test_too_many_candidates_are_refused_before_training(small_data, settings):
     changes = {"pod_tasks": ["sequential", "top_n"], "item_code": "independent"}
     changes |= {"pod_vectors": 500}
-    with pytest.raises(ValueError, match="Shorten the words"):
+    with pytest.raises(ValueError, match="pod_candidates: two of them, .*Set pod_vectors"):
         run_experiment("POD", small_data, config_dict=settings | changes)
+    with pytest.raises(ValueError, match="Shorten the words"):
+        run_experiment("POD", small_data, config_dict=settings | changes | {"pod_vectors": 600})
+
+
+def test_as_many_candidates_as_fit_are_read_in_every_epoch(small_data, settings):
+    """A hundred codes of several tokens each do not fit beside so many vectors in any epoch."""
+    changes = {"pod_tasks": ["sequential", "top_n"], "item_code": "independent"}
+    changes |= {"pod_vectors": 440, "pod_candidates": 100, "sft_epochs": 2}
+    model, _, _ = untrained(settings | changes, small_data, "POD")
+    assert model.source.context_length == 512
+    run_experiment("POD", small_data, config_dict=settings | changes)

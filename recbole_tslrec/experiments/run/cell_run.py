@@ -20,7 +20,7 @@ from recbole.data import create_dataset, data_preparation
 
 import recbole_tslrec
 from recbole_tslrec.backbones.registry import BACKBONES
-from recbole_tslrec.config.devices import machine
+from recbole_tslrec.config.devices import device_of, machine
 from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.config.key import KEYS, Effect
 from recbole_tslrec.config.refusals import tell_failure
@@ -181,7 +181,7 @@ def failure(cell: Cell, error: Exception) -> dict[str, Any]:
     return (
         description(cell)
         | {"status": FAILED, "error": f"{type(error).__name__}: {error}"}
-        | _circumstances()
+        | _circumstances(cell)
     )
 
 
@@ -190,7 +190,7 @@ def outcome(cell: Cell, experiment: Experiment) -> dict[str, Any]:
     valid = {name: float(experiment.best_valid_result[name]) for name in METRICS.values()}
     epochs = len(experiment.trainer.train_loss_dict)
     found = {"status": DONE, "error": None, "valid": valid, "epochs": epochs}
-    return description(cell) | found | _circumstances()
+    return description(cell) | found | _circumstances(cell)
 
 
 def effective_settings(cell: Cell, config) -> dict[str, str]:
@@ -214,13 +214,13 @@ def effective_settings(cell: Cell, config) -> dict[str, str]:
     return {key: value for key, value in sorted(values.items()) if key not in ("seed", "dataset")}
 
 
-def _circumstances() -> dict[str, Any]:
+def _circumstances(cell: Cell) -> dict[str, Any]:
     """With what, where, when and by what command a line was made."""
     packages = ("recbole", "torch", "transformers")
     return {
         "versions": {"recbole_tslrec": recbole_tslrec.__version__}
         | {package: version(package) for package in packages},
-        "machine": machine("cuda" if torch.cuda.is_available() else "cpu"),
+        "machine": machine(device_of(cell.experiment_settings())),
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

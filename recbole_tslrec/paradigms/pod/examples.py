@@ -15,16 +15,18 @@ class Segments:
 
     Sequential (POD §3.3): a segment of the history begins anywhere before its last item, and ends
     anywhere behind that beginning; the item after it is the target. Top-N: one item of the history is
-    the positive, and the other candidates are drawn evenly from all items outside it; all are
-    shuffled. What is drawn follows from the seed and the epoch alone. Only training histories are
-    read, so that an item that was held out may be a negative, as anything unseen may.
+    the positive, and the other candidates are drawn evenly from all items outside it, as many as are
+    asked for and fit the prompt; all are shuffled. What is drawn follows from the seed and the epoch
+    alone. Only training histories are read, so that an item that was held out may be a negative, as
+    anything unseen may.
 
     Args:
         histories: the users' training histories, of two items or more each.
         users: their token ids, [n_users, L] int64.
         sentences: the numbers of each task's sentences, in the order of the tasks.
-        n_items: the internal ids are 1 … n_items.
+        sizes: the positions of each item in a prompt, by internal id, [n_items + 1] int64.
         n_candidates: of a top-N prompt.
+        room: the positions of each user's candidates at the most, [n_users] int64.
         seed: of what is drawn.
     """
 
@@ -33,12 +35,13 @@ class Segments:
         histories: Histories,
         users: np.ndarray,
         sentences: Sequence[range],
-        n_items: int,
+        sizes: np.ndarray,
         n_candidates: int,
+        room: np.ndarray,
         seed: int,
     ):
         self.histories, self.users, self.sentences = histories, users, sentences
-        self.n_items, self.n_candidates, self.seed = n_items, n_candidates, seed
+        self.sizes, self.n_candidates, self.room, self.seed = sizes, n_candidates, room, seed
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -61,16 +64,17 @@ class Segments:
         if task == 0:
             items, target = history[self.starts[user] : self.ends[user]], history[self.ends[user]]
         else:
-            items, target = self._candidates(number, history)
+            items, target = self._candidates(number, history, self.room[user])
         return self._sentences[task][user], self.users[user], items, int(target)
 
-    def _candidates(self, number: int, history: np.ndarray) -> tuple[np.ndarray, int]:
+    def _candidates(self, number: int, history: np.ndarray, room: int) -> tuple[np.ndarray, int]:
         generator = np.random.default_rng((self.seed, self._epoch, number))
         positive = generator.choice(history)
-        others = np.setdiff1d(np.arange(1, self.n_items + 1), history)
+        others = np.setdiff1d(np.arange(1, len(self.sizes)), history)
         size = min(self.n_candidates - 1, len(others))
-        items = np.append(generator.choice(others, size, replace=False), positive)
-        return generator.permutation(items), positive
+        others = generator.choice(others, size, replace=False)
+        fit = np.cumsum(self.sizes[others]) <= room - self.sizes[positive]
+        return generator.permutation(np.append(others[fit], positive)), positive
 
     def content_hash(self) -> str:
         """A hash of all that they are drawn from."""

@@ -19,7 +19,12 @@ OWN = declare(
         Values(lambda value: value in _TASKS, "[sequential] or [sequential, top_n]"),
     ),
     Key("pod_vectors", 10, "m, the learned vectors of a task's prompt; 0: none.", integer(0)),
-    Key("pod_candidates", 100, "The items of a top_n prompt, the positive among them.", integer(2)),
+    Key(
+        "pod_candidates",
+        100,
+        "The items of a top_n prompt, the positive among them; fewer where no more fit the context.",
+        integer(2),
+    ),
     Key(
         "pod_learning_rate",
         5e-4,

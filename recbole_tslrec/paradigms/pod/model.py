@@ -93,12 +93,35 @@ class POD(CodeRecommender):
         histories, settings = training_histories(dataset), self.settings
         histories = histories.of(self.learned_users(dataset, histories.user_ids))
         users = self.users_written(histories.user_ids)
-        sizes = (self.n_items - 1, settings["pod_candidates"], settings["seed"])
-        examples = Segments(histories, users, self._of_tasks, *sizes)
-        # A segment is no longer than the history; candidates are as many in every epoch.
+        _, sizes = self.vocabulary.items()
+        room = self._room(users, int(sizes.max()))
+        candidates = (sizes, settings["pod_candidates"], room, settings["seed"])
+        examples = Segments(histories, users, self._of_tasks, *candidates)
+        # A segment is no longer than the history; candidates are about as long in every epoch.
         n_users, others = len(histories), range(1, len(self._of_tasks))
         items = [[history[:-1] for history in histories]]
         items += [[examples[task * n_users + row][2] for row in range(n_users)] for task in others]
         pairs = zip(self._of_tasks, items, strict=True)
         lengths = [self.most_positions(part, users, of_task) for part, of_task in pairs]
         return self.task_of(examples, np.concatenate(lengths), "users' segments")
+
+    def _room(self, users: np.ndarray, largest: int) -> np.ndarray:
+        """The positions that are left for candidates in the longest sentence that has them. [n_users]
+
+        Args:
+            users: their token ids, [n_users, L] int64.
+            largest: the positions of the longest item.
+
+        Raises:
+            ValueError: two candidates do not fit, or nothing but the words does.
+        """
+        room = np.full(len(users), self.source.context_length)
+        for part in self._of_tasks[1:]:
+            room -= self.most_positions(part, users, [np.empty(0, dtype=np.int64)] * len(users))
+            if room.min(initial=2 * largest) < 2 * largest:
+                raise ValueError(
+                    f"pod_candidates: two of them, of up to {largest} positions each, do not fit "
+                    f"beside the words and the [{self.settings['pod_vectors']}] learned vectors. Set "
+                    f"pod_vectors to fewer, or pod_tasks=['sequential']."
+                )
+        return room

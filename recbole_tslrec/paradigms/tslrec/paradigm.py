@@ -86,7 +86,7 @@ def _term(name: str, kind: type, of: str = "") -> Variant:
             "item_norm": "none",
         },
         (*kind.stages, BackboneStage),
-        ("enhanced_dim", *kind.keys),
+        ("enhanced_dim", "score_map", *kind.keys),
         control=bool(of),
         of=of,
         requires=("item_text",),

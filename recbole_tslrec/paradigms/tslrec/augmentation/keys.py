@@ -72,6 +72,14 @@ SCORE_TERM = declare(
         number(lambda value: 0 < value <= 1, "a number above 0, up to 1"),
         unchanged_at=0.7,
     ),
+    Key(
+        "score_map",
+        "none",
+        "In [none, contrastive]. contrastive: the term's vectors go through a linear map first, learned "
+        "on the training histories so that items that follow each other are alike.",
+        one_of("none", "contrastive"),
+        unchanged_at="none",
+    ),
 )
 
 GIVEN_VECTORS = declare(

@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 from recbole_tslrec.data.histories import Histories
 
-_BATCH = 1024
+_BATCH = 256
 _EPOCHS = 3
 _LEARNING_RATE = 1e-3
-_TEMPERATURE = 0.1
+_TEMPERATURE = 0.2
 
 
 def contrastive_map(

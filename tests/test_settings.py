@@ -265,6 +265,7 @@ RIGHT = {
     "score_term": st.sampled_from(["none", "after", "during"]),
     "score_weight": st.integers(1) | st.floats(0, 1e9, exclude_min=True),
     "score_decay": st.just(1) | st.floats(0, 1, exclude_min=True),
+    "score_map": st.sampled_from(["none", "contrastive"]),
     "enhanced_dim": st.integers(1),
     "enhanced_scale": st.integers(1) | st.floats(0, 1e9, exclude_min=True),
     "item_norm": st.sampled_from(["none", "l2"]),

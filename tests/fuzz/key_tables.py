@@ -125,6 +125,7 @@ OURS: dict[str, Key] = {
     "score_term": some(["none", "after", "during"], model=_LM),
     "score_weight": number(beside=[0], model=_LM),
     "score_decay": number(high=1, beside=[0], model=_LM),
+    "score_map": some(["none", "contrastive"], model=_LM),
     "enhanced_dim": whole(1, model=_LM),
     "enhanced_scale": number(beside=[0], model=_LM),
     "item_norm": some(["none", "l2"], model="CI_SASRec"),

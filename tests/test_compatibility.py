@@ -23,6 +23,8 @@ from test_checkpoint_files import WEIGHTS, altered, cut_short, emptied
 
 from recbole_tslrec import __main__ as command_line
 from recbole_tslrec.config.devices import device_of
+from recbole_tslrec.experiments.run import cell_run
+from recbole_tslrec.experiments.run.cells import Cell
 from recbole_tslrec.recbole_bridge import patches as compatibility
 from recbole_tslrec.store.checkpoints import convert_checkpoint, load_checkpoint
 

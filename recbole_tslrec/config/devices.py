@@ -19,8 +19,9 @@ def bf16_is_fast(device: torch.device) -> bool:
 
 
 def device_of(settings: Mapping[str, Any]) -> str:
-    """Where RecBole works under some settings, ``cuda`` or ``cpu``: on a GPU, unless gpu_id is empty."""
-    return "cuda" if torch.cuda.is_available() and settings.get("gpu_id") != "" else "cpu"
+    """Where RecBole works under some settings, ``cuda`` or ``cpu``: on a GPU, unless gpu_id names none."""
+    on_cpu = settings.get("gpu_id", "0") in ("", "cpu", None)
+    return "cpu" if on_cpu or not torch.cuda.is_available() else "cuda"
 
 
 def processor() -> str:

@@ -45,6 +45,7 @@ class Key:
         values: those that it takes.
         effect: what it can change.
         type: as the yaml says it; the default's if not given.
+        only_with: the key without which, at its ``unchanged_at``, this one changes nothing.
         unchanged_at: of a key that is newer than stored results, or was not counted in them, the value
             at which nothing has changed: fingerprints stay there. Not given: every value counts.
     """
@@ -55,6 +56,7 @@ class Key:
     values: Values
     effect: Effect = Effect.VALUE
     type: str = ""
+    only_with: str | None = None
     unchanged_at: Any = _NO_VALUE
 
     def check(self, value: Any) -> None:

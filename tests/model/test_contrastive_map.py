@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from recbole_tslrec.data.histories import Histories
+from recbole_tslrec.experiments.run.cells import Cell
 from recbole_tslrec.paradigms.tslrec.augmentation.contrastive_map import (
     _TEMPERATURE,
     consecutive,
@@ -24,9 +25,16 @@ def histories(*lists) -> Histories:
     return Histories(np.arange(1, 1 + len(lists)), offsets, np.concatenate(lists))
 
 
+TOKENS = np.array(["[PAD]", *map(str, range(9, 0, -1)), *map(str, range(1000, 40_000))])
+
+
+def pairs_of(*lists) -> np.ndarray:
+    return consecutive(histories(*lists), TOKENS)
+
+
 def test_pairs_stay_within_a_user_and_are_of_two_items():
-    found = consecutive(histories([1, 2, 2, 3], [4], [5, 6]))
-    assert found.tolist() == [[1, 2], [2, 3], [5, 6]]
+    """Users come by token: the third one, "7", before the first, "9"."""
+    assert pairs_of([1, 2, 2, 3], [4], [5, 6]).tolist() == [[4, 5], [0, 1], [1, 2]]
 
 
 def test_the_loss_is_that_of_a_loop():
@@ -39,8 +47,8 @@ def test_the_loss_is_that_of_a_loop():
         for own in range(7):
             terms = {}
             for other in range(7):
-                if other != own and items[other, answer] == items[own, answer]:
-                    continue  # the right answer once more
+                if other != own and items[other, answer] in (items[own, answer], items[own, asked]):
+                    continue  # the right answer once more, or who asks
                 cosine = (vectors[own, asked] * vectors[other, answer]).sum().item()
                 terms[other] = math.exp(cosine / _TEMPERATURE) / share[items[other, answer]].item()
             total -= math.log(terms[own] / sum(terms.values())) / 14
@@ -55,7 +63,7 @@ def test_items_that_follow_each_other_become_alike_and_what_is_unknown_stays_so(
     words -= words.mean(dim=0)
     words[40] = 0  # an item of which nothing is known
     users = [[i, i + 20] for i in generator.integers(1, 21, 30_000)] + [[41, 1], [2, 41]]
-    given = (words, histories(*users), 3, CPU)
+    given = (words, pairs_of(*users), 3, CPU)
     mapped = contrastive_map(*given)
     assert mapped.shape == words.shape and not mapped[40].any()
     torch.testing.assert_close(mapped[:40].norm(dim=1), torch.ones(40))
@@ -70,7 +78,7 @@ def test_items_that_follow_each_other_become_alike_and_what_is_unknown_stays_so(
 
 def test_without_a_pair_the_words_stay_as_they_are():
     words = torch.randn(6, 4, generator=torch.Generator().manual_seed(2))
-    mapped = contrastive_map(words, histories([1], [2, 2]), 0, CPU)
+    mapped = contrastive_map(words, pairs_of([1], [2, 2]), 0, CPU)
     torch.testing.assert_close(mapped, functional.normalize(words, dim=1))
 
 
@@ -87,5 +95,17 @@ def test_an_experiment_with_it(when, small_data, settings):
     vectors = {kind: one.trainer.model.scoring_term.vectors for kind, one in found.items()}
     assert vectors["none"].shape == vectors["contrastive"].shape
     assert not torch.allclose(vectors["none"], vectors["contrastive"], atol=1e-2)
+    lengths = vectors["contrastive"][1:].float().norm(dim=1)
+    torch.testing.assert_close(lengths, torch.ones_like(lengths), atol=1e-2, rtol=0)
     state = torch.load(found["contrastive"].checkpoint, weights_only=True)["state_dict"]
     assert torch.equal(state["scoring_term.vectors"], vectors["contrastive"].cpu())
+
+
+def test_without_a_term_the_map_changes_no_cell():
+    def cell(variant, **settings):
+        return Cell("ml-100k", "SASRec", variant, 2020, settings, "data").id
+
+    assert cell("TSLRec") == cell("TSLRec", score_map="contrastive", score_decay=0.5)
+    assert cell("TextTerm") != cell("TextTerm", score_map="contrastive")
+    with_term = {"score_term": "during", "score_weight": 2.0}
+    assert cell("TSLRec", **with_term) != cell("TSLRec", **with_term, score_map="contrastive")

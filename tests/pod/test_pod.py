@@ -143,9 +143,12 @@ def test_too_many_candidates_are_refused_before_training(small_data, settings):
 
 
 def test_as_many_candidates_as_fit_are_read_in_every_epoch(small_data, settings):
-    """A hundred codes of several tokens each do not fit beside so many vectors in any epoch."""
-    changes = {"pod_tasks": ["sequential", "top_n"], "item_code": "independent"}
-    changes |= {"pod_vectors": 440, "pod_candidates": 100, "sft_epochs": 2}
-    model, _, _ = untrained(settings | changes, small_data, "POD")
-    assert model.source.context_length == 512
-    run_experiment("POD", small_data, config_dict=settings | changes)
+    changes = {"pod_tasks": ["sequential", "top_n"], "pod_vectors": 470, "sft_epochs": 2}
+    found = run_experiment("POD", small_data, config_dict=settings | changes)
+    model, dataset = found.trainer.model, found.train_data._dataset
+    task = model.task(dataset)
+    n_users = len(task.examples) // 2
+    for epoch in range(3):
+        task.examples.set_epoch(epoch)
+        drawn = [task.examples[row][2] for row in range(n_users, 2 * n_users)]
+        assert 2 <= min(map(len, drawn)) and max(map(len, drawn)) < model.n_items - 2

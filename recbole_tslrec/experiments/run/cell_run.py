@@ -220,7 +220,7 @@ def _circumstances(cell: Cell) -> dict[str, Any]:
     return {
         "versions": {"recbole_tslrec": recbole_tslrec.__version__}
         | {package: version(package) for package in packages},
-        "machine": machine(device_of(cell.experiment_settings())),
+        "machine": machine(device_of(cell.settings)),
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

@@ -86,6 +86,7 @@ class Cell:
         defaults = {name: key.default for name, key in KEYS.items()}
         defaults |= {} if paradigm is None else paradigm.defaults()
         trust = bool(settings.get("llm_trust_remote_code", False))
+        values = defaults | ours
         texts = {"texts": self.texts} if self.texts else {}  # older than kept results
         return texts | {
             "format": FORMAT,
@@ -99,9 +100,10 @@ class Cell:
             "version": variant.results_of,
             "ours": {
                 key: _content(key, value, trust)
-                for key, value in (defaults | ours).items()
+                for key, value in values.items()
                 if variant.depends_on(key)
                 and counts(key, value)
+                and _has_what_it_needs(key, values)
                 and not (value is None and key in variant.if_given)
             },
         }
@@ -126,6 +128,12 @@ class Cell:
     def config(self) -> Config:
         """RecBole's config of the cell's experiment, without its input files."""
         return Config(self.model, self.dataset, config_dict=self.experiment_settings())
+
+
+def _has_what_it_needs(key: str, values: Mapping[str, Any]) -> bool:
+    """Whether a key that changes nothing without another has that one."""
+    needed = KEYS[key].only_with
+    return needed is None or counts(needed, values[needed])
 
 
 def _content(key: str, value: Any, trust_remote_code: bool) -> Any:

@@ -3,12 +3,16 @@
 x' = x + x A, where A starts at 0, so that the words' own similarity is where it begins. A is learned by
 InfoNCE (arXiv 1807.03748) on pairs of consecutive items of the training histories: of a batch's items
 the one that came next is to be the nearest, by the cosine over a temperature. The others stand in for
-the whole catalogue; what is drawn often is corrected for that (Yi et al., RecSys 2019, Eq. 3). Nothing
-of the language model is tuned, and an item's vector stays a function of its words.
+the whole catalogue; what is drawn often is corrected for that (Yi et al., RecSys 2019, Eq. 3, by an
+item's share in either place of the pairs). Nothing of the language model is tuned.
+
+Vectors that say nothing of the items, if they have columns enough, learn the pairs as well: a gain is the
+words' only as far as ``shuffled_text`` under the same map does not have it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from logging import getLogger
 
 import numpy as np
@@ -25,9 +29,10 @@ _LEARNING_RATE = 1e-3
 _TEMPERATURE = 0.2
 
 
+@torch.enable_grad()
 def contrastive_map(
     vectors: Tensor,
-    histories: Histories,
+    pairs: np.ndarray,
     seed: int,
     device: torch.device,
     show_progress: bool = False,
@@ -38,8 +43,8 @@ def contrastive_map(
 
     Args:
         vectors: [n, width] in the order of internal ids, without padding, columns with mean 0.
-        histories: the users' training histories.
-        seed: of the order of the pairs.
+        pairs: rows of ``vectors`` that follow each other, [n_pairs, 2] int64; see ``consecutive``.
+        seed: of the order in which they are read.
         device: where A is learned.
         show_progress: whether to draw a progress bar, if it takes more than two seconds.
 
@@ -47,24 +52,16 @@ def contrastive_map(
         [n, width] float32, rows of length 1, on the CPU.
     """
     rows = functional.normalize(vectors.float(), dim=1).to(device)
-    pairs = consecutive(histories) - 1  # without padding
     known = vectors.any(dim=1).numpy()
     pairs = torch.from_numpy(pairs[known[pairs].all(axis=1)])
     frequency = pairs.flatten().bincount(minlength=len(rows)).to(device, torch.float32)
     log_frequency = (frequency / frequency.sum().clamp(min=1)).log()
     change = torch.zeros(rows.shape[1], rows.shape[1], device=device, requires_grad=True)
     optimizer = torch.optim.Adam([change], lr=_LEARNING_RATE)
-    generator = torch.Generator().manual_seed(seed)
-    batches = [
-        batch
-        for _ in range(_EPOCHS)
-        for batch in pairs[torch.randperm(len(pairs), generator=generator)].split(_BATCH)
-    ]
-    bar = tqdm(
-        batches, desc="Map", unit=" batches", delay=2, leave=False, disable=not show_progress
-    )
+    n_batches = _EPOCHS * -(-len(pairs) // _BATCH)
+    hidden = {"delay": 2, "leave": False, "disable": not show_progress}
     losses = []
-    for batch in bar:
+    for batch in tqdm(_batches(pairs, seed), "Map", n_batches, unit=" batches", **hidden):
         items = batch.to(device)
         loss = info_nce(_changed(rows[items], change), items, log_frequency)
         optimizer.zero_grad()
@@ -77,17 +74,28 @@ def contrastive_map(
             f"Map of the items' vectors, learned on {len(pairs):,} pairs of consecutive items: loss "
             f"{of_epoch[0].mean():.3f} in the first epoch, {of_epoch[-1].mean():.3f} in the last."
         )
-    with torch.no_grad():
-        return _changed(rows, change).cpu()
+    return _changed(rows, change).detach().cpu()
 
 
-def consecutive(histories: Histories) -> np.ndarray:
-    """Each item of a history with the one after it, but where both are the same. [n_pairs, 2] int64"""
-    items = histories.items
+def consecutive(histories: Histories, user_tokens: np.ndarray) -> np.ndarray:
+    """Each item of a history with the one after it, but where both are the same. [n_pairs, 2] int64
+
+    Users come in the order of their tokens: their internal numbers change nothing.
+
+    Args:
+        histories: the users' training histories, internal ids; the pairs count from 0, without padding.
+        user_tokens: str, by internal id.
+    """
+    order = np.argsort(user_tokens[histories.user_ids].astype(str), kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    items = histories.items - 1
     is_last = np.zeros(len(items), dtype=bool)
     is_last[histories.offsets[1:] - 1] = True
-    pairs = np.stack([items[:-1], items[1:]], axis=1)[~is_last[:-1]]
-    return pairs[pairs[:, 0] != pairs[:, 1]]
+    pairs = np.stack([items[:-1], items[1:]], axis=1)
+    wanted = ~is_last[:-1] & (pairs[:, 0] != pairs[:, 1])
+    of_user = np.repeat(place, histories.lengths)[:-1][wanted]
+    return pairs[wanted][np.argsort(of_user, kind="stable")]
 
 
 def info_nce(vectors: Tensor, items: Tensor, log_frequency: Tensor) -> Tensor:
@@ -95,18 +103,25 @@ def info_nce(vectors: Tensor, items: Tensor, log_frequency: Tensor) -> Tensor:
 
     Args:
         vectors: [B, 2, width], rows of length 1: of each pair both items.
-        items: [B, 2] int64; an item that is the answer of another pair as well is no wrong one.
+        items: [B, 2] int64; the right answer where it stands once more, and the item that asks, are
+            no wrong answers.
         log_frequency: of every item, the logarithm of its share among all that is drawn.
     """
     right = torch.arange(len(items), device=items.device)
     loss = vectors.new_zeros(())
-    for asked, answer in ((0, 1), (1, 0)):
-        answers = items[:, answer]
-        logits = vectors[:, asked] @ vectors[:, answer].T / _TEMPERATURE
-        twice = (answers[:, None] == answers) & (right[:, None] != right)
-        logits = (logits - log_frequency[answers]).masked_fill(twice, -torch.inf)
+    for ask, answer in ((0, 1), (1, 0)):
+        asked, answers = items[:, ask, None], items[:, answer]
+        logits = vectors[:, ask] @ vectors[:, answer].T / _TEMPERATURE - log_frequency[answers]
+        once_more = (answers[:, None] == answers) & (right[:, None] != right)
+        logits = logits.masked_fill(once_more | (asked == answers), -torch.inf)
         loss = loss + functional.cross_entropy(logits, right) / 2
     return loss
+
+
+def _batches(pairs: Tensor, seed: int) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(_EPOCHS):
+        yield from pairs[torch.randperm(len(pairs), generator=generator)].split(_BATCH)
 
 
 def _changed(rows: Tensor, change: Tensor) -> Tensor:

@@ -62,6 +62,7 @@ SCORE_TERM = declare(
         1.0,
         "With score_term: during, the weight of the term among the logits.",
         ABOVE_0,
+        only_with="score_term",
         unchanged_at=1.0,
     ),
     Key(
@@ -70,14 +71,17 @@ SCORE_TERM = declare(
         "With score_term: during, by how much an item of the history counts less than the one after it, "
         "in (0, 1].",
         number(lambda value: 0 < value <= 1, "a number above 0, up to 1"),
+        only_with="score_term",
         unchanged_at=0.7,
     ),
     Key(
         "score_map",
         "none",
         "In [none, contrastive]. contrastive: the term's vectors go through a linear map first, learned "
-        "on the training histories so that items that follow each other are alike.",
+        "on the training histories so that items that follow each other are alike; compare with "
+        "enhancement: shuffled_text under the same map, for it learns from vectors that say nothing, too.",
         one_of("none", "contrastive"),
+        only_with="score_term",
         unchanged_at="none",
     ),
 )

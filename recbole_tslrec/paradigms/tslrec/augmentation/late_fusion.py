@@ -52,7 +52,10 @@ class HistorySimilarity(ScoringTerm):
         Their mean is taken away, without which the states of a language model all point one way. A row
         of zeros is an item of which nothing is known: it is like no other.
         """
-        rows = reduce_columns(centre(vectors), self.vectors.shape[1])
+        self.set_rows(reduce_columns(centre(vectors), self.vectors.shape[1]))
+
+    def set_rows(self, rows: Tensor) -> None:
+        """Take rows whose cosine counts as it is, ``[n_items - 1, at the most width]``, no padding."""
         self.vectors.zero_()
         self.vectors[1:, : rows.shape[1]] = functional.normalize(rows, dim=1)
 

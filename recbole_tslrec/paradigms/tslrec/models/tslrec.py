@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from recbole_tslrec.evaluation.scoring_term import TermAtScoring
 from recbole_tslrec.paradigms.tslrec.augmentation.columns import centre, reduce_columns
-from recbole_tslrec.paradigms.tslrec.augmentation.contrastive_map import contrastive_map
+from recbole_tslrec.paradigms.tslrec.augmentation.contrastive_map import (
+    consecutive,
+    contrastive_map,
+)
 from recbole_tslrec.paradigms.tslrec.augmentation.controls import vectors_of
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions import FUSIONS
 from recbole_tslrec.paradigms.tslrec.augmentation.late_fusion import HistorySimilarity
@@ -70,19 +73,21 @@ class EnhancedItemTable(TermAtScoring, FusedItemTable):
         self.fusion.start(of_known, self.id_embeddings)
         self.fusion.set_enhanced(vectors)
         if self.scoring_term is not None:
-            self.scoring_term.set_vectors(self._of_the_term(of_known, pipeline))
+            self._set_term(of_known, pipeline)
         if self.fusion.alike is not None:
             had = np.bincount(pipeline.histories.items, minlength=len(pipeline.tokens) + 1)
             self.fusion.set_cold(torch.from_numpy(had[1:] == 0), of_known)
 
-    def _of_the_term(self, vectors: Tensor, pipeline: Pipeline) -> Tensor:
-        """The vectors whose cosine counts at scoring, with as many columns as the term has."""
-        config = pipeline.config
+    def _set_term(self, vectors: Tensor, pipeline: Pipeline) -> None:
+        """Give the term its vectors, after the map if there is one."""
+        config, dataset = pipeline.config, pipeline.dataset
         if config["score_map"] == "none":
-            return vectors
+            self.scoring_term.set_vectors(vectors)
+            return
         rows = reduce_columns(centre(vectors), self.scoring_term.vectors.shape[1])
+        pairs = consecutive(pipeline.histories, dataset.field2id_token[dataset.uid_field])
         how = (config["seed"], config["device"], pipeline.show_progress)
-        return contrastive_map(rows, pipeline.histories, *how)
+        self.scoring_term.set_rows(contrastive_map(rows, pairs, *how))
 
     def _but_of_cold_items(self, of_bias: Tensor) -> Tensor:
         """The gradient of the items' biases, but of those that are never a target: they would fall."""

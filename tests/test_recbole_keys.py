@@ -48,6 +48,9 @@ WRONG = [
     ("enable_amp", 0, "enable_amp: .0. is not True or False"),
     ("loss_decimal_place", 10**12, "loss_decimal_place: .* 100 or smaller"),
     ("transform", "mask", "transform: .'mask'. is not one of mask_itemseq"),
+    ("transform", "mask_itemseq", r"transform: .mask_itemseq. .* Set mask_ratio to a number in"),
+    ("transform", "crop_itemseq", r"transform: .crop_itemseq. .* eta is .None.\. Set eta to"),
+    ("transform", "reorder_itemseq", r"transform: .reorder_itemseq. .* Set beta to a number in"),
     ("loss_type", "CEE", "loss_type: .'CEE'. is not one of CE, BPR"),
     ("metrics", [], "metrics"),
     ("metrics", ["AUC", "NDCG"], "metrics: .* in one run"),
@@ -130,6 +133,14 @@ def test_a_models_own_wrong_value_is_refused(model, key, value, small_data, sett
         Config(model, small_data, config_dict=keys)
 
 
+def test_a_transform_takes_a_share_that_is_one(small_data, settings):
+    keys = {"train_neg_sample_args": None, "transform": "crop_itemseq", "eta": 1.5}
+    with pytest.raises(ValueError, match=r"transform: .* eta is .1.5.\. Set eta to a number in"):
+        Config("SASRec", small_data, config_dict=settings | keys)
+    # It is the default of a model of RecBole's.
+    Config("BERT4Rec", small_data, config_dict=settings | keys | {"transform": "mask_itemseq"})
+
+
 TAKEN = [
     {"gpu_id": "0,1"},
     {"gpu_id": (0, 1)},
@@ -159,6 +170,10 @@ TAKEN = [
     {"num_layers": 0, "nh": "no key of SASRec's"},
     {"loss_decimal_place": "2", "metric_decimal_place": 6},
     {"stopping_step": float("inf"), "eval_step": -1},
+    {"transform": "inverse_itemseq"},
+    {"transform": "mask_itemseq", "mask_ratio": 0.5},
+    {"transform": "crop_itemseq", "eta": 1},
+    {"transform": "reorder_itemseq", "beta": 0},
 ]
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from recbole_tslrec.config.key import Effect, Key, KeyGroup
-from recbole_tslrec.config.values import YES_OR_NO, integer, number, one_of
-
-_SHARE = number(lambda share: 0 <= share <= 1, "a number in [0, 1]")
+from recbole_tslrec.config.values import UP_TO_1, YES_OR_NO, integer, one_of
 
 # Not made known with `declare`: they enter fingerprints with RecBole's keys (`fingerprints.py`).
 ROWS = KeyGroup(
@@ -26,7 +24,7 @@ ROWS = KeyGroup(
             0.5,
             "With sequence: the share of MAX_ITEM_LIST_LENGTH that a target of a longer history has "
             "before it at least, in [0, 1]. 1: all of it, as prefix.",
-            _SHARE,
+            UP_TO_1,
         ),
     ),
 )
@@ -52,7 +50,7 @@ LOSS = KeyGroup(
             0.75,
             "With gbce: t of its paper, in [0, 1]. 0: plain binary cross entropy; 1: scores as the "
             "softmax's.",
-            _SHARE,
+            UP_TO_1,
         ),
     ),
 )

@@ -13,8 +13,13 @@ from recbole.evaluator import metric_types
 from recbole.utils import EvaluatorType
 from recbole.utils.argument_list import dataset_arguments, evaluation_arguments
 
-from recbole_tslrec.config.recbole_tables import ENCODING, ENTRIES, RECBOLE_KEYS
-from recbole_tslrec.config.values import integer
+from recbole_tslrec.config.recbole_tables import (
+    ENCODING,
+    ENTRIES,
+    RECBOLE_KEYS,
+    SHARES_OF_TRANSFORMS,
+)
+from recbole_tslrec.config.values import UP_TO_1, integer
 
 # What is compared and how it is judged: the same for all rows, or the easier data would win. The length
 # of histories is a model's own, though RecBole has it among the keys of the data.
@@ -35,6 +40,7 @@ def check_recbole_keys(config: Mapping[str, Any], model_keys: Collection[str]) -
         if key in model_keys:
             values.check(key, config[key])
     ENCODING.check("encoding", config.get("encoding"))
+    _check_transform(config)
     _check_entries(config, "clip_grad_norm", required=("max_norm",))
     _check_entries(config, "train_neg_sample_args")
     eval_args = config["eval_args"]
@@ -52,6 +58,16 @@ def check_recbole_keys(config: Mapping[str, Any], model_keys: Collection[str]) -
         raise ValueError(
             f"n_heads: [{config['n_heads']}] does not divide {width}: [{config[width]}]. "
             f"Give one that does."
+        )
+
+
+def _check_transform(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for a transform without its share, which it would miss in the first batch."""
+    key = SHARES_OF_TRANSFORMS.get(config["transform"])
+    if key is not None and not UP_TO_1.accepts(config.get(key)):
+        raise ValueError(
+            f"transform: [{config['transform']}] reads from {key} what share of a history it changes, "
+            f"and {key} is [{config.get(key)!r}]. Set {key} to {UP_TO_1.expected}."
         )
 
 

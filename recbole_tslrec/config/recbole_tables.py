@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from recbole_tslrec.config.values import YES_OR_NO, Values, integer, number, one_of, text
+from recbole_tslrec.config.values import UP_TO_1, YES_OR_NO, Values, integer, number, one_of, text
 
 # ---- tests of single values ----------------------------------------------------------------------
 
@@ -112,7 +112,6 @@ def _is_norm(value: Any) -> bool:
 
 _SWITCH = Values(lambda value: value in (True, False, None), "True or False")
 _SHARE = number(lambda value: value >= 0, "a number, 0 or larger")
-_DROPOUT = number(lambda value: 0 <= value <= 1, "a number in [0, 1]")
 _INTERVALS = _or_none(Values(are_intervals, 'intervals as in "[5,inf)"'))
 _PATH = Values(_is_path, "a path")
 _COLUMN = Values(lambda value: isinstance(value, str), "the name of a column")
@@ -214,9 +213,9 @@ RECBOLE_KEYS: dict[str, Values] = {
     "num_layers": _LAYERS,
     "nh": _SIZE,
     "nv": _SIZE,
-    "dropout_prob": _DROPOUT,
-    "hidden_dropout_prob": _DROPOUT,
-    "attn_dropout_prob": _DROPOUT,
+    "dropout_prob": UP_TO_1,
+    "hidden_dropout_prob": UP_TO_1,
+    "attn_dropout_prob": UP_TO_1,
     "hidden_act": one_of("gelu", "relu", "swish", "tanh", "sigmoid"),
     "layer_norm_eps": _SHARE,
     "initializer_range": _SHARE,
@@ -228,6 +227,13 @@ RECBOLE_KEYS: dict[str, Values] = {
 
 # RecBole reads it, and has no default of it.
 ENCODING = _or_none(Values(_is_encoding, "an encoding that Python knows, as utf-8 or latin-1"))
+
+# The key from which a transform reads a share of the history; most models have no default of it.
+SHARES_OF_TRANSFORMS = {
+    "mask_itemseq": "mask_ratio",
+    "crop_itemseq": "eta",
+    "reorder_itemseq": "beta",
+}
 
 # Keys that hold entries: which there are, and what each takes.
 ENTRIES: dict[str, dict[str, Values]] = {

@@ -81,3 +81,4 @@ def texts(expected: str) -> Values:
 
 YES_OR_NO = Values(lambda value: isinstance(value, bool), "True or False")
 ABOVE_0 = number(lambda value: value > 0, "a number above 0")
+UP_TO_1 = number(lambda value: 0 <= value <= 1, "a number in [0, 1]")

@@ -168,14 +168,10 @@ def rank_test_targets(model, train_data, valid_data, test_data) -> Ranks:
         the ranks in the order of the test rows.
 
     Raises:
-        ValueError: the test does not rank all items (``eval_args: mode`` is not full), or a score
-            is NaN or infinite.
+        ValueError: there is no row to test, the test does not rank all items (``eval_args: mode`` is
+            not full), or a score is NaN or infinite.
     """
-    if not isinstance(test_data, FullSortEvalDataLoader):
-        raise ValueError(
-            f"eval_args: the mode [{test_data.config['eval_args']['mode']}] ranks sampled items; give "
-            f"mode: full."
-        )
+    _check_test(test_data)
     dataset = train_data._dataset
     histories = training_histories(dataset)
     seen = SeenItems(dataset, histories, valid_data)
@@ -207,6 +203,20 @@ def rank_test_targets(model, train_data, valid_data, test_data) -> Ranks:
         item_count=counts[targets],
         repeated=repeated,
     )
+
+
+def _check_test(test_data) -> None:
+    """Raise ValueError if there is no row to test, or only some items are ranked."""
+    given = test_data.config["eval_args"]
+    if not isinstance(test_data, FullSortEvalDataLoader):
+        raise ValueError(
+            f"eval_args: the mode [{given['mode']}] ranks sampled items; give mode: full."
+        )
+    if len(test_data._dataset) == 0:
+        raise ValueError(
+            f"eval_args: the split [{given['split']}] leaves nothing to test. Set split: "
+            f"{{'LS': 'valid_and_test'}}, or give data with longer histories."
+        )
 
 
 def _both_ranks(model, interaction, targets: Tensor, seen) -> tuple[Tensor, Tensor]:

@@ -91,3 +91,14 @@ def test_sampled_tests_are_refused(small_data, settings):
     loaders = data_preparation(config, create_dataset(config))
     with pytest.raises(ValueError, match="mode: full"):
         rank_test_targets(None, *loaders)
+
+
+@pytest.mark.parametrize("split", [{"LS": "valid_only"}, {"RS": [0.8, 0.2, 0]}])
+def test_a_split_without_a_test_is_refused(split, small_data, settings):
+    evaluation = {"mode": "full", "order": "TO", "split": split}
+    given = settings | {"eval_args": evaluation, "train_neg_sample_args": None}
+    experiment = run_experiment("GRU4Rec", small_data, config_dict=given)
+    assert experiment.test_result is None
+    loaders = (experiment.train_data, experiment.valid_data, experiment.test_data)
+    with pytest.raises(ValueError, match=r"eval_args: the split .* leaves nothing to test\. Set"):
+        rank_test_targets(experiment.trainer.model, *loaders)

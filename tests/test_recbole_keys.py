@@ -1,5 +1,7 @@
 """RecBole's own keys: what is wrong is refused by name, and what RecBole takes is taken."""
 
+from pathlib import Path
+
 import pytest
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
@@ -55,6 +57,8 @@ WRONG = [
     ("metrics", [], "metrics"),
     ("metrics", ["AUC", "NDCG"], "metrics: .* in one run"),
     ("metrics", ["AUC"], "metrics: .* mode .* Give mode: uni100"),
+    ("eval_args", {"order": "TO", "mode": "labeled"}, "metrics: .* rank items, .* Give mode: full"),
+    ("eval_args", {"order": "TO", "mode": {"test": "labeled"}}, "metrics: .* rank items"),
     ("topk", [], "topk"),
     ("topk", (5, 10), "topk: ..5, 10.. is not .* as in .5,10"),
     ("topk", None, "topk"),
@@ -185,6 +189,25 @@ def test_what_recbole_takes_is_taken_up_to_the_trainer(changes, small_data, sett
     train_data, *_ = data_preparation(config, create_dataset(config))
     model = get_model(config["model"])(config, train_data._dataset)
     get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+
+
+@pytest.mark.parametrize("model", ["SASRec", "TSLRec_SASRec"])
+def test_labels_that_are_not_loaded_are_refused(model, small_data, settings):
+    labeled = {"eval_args": {"order": "TO", "mode": "labeled"}, "train_neg_sample_args": None}
+    keys = settings | labeled | {"metrics": ["AUC"], "valid_metric": "AUC"}
+    message = r"eval_args: mode .labeled. judges by LABEL_FIELD: .label., .*'timestamp'.\. Set"
+    with pytest.raises(ValueError, match=message):
+        Config(model, small_data, config_dict=keys)
+    file = Path("data/small/small.inter")
+    head, *rows = file.read_text().splitlines()
+    rows = [f"{row}\t{number % 2}" for number, row in enumerate(rows)]
+    file.write_text("\n".join([f"{head}\tlabel:float", *rows]))
+    with pytest.raises(ValueError, match=message):  # it is there, and left out
+        Config(model, small_data, config_dict=keys)
+    keys["load_col"] = {"inter": ["user_id", "item_id", "timestamp", "label"]}
+    Config(model, small_data, config_dict=keys)
+    from_it = {"LABEL_FIELD": "liked", "threshold": {"label": 1}}
+    Config(model, small_data, config_dict=keys | from_it)
 
 
 @pytest.mark.parametrize("model", ["SASRec", "GRU4Rec", "Caser", "FMLPRec"])

@@ -99,13 +99,23 @@ def _check_kinds(config: Mapping[str, Any]) -> None:
             f"metrics: [{config['metrics']}] rank items and judge single scores, which RecBole does "
             f"not do in one run. Give one kind."
         )
-    mode = config["eval_args"].get("mode", "full")
-    modes = mode.values() if isinstance(mode, Mapping) else [mode]
+    mode, modes = config["eval_args"].get("mode", "full"), modes_of(config)
     if kinds == {EvaluatorType.VALUE} and "full" in modes:
         raise ValueError(
             f"metrics: [{config['metrics']}] judge single scores, and eval_args: mode [{mode}] ranks "
             f"all items. Give mode: uni100, or other metrics."
         )
+    if kinds == {EvaluatorType.RANKING} and "labeled" in modes:
+        raise ValueError(
+            f"metrics: [{config['metrics']}] rank items, and eval_args: mode [{mode}] judges single "
+            f"scores. Give mode: full, or metrics: ['AUC']."
+        )
+
+
+def modes_of(config: Mapping[str, Any]) -> list[str]:
+    """How validation and test rank: RecBole's ``eval_args: mode``, one for both or one for each."""
+    mode = (config["eval_args"] or {}).get("mode", "full")
+    return list(mode.values()) if isinstance(mode, Mapping) else [mode]
 
 
 # ---- metrics and losses --------------------------------------------------------------------------
@@ -181,9 +191,8 @@ def check_needs(config: Mapping[str, Any], needs: Mapping[str, Any], model: str)
 
 def check_full_ranking(config: Mapping[str, Any], model: str) -> None:
     """Raise ValueError if a few items are to be scored by a model that can only score all."""
-    mode = (config["eval_args"] or {}).get("mode", "full")
-    modes = mode.values() if isinstance(mode, Mapping) else [mode]
-    if set(modes) != {"full"}:
+    if set(modes_of(config)) != {"full"}:
+        mode = config["eval_args"]["mode"]
         raise ValueError(
             f"eval_args: [{model}] scores all items at once, and mode [{mode}] samples them. "
             f"Set mode: full."

@@ -10,6 +10,7 @@ from typing import Any
 
 from recbole.utils import FeatureType
 
+from recbole_tslrec.config.recbole_keys import modes_of
 from recbole_tslrec.config.recbole_tables import are_intervals
 
 _TYPES = frozenset(one.value for one in FeatureType)
@@ -145,6 +146,26 @@ def check_columns(config: Mapping[str, Any]) -> None:
         )
     _check_loaded(config, columns)
     _check_value_filters(config, types)
+
+
+def check_label(config: Mapping[str, Any]) -> None:
+    """Raise ValueError if ``mode: labeled`` is to judge by a label that is not loaded.
+
+    Files are read, or not, as by ``check_columns``. RecBole would miss the label after an epoch. With
+    ``threshold`` it makes one, and says itself what is wrong.
+    """
+    path, label = path_of(config), config["LABEL_FIELD"]
+    made = config["threshold"] is not None or config.get("benchmark_filename") is not None
+    if "labeled" not in modes_of(config) or made or not path.is_file():
+        return
+    columns = [column.split(":")[0] for column in read_header(config)]
+    _check_loaded(config, columns)
+    if label not in (loaded := loaded_columns(config, columns)):
+        raise ValueError(
+            f"eval_args: mode [labeled] judges by LABEL_FIELD: [{label}], which is none of the loaded "
+            f"columns, {loaded}. Set LABEL_FIELD and load_col, threshold: {{'rating': 4}}, which makes "
+            f"labels of ratings, or mode: uni100."
+        )
 
 
 def loaded_columns(config: Mapping[str, Any], columns: list[str]) -> list[str]:

@@ -44,7 +44,7 @@ from recbole_tslrec.config.recbole_keys import (
 )
 from recbole_tslrec.config.spelling import check_command_line, check_spelling
 from recbole_tslrec.config.values import did_you_mean, text
-from recbole_tslrec.data.check_header import check_columns
+from recbole_tslrec.data.check_header import check_columns, check_label
 from recbole_tslrec.data.check_interactions import check_interactions
 from recbole_tslrec.data.item_catalogue import check_item_columns
 from recbole_tslrec.data.time_order import check_order
@@ -291,6 +291,8 @@ def with_checks(original):
             check_columns(values)
             check_item_columns(values)
             check_interactions(values)
+        if ours or backbone is not None:
+            check_label(values)
 
     return set_default_parameters
 

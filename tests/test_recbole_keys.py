@@ -238,6 +238,23 @@ def test_a_ranking_longer_than_the_catalogue_is_refused_before_training(
         get_trainer(config["MODEL_TYPE"], model)(config, recommender)
 
 
+@pytest.mark.parametrize("model", ["SASRecCPR", "GRU4RecCPR", "CI_SASRecCPR"])
+def test_more_items_to_rerank_than_there_are_are_refused_before_training(
+    model, small_data, settings
+):
+    def trainer(**changes):
+        keys = settings | {"train_neg_sample_args": None, "n_categories": 3} | changes
+        config = Config(model, small_data, config_dict=keys)
+        train_data, *_ = data_preparation(config, create_dataset(config))
+        recommender = get_model(model)(config, train_data._dataset)
+        return get_trainer(config["MODEL_TYPE"], model)(config, recommender)
+
+    with pytest.raises(ValueError, match=r"reranker_CAN_NUM: \[100\] is more than the 30 items"):
+        trainer()  # of RecBole's default
+    trainer(reranker_CAN_NUM=30)
+    trainer(n_facet_reranker=0, n_facet_all=4)
+
+
 def test_a_list_filters_as_the_text_of_it_does(small_data, settings):
     sizes = []
     for interval in ("[0,inf)", "[2,12]", [2, 12]):

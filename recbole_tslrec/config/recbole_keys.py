@@ -161,6 +161,23 @@ def check_topk(config: Mapping[str, Any], n_items: int) -> None:
         )
 
 
+def check_reranked(config: Mapping[str, Any], model) -> None:
+    """Raise ValueError if RecBole's CPR models are to rerank more items than there are.
+
+    Args:
+        config: RecBole's, with its defaults in.
+        model: RecBole's, of any kind; but for those two none has such a key.
+    """
+    if not getattr(model, "n_facet_reranker", 0):
+        return
+    most, n_items = max(model.reranker_CAN_NUM), model.n_items - 1  # padding is none
+    if most > n_items:
+        raise ValueError(
+            f"reranker_CAN_NUM: [{most}] is more than the {n_items} items of the data set "
+            f"[{config['dataset']}]. Set reranker_CAN_NUM: {n_items}, or smaller."
+        )
+
+
 def check_valid_metric(config: Mapping[str, Any]) -> None:
     """Raise ValueError if the metric that is to choose the epoch is none of those computed.
 

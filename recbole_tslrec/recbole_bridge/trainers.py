@@ -17,7 +17,12 @@ from recbole_tslrec.backbones.prefix_rows import prefix_loss
 from recbole_tslrec.backbones.registry import backbone_of, without_padding
 from recbole_tslrec.backbones.whole_sequences.loader import WholeSequenceDataLoader, check_settings
 from recbole_tslrec.backbones.whole_sequences.loss import whole_sequence_loss
-from recbole_tslrec.config.recbole_keys import check_topk, check_valid_metric, check_validation
+from recbole_tslrec.config.recbole_keys import (
+    check_reranked,
+    check_topk,
+    check_valid_metric,
+    check_validation,
+)
 from recbole_tslrec.evaluation.blocks import BlockDataLoader
 from recbole_tslrec.evaluation.collector import TopkCollector
 from recbole_tslrec.evaluation.ranks import RanksAlongside
@@ -40,6 +45,7 @@ class WatchedTrainer(Trainer):
 
     def __init__(self, config, model):
         check_topk(config, model.n_items - 1)
+        check_reranked(config, model)
         super().__init__(config, model)
         self.eval_collector = TopkCollector(config)
         self._epoch, self._step = None, 0  # where training stands

@@ -13,8 +13,9 @@ against the first model alone. All models must be of the same data, split and nu
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from recbole_tslrec.recbole_bridge.trained_model import TrainedModel, load_train
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
 METRIC = "ndcg@10"
+VARIANT = ("enhancement", "fusion", "score_term")  # by these the rows of TSLRec differ
 
 
 def standardised(scores: Tensor) -> Tensor:
@@ -102,6 +104,13 @@ def table(names: list[str], valid: np.ndarray, test: np.ndarray) -> Iterator[lis
         yield [f"+ {name}", WEIGHTS[best], by_weight[best], found["hit@10"], found[METRIC], t, p]
 
 
+def name_of(config: Mapping[str, Any]) -> str:
+    """A trained model's row: its kind, what tells it from others of the kind, and its seed."""
+    reads = config["model"].startswith("TSLRec_")  # others may have these keys, and read none
+    variant = [f"{key}: {config[key]}" for key in VARIANT if reads and config[key] is not None]
+    return ", ".join([config["model"], *variant, f"seed {config['seed']}"])
+
+
 def check_same_data(models: list[TrainedModel]) -> None:
     """Raise ValueError if a model has other rows to test, or other numbers of the items."""
     first, *others = models
@@ -129,7 +138,7 @@ def main() -> None:
     files = [args.checkpoint, *args.beside.split(",")]
     models = [load_trained_model(file) for file in files]
     check_same_data(models)
-    names = [f"{one.config['model']}, seed {one.config['seed']}" for one in models]
+    names = [name_of(one.config) for one in models]
     valid, test = (ranks_by_weight(models, part) for part in ("valid", "test"))
     headers = ["", "w", f"validation {METRIC}", "hit@10", METRIC, "t", "p"]
     print(tabulate(table(names, valid, test), headers, tablefmt="github", floatfmt=".4f"))

@@ -54,6 +54,20 @@ def test_a_second_model_is_weighted_on_validation(small_data, settings, monkeypa
 PARTS = ("train", "valid", "test")
 
 
+def test_two_variants_of_one_seed_have_names_of_their_own(small_data, settings):
+    keys = settings | {"seed": 3, "n_categories": 3}
+    names = []
+    for more in ({"enhancement": "random"}, {"enhancement": "random", "fusion": "sum"}):
+        run = run_experiment("TSLRec_SASRec", small_data, config_dict=keys | more)
+        names.append(benchmark.name_of(benchmark.load_trained_model(run.checkpoint).config))
+    assert names == [
+        f"TSLRec_SASRec, enhancement: random, fusion: {fusion}, score_term: none, seed 3"
+        for fusion in ("gate", "sum")
+    ]
+    own = {"model": "CI_SASRec", "seed": 3, "enhancement": "tslrec", "fusion": "gate"}
+    assert benchmark.name_of(own) == "CI_SASRec, seed 3"
+
+
 def test_models_of_other_data_are_refused(small_data, settings):
     one = run_experiment("SASRec", small_data, config_dict=settings)
     fewer = settings | {"user_inter_num_interval": "[8,inf)"}

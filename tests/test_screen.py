@@ -175,3 +175,10 @@ def test_the_log_is_recboles_and_comes_once_nothing_is_refused(small_data, setti
     for part in (*parts, "running environment"):
         assert told.count(part) == 1, part
     assert told.index("Hyper Parameters") < told.index("Stage backbone: start")
+
+
+def test_a_model_that_scores_no_single_items_is_described(small_data, settings):
+    keys = settings | {"train_neg_sample_args": None, "reranker_CAN_NUM": 5}
+    run_experiment("SASRecCPR", small_data, config_dict=keys, describe=True)
+    (file,) = Path("log").rglob("*.log")
+    assert "not counted" in file.read_text() and "test result" in file.read_text()

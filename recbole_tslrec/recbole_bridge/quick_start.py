@@ -24,6 +24,7 @@ from recbole.utils import (
     set_color,
 )
 
+from recbole_tslrec.backbones.registry import backbone_of
 from recbole_tslrec.config.recbole_keys import check_validation
 from recbole_tslrec.evaluation.ranks import RanksAlongside
 from recbole_tslrec.recbole_bridge.trainers import StagesFirst, WatchedTrainer
@@ -72,6 +73,9 @@ def _new_log(config) -> None:
 
 def _flops(config, data, model) -> str:
     """RecBole's line. To count may draw at random, so that it stands where RecBole has it."""
+    backbone = backbone_of(model)
+    if backbone is not None and not backbone.scores_single_items:  # which is how RecBole counts
+        return f"{set_color('FLOPs', 'blue')}: not counted"
     transform, logger = construct_transform(config), logging.getLogger()
     flops = get_flops(model, data, config["device"], logger, transform)
     return f"{set_color('FLOPs', 'blue')}: {flops}"

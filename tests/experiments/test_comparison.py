@@ -19,6 +19,7 @@ from recbole.config import Config
 from support.texts import write_texts
 
 from recbole_tslrec.__main__ import main
+from recbole_tslrec.config import checks
 from recbole_tslrec.experiments.run import comparison as comparison_module
 from recbole_tslrec.experiments.run import search as search_module
 from recbole_tslrec.experiments.run import tables
@@ -647,6 +648,21 @@ def test_a_base_that_fails_is_trained_once_a_start(small_data, settings):
     comparison = compare(grid, "results", declare("n_categories=[3,4]", None, 1))
     assert len(comparison.failed) == 2
     assert [line["variant"] for line in lines()] == ["Base"]
+
+
+def test_the_id_is_of_the_precision_that_the_machine_has(small_data, settings, monkeypatch):
+    def ids(**given):
+        backbones = ("GRU4Rec", "CORE")  # CORE is trained in float32 everywhere
+        rows = {"backbones": backbones, "variants": ("Base", "CI"), "datasets": (small_data,)}
+        return [cell.id for cell in Grid(**rows, settings=settings | given).groups()]
+
+    monkeypatch.setattr(checks, "bf16_is_fast", lambda device: False)
+    slow, plain = ids(train_precision="auto"), ids()
+    assert slow == plain == ids(train_precision="float32")
+    monkeypatch.setattr(checks, "bf16_is_fast", lambda device: True)
+    assert ids() == plain
+    fast, of_products = ids(train_precision="auto"), ids(train_precision="bfloat16")[:2]
+    assert fast == [*of_products, *plain[2:]] and not {*of_products} & {*plain}
 
 
 def test_a_mean_is_of_cells_that_differ_in_the_seed_alone(small_data, settings):

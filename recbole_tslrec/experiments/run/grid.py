@@ -151,9 +151,10 @@ class Grid:
         self._tell_unused(dataset, given)
         configs, errors = [], []
         checks = _EarlyChecks(searched)
-        for cell in groups:
+        for place, cell in enumerate(groups):
             try:
                 config = cell.config()
+                groups[place] = _with_precision(cell, config)
                 checks.check(cell, config)
                 configs.append(config)
             except Exception as error:  # the cell's own, unless all have one
@@ -251,6 +252,14 @@ class _EarlyChecks:
         if self._n_items is None and path_of(config).is_file():
             self._n_items = count_items(config.final_config_dict)
         return self._n_items
+
+
+def _with_precision(cell: Cell, config: Config) -> Cell:
+    """The cell with what ``train_precision: auto`` is here: on another machine it is another result."""
+    if cell.settings.get("train_precision") != "auto":
+        return cell
+    found = {"train_precision": config["train_precision"]}
+    return replace(cell, settings={**cell.settings, **found})
 
 
 def _texts_hash(config: Config, cell: Cell) -> str:

@@ -365,6 +365,8 @@ def test_on_a_machine_with_a_gpu_an_experiment_on_the_cpu_ends(monkeypatch):
         recbole_trainer.get_gpu_usage.__wrapped__(config["device"])
     assert recbole_trainer.get_gpu_usage(config["device"]) == "0.0 / 0.0"
     assert "0.0 / 0.0" in get_environment(config).draw()
-    assert (
-        device_of({"gpu_id": ""}) == "cpu" and device_of({}) == device_of({"gpu_id": "0"}) == "cuda"
-    )
+    assert {device_of({"gpu_id": none}) for none in ("", "cpu", None)} == {"cpu"}
+    assert device_of({}) == device_of({"gpu_id": "0"}) == device_of({"gpu_id": 1}) == "cuda"
+    monkeypatch.setattr(cell_run, "machine", lambda device: device)
+    cell = Cell("ml-100k", "SASRec", "Base", 2020, {"gpu_id": ""}, "data")
+    assert cell_run.failure(cell, ValueError("none"))["machine"] == "cpu"

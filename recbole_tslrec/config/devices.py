@@ -19,7 +19,7 @@ def bf16_is_fast(device: torch.device) -> bool:
 
 
 def device_of(settings: Mapping[str, Any]) -> str:
-    """Where RecBole works under some settings, ``cuda`` or ``cpu``: on a GPU, unless gpu_id names none."""
+    """Where RecBole works under some settings: ``cuda``, unless there is none or gpu_id names none."""
     on_cpu = settings.get("gpu_id", "0") in ("", "cpu", None)
     return "cpu" if on_cpu or not torch.cuda.is_available() else "cuda"
 

@@ -6,8 +6,8 @@ the one that came next is to be the nearest, by the cosine over a temperature. T
 the whole catalogue; what is drawn often is corrected for that (Yi et al., RecSys 2019, Eq. 3, by an
 item's share in either place of the pairs). Nothing of the language model is tuned.
 
-Vectors that say nothing of the items, if they have columns enough, learn the pairs as well: a gain is the
-words' only as far as ``shuffled_text`` under the same map does not have it.
+Vectors that say nothing of the items, if they have columns enough, learn the pairs as well: a gain is
+the words' only as far as ``shuffled_text`` under the same map does not have it.
 """
 
 from __future__ import annotations

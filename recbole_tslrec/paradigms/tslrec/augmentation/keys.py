@@ -78,8 +78,8 @@ SCORE_TERM = declare(
         "score_map",
         "none",
         "In [none, contrastive]. contrastive: the term's vectors go through a linear map first, learned "
-        "on the training histories so that items that follow each other are alike; compare with "
-        "enhancement: shuffled_text under the same map, for it learns from vectors that say nothing, too.",
+        "on the training histories so that items that follow each other are alike. It learns from "
+        "vectors that say nothing, too: compare with shuffled_text under the same map.",
         one_of("none", "contrastive"),
         only_with="score_term",
         unchanged_at="none",

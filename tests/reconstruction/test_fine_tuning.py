@@ -164,7 +164,7 @@ def test_a_run_that_had_stopped_early_is_not_trained_on(
     def run(folder):
         torch.manual_seed(0)
         model, prompt = model_and_prompt(language_model_folder())
-        settings = settings_of(epochs=8, learning_rate=0.05, stopping_step=2)
+        settings = settings_of(epochs=40, learning_rate=0.05, stopping_step=1)
         report = fine_tune(model, prompt, *users_of_one_taste(), settings, folder, CPU, False)
         return report, model.preference_head.weight.detach()
 
@@ -172,7 +172,7 @@ def test_a_run_that_had_stopped_early_is_not_trained_on(
         raise KeyboardInterrupt
 
     whole, weight = run(tmp_path / "whole")
-    assert len(whole.epochs) < 8
+    assert len(whole.epochs) < 40
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(training._TaskTrainer, "_load_best_model", killed)
         run(tmp_path / "killed")

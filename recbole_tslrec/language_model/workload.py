@@ -63,9 +63,8 @@ class Workload:
     @property
     def n_parameters(self) -> int:
         """Of the language model, with what is trained besides."""
-        from recbole_tslrec.language_model.load import (
-            n_parameters,
-        )  # transformers is slow to import
+        # transformers is slow to import.
+        from recbole_tslrec.language_model.load import n_parameters
 
         return n_parameters(self.reader)
 

@@ -76,10 +76,12 @@ def test_items_that_follow_each_other_become_alike_and_what_is_unknown_stays_so(
     assert torch.equal(mapped, contrastive_map(*given))
 
 
-def test_without_a_pair_the_words_stay_as_they_are():
+def test_without_a_pair_the_words_stay_as_they_are(caplog):
+    caplog.set_level("INFO")
     words = torch.randn(6, 4, generator=torch.Generator().manual_seed(2))
     mapped = contrastive_map(words, pairs_of([1], [2, 2]), 0, CPU)
     torch.testing.assert_close(mapped, functional.normalize(words, dim=1))
+    assert "Map" not in caplog.text  # nothing was learned, and no loss is told
 
 
 @pytest.mark.parametrize("when", ["after", "during"])

@@ -87,8 +87,7 @@ def consecutive(histories: Histories, user_tokens: np.ndarray) -> np.ndarray:
         user_tokens: str, by internal id.
     """
     order = np.argsort(user_tokens[histories.user_ids].astype(str), kind="stable")
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
+    place = np.argsort(order)
     items = histories.items - 1
     is_last = np.zeros(len(items), dtype=bool)
     is_last[histories.offsets[1:] - 1] = True
@@ -120,7 +119,7 @@ def info_nce(vectors: Tensor, items: Tensor, log_frequency: Tensor) -> Tensor:
 
 def _batches(pairs: Tensor, seed: int) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(_EPOCHS):
+    for _ in range(_EPOCHS if len(pairs) else 0):
         yield from pairs[torch.randperm(len(pairs), generator=generator)].split(_BATCH)
 
 

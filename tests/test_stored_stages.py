@@ -273,6 +273,18 @@ def test_temporary_files_go_with_their_process_and_strangers_stay(root, tmp_path
     assert len(stored_stages(root)) == 4
 
 
+def test_a_training_that_nobody_came_back_to_goes(root, tmp_path):
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    old, new = (saved / f"TSLRec_SASRec-{digit * 16}.unfinished" for digit in "01")
+    for file in (old, new, saved / "my.unfinished"):
+        file.write_text("x")
+    age(old, 8)
+    age(saved / "my.unfinished", 8)
+    assert clean(root, checkpoints=saved) == ({old.name}, True)
+    assert not old.exists() and len(list(saved.iterdir())) == 2
+
+
 def test_links_are_not_followed_and_strange_folders_refused(root, tmp_path):
     other = tmp_path / "other"
     other.mkdir()

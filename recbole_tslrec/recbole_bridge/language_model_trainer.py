@@ -10,7 +10,8 @@ from typing import Any
 
 from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.language_model.task import Task, TrainingReport, TrainingSettings
-from recbole_tslrec.recbole_bridge.trainers import StagesFirst, WatchedTrainer
+from recbole_tslrec.recbole_bridge.trainers import StagesFirst
+from recbole_tslrec.recbole_bridge.watched_trainer import WatchedTrainer
 from recbole_tslrec.stages.pipeline import Pipeline, cost_table
 from recbole_tslrec.stages.stage import Stage
 from recbole_tslrec.stages.trained_on import data_notes, numbering, validation_fingerprint

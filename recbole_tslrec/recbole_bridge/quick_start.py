@@ -27,7 +27,8 @@ from recbole.utils import (
 from recbole_tslrec.backbones.registry import backbone_of
 from recbole_tslrec.config.recbole_keys import check_validation
 from recbole_tslrec.evaluation.ranks import RanksAlongside
-from recbole_tslrec.recbole_bridge.trainers import StagesFirst, WatchedTrainer
+from recbole_tslrec.recbole_bridge.trainers import StagesFirst
+from recbole_tslrec.recbole_bridge.watched_trainer import WatchedTrainer
 from recbole_tslrec.store.store import StoredResult
 
 
@@ -117,6 +118,12 @@ def _ranks_alongside(trainer, train_data, valid_data, test_data) -> RanksAlongsi
         return None
 
 
+def _seconds_before(trainer) -> float:
+    """How long a training that went on had taken before it was stopped."""
+    unfinished = getattr(trainer, "unfinished", None)
+    return 0.0 if unfinished is None else unfinished.seconds_before
+
+
 def run_experiment(
     model: str,
     dataset: str,
@@ -169,7 +176,7 @@ def run_experiment(
         best_valid_result,
         float(score),
         stages,
-        end - start - getattr(trainer, "seconds_of_stages", 0.0),
+        end - start - getattr(trainer, "seconds_of_stages", 0.0) + _seconds_before(trainer),
         end - begun,
         trainer.saved_model_file,
         trainer,

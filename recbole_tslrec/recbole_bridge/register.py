@@ -58,7 +58,7 @@ from recbole_tslrec.recbole_bridge.paradigm import (
     paradigm_of,
     staged_models,
 )
-from recbole_tslrec.recbole_bridge.trainers import BackboneTrainer
+from recbole_tslrec.recbole_bridge.trainers import PlainTrainer
 from recbole_tslrec.store import processes
 
 _KEEPING_ALL = (None, False, {}, "[0,inf)")  # values of filters
@@ -145,7 +145,7 @@ def _register_trainer(backbone: str) -> None:
     """A backbone gets our trainer; one with a trainer of its own (S3Rec's, that pretrains) gets both."""
     name = f"{backbone}Trainer"
     own = getattr(recbole.trainer, name, None)
-    trainer = BackboneTrainer if own is None else type(name, (BackboneTrainer, own), {})
+    trainer = PlainTrainer if own is None else type(name, (PlainTrainer, own), {})
     setattr(recbole.trainer, name, trainer)
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import uuid
 from contextlib import nullcontext
 from pathlib import Path
 from time import monotonic
 
 import torch
-from recbole.data.dataloader import FullSortEvalDataLoader
-from recbole.trainer import Trainer
 from torch.nn.utils import parametrize
 
 from recbole_tslrec.backbones.losses import loss_of, softmax_loss
@@ -18,168 +15,78 @@ from recbole_tslrec.backbones.registry import backbone_of, without_padding
 from recbole_tslrec.backbones.whole_sequences.loader import WholeSequenceDataLoader, check_settings
 from recbole_tslrec.backbones.whole_sequences.loss import whole_sequence_loss
 from recbole_tslrec.config.recbole_keys import (
-    check_reranked,
-    check_topk,
     check_valid_metric,
     check_validation,
 )
 from recbole_tslrec.evaluation.blocks import BlockDataLoader
-from recbole_tslrec.evaluation.collector import TopkCollector
-from recbole_tslrec.evaluation.ranks import RanksAlongside
 from recbole_tslrec.evaluation.scoring_term import choose_settings
-from recbole_tslrec.evaluation.seen_items import SeenItems
 from recbole_tslrec.recbole_bridge.paradigm import backbone_for
+from recbole_tslrec.recbole_bridge.unfinished import UnfinishedTraining
+from recbole_tslrec.recbole_bridge.watched_trainer import WatchedTrainer
 from recbole_tslrec.stages.pipeline import Pipeline, cost_table
 from recbole_tslrec.store import processes
 from recbole_tslrec.store.checkpoints import load_checkpoint, write_checkpoint
 from recbole_tslrec.store.files import check_writable
 
 
-class WatchedTrainer(Trainer):
-    """RecBole's trainer that stops at the first loss, score or weight that is NaN or infinite.
+class BackboneTrainer(WatchedTrainer):
+    """Trains the backbones of our table: RecBole's trainer but for whole sequences and other losses.
 
-    A score of -inf passes, with which RecBole takes out what is not to be ranked. The checkpoint of the
-    best epoch before is left. RecBole's trainer stops at a loss of NaN alone: scores of NaN it ranks
-    first, and so gives metrics that look like any other.
+    Attributes:
+        unfinished: what is kept of the training while it runs; None where nothing is, without
+            validation, in several processes, and when a checkpoint is resumed.
+        unfinished_in: the folder where it is kept.
     """
 
     def __init__(self, config, model):
-        check_topk(config, model.n_items - 1)
-        check_reranked(config, model)
-        super().__init__(config, model)
-        self.eval_collector = TopkCollector(config)
-        self._epoch, self._step = None, 0  # where training stands
-        self._evaluated = None  # the file whose weights are evaluated; None for the trained ones
-        self._masked: SeenItems | None = None  # what validation does not rank
-        self.alongside: RanksAlongside | None = None  # takes the scores of a full ranking, if set
-        if config["single_spec"]:  # else the other processes look for the first one's file
-            # RecBole's name is exact to the second: of two runs that start in the same one, each would
-            # write over the other's model, and test it for its own.
-            path = Path(self.saved_model_file)
-            self.saved_model_file = str(path.with_stem(f"{path.stem}-{uuid.uuid4().hex[:6]}"))
-
-    def fit(self, train_data, *args, **kwargs):
-        """As RecBole's; the epoch is chosen by ``valid_protocol``."""
-        self._follow_valid_protocol(train_data)
-        return super().fit(train_data, *args, **kwargs)
-
-    def _follow_valid_protocol(self, train_data) -> None:
-        if self.config["valid_protocol"] == "masked":
-            self._masked = SeenItems(train_data._dataset)
-
-    def resume_checkpoint(self, resume_file):
-        """As RecBole's; the epochs to come must be judged as those before were.
-
-        Raises:
-            ValueError: they are not.
-        """
-        before = load_checkpoint(resume_file)["config"].final_config_dict
-        for key, default in (("valid_protocol", "ranked"), ("valid_metric", None)):
-            if before.get(key, default) != self.config[key]:
-                raise ValueError(
-                    f"{key}: [{self.config[key]}] would judge the epochs to come, and those of "
-                    f"[{resume_file}] were judged by [{before.get(key, default)}]. Set {key}: "
-                    f"{before.get(key, default)}, or train anew."
-                )
-        super().resume_checkpoint(resume_file)
-
-    def _valid_epoch(self, valid_data, show_progress=False):
-        if self._masked is not None:
-            valid_data = BlockDataLoader.of(valid_data, self.model, self._masked)
-        return super()._valid_epoch(valid_data, show_progress)
-
-    def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
-        self._epoch, self._step = epoch_idx, 0
-
-        def counted_loss(interaction):
-            self._step += 1
-            return (loss_func or self.model.calculate_loss)(interaction)
-
-        return super()._train_epoch(train_data, epoch_idx, counted_loss, show_progress)
-
-    def evaluate(self, eval_data, load_best_model=True, model_file=None, *args, **kwargs):
-        """As RecBole's, a full ranking in small blocks of users.
-
-        Raises:
-            ValueError: a score is NaN or infinite.
-        """
-        self._evaluated = None
-        self.eval_collector.forget()  # of an evaluation that was refused or interrupted
-        if load_best_model:
-            self._epoch = None  # what is evaluated is not what the last epoch left
-            self._evaluated = model_file or self.saved_model_file
-        ready = not eval_data or isinstance(eval_data, BlockDataLoader)
-        if not ready and isinstance(eval_data, FullSortEvalDataLoader):
-            eval_data = BlockDataLoader.of(eval_data, self.model)
-        return super().evaluate(eval_data, load_best_model, model_file, *args, **kwargs)
-
-    def _check_nan(self, loss):
-        """RecBole's hook before each step backward: refuses infinity as well, and says more."""
-        if not loss.isfinite():
-            raise self._diverged(f"step {self._step}: the training loss is [{loss.item()}]")
-
-    def _full_sort_batch_eval(self, batched_data):
-        batch = self._with_sound_scores(super()._full_sort_batch_eval(batched_data))
-        if self.alongside is not None:
-            interaction, scores, _, targets = batch  # one target a row, as of all sequential models
-            self.alongside.add(interaction, scores, targets)
-        return batch
-
-    def _neg_sample_batch_eval(self, batched_data):
-        return self._with_sound_scores(super()._neg_sample_batch_eval(batched_data))
-
-    def _with_sound_scores(self, batch):
-        # The maximum is NaN where any score is; -inf, which RecBole gives to what is not to be
-        # ranked, it is only if nothing else is left.
-        highest = batch[1].max()
-        if not highest.isfinite():
-            file = "" if self._evaluated is None else f" of [{self._evaluated}]"
-            raise self._diverged(f"evaluation{file}: the highest score is [{highest.item()}]")
-        return batch
-
-    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
-        # The last step of an epoch may break the weights after a loss that was sound, and without
-        # validation data nothing else would notice.
-        for name, weight in self.model.named_parameters():
-            if not weight.requires_grad or weight.numel() == 0:
-                continue
-            numbers = torch.view_as_real(weight) if weight.is_complex() else weight
-            if not torch.stack(numbers.aminmax()).isfinite().all():  # NaN is carried over
-                raise self._diverged(f"end of the epoch: [{name}] holds NaN or infinity")
-        super()._save_checkpoint(epoch, verbose, **kwargs)
-
-    def _diverged(self, what: str) -> ValueError:
-        """The error for a training that went wrong: where, what, and what to try."""
-        epoch = "" if self._epoch is None else f"epoch {self._epoch}, "
-        keys = ("learning_rate", "clip_grad_norm", "weight_decay", "enable_amp")
-        values = ", ".join(f"{key}: [{self.config[key]}]" for key in keys)
-        kept = "No checkpoint was written before."
-        if Path(self.saved_model_file).is_file():
-            kept = f"The last checkpoint is [{self.saved_model_file}]."
-        return ValueError(
-            f"[{self.config['model']}] {epoch}{what}. Training diverged, with {values}. Try a lower "
-            f"learning_rate, clip_grad_norm: {{'max_norm': 1}}, or enable_amp: False. {kept}"
-        )
-
-
-class BackboneTrainer(WatchedTrainer):
-    """Trains the backbones of our table: RecBole's trainer but for whole sequences and other losses."""
-
-    def __init__(self, config, model):
+        self.unfinished: UnfinishedTraining | None = None
+        self.unfinished_in = Path(config["checkpoint_dir"])
         if config["train_batching"] == "sequence":
             check_settings(config)
         self._bf16 = config["train_precision"] == "bfloat16"
         self._all_items_loss = loss_of(config, model.n_items, self._bf16)
         super().__init__(config, model)
 
-    def fit(self, train_data, valid_data=None, *args, **kwargs):
-        """As RecBole's; its loader gives way to one of whole sequences if the settings say so."""
+    def fit(
+        self,
+        train_data,
+        valid_data=None,
+        verbose=True,
+        saved=True,
+        show_progress=False,
+        callback_fn=None,
+    ):
+        """As RecBole's; its loader gives way to one of whole sequences if the settings say so.
+
+        A training that was stopped goes on from the last epoch that was kept of it.
+        """
         self._tell_of_padding()
         if self.config["train_batching"] == "sequence":
             train_data = WholeSequenceDataLoader(
                 self.config, train_data._dataset, train_data._sampler, train_data.shuffle
             )
-        return super().fit(train_data, valid_data, *args, **kwargs)
+        kept = self._kept_while_it_runs(train_data, valid_data, saved)
+        if kept is None:
+            return super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+
+        def epoch_ends(epoch, score):
+            kept.epoch_ends(epoch, score)
+            if callback_fn is not None:
+                callback_fn(epoch, score)
+
+        kept.restore()
+        if kept.ended:  # RecBole's loop has no epoch to do, and no checkpoint to write
+            self.epochs, saved = self.start_epoch, False
+        found = super().fit(train_data, valid_data, verbose, saved, show_progress, epoch_ends)
+        kept.epochs_end()
+        return found
+
+    def _kept_while_it_runs(self, train_data, valid_data, saved) -> UnfinishedTraining | None:
+        validated = valid_data and self.eval_step > 0
+        if not (saved and validated and self.config["single_spec"] and self.start_epoch == 0):
+            return None
+        self.unfinished = UnfinishedTraining(self, train_data, valid_data, self.unfinished_in)
+        return self.unfinished
 
     def _tell_of_padding(self) -> None:
         longest = self.config["MAX_ITEM_LIST_LENGTH"]
@@ -221,6 +128,16 @@ class BackboneTrainer(WatchedTrainer):
         """As RecBole's, with one fusion for the whole evaluation, and without padding."""
         with parametrize.cached(), without_padding(self.model):
             return super().evaluate(*args, **kwargs)
+
+
+class GoesOn:
+    """Mixin in front of a backbone's trainer: what is kept of a training goes when ``fit`` is over."""
+
+    def fit(self, *args, **kwargs):
+        found = super().fit(*args, **kwargs)
+        if self.unfinished is not None:
+            self.unfinished.remove()
+        return found
 
 
 class StagesFirst:
@@ -354,7 +271,11 @@ class TermChosenLast:
             write_checkpoint(content, self.saved_model_file)
 
 
-class TwoStageTrainer(TermChosenLast, StagesFirst, BackboneTrainer):
+class PlainTrainer(GoesOn, BackboneTrainer):
+    """Trains a backbone by itself."""
+
+
+class TwoStageTrainer(GoesOn, TermChosenLast, StagesFirst, BackboneTrainer):
     """Trains ``TSLRec_*``, ``CI_*`` and ``Norm_*`` models: the fused backbone in RecBole's own loop."""
 
 

@@ -24,6 +24,7 @@ from recbole_tslrec.stages.user_inputs import POPULARITY, given_backbone
 from recbole_tslrec.store.checkpoints import load_checkpoint
 from recbole_tslrec.store.files import fingerprint
 from recbole_tslrec.store.item_tensors import ItemTensors
+from recbole_tslrec.store.store import WORK
 
 ITEM_EMBEDDING = "item_embedding"  # e_v, [n_items, d] float32
 USERS = "users"  # in the stage's notes: a hash of the users in the order of internal ids
@@ -85,6 +86,7 @@ class BackboneStage(Stage):
         model = spec.model_class(config, dataset).to(config["device"])
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
         trainer.saved_model_file = str(folder / f"{spec.name}.pth")
+        trainer.unfinished_in = folder / WORK
         # A subfolder is a run of its own in TensorBoard; else two trainings would share one curve.
         trainer.tensorboard = SummaryWriter(os.path.join(trainer.tensorboard.log_dir, "backbone"))
         # A loader of its own: this one's shuffling must not advance the fused model's.

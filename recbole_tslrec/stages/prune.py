@@ -24,6 +24,8 @@ from recbole_tslrec.store.locks import is_held, lock_files
 
 # The names of write_atomically.
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[^/]+)-(?P<pid>\d+)\.tmp")
+# What is kept of a training while it runs, in RecBole's ``checkpoint_dir``.
+_UNFINISHED_TRAININGS = "*-" + "[0-9a-f]" * 16 + ".unfinished"
 _DAY = 86400
 
 
@@ -61,13 +63,14 @@ def leftovers(
     Args:
         root: ``tslrec_dir``.
         now: seconds since 1970.
-        older_than_days: unfinished stages and other machines' temporary files go if nothing was
-            written in them for so long.
+        older_than_days: unfinished stages and trainings and other machines' temporary files go if
+            nothing was written in them for so long.
         unused_days: finished stages go too if no run has used them for so long, and nothing that
             stays was made from them. None: they all stay.
         keep: fingerprints of what the stages of an experiment are made from; those stay, unfinished
             ones too.
-        checkpoints: RecBole's ``checkpoint_dir``, whose temporary files are looked at too.
+        checkpoints: RecBole's ``checkpoint_dir``, whose temporary files and unfinished trainings are
+            looked at too.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -98,16 +101,35 @@ def leftovers(
             staying, now - unused_days * _DAY, f"not used for {unused_days:g} days", keep
         )
     before = now - older_than_days * _DAY
-    datasets = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.is_symlink()]
-    for dataset in datasets:
-        found += _besides(dataset)
-    for folder in (*datasets, *([checkpoints] if checkpoints and checkpoints.is_dir() else [])):
-        found += [
-            Leftover(path, "its process has ended", path.stat().st_size)
-            for path in sorted(folder.glob(".*.tmp"))
-            if path.is_file() and not path.is_symlink() and _is_abandoned(path, before)
-        ]
+    if checkpoints and checkpoints.is_dir():
+        found += _unfinished_trainings(checkpoints, before, older_than_days)
+        found += _temporary(checkpoints, before)
+    for dataset in sorted(root.iterdir()):
+        if dataset.is_dir() and not dataset.is_symlink():
+            found += [*_besides(dataset), *_temporary(dataset, before)]
     return found
+
+
+def _unfinished_trainings(checkpoints: Path, before: float, days: float) -> list[Leftover]:
+    return [
+        Leftover(path, f"unfinished for {days:g} days", path.stat().st_size)
+        for path in _own_files(checkpoints, _UNFINISHED_TRAININGS)
+        if path.stat().st_mtime < before
+    ]
+
+
+def _temporary(folder: Path, before: float) -> list[Leftover]:
+    return [
+        Leftover(path, "its process has ended", path.stat().st_size)
+        for path in _own_files(folder, ".*.tmp")
+        if _is_abandoned(path, before)
+    ]
+
+
+def _own_files(folder: Path, pattern: str) -> list[Path]:
+    """The files of a pattern that are no links."""
+    paths = sorted(folder.glob(pattern))
+    return [path for path in paths if path.is_file() and not path.is_symlink()]
 
 
 def _unused(

@@ -35,9 +35,11 @@ from recbole_tslrec.paradigms.llmtrsr.paradigm import LLM_TRSR
 from recbole_tslrec.paradigms.p5.paradigm import P5
 from recbole_tslrec.paradigms.pod.paradigm import POD
 from recbole_tslrec.paradigms.tslrec.paradigm import TSLREC
+from recbole_tslrec.recbole_bridge import unfinished
 from recbole_tslrec.recbole_bridge.config_files import properties_folder
 from recbole_tslrec.recbole_bridge.paradigm import controls
 from recbole_tslrec.recbole_bridge.paradigm import variants as known_variants
+from recbole_tslrec.recbole_bridge.unfinished import UnfinishedTraining
 
 GRU4REC = {"backbones": ("GRU4Rec",), "datasets": ("small",)}
 FAST = ("Base", "CI", "random")
@@ -152,6 +154,33 @@ def test_killed_and_started_again_every_cell_is_finished_once(small_data, settin
     assert Path("results/cells.jsonl.dropped").read_text() == '{"format": 1, "cell": "\n'
     compare(grid, "results")  # nothing is left to do
     assert len(lines()) == 4
+
+
+def test_a_cell_that_was_stopped_goes_on_within_its_training(small_data, settings, monkeypatch):
+    monkeypatch.setattr(unfinished, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(unfinished, "SHARE_OF_WRITING", float("inf"))
+    grid = Grid(**GRU4REC, variants=("Base",), settings=settings | {"epochs": 4})
+    compare(grid, "unbroken")
+    epoch_ends = UnfinishedTraining.epoch_ends
+
+    def stop(self, epoch, score):
+        epoch_ends(self, epoch, score)
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr(UnfinishedTraining, "epoch_ends", stop)
+        with pytest.raises(KeyboardInterrupt):
+            compare(grid, "results")
+    begun = []
+    monkeypatch.setattr(
+        UnfinishedTraining, "epoch_ends", lambda self, epoch, _score: begun.append(epoch)
+    )
+    compare(grid, "results")
+    assert begun == [2, 3]
+    (cell,), (same,) = lines("results"), lines("unbroken")
+    assert cell["test"] == same["test"] and cell["valid"] == same["valid"]
+    assert not list(Path("results").rglob("*.unfinished"))
 
 
 def test_a_failed_cell_does_not_stop_the_others_and_is_tried_again(small_data, settings, capsys):

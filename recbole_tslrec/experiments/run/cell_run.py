@@ -31,6 +31,7 @@ from recbole_tslrec.experiments.run.kept_cells import DONE, FAILED, ResultsFolde
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import AugmentationStage
 from recbole_tslrec.recbole_bridge.paradigm import variants
 from recbole_tslrec.recbole_bridge.quick_start import Experiment, run_experiment
+from recbole_tslrec.recbole_bridge.unfinished import clear_but_unfinished
 from recbole_tslrec.stages.pipeline import Pipeline
 from recbole_tslrec.stages.user_inputs import draws_by_popularity
 from recbole_tslrec.store.arrays import save_arrays
@@ -54,7 +55,7 @@ def run_cell(cell: Cell, results: ResultsFolder, keep_checkpoint: bool = False) 
         Whatever the experiment raises.
     """
     folder = results.checkpoints(cell.id)
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted
+    clear_but_unfinished(folder)  # of a run that was interrupted, whose training goes on
     given = experiment_settings_with_inputs(cell, results) | {"checkpoint_dir": str(folder)}
     experiment = run_experiment(cell.model, cell.dataset, config_dict=given, test=False)
     model = experiment.trainer.model

@@ -35,6 +35,7 @@ from recbole_tslrec.experiments.run.cells import Cell
 from recbole_tslrec.experiments.run.kept_cells import DONE, FAILED, ResultsFolder
 from recbole_tslrec.recbole_bridge.paradigm import set_by_all, variants
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.recbole_bridge.unfinished import clear_but_unfinished
 from recbole_tslrec.store.duration import duration
 
 _NOT_SEARCHED = SAME_FOR_ALL.union(general_arguments)
@@ -281,6 +282,7 @@ def _of_finished_cell(trial: Cell, results: ResultsFolder) -> dict[str, Any] | N
 def _run_trial(trial: Cell, values: dict[str, Any], results: ResultsFolder) -> dict[str, Any]:
     """The line of a trial, trained and validated now."""
     folder = results.checkpoints(f"trial-{trial.id}")
+    clear_but_unfinished(folder)  # of a run that was interrupted, whose training goes on
 
     def run() -> dict[str, Any]:
         # With what it takes from other cells, so that its stages are those of the cell it may become.
@@ -292,10 +294,9 @@ def _run_trial(trial: Cell, values: dict[str, Any], results: ResultsFolder) -> d
             "seconds": {"training": round(experiment.seconds, 3)},
         }
 
-    try:
-        return line_or_failure(trial, f"trial of {trial.model} with {values}", run)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    line = line_or_failure(trial, f"trial of {trial.model} with {values}", run)
+    shutil.rmtree(folder, ignore_errors=True)
+    return line
 
 
 @contextmanager

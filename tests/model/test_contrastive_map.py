@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from test_trainer import prepared
 from torch.nn import functional
 
 from recbole_tslrec.data.histories import Histories
@@ -111,3 +112,9 @@ def test_without_a_term_the_map_changes_no_cell():
     assert cell("TextTerm") != cell("TextTerm", score_map="contrastive")
     with_term = {"score_term": "during", "score_weight": 2.0}
     assert cell("TSLRec", **with_term) != cell("TSLRec", **with_term, score_map="contrastive")
+
+
+def test_a_map_without_a_term_is_told(small_data, settings, caplog):
+    changes = {"enhancement": "random", "score_map": "contrastive"}
+    prepared("TSLRec_SASRec", settings | changes, small_data)
+    assert "score_map: [contrastive] is without effect" in caplog.text

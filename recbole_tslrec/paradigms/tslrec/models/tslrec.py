@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from logging import getLogger
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +35,11 @@ class EnhancedItemTable(TermAtScoring, FusedItemTable):
         if config["score_term"] != "none":
             self.scoring_term = _term(config, len(self.id_embeddings))  # S3Rec counts its mask, too
             self.term_in_training = config["score_term"] == "during"
+        elif config["score_map"] != "none":  # no refusal: a comparison gives its keys to every row
+            getLogger(__name__).warning(
+                f"score_map: [{config['score_map']}] is without effect: it maps the vectors of the term "
+                f"at scoring, and score_term is [none]. Set score_term: after."
+            )
         if not self.fusion.reads_ids and not self.backbone.rows_beyond:
             self.item_table.parametrizations.weight.original.requires_grad_(False)
         if self.backbone.item_bias is not None:

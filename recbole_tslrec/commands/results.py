@@ -18,7 +18,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         "Trains nothing: it reads what compare has kept.",
     )
     command.add_argument(
-        "--results", default=Path("results"), type=Path, help="the folder that a grid has written"
+        "--results",
+        default="results",
+        help="the folder that a grid has written, or several, with commas between them",
     )
     command.add_argument(
         "--output", default=Path("report"), type=Path, help="the folder to write the report into"
@@ -76,7 +78,7 @@ def _report(args: argparse.Namespace) -> None:
         raise ModuleNotFoundError(
             f"The report needs {missing}: pip install 'recbole_tslrec[report]'."
         ) from error
-    write_report(args.results, args.output)
+    write_report([Path(folder) for folder in args.results.split(",")], args.output)
     print(args.output / "report.html")
 
 

@@ -84,7 +84,7 @@ def test_who_reads_writes_nothing(end, tmp_path, monkeypatch):
     before = files(folder)
     assert cell in ResultsFolder(folder).cells.read()
     assert len(Results(folder).cells) == 2
-    write_report(folder, tmp_path / "report")
+    write_report([folder], tmp_path / "report")
     assert files(folder) == before
 
 

@@ -33,13 +33,13 @@ def numbers(folder):
 
 
 def test_the_report_of_a_packed_folder_has_the_same_numbers(writer, tmp_path, monkeypatch):
-    write_report(writer.folder, tmp_path / "before")
+    write_report([writer.folder], tmp_path / "before")
     argv = ["x", "pack", f"--results={writer.folder}"]
     monkeypatch.setattr(sys, "argv", argv)
     main()
     packed = ["items/other_set.npz", "items/tiny.npz", "ranks/other_set.npz", "ranks/tiny.npz"]
     assert files(writer.folder) == packed
-    write_report(writer.folder, tmp_path / "after")
+    write_report([writer.folder], tmp_path / "after")
     before, after = numbers(tmp_path / "before"), numbers(tmp_path / "after")
     assert before.keys() == after.keys() and len(before) > 10
     for name, frame in before.items():

@@ -94,6 +94,8 @@ def test_the_command_writes_the_whole_report(written, tmp_path, monkeypatch):
         "figure_4_categories.png",
         "figure_5_activity_masked.png",
         "figure_5_activity_ranked.png",
+        "figure_gain_masked.png",
+        "figure_gain_ranked.png",
         "figure_gate.png",
         "figure_map_beauty.png",
         "figure_map_odd_* name.png",
@@ -297,6 +299,36 @@ def test_a_picture_says_when_not_all_methods_have_all_seeds(tmp_path, monkeypatc
     assert headings[0].endswith("mean over 1 to 2 seeds")
 
 
+def test_the_gain_is_over_base_of_the_same_seed(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    for variant, seed in (("Base", 1), ("Base", 2), ("TSLRec", 1), ("TSLRec", 2), ("random", 3)):
+        writer.write("tiny", "SASRec", variant, seed)
+    numbers = figures.gain_figures(Results(tmp_path))["masked"].numbers
+    lines = map(json.loads, (tmp_path / "cells.jsonl").read_text().splitlines())
+    values = {(one["variant"], one["seed"]): one["test"]["masked"]["ndcg@10"] for one in lines}
+    expected = [values["TSLRec", seed] / values["Base", seed] - 1 for seed in (1, 2)]
+    assert numbers["gain"].tolist() == pytest.approx(expected)
+    assert set(numbers["method"]) == {"TSLRec"}  # the other has no Base of its seed
+
+
+def test_several_folders_are_one_report(tmp_path):
+    """As of two machines; a cell that both have counts once, where it is finished."""
+    one, other = (
+        SyntheticResults(tmp_path / name, n_users=60, n_items=40) for name in ("one", "other")
+    )
+    one.write("tiny", "SASRec", "Base", 1)
+    one.write("tiny", "SASRec", "TSLRec", 1)
+    one.write("tiny", "SASRec", "CI", 1)
+    other.write("tiny", "SASRec", "Base", 1)
+    other.write("tiny", "SASRec", "Base", 2)
+    other.write("tiny", "SASRec", "CI", 1, status="failed", finished_at="2026-02-01T00:00:00+00:00")
+    results = Results(one.folder, other.folder)
+    assert list(results.method("tiny", "SASRec", "Base").index) == [1, 2]
+    assert len(results.cells) == 4 and results.failed.empty and results.replaced.empty
+    for cell in results.cells.to_dict("records"):
+        assert results.ranks(cell) is not None
+
+
 def test_figures_that_do_not_fit_the_ranks_are_said(tmp_path):
     writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
     metrics = {"hit@5": 0.9, "hit@10": 0.9, "ndcg@5": 0.9, "ndcg@10": 0.9}
@@ -339,7 +371,7 @@ def test_seeds_on_different_machines_are_said(tmp_path):
 def test_embeddings_of_other_backbones_alone_make_a_report(tmp_path):
     writer = SyntheticResults(tmp_path / "results", n_users=60, n_items=40)
     writer.write("tiny", "GRU4Rec", "TSLRec", 1, embeddings_from="SASRec")
-    write_report(tmp_path / "results", tmp_path / "out")
+    write_report([tmp_path / "results"], tmp_path / "out")
     assert "SASRec" in (tmp_path / "out" / "report.md").read_text()
 
 
@@ -540,7 +572,7 @@ def test_a_picture_shows_the_control_that_is_best_on_validation(tmp_path):
 
 def test_a_folder_that_is_no_result_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="has no cells.jsonl"):
-        write_report(tmp_path, tmp_path / "out")
+        write_report([tmp_path], tmp_path / "out")
     file = tmp_path / "cells.jsonl"
     for line, message in (
         ("{}\n", r"line 1, is not an object with \[cell\]"),
@@ -552,7 +584,7 @@ def test_a_folder_that_is_no_result_is_refused(tmp_path):
             Results(tmp_path)
     file.write_text('{"format": 1, "ce')  # an interrupted or unfinished line
     with pytest.raises(ValueError, match="no finished cell"):
-        write_report(tmp_path, tmp_path / "out")
+        write_report([tmp_path], tmp_path / "out")
 
 
 @pytest.mark.parametrize("package", ["markdown_it", "matplotlib"])

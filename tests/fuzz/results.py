@@ -46,7 +46,7 @@ def _use(check: Check, draw: bool) -> None:
     before = {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()}
     results = Results(FOLDER)
     if draw or results.cells.empty:
-        report.write_report(FOLDER, Path("report"))
+        report.write_report([FOLDER], Path("report"))
     with _NONE_DRAWN:
         write_document(Path("report"), *report.make_report(results, "report"))
     changed = [path.name for path, content in before.items() if path.read_bytes() != content]

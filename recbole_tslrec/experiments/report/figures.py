@@ -29,6 +29,60 @@ _GROUPS = 4
 _GATE_BINS = 8
 
 
+# ---- the gain over Base ----------------------------------------------------------------------------
+
+
+def gain_figures(results: Results) -> dict[str, Block]:
+    """What each method gains over Base, under each seed and in the mean."""
+    found = {}
+    for protocol, words in PROTOCOLS.items():
+        numbers = pd.DataFrame(_gains_by_seed(results, f"{protocol} {MAIN_METRIC}"))
+        if not numbers.empty:
+            heading = f"Gain over Base in {MAIN_METRIC}, {words}"
+            picture = _draw_gains_by_seed(numbers, heading)
+            found[protocol] = Block(f"figure_gain_{protocol}", numbers, results.own, png=picture)
+    return found
+
+
+def _gains_by_seed(results: Results, column: str) -> Iterator[dict]:
+    """A row for each method and seed that has a Base of the same seed; ``gain`` is a share of it."""
+    for dataset, backbone in results.places():
+        base = results.method(dataset, backbone, "Base")
+        for variant in results.variants(dataset, backbone):
+            if base is None or variant == "Base":
+                continue
+            ours = results.method(dataset, backbone, variant)[column]
+            where = {"dataset": dataset, "backbone": backbone, "method": variant}
+            for seed in sorted(set(ours.index) & set(base.index)):
+                there, here = base.loc[seed, column], ours.loc[seed]
+                gain = here / there - 1 if there else np.nan
+                yield {**where, "seed": seed, "base": there, "value": here, "gain": gain}
+
+
+def _draw_gains_by_seed(numbers: pd.DataFrame, heading: str) -> bytes:
+    of_controls = set(controls())
+
+    def draw(axes: Axes, dataset: str, backbone: str) -> None:
+        panel = numbers[(numbers.dataset == dataset) & (numbers.backbone == backbone)]
+        methods = list(dict.fromkeys(panel["method"]))
+        for place, method in enumerate(methods):
+            gains = 100 * panel.loc[panel["method"] == method, "gain"]
+            own = method not in of_controls
+            colour, label = (drawing.BLUE, "method") if own else (drawing.ORANGE, "control")
+            axes.barh(place, gains.mean(), height=0.55, color=colour, alpha=0.6, label=label)
+            dots = {"color": drawing.BLACK, "marker": "o", "linestyle": "none", "markersize": 4}
+            axes.plot(gains, [place] * len(gains), label="each seed", **dots)
+        axes.set_yticks(range(len(methods)), [variant_name(method) for method in methods])
+        axes.invert_yaxis()  # the table's order
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set_xlabel("gain over Base, %")
+        axes.grid(axis="x", alpha=0.3)
+
+    places = list(dict.fromkeys(zip(numbers["dataset"], numbers["backbone"], strict=True)))
+    rows = numbers.groupby(["dataset", "backbone"])["method"].nunique().max()
+    return drawing.panels(places, draw, heading, 5.4, 1.3 + 0.32 * rows)
+
+
 # ---- the gain over Base by group of users ----------------------------------------------------------
 
 
@@ -268,7 +322,7 @@ def _map(dataset: str, shown: list[tuple[dict, dict]]) -> Block:
 def _items(results: Results, needed: str) -> Iterator[tuple[dict, dict[str, np.ndarray]]]:
     """TSLRec's cells with what is kept of their items, those that have an array of that name."""
     for cell in results.own[results.own["variant"] == "TSLRec"].to_dict("records"):
-        items = results.folder.arrays("items", cell) or {}
+        items = results.arrays("items", cell) or {}
         if needed in items:
             yield cell, items
 

@@ -6,7 +6,7 @@ Its words stand in ``templates/report.md``; here is what they are about.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import shorten
 
@@ -22,6 +22,7 @@ _ITEMS_NEEDED = "no TSLRec cell has kept its items"
 _RANKS_NEEDED = "no method with kept ranks beside a Base with kept ranks"
 # By part of the report: how it is drawn, what it is called, and why it may be left out.
 _PICTURES: dict[str, tuple[Callable[[Results], dict[str, Block]], str, str]] = {
+    "gain": (figures.gain_figures, "Gain over Base", "no method beside a Base of the same seed"),
     "categories": (figures.category_figure, "Figure 4, categories", _ITEMS_NEEDED),
     "activity": (figures.activity_figures, "Figure 5, user activity", _RANKS_NEEDED),
     "popularity": (figures.popularity_figures, "Gain by popularity", _RANKS_NEEDED),
@@ -30,22 +31,22 @@ _PICTURES: dict[str, tuple[Callable[[Results], dict[str, Block]], str, str]] = {
 }
 
 
-def write_report(results_folder: Path, output: Path) -> None:
+def write_report(results_folders: Sequence[Path], output: Path) -> None:
     """Write ``report.md``, ``report.html``, the pictures and every number as CSV.
 
     Args:
-        results_folder: as ``kept_cells.ResultsFolder`` describes it.
+        results_folders: as ``kept_cells.ResultsFolder`` describes them.
         output: a folder; files of the same names in it are replaced.
 
     Raises:
-        FileNotFoundError, ValueError: the results folder is not one, or holds no finished cell.
+        FileNotFoundError, ValueError: a results folder is not one, or they hold no finished cell.
     """
-    results = Results(results_folder)
+    results, given = Results(*results_folders), ",".join(map(str, results_folders))
     if results.cells.empty:
         raise ValueError(
-            f"results: [{results_folder}] has no finished cell, and {len(results.failed)} failed."
+            f"results: [{given}] has no finished cell, and {len(results.failed)} failed."
         )
-    paths = f"--results {shlex.quote(str(results_folder))} --output {shlex.quote(str(output))}"
+    paths = f"--results {shlex.quote(given)} --output {shlex.quote(str(output))}"
     write_document(output, *make_report(results, f"python -m recbole_tslrec report {paths}"))
 
 

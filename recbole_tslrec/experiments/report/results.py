@@ -63,7 +63,10 @@ def cell_name(cell: Mapping[str, Any]) -> str:
 
 
 class Results:
-    """A results folder.
+    """One results folder or several, as of several machines.
+
+    Args:
+        folders: a cell that is in two of them is the same cell, and counts once.
 
     Attributes:
         cells: the finished cells that the report is of, a row each in the order of a table. Columns
@@ -77,9 +80,8 @@ class Results:
         mismatches: what makes methods that stand side by side not compare, a sentence each.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = ResultsFolder(folder)
-        found = _read(self.folder)
+    def __init__(self, *folders: Path):
+        found, self._folders = _read_all([ResultsFolder(folder) for folder in folders])
         finished = found[found["status"] == DONE]
         self.failed = found[found["status"] != DONE]
         chosen = [_chosen(method) for _, method in finished.groupby(METHOD)]
@@ -119,6 +121,10 @@ class Results:
         """A method's cells with embeddings of their own, indexed by seed."""
         return self.methods.get((dataset, backbone, variant, ""))
 
+    def arrays(self, kind: str, cell: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+        """A cell's ``ranks`` or ``items``, see ``ResultsFolder.arrays``."""
+        return self._folders[cell["cell"]].arrays(kind, cell)
+
     def ranks(self, cell: Mapping[str, Any]) -> pd.DataFrame | None:
         """A cell's kept ranks, one row a user, by (user, item) in the order of the tokens.
 
@@ -126,7 +132,7 @@ class Results:
             ValueError: they are damaged.
         """
         if cell["cell"] not in self._ranks:
-            arrays = self.folder.arrays("ranks", cell)
+            arrays = self.arrays("ranks", cell)
             self._ranks[cell["cell"]] = arrays and self._by_user(cell["dataset"], arrays)
         return self._ranks[cell["cell"]]
 
@@ -258,6 +264,17 @@ def _has_no_backbone(variant: str) -> bool:
     """Whether a row neither is a backbone nor starts from one."""
     row = table_rows().get(variant)
     return row is not None and bool(row.stages) and "backbone" not in row.stages
+
+
+def _read_all(folders: Sequence[ResultsFolder]) -> tuple[pd.DataFrame, dict[str, ResultsFolder]]:
+    """The lines of the folders, and the folder of each cell: where it is finished, if anywhere."""
+    read = pd.concat([_read(folder).assign(folder=folder) for folder in folders])
+    read = read.sort_values("finished_at", kind="stable")
+    finished = read["status"] == DONE
+    read = pd.concat([read[~finished], read[finished]]).drop_duplicates("cell", keep="last")
+    read = read.sort_values("finished_at", kind="stable", ignore_index=True)
+    where = dict(zip(read["cell"], read["folder"], strict=True))
+    return read.drop(columns="folder"), where
 
 
 def _read(folder: ResultsFolder) -> pd.DataFrame:

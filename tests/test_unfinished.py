@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
+from recbole.model.sequential_recommender.sasrec import SASRec
 from test_trainer import prepared
 
 from recbole_tslrec.recbole_bridge import unfinished
@@ -15,7 +18,9 @@ from recbole_tslrec.recbole_bridge.unfinished import (
     UnfinishedTraining,
     clear_but_unfinished,
 )
-from recbole_tslrec.store.checkpoints import load_checkpoint
+from recbole_tslrec.store.checkpoints import load_checkpoint, write_checkpoint
+from recbole_tslrec.store.files import DiskError
+from recbole_tslrec.store.locks import lock_files
 
 MODELS = {
     "whole sequences": ("SASRec", {"train_batching": "sequence"}),
@@ -26,6 +31,7 @@ MODELS = {
         "TSLRec_SASRec",
         {"enhancement": "backbone_embedding", "score_term": "after", "stopping_step": 10},
     ),
+    "a chain of stages": ("CI_SASRec", {"stopping_step": 10}),
     "a term alone": (
         "TSLRec_GRU4Rec",
         {"enhancement": "random", "fusion": "none", "score_term": "after"},
@@ -57,7 +63,7 @@ def every_epoch_is_kept(monkeypatch):
 def train(small_data, settings, monkeypatch):
     """Train a model to its end, or stop it after some epochs; its trainer, and what ``fit`` gave."""
 
-    def train(which: str, epochs: int | None = None, **changes):
+    def train(which: str, stop_after: int | None = None, **changes):
         model, own = MODELS[which]
         own = own | (ONE_NEGATIVE if own.get("loss_type") == "BPR" else {})
         given = settings | {"epochs": 6, "stopping_step": 2, "learning_rate": 0.01} | own | changes
@@ -67,7 +73,7 @@ def train(small_data, settings, monkeypatch):
         def stop(self, epoch, score):  # a backbone's epochs in a stage count, too
             epoch_ends(self, epoch, score)
             done.append(epoch)
-            if len(done) == epochs:
+            if len(done) == stop_after:
                 raise Stopped
 
         with monkeypatch.context() as stopping:
@@ -97,7 +103,8 @@ def assert_same(first: Path | str, second: Path | str) -> None:
 @pytest.mark.parametrize(
     "which, epochs",
     [(which, epochs) for which in PLAIN for epochs in (1, 4)]
-    + [("the gate and a term", epochs) for epochs in (2, 9)]
+    + [("the gate and a term", epochs) for epochs in (2, 9, 12)]
+    + [("a chain of stages", epochs) for epochs in (2, 9)]
     + [("a term alone", 2)],
 )
 def test_it_ends_where_the_unbroken_one_does(which, epochs, train):
@@ -107,8 +114,8 @@ def test_it_ends_where_the_unbroken_one_does(which, epochs, train):
     assert train(which, epochs)[1] is None
     assert len(kept()) == 1
     trainer, found = train(which)
-    if which in PLAIN:
-        assert trainer.start_epoch == epochs
+    if which in PLAIN or epochs > 6:  # six are the stage's
+        assert trainer.start_epoch == epochs - 6 * (which not in PLAIN)
     assert found == expected
     assert not kept()
     assert_same(trainer.saved_model_file, unbroken.saved_model_file)
@@ -125,28 +132,117 @@ def test_it_goes_on_after_several_stops(train):
     assert_same(trainer.saved_model_file, unbroken.saved_model_file)
 
 
-def test_one_that_was_stopped_after_its_last_epoch_trains_none(train, monkeypatch):
-    which = "the gate and a term"
-    unbroken, expected = train(which)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stopping_step": 10},
+        {"stopping_step": 0, "learning_rate": 0.2},
+        {"eval_step": 2, "epochs": 5},
+    ],
+    ids=["all epochs", "patience", "an epoch without validation"],
+)
+def test_one_that_was_stopped_after_its_last_epoch_trains_none(changes, train):
+    unbroken, expected = train("whole sequences", **changes)
+    of_all = sum(bool((epoch + 1) % unbroken.eval_step == 0) for epoch in unbroken.train_loss_dict)
+    assert train("whole sequences", of_all, **changes)[1] is None
+    trainer, found = train("whole sequences", **changes)
+    assert trainer.epochs == trainer.start_epoch  # it had none to do
+    assert found == expected
+    assert_same(trainer.saved_model_file, unbroken.saved_model_file)
+
+
+def test_one_that_was_stopped_as_its_term_is_chosen_trains_none(train, monkeypatch):
+    changes = {"eval_step": 2, "epochs": 5}
+    unbroken, expected = train("the gate and a term", **changes)
 
     def stop(*_):
         raise Stopped
 
     with monkeypatch.context() as stopping:
         stopping.setattr("recbole_tslrec.recbole_bridge.trainers.choose_settings", stop)
-        assert train(which)[1] is None
+        assert train("the gate and a term", **changes)[1] is None
     assert len(kept()) == 1
-    trainer, found = train(which)
-    assert not trainer.train_loss_dict  # no epoch
+    trainer, found = train("the gate and a term", **changes)
+    assert trainer.epochs == trainer.start_epoch
     assert found == expected
     assert_same(trainer.saved_model_file, unbroken.saved_model_file)
 
 
-def test_another_training_starts_anew(train):
+@pytest.mark.parametrize("change", ["learning_rate", "start", "data", "version"])
+def test_another_training_starts_anew(change, train, monkeypatch, tmp_path):
     train("whole sequences", 2)
-    trainer, _ = train("whole sequences", learning_rate=0.02)
+    if change == "start":  # as another code, file or stage would make it
+        monkeypatch.setattr(SASRec, "_init_weights", lambda self, module: None)
+    elif change == "data":
+        file = next(tmp_path.rglob("*.inter"))
+        file.write_text("\n".join(file.read_text().splitlines()[:-9]) + "\n")
+    elif change == "version":
+        monkeypatch.setattr(unfinished, "version", lambda package: "0")
+    more = {"learning_rate": 0.02} if change == "learning_rate" else {}
+    trainer, _ = train("whole sequences", **more)
     assert trainer.start_epoch == 0
     assert len(kept()) == 1  # the other one's
+
+
+def test_its_losses_are_of_all_epochs(train):
+    unbroken, _ = train("whole sequences")
+    train("whole sequences", 2)
+    assert train("whole sequences")[0].train_loss_dict == unbroken.train_loss_dict
+
+
+def test_while_another_trains_the_same_none_is_taken_up(train):
+    """Nor kept: the other one keeps it."""
+    train("whole sequences", 2)
+    (file,) = kept()
+    before = file.read_bytes()
+    with FileLock(lock_files(file)[0]):
+        trainer, _ = train("whole sequences")
+    assert trainer.start_epoch == 0
+    assert file.read_bytes() == before
+
+
+def test_a_full_disk_does_not_stop_it(train, monkeypatch, caplog):
+    _, expected = train("whole sequences")
+
+    def full(*_):
+        raise DiskError(28, "no space")
+
+    monkeypatch.setattr(unfinished, "write_checkpoint", full)
+    assert train("whole sequences")[1] == expected
+    assert "no space Until then the training is not kept." in caplog.text.replace("[Errno 28] ", "")
+
+
+FORGED = {
+    "nothing beside": lambda content: content.pop("unfinished"),
+    "a string beside": lambda content: content.update(unfinished="x"),
+    "another kind": lambda content: content["unfinished"].update(best="x"),
+    "no result": lambda content: content["unfinished"].update(best_valid_result={"ndcg@10": None}),
+    "ended": lambda content: content["unfinished"].update(ended=[1]),
+    "seconds": lambda content: content["unfinished"].update(seconds=float("nan")),
+    "an epoch to come": lambda content: content.update(epoch=10**6),
+    "an epoch before all": lambda content: content.update(epoch=-5),
+    "no loaders": lambda content: content["unfinished"].update(loaders=[]),
+    "a short state": lambda content: content["unfinished"]["generators"].update(
+        torch=torch.zeros(3, dtype=torch.uint8)
+    ),
+    "no generators": lambda content: content["unfinished"].update(generators={}),
+    "no weights": lambda content: content["unfinished"].update(best={"state_dict": 3}),
+    "other weights": lambda content: content["state_dict"].update(
+        {"position_embedding.weight": torch.zeros(2, 2)}
+    ),
+    "no optimizer": lambda content: content.pop("optimizer"),
+}
+
+
+@pytest.mark.parametrize("how", FORGED)
+def test_what_no_training_has_written_is_refused_by_name(how, train):
+    train("whole sequences", 2)
+    (file,) = kept()
+    content = load_checkpoint(file)
+    FORGED[how](content)
+    write_checkpoint(content, file)
+    with pytest.raises(ValueError, match=re.escape(str(file))):
+        train("whole sequences")
 
 
 def test_a_damaged_file_is_left_aside_with_a_warning(train, caplog):
@@ -178,6 +274,8 @@ def test_seconds_count_what_was_before(train):
 def test_what_is_not_of_a_training_is_cleared(tmp_path):
     for name in ("SASRec-1.pth", f"SASRec-2{SUFFIX}"):
         (tmp_path / name).touch()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "saved").touch()
     clear_but_unfinished(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [f"SASRec-2{SUFFIX}"]
     clear_but_unfinished(tmp_path / "none")

@@ -77,9 +77,7 @@ class BackboneTrainer(WatchedTrainer):
         kept.restore()
         if kept.ended:  # RecBole's loop has no epoch to do, and no checkpoint to write
             self.epochs, saved = self.start_epoch, False
-        found = super().fit(train_data, valid_data, verbose, saved, show_progress, epoch_ends)
-        kept.epochs_end()
-        return found
+        return super().fit(train_data, valid_data, verbose, saved, show_progress, epoch_ends)
 
     def _kept_while_it_runs(self, train_data, valid_data, saved) -> UnfinishedTraining | None:
         validated = valid_data and self.eval_step > 0
@@ -134,10 +132,14 @@ class GoesOn:
     """Mixin in front of a backbone's trainer: what is kept of a training goes when ``fit`` is over."""
 
     def fit(self, *args, **kwargs):
-        found = super().fit(*args, **kwargs)
-        if self.unfinished is not None:
-            self.unfinished.remove()
-        return found
+        try:
+            found = super().fit(*args, **kwargs)
+            if self.unfinished is not None:
+                self.unfinished.remove()
+            return found
+        finally:
+            if self.unfinished is not None:
+                self.unfinished.release()
 
 
 class StagesFirst:

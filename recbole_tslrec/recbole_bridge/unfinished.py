@@ -8,28 +8,40 @@ CPU). The file's name is a hash of what the training follows from; with its end 
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Iterable
+import shutil
+from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from recbole.data.dataloader import AbstractDataLoader
 from recbole.trainer import Trainer
-from torch import Tensor
 
 from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.config.key import KEYS
+from recbole_tslrec.stages.backbone import feature_values
 from recbole_tslrec.stages.trained_on import data_notes
-from recbole_tslrec.store.checkpoints import load_checkpoint, without_layers, write_checkpoint
+from recbole_tslrec.store.checkpoints import (
+    check_checkpoint,
+    hash_of_weights,
+    load_checkpoint,
+    saying_which,
+    without_layers,
+    write_checkpoint,
+)
 from recbole_tslrec.store.files import fingerprint
+from recbole_tslrec.store.locks import lock_files
 
 SUFFIX = ".unfinished"
 SECONDS_BETWEEN = 60.0  # a training that is over before has no file
 SHARE_OF_WRITING = 0.05  # of the time, at most
 _BESIDE = "unfinished"  # in the file, beside what RecBole's checkpoints hold
+_VERSIONS = ("recbole_tslrec", "recbole", "torch")
 
 
 class UnfinishedTraining:
@@ -55,10 +67,12 @@ class UnfinishedTraining:
         self._trainer = trainer
         self._loaders = (train_data, valid_data)
         self._folder = folder
+        # It stands for all that the model was made of: code, files, stages.
+        self._start = hash_of_weights(trainer.model.state_dict())
         self._begun = monotonic()
         self._due = self._begun + SECONDS_BETWEEN
-        self._epoch = 0
-        self._written: Path | None = None
+        self._path: Path | None = None  # once it is known to be needed
+        self._lock: FileLock | None = None
         self.seconds_before = 0.0
         self.ended = False
 
@@ -66,76 +80,98 @@ class UnfinishedTraining:
         """Put the trainer where the same training was stopped, if a file of it is there.
 
         A damaged file is left aside with a warning, and the training starts anew.
+
+        Raises:
+            ValueError: the file is whole, and no training has written it.
         """
         trainer = self._trainer
         if not any(self._folder.glob(f"{trainer.config['model']}-*{SUFFIX}")):
             return
-        path = self._path(data_notes(self._loaders[0]._dataset, self._loaders[1]))
-        if not path.is_file():
+        path = self._locked(data_notes(self._loaders[0]._dataset, self._loaders[1]))
+        if path is None or not path.is_file():
             return
         try:
             content = load_checkpoint(path)
         except ValueError as error:
             trainer.logger.warning(f"{error} The training starts anew.")
             return
-        own_file = trainer.saved_model_file
-        trainer.resume_checkpoint(path)
-        trainer.saved_model_file = own_file
-        beside = content.pop(_BESIDE)
-        write_checkpoint(content | beside["best"], own_file)
-        trainer.best_valid_result = beside["best_valid_result"]
-        for loader, state in zip(self._loaders, beside["loaders"], strict=True):
-            loader.generator.set_state(state)
-        _set_generators(beside["generators"])
-        self._written, self._epoch = path, content["epoch"]
-        self.seconds_before, self.ended = beside["seconds"], beside["ended"]
+        if fault := self._fault(content):
+            raise ValueError(f"[{path}] is not what a training has kept: {fault}. Remove it.")
+        with saying_which(path):
+            self._go_on_from(path, content)
         trainer.logger.info(
-            f"[{path}]: goes on after epoch {self._epoch} of a training that was stopped. Remove the "
-            f"file to train anew."
+            f"[{path}]: goes on after epoch {content['epoch']} of a training that was stopped. Remove "
+            f"the file to train anew."
         )
 
     def epoch_ends(self, epoch: int, _score: float) -> None:
         """RecBole's ``callback_fn``: keep the epoch, unless one was kept a moment ago."""
-        self._epoch = epoch
-        if monotonic() >= self._due:
-            self._write()
-
-    def epochs_end(self) -> None:
-        """Keep what the epochs came to, if they took long: the term at scoring comes after them."""
-        self.ended = True
-        trained = self._trainer.best_valid_result is not None  # not frozen, as for a term alone
-        if trained and (self._written is not None or monotonic() >= self._due):
-            self._write()
+        trainer = self._trainer
+        self.ended = (
+            trainer.cur_step > trainer.stopping_step or epoch + trainer.eval_step >= trainer.epochs
+        )
+        # Its end is kept in any case: the term at scoring and the test come after it.
+        if monotonic() < self._due and not (self.ended and self._path is not None):
+            return
+        start = monotonic()
+        if (path := self._locked(trainer.config["trained_on"])) is not None:
+            try:
+                self._write(path, epoch)
+            except OSError as error:
+                trainer.logger.warning(f"{error} Until then the training is not kept.")
+        took = monotonic() - start
+        self._due = monotonic() + max(SECONDS_BETWEEN, took / SHARE_OF_WRITING)
 
     def remove(self) -> None:
         """Remove the file: the training is over."""
-        if self._written is not None:
-            self._written.unlink(missing_ok=True)
+        if self._lock is not None:
+            self._path.unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Let another process go on with what is kept, if anything."""
+        if self._lock is not None:
+            Path(self._lock.lock_file).unlink(missing_ok=True)  # while it is held
+            self._lock.release()
+            self._lock = None
 
     @property
     def seconds(self) -> float:
         """How long the training has taken so far, the time before it was stopped included."""
         return self.seconds_before + monotonic() - self._begun
 
-    def _path(self, notes: dict[str, str]) -> Path:
+    def _locked(self, notes: dict[str, str]) -> Path | None:
+        """The file, which is this process's from now on; None while another trains the same."""
+        if self._path is None:
+            self._path = self._folder / self._name(notes)
+        if self._lock is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(lock_files(self._path)[0])
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                return None
+            self._lock = lock
+        return self._path
+
+    def _name(self, notes: dict[str, str]) -> str:
         config = self._trainer.config
         made_from = {
             "settings": training_settings(config.final_config_dict),
             "metrics": f"{config['topk']} {config['metrics']}",  # of the best epoch's result
             "keys": {key: str(config[key]) for key in sorted(KEYS)},
-            "data": notes,
-            "stages": [stage.fingerprint for stage in getattr(self._trainer, "stages", [])],
+            "data": notes | feature_values(self._loaders[0]._dataset),
+            "start": self._start,
+            "on": [self._trainer.device.type, *map(version, _VERSIONS)],
         }
-        name = f"{config['model']}-{fingerprint(made_from)[:16]}{SUFFIX}"
-        return self._folder / name
+        return f"{config['model']}-{fingerprint(made_from)[:16]}{SUFFIX}"
 
-    def _write(self) -> None:
-        trainer, start = self._trainer, monotonic()
-        path = self._path(trainer.config["trained_on"])
-        best = load_checkpoint(trainer.saved_model_file, trainer.device) if trainer.cur_step else {}
+    def _write(self, path: Path, epoch: int) -> None:
+        trainer = self._trainer
+        # Of an epoch that was just saved the weights are there anyhow.
+        best = load_checkpoint(trainer.saved_model_file) if trainer.cur_step else {}
         content = {
             "config": trainer.config,
-            "epoch": self._epoch,
+            "epoch": epoch,
             "cur_step": trainer.cur_step,
             "best_valid_score": float(trainer.best_valid_score),
             "state_dict": trainer.model.state_dict(),
@@ -143,35 +179,66 @@ class UnfinishedTraining:
             "optimizer": trainer.optimizer.state_dict(),
             _BESIDE: {
                 "best": {name: value for name, value in best.items() if name != "config"},
-                "best_valid_result": {
-                    name: float(value) for name, value in trainer.best_valid_result.items()
-                },
+                "best_valid_result": _as_floats(trainer.best_valid_result),
+                "losses": _as_floats(trainer.train_loss_dict),
                 "loaders": [loader.generator.get_state() for loader in self._loaders],
                 "generators": _generators(),
                 "seconds": self.seconds,
                 "ended": self.ended,
             },
         }
-        self._folder.mkdir(parents=True, exist_ok=True)
         write_checkpoint(content, path)
-        self._written = path
-        took = monotonic() - start
-        self._due = monotonic() + max(SECONDS_BETWEEN, took / SHARE_OF_WRITING)
+
+    def _fault(self, content: dict[str, Any]) -> str | None:
+        """What is wrong with the form of a file whose name and checksums are right."""
+        beside = content.get(_BESIDE)
+        kinds = {"best": dict, "best_valid_result": dict, "losses": dict, "loaders": list}
+        kinds |= {"generators": dict, "seconds": float, "ended": bool}
+        if not isinstance(beside, dict) or beside.keys() != kinds.keys():
+            return f"it has no [{_BESIDE}] with {', '.join(kinds)}"
+        wrong = [name for name, kind in kinds.items() if type(beside[name]) is not kind]
+        if wrong:
+            return f"its [{wrong[0]}] is a {type(beside[wrong[0]]).__name__}"
+        if not 0 <= content.get("epoch", -1) < self._trainer.epochs:
+            return f"its epoch is [{content.get('epoch')}]"
+        return None if 0 <= beside["seconds"] < math.inf else f"its seconds: [{beside['seconds']}]"
+
+    def _go_on_from(self, path: Path, content: dict[str, Any]) -> None:
+        trainer, own_file = self._trainer, self._trainer.saved_model_file
+        beside = content.pop(_BESIDE)
+        trainer.resume_checkpoint(path)
+        trainer.saved_model_file = own_file
+        # As this run was started: what may differ has no effect on the training.
+        trainer.config["trained_on"] = content["config"]["trained_on"]
+        write_checkpoint(content | beside["best"] | {"config": trainer.config}, own_file)
+        check_checkpoint(own_file)
+        trainer.best_valid_result = _as_floats(beside["best_valid_result"])
+        trainer.train_loss_dict.update(_as_floats(beside["losses"]))
+        for loader, state in zip(self._loaders, beside["loaders"], strict=True):
+            loader.generator.set_state(state)
+        _set_generators(beside["generators"])
+        self.seconds_before, self.ended = beside["seconds"], beside["ended"]
 
 
 def clear_but_unfinished(folder: Path) -> None:
     """Remove what a run that was stopped left in a folder, but for what its training goes on from."""
     for path in folder.glob("*"):
-        if path.suffix != SUFFIX:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.suffix != SUFFIX and not path.name.endswith(f"{SUFFIX}.lock"):
             path.unlink()
+
+
+def _as_floats(values: dict[Any, Any]) -> dict[Any, float]:
+    return {name: float(value) for name, value in values.items()}
 
 
 def _generators() -> dict[str, Any]:
     """Where the random generators stand that RecBole's training draws from, as torch can read it."""
     kind, key, place, has_gauss, gauss = np.random.get_state()
-    version, state, next_gauss = random.getstate()
+    version_, state, next_gauss = random.getstate()
     return {
-        "python": [version, list(state), next_gauss],
+        "python": [version_, list(state), next_gauss],
         "numpy": [kind, torch.from_numpy(key.astype(np.int64)), place, has_gauss, gauss],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -179,14 +246,10 @@ def _generators() -> dict[str, Any]:
 
 
 def _set_generators(kept: dict[str, Any]) -> None:
-    version, state, next_gauss = kept["python"]
-    random.setstate((version, tuple(state), next_gauss))
+    version_, state, next_gauss = kept["python"]
+    random.setstate((version_, tuple(state), next_gauss))
     kind, key, place, has_gauss, gauss = kept["numpy"]
     np.random.set_state((kind, key.numpy().astype(np.uint32), place, has_gauss, gauss))
     torch.set_rng_state(kept["torch"])
-    _set_cuda_generators(kept["cuda"])
-
-
-def _set_cuda_generators(states: Iterable[Tensor]) -> None:
-    for device, state in zip(range(torch.cuda.device_count()), states, strict=False):
-        torch.cuda.set_rng_state(state, device)
+    for device, of_device in zip(range(torch.cuda.device_count()), kept["cuda"], strict=False):
+        torch.cuda.set_rng_state(of_device, device)

@@ -48,7 +48,7 @@ class BackboneStage(Stage):
         return {
             "backbone": backbone,
             "settings": training_settings(self.config.final_config_dict),
-            "data": self.pipeline.data_fingerprint | _features(self.pipeline.dataset),
+            "data": self.pipeline.data_fingerprint | feature_values(self.pipeline.dataset),
         }
 
     def make(self, folder: Path) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class BackboneStage(Stage):
         )
 
 
-def _features(dataset) -> dict[str, str]:
+def feature_values(dataset) -> dict[str, str]:
     """A hash of the columns that are loaded of users and items, by token; none where there are none."""
     rows = []
     for id_field, features in (

@@ -25,7 +25,8 @@ from recbole_tslrec.store.locks import is_held, lock_files
 # The names of write_atomically.
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[^/]+)-(?P<pid>\d+)\.tmp")
 # What is kept of a training while it runs, in RecBole's ``checkpoint_dir``.
-_UNFINISHED_TRAININGS = "*-" + "[0-9a-f]" * 16 + ".unfinished"
+_UNFINISHED = ".unfinished"
+_UNFINISHED_TRAININGS = "*-" + "[0-9a-f]" * 16 + _UNFINISHED
 _DAY = 86400
 
 
@@ -114,7 +115,7 @@ def _unfinished_trainings(checkpoints: Path, before: float, days: float) -> list
     return [
         Leftover(path, f"unfinished for {days:g} days", path.stat().st_size)
         for path in _own_files(checkpoints, _UNFINISHED_TRAININGS)
-        if path.stat().st_mtime < before
+        if path.stat().st_mtime < before and not is_held(path)
     ]
 
 
@@ -196,7 +197,7 @@ def remove(leftover: Leftover) -> bool:
     beside = _beside(path)
     if beside:
         stage = path.with_name(beside["stage"])
-    elif path.is_file():
+    elif path.is_file() and path.suffix != _UNFINISHED:
         path.unlink(missing_ok=True)
         return True
     lock_file, owner_file = lock_files(stage)
@@ -209,6 +210,8 @@ def remove(leftover: Leftover) -> bool:
                     shutil.rmtree(removed, ignore_errors=True)
                     os.replace(path, removed)
                 shutil.rmtree(removed)
+            elif path.suffix == _UNFINISHED:
+                path.unlink(missing_ok=True)
             owner_file.unlink(missing_ok=True)
             lock_file.unlink(missing_ok=True)  # held: whoever waits notices and makes a new one
     except Timeout:

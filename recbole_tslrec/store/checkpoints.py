@@ -13,7 +13,7 @@ import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import NoneType
@@ -269,10 +269,18 @@ def weights_hash(checkpoint: Path) -> str:
         weights = load_checkpoint(checkpoint)["state_dict"]
     except (KeyError, ValueError):
         return file_hash(checkpoint)  # whoever loads it says what is wrong
+    return hash_of_weights(weights)
+
+
+def hash_of_weights(weights: Mapping[str, Any]) -> str:
+    """A hash of a ``state_dict``: names, types, shapes and numbers."""
     content = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
+        if not isinstance(tensor, torch.Tensor):  # what a module keeps beside its tensors
+            content.update(f"{name} {tensor}".encode())
+            continue
         content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        content.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        content.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     return content.hexdigest()
 
 

@@ -180,7 +180,8 @@ def test_a_cell_that_was_stopped_goes_on_within_its_training(small_data, setting
     assert begun == [2, 3]
     (cell,), (same,) = lines("results"), lines("unbroken")
     assert cell["test"] == same["test"] and cell["valid"] == same["valid"]
-    assert not list(Path("results").rglob("*.unfinished"))
+    assert cell["epochs"] == same["epochs"] == 4
+    assert not list(Path("results").rglob("*.unfinished*"))
 
 
 def test_a_failed_cell_does_not_stop_the_others_and_is_tried_again(small_data, settings, capsys):

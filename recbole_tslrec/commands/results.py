@@ -78,7 +78,9 @@ def _report(args: argparse.Namespace) -> None:
         raise ModuleNotFoundError(
             f"The report needs {missing}: pip install 'recbole_tslrec[report]'."
         ) from error
-    write_report([Path(folder) for folder in args.results.split(",")], args.output)
+    given = args.results  # a folder's name may have a comma
+    folders = [given] if Path(given).is_dir() else [one for one in given.split(",") if one]
+    write_report([Path(folder) for folder in folders], args.output)
     print(args.output / "report.html")
 
 

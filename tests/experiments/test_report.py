@@ -329,6 +329,20 @@ def test_several_folders_are_one_report(tmp_path):
         assert results.ranks(cell) is not None
 
 
+def test_folders_that_contradict_each_other_are_refused(tmp_path):
+    one, other = (
+        SyntheticResults(tmp_path / name, n_users=60, n_items=40) for name in ("one", "other")
+    )
+    one.write("tiny", "SASRec", "Base", 1)
+    other.write("tiny", "SASRec", "Base", 1)
+    file = other.folder / "cells.jsonl"
+    line = json.loads(file.read_text())
+    line["test"]["masked"]["ndcg@10"] = 0.9
+    file.write_text(json.dumps(line) + "\n")
+    with pytest.raises(ValueError, match=r"has different results in \[.*one\], \[.*other\]"):
+        Results(one.folder, other.folder)
+
+
 def test_figures_that_do_not_fit_the_ranks_are_said(tmp_path):
     writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
     metrics = {"hit@5": 0.9, "hit@10": 0.9, "ndcg@5": 0.9, "ndcg@10": 0.9}

@@ -267,10 +267,21 @@ def _has_no_backbone(variant: str) -> bool:
 
 
 def _read_all(folders: Sequence[ResultsFolder]) -> tuple[pd.DataFrame, dict[str, ResultsFolder]]:
-    """The lines of the folders, and the folder of each cell: where it is finished, if anywhere."""
+    """The lines of the folders, and the folder of each cell: where it is finished, if anywhere.
+
+    Raises:
+        ValueError: a cell is finished in two of them with different results.
+    """
     read = pd.concat([_read(folder).assign(folder=folder) for folder in folders])
     read = read.sort_values("finished_at", kind="stable")
     finished = read["status"] == DONE
+    for cell, lines in read[finished].groupby("cell"):
+        if any(test != lines["test"].iloc[0] for test in lines["test"]):
+            where = ", ".join(f"[{folder.folder}]" for folder in lines["folder"])
+            raise ValueError(
+                f"results: cell [{cell}] has different results in {where}. Give one of them, or take "
+                f"its line out of the others' cells.jsonl."
+            )
     read = pd.concat([read[~finished], read[finished]]).drop_duplicates("cell", keep="last")
     read = read.sort_values("finished_at", kind="stable", ignore_index=True)
     where = dict(zip(read["cell"], read["folder"], strict=True))

@@ -21,7 +21,7 @@ from recbole_tslrec.evaluation.scoring_term import ScoringTerm
 from recbole_tslrec.paradigms.tslrec.augmentation.columns import centre, reduce_columns
 
 _DECAYS = (0.3, 0.5, 0.7, 0.85, 1.0)
-_WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
+_WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)  # 1.0 to 2.0 after a learned map
 
 
 class HistorySimilarity(ScoringTerm):

@@ -87,6 +87,7 @@ BACKBONES: dict[str, Backbone] = {
             trimmed="recbole_tslrec.backbones.caser.without_padding",
         ),
         Backbone("SASRec", f"{_RECBOLE}.sasrec", by_product=True, causal=True),
+        Backbone("SASRecPreNorm", f"{_OURS}.sasrecprenorm", by_product=True, causal=True),
         Backbone("FMLPRec", f"{_OURS}.fmlprec", by_product=True),
         Backbone("BSARec", f"{_OURS}.bsarec", by_product=True),
         Backbone("LRURec", f"{_OURS}.lrurec", by_product=True, causal=True, item_bias="item_bias"),

@@ -28,6 +28,7 @@ from recbole_tslrec.backbones.bsarec import BSARec
 from recbole_tslrec.backbones.fmlprec import FMLPRec
 from recbole_tslrec.backbones.lrurec import LRURec
 from recbole_tslrec.backbones.registry import BACKBONES, NO_BACKBONES, Backbone
+from recbole_tslrec.backbones.sasrecprenorm import SASRecPreNorm
 from recbole_tslrec.config.built_in import note_stages
 from recbole_tslrec.config.checks import (
     check_files,
@@ -65,7 +66,12 @@ _KEEPING_ALL = (None, False, {}, "[0,inf)")  # values of filters
 _SEQUENTIAL = "recbole.model.sequential_recommender"
 
 # Backbones that RecBole does not have.
-_BACKBONES: dict[str, type] = {"FMLPRec": FMLPRec, "BSARec": BSARec, "LRURec": LRURec}
+_BACKBONES: dict[str, type] = {
+    "SASRecPreNorm": SASRecPreNorm,
+    "FMLPRec": FMLPRec,
+    "BSARec": BSARec,
+    "LRURec": LRURec,
+}
 
 
 def our_models() -> dict[str, type]:

@@ -1,0 +1,71 @@
+"""SASRecPreNorm against its formulas in NumPy, on a small model of random weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+from support.small_backbones import batch_of, model_of
+from test_bsarec import array, linear, normalised
+
+from recbole_tslrec.backbones.sasrecprenorm import Block, SASRecPreNorm
+
+LENGTH = 7
+
+
+def attended(queries: np.ndarray, states: np.ndarray, block: Block, n_heads: int) -> np.ndarray:
+    """What each position, one after the other, takes from itself and from those before it."""
+    of_query, of_key, of_value = np.split(array(block.attention.in_proj_weight), 3)
+    biases = np.split(array(block.attention.in_proj_bias), 3)
+    query, key, value = (
+        given @ weight.T + bias
+        for given, weight, bias in zip(
+            (queries, states, states), (of_query, of_key, of_value), biases, strict=True
+        )
+    )
+    width = states.shape[1] // n_heads
+    rows = []
+    for place in range(len(states)):
+        heads = []
+        for head in range(n_heads):
+            columns = slice(head * width, (head + 1) * width)
+            scores = key[: place + 1, columns] @ query[place, columns] / np.sqrt(width)
+            heads.append(softmax(scores) @ value[: place + 1, columns])
+        rows.append(np.concatenate(heads))
+    return linear(np.array(rows), block.attention.out_proj)
+
+
+def representation(model: SASRecPreNorm, items: list[int]) -> np.ndarray:
+    """The user's representation, [H], without any padding."""
+    states = array(model.item_embedding.weight)[items] * np.sqrt(model.hidden_size)
+    states = states + array(model.position_embedding.weight)[: len(items)]
+    for block in model.blocks:
+        queries = normalised(states, block.attention_norm)
+        states = states + attended(queries, states, block, model.n_heads)
+        states = normalised(states, block.feed_forward_norm)
+        inner = np.maximum(linear(states, block.dense_1), 0)
+        states = states + linear(inner, block.dense_2)
+    return normalised(states, model.LayerNorm)[-1]
+
+
+@pytest.mark.parametrize("n_heads", [1, 2])
+def test_representations_are_those_of_its_formulas(n_heads):
+    keys = {"n_heads": n_heads, "inner_size": 16, "MAX_ITEM_LIST_LENGTH": LENGTH}
+    model = model_of("SASRecPreNorm", **keys).double().eval()
+    for weight in model.parameters():  # norms and biases among them, which start as 1 and 0
+        weight.data.normal_()
+    batch = batch_of(LENGTH)
+    with torch.no_grad():
+        given = model(batch["item_id_list"], batch["item_length"]).numpy()
+    rows = zip(batch["item_id_list"].tolist(), batch["item_length"].tolist(), strict=True)
+    expected = [representation(model, items[:length]) for items, length in rows]
+    np.testing.assert_allclose(given, expected, rtol=1e-8, atol=1e-8)
+
+
+def test_its_yaml_has_the_published_sizes():
+    model = model_of("SASRecPreNorm", MAX_ITEM_LIST_LENGTH=LENGTH, inner_size=8)
+    start = model.blocks[0].dense_1.weight.detach()
+    assert start.shape == (8, 8)
+    assert start.std() == pytest.approx(np.sqrt(2 / 16), rel=0.3)  # Xavier's
+    assert not hasattr(model, "trm_encoder")

@@ -12,7 +12,8 @@ from filelock import FileLock
 from recbole.model.sequential_recommender.sasrec import SASRec
 from test_trainer import prepared
 
-from recbole_tslrec.recbole_bridge import unfinished
+from recbole_tslrec.recbole_bridge import quick_start, unfinished
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.recbole_bridge.unfinished import (
     SUFFIX,
     UnfinishedTraining,
@@ -134,25 +135,32 @@ def test_it_goes_on_after_several_stops(train):
 
 @pytest.mark.parametrize(
     "changes",
-    [
-        {"stopping_step": 10},
-        {"stopping_step": 0, "learning_rate": 0.2},
-        {"eval_step": 2, "epochs": 5},
-    ],
-    ids=["all epochs", "patience", "an epoch without validation"],
+    [{"stopping_step": 10}, {"stopping_step": 0, "learning_rate": 0.2}],
+    ids=["all epochs", "patience"],
 )
 def test_one_that_was_stopped_after_its_last_epoch_trains_none(changes, train):
     unbroken, expected = train("whole sequences", **changes)
-    of_all = sum(bool((epoch + 1) % unbroken.eval_step == 0) for epoch in unbroken.train_loss_dict)
-    assert train("whole sequences", of_all, **changes)[1] is None
+    assert train("whole sequences", len(unbroken.train_loss_dict), **changes)[1] is None
     trainer, found = train("whole sequences", **changes)
     assert trainer.epochs == trainer.start_epoch  # it had none to do
     assert found == expected
     assert_same(trainer.saved_model_file, unbroken.saved_model_file)
 
 
-def test_one_that_was_stopped_as_its_term_is_chosen_trains_none(train, monkeypatch):
-    changes = {"eval_step": 2, "epochs": 5}
+def test_an_epoch_after_the_last_validation_is_trained(train):
+    """It changes no result of ``fit``, and where the random generators stand for what comes after."""
+    changes = {"eval_step": 2, "epochs": 5, "stopping_step": 10}
+    unbroken, expected = train("prefixes", **changes)
+    drawn = torch.rand(2)
+    assert train("prefixes", 2, **changes)[1] is None
+    trainer, found = train("prefixes", **changes)
+    assert torch.equal(torch.rand(2), drawn)
+    assert found == expected and trainer.train_loss_dict == unbroken.train_loss_dict
+    assert_same(trainer.saved_model_file, unbroken.saved_model_file)
+
+
+@pytest.mark.parametrize("changes", [{}, {"eval_step": 2, "epochs": 5}], ids=["", "eval_step"])
+def test_one_that_was_stopped_as_its_term_is_chosen(changes, train, monkeypatch):
     unbroken, expected = train("the gate and a term", **changes)
 
     def stop(*_):
@@ -163,16 +171,18 @@ def test_one_that_was_stopped_as_its_term_is_chosen_trains_none(train, monkeypat
         assert train("the gate and a term", **changes)[1] is None
     assert len(kept()) == 1
     trainer, found = train("the gate and a term", **changes)
-    assert trainer.epochs == trainer.start_epoch
+    assert trainer.start_epoch == (4 if changes else 6)
     assert found == expected
     assert_same(trainer.saved_model_file, unbroken.saved_model_file)
 
 
-@pytest.mark.parametrize("change", ["learning_rate", "start", "data", "version"])
+@pytest.mark.parametrize("change", ["learning_rate", "start", "code", "data", "version"])
 def test_another_training_starts_anew(change, train, monkeypatch, tmp_path):
     train("whole sequences", 2)
-    if change == "start":  # as another code, file or stage would make it
+    if change == "start":  # as another file or stage would make it
         monkeypatch.setattr(SASRec, "_init_weights", lambda self, module: None)
+    elif change == "code":
+        monkeypatch.setattr(unfinished, "file_hash", lambda path: "another")
     elif change == "data":
         file = next(tmp_path.rglob("*.inter"))
         file.write_text("\n".join(file.read_text().splitlines()[:-9]) + "\n")
@@ -184,14 +194,37 @@ def test_another_training_starts_anew(change, train, monkeypatch, tmp_path):
     assert len(kept()) == 1  # the other one's
 
 
+def test_keys_that_it_does_not_read_do_not_matter(train):
+    train("whole sequences", 2)
+    other = {"tslrec_dir": "elsewhere", "sft_epochs": 1, "n_categories": 3}
+    assert train("whole sequences", **other)[0].start_epoch == 2
+
+
+def test_what_is_kept_stays_until_the_test(small_data, settings, monkeypatch):
+    """Of ``run`` and a comparison: a stop in the test costs no training."""
+    given = settings | {"epochs": 2, "train_neg_sample_args": None}
+    experiment = run_experiment("SASRec", small_data, config_dict=given, test=False)
+    assert len(kept()) == 1
+    again = run_experiment("SASRec", small_data, config_dict=given, test=False)
+    assert again.trainer.start_epoch == again.trainer.epochs == 2
+    assert again.best_valid_result == experiment.best_valid_result
+    again.is_tested()
+    assert not kept()
+    at_the_test = []
+    monkeypatch.setattr(quick_start, "_test", lambda *_: (None, at_the_test.extend(kept())))
+    run_experiment("SASRec", small_data, config_dict=given)
+    assert len(at_the_test) == 1 and not kept()
+
+
 def test_its_losses_are_of_all_epochs(train):
     unbroken, _ = train("whole sequences")
     train("whole sequences", 2)
     assert train("whole sequences")[0].train_loss_dict == unbroken.train_loss_dict
 
 
-def test_while_another_trains_the_same_none_is_taken_up(train):
+def test_while_another_trains_the_same_none_is_taken_up(train, monkeypatch, caplog):
     """Nor kept: the other one keeps it."""
+    monkeypatch.setattr(unfinished, "_SECONDS_TO_LET_GO", 0.1)
     train("whole sequences", 2)
     (file,) = kept()
     before = file.read_bytes()
@@ -199,17 +232,20 @@ def test_while_another_trains_the_same_none_is_taken_up(train):
         trainer, _ = train("whole sequences")
     assert trainer.start_epoch == 0
     assert file.read_bytes() == before
+    assert caplog.text.count("another process is at the same training") == 1
 
 
-def test_a_full_disk_does_not_stop_it(train, monkeypatch, caplog):
+@pytest.mark.parametrize("part", ["file", "lock"])
+def test_a_full_disk_does_not_stop_it(part, train, monkeypatch, caplog):
     _, expected = train("whole sequences")
 
-    def full(*_):
+    def full(*_, **__):
         raise DiskError(28, "no space")
 
-    monkeypatch.setattr(unfinished, "write_checkpoint", full)
+    where, what = (unfinished, "write_checkpoint") if part == "file" else (FileLock, "acquire")
+    monkeypatch.setattr(where, what, full)
     assert train("whole sequences")[1] == expected
-    assert "no space Until then the training is not kept." in caplog.text.replace("[Errno 28] ", "")
+    assert "could not be written (no space). The training goes on" in caplog.text
 
 
 FORGED = {
@@ -230,6 +266,8 @@ FORGED = {
     "other weights": lambda content: content["state_dict"].update(
         {"position_embedding.weight": torch.zeros(2, 2)}
     ),
+    "no config": lambda content: content.pop("config"),
+    "nothing in it": lambda content: content.update(state_dict={}),
     "no optimizer": lambda content: content.pop("optimizer"),
 }
 
@@ -272,10 +310,11 @@ def test_seconds_count_what_was_before(train):
 
 
 def test_what_is_not_of_a_training_is_cleared(tmp_path):
-    for name in ("SASRec-1.pth", f"SASRec-2{SUFFIX}"):
+    stay = {f"SASRec-2{SUFFIX}", f".SASRec-2{SUFFIX}.lock"}
+    for name in ("SASRec-1.pth", ".SASRec-3.pth.here-1.tmp", *stay):
         (tmp_path / name).touch()
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "saved").touch()
     clear_but_unfinished(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [f"SASRec-2{SUFFIX}"]
+    assert {path.name for path in tmp_path.iterdir()} == stay
     clear_but_unfinished(tmp_path / "none")

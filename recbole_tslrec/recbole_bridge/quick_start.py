@@ -64,6 +64,10 @@ class Experiment:
     valid_data: AbstractDataLoader
     test_data: AbstractDataLoader
 
+    def is_tested(self) -> None:
+        """Remove what was kept to go on from."""
+        _forget_unfinished(self.trainer)
+
 
 def _new_log(config) -> None:
     root = logging.getLogger()
@@ -118,6 +122,12 @@ def _ranks_alongside(trainer, train_data, valid_data, test_data) -> RanksAlongsi
         return None
 
 
+def _forget_unfinished(trainer) -> None:
+    unfinished = getattr(trainer, "unfinished", None)
+    if unfinished is not None:
+        unfinished.remove()
+
+
 def _seconds_before(trainer) -> float:
     """How long a training that went on had taken before it was stopped."""
     unfinished = getattr(trainer, "unfinished", None)
@@ -136,7 +146,7 @@ def run_experiment(
 
     Args:
         model, dataset, config_file_list, config_dict: as ``run_recbole`` takes them.
-        test: whether to test the trained model.
+        test: whether to test the trained model; else whoever does so calls ``is_tested``.
         describe: whether to log what ``run_recbole`` logs: settings, data, model, machine and results.
             It does so when nothing is refused any more.
 
@@ -148,7 +158,7 @@ def run_experiment(
     _new_log(config)
     data = create_dataset(config)
     described = [str(part) for part in (sys.argv, config, data)]  # as they are now
-    train_data, valid_data, test_data = data_preparation(config, data)
+    train_data, valid_data, test_data = loaders = data_preparation(config, data)
     check_validation(config, valid_data)
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     recommender = get_model(config["model"])(config, train_data._dataset).to(config["device"])
@@ -160,19 +170,20 @@ def run_experiment(
             trainer.check(train_data, valid_data, config["show_progress"])
         for part in described:
             logging.getLogger().info(part)  # to the root, as RecBole does
+    trainer.unfinished_until_tested = True
     start = monotonic()
     score, best_valid_result = trainer.fit(
         train_data, valid_data, show_progress=config["show_progress"]
     )
-    test_result, by_protocol, begun = None, None, monotonic()
+    found, begun = (None, None), monotonic()
     if test:
-        test_result, by_protocol = _test(trainer, train_data, valid_data, test_data)
+        found = _test(trainer, train_data, valid_data, test_data)
+        _forget_unfinished(trainer)
     stages, end = getattr(trainer, "stages", []), monotonic()
     if describe:
-        _log_results(config, best_valid_result, test_result)
+        _log_results(config, best_valid_result, found[0])
     return Experiment(
-        test_result,
-        by_protocol,
+        *found,
         best_valid_result,
         float(score),
         stages,
@@ -180,7 +191,5 @@ def run_experiment(
         end - begun,
         trainer.saved_model_file,
         trainer,
-        train_data,
-        valid_data,
-        test_data,
+        *loaders,
     )

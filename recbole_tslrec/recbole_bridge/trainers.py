@@ -36,7 +36,10 @@ class BackboneTrainer(WatchedTrainer):
         unfinished: what is kept of the training while it runs; None where nothing is, without
             validation, in several processes, and when a checkpoint is resumed.
         unfinished_in: the folder where it is kept.
+        unfinished_until_tested: whether who tests the model removes it, and not ``fit``.
     """
+
+    unfinished_until_tested = False
 
     def __init__(self, config, model):
         self.unfinished: UnfinishedTraining | None = None
@@ -134,7 +137,7 @@ class GoesOn:
     def fit(self, *args, **kwargs):
         try:
             found = super().fit(*args, **kwargs)
-            if self.unfinished is not None:
+            if self.unfinished is not None and not self.unfinished_until_tested:
                 self.unfinished.remove()
             return found
         finally:

@@ -8,6 +8,7 @@ CPU). The file's name is a hash of what the training follows from; with its end 
 
 from __future__ import annotations
 
+import inspect
 import math
 import random
 import shutil
@@ -23,23 +24,27 @@ from recbole.data.dataloader import AbstractDataLoader
 from recbole.trainer import Trainer
 
 from recbole_tslrec.config.fingerprints import training_settings
-from recbole_tslrec.config.key import KEYS
+from recbole_tslrec.config.key import KEYS, result_values
 from recbole_tslrec.stages.backbone import feature_values
 from recbole_tslrec.stages.trained_on import data_notes
 from recbole_tslrec.store.checkpoints import (
     check_checkpoint,
     hash_of_weights,
+    is_intact,
     load_checkpoint,
     saying_which,
     without_layers,
     write_checkpoint,
 )
-from recbole_tslrec.store.files import fingerprint
+from recbole_tslrec.store.files import file_hash, fingerprint
 from recbole_tslrec.store.locks import lock_files
 
 SUFFIX = ".unfinished"
 SECONDS_BETWEEN = 60.0  # a training that is over before has no file
 SHARE_OF_WRITING = 0.05  # of the time, at most
+_SECONDS_TO_LET_GO = (
+    5.0  # workers of a loader have the lock of a process that was killed for a moment
+)
 _BESIDE = "unfinished"  # in the file, beside what RecBole's checkpoints hold
 _VERSIONS = ("recbole_tslrec", "recbole", "torch")
 
@@ -67,19 +72,20 @@ class UnfinishedTraining:
         self._trainer = trainer
         self._loaders = (train_data, valid_data)
         self._folder = folder
-        # It stands for all that the model was made of: code, files, stages.
+        # It stands for what the model was made of: stages, files, how weights start.
         self._start = hash_of_weights(trainer.model.state_dict())
         self._begun = monotonic()
         self._due = self._begun + SECONDS_BETWEEN
-        self._path: Path | None = None  # once it is known to be needed
+        self._path: Path | None = None  # once it is this process's
         self._lock: FileLock | None = None
+        self._left_to_another = False
         self.seconds_before = 0.0
         self.ended = False
 
     def restore(self) -> None:
         """Put the trainer where the same training was stopped, if a file of it is there.
 
-        A damaged file is left aside with a warning, and the training starts anew.
+        A damaged file is replaced, with a warning: the training starts anew.
 
         Raises:
             ValueError: the file is whole, and no training has written it.
@@ -87,14 +93,22 @@ class UnfinishedTraining:
         trainer = self._trainer
         if not any(self._folder.glob(f"{trainer.config['model']}-*{SUFFIX}")):
             return
-        path = self._locked(data_notes(self._loaders[0]._dataset, self._loaders[1]))
-        if path is None or not path.is_file():
+        path = self._folder / self._name(data_notes(self._loaders[0]._dataset, self._loaders[1]))
+        if not path.is_file():
+            trainer.logger.info(
+                f"[{self._folder}] has unfinished trainings of [{trainer.config['model']}], of other "
+                f"settings, data, versions or first weights. This one starts anew."
+            )
+            return
+        if not self._take(path):
+            return
+        if not is_intact(path):
+            trainer.logger.warning(f"[{path}] is damaged or cut short. The training starts anew.")
             return
         try:
             content = load_checkpoint(path)
         except ValueError as error:
-            trainer.logger.warning(f"{error} The training starts anew.")
-            return
+            raise ValueError(f"[{path}] is not what a training has kept. Remove it.") from error
         if fault := self._fault(content):
             raise ValueError(f"[{path}] is not what a training has kept: {fault}. Remove it.")
         with saying_which(path):
@@ -107,24 +121,23 @@ class UnfinishedTraining:
     def epoch_ends(self, epoch: int, _score: float) -> None:
         """RecBole's ``callback_fn``: keep the epoch, unless one was kept a moment ago."""
         trainer = self._trainer
-        self.ended = (
-            trainer.cur_step > trainer.stopping_step or epoch + trainer.eval_step >= trainer.epochs
-        )
-        # Its end is kept in any case: the term at scoring and the test come after it.
+        self.ended = trainer.cur_step > trainer.stopping_step or epoch + 1 == trainer.epochs
+        # Its end is kept in any case: the term at scoring, which may take long, comes after it.
         if monotonic() < self._due and not (self.ended and self._path is not None):
             return
         start = monotonic()
-        if (path := self._locked(trainer.config["trained_on"])) is not None:
+        path = self._path or self._folder / self._name(trainer.config["trained_on"])
+        if self._take(path):
             try:
                 self._write(path, epoch)
             except OSError as error:
-                trainer.logger.warning(f"{error} Until then the training is not kept.")
+                self._warn_of_disk(path, error)
         took = monotonic() - start
         self._due = monotonic() + max(SECONDS_BETWEEN, took / SHARE_OF_WRITING)
 
     def remove(self) -> None:
         """Remove the file: the training is over."""
-        if self._lock is not None:
+        if self._path is not None:
             self._path.unlink(missing_ok=True)
 
     def release(self) -> None:
@@ -139,29 +152,43 @@ class UnfinishedTraining:
         """How long the training has taken so far, the time before it was stopped included."""
         return self.seconds_before + monotonic() - self._begun
 
-    def _locked(self, notes: dict[str, str]) -> Path | None:
-        """The file, which is this process's from now on; None while another trains the same."""
-        if self._path is None:
-            self._path = self._folder / self._name(notes)
-        if self._lock is None:
+    def _take(self, path: Path) -> bool:
+        """Have the file for this process alone; not if another has it, or the disk gives no lock."""
+        if self._lock is not None or self._left_to_another:
+            return self._lock is not None
+        lock = FileLock(lock_files(path)[0])
+        try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(lock_files(self._path)[0])
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                return None
-            self._lock = lock
-        return self._path
+            lock.acquire(timeout=_SECONDS_TO_LET_GO)
+        except Timeout:
+            self._left_to_another = True
+            self._trainer.logger.warning(
+                f"[{path}]: another process is at the same training. This one is not kept while it runs."
+            )
+            return False
+        except OSError as error:
+            self._warn_of_disk(path, error)
+            return False
+        self._path, self._lock = path, lock
+        return True
+
+    def _warn_of_disk(self, path: Path, error: OSError) -> None:
+        self._trainer.logger.warning(
+            f"[{path}] could not be written ({error.strerror or error}). The training goes on, and is "
+            f"not kept as long as that lasts."
+        )
 
     def _name(self, notes: dict[str, str]) -> str:
-        config = self._trainer.config
+        trainer, config = self._trainer, self._trainer.config
         made_from = {
             "settings": training_settings(config.final_config_dict),
             "metrics": f"{config['topk']} {config['metrics']}",  # of the best epoch's result
-            "keys": {key: str(config[key]) for key in sorted(KEYS)},
+            # A backbone by itself reads none; what a file or language model gives is in the start.
+            "keys": result_values(config, sorted(KEYS)) if hasattr(trainer.model, "stages") else {},
             "data": notes | feature_values(self._loaders[0]._dataset),
             "start": self._start,
-            "on": [self._trainer.device.type, *map(version, _VERSIONS)],
+            "code": _sources(type(trainer.model)),
+            "on": [trainer.device.type, *map(version, _VERSIONS)],
         }
         return f"{config['model']}-{fingerprint(made_from)[:16]}{SUFFIX}"
 
@@ -218,6 +245,12 @@ class UnfinishedTraining:
             loader.generator.set_state(state)
         _set_generators(beside["generators"])
         self.seconds_before, self.ended = beside["seconds"], beside["ended"]
+
+
+def _sources(model: type) -> list[str]:
+    """A hash of each file that a model's classes are from, the user's own among them."""
+    files = {inspect.getfile(one) for one in model.__mro__ if one is not object}
+    return [file_hash(Path(file)) for file in sorted(files)]
 
 
 def clear_but_unfinished(folder: Path) -> None:

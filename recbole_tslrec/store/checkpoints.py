@@ -110,7 +110,7 @@ def check_checkpoint(path: str | os.PathLike, to_resume: bool = False) -> None:
         to_resume: whether it must have what training goes on with as well.
     """
     name = os.fspath(path)
-    if not _is_intact(path):
+    if not is_intact(path):
         raise ValueError(f"[{name}] is not a checkpoint, or is damaged or cut short.")
     try:
         # Everything but the numbers.
@@ -298,7 +298,7 @@ def convert_checkpoint(checkpoint: Path, output: Path, trusted_sha256: str) -> N
     Raises:
         ValueError: the file is damaged, has another hash, or holds no checkpoint.
     """
-    if not _is_intact(checkpoint):
+    if not is_intact(checkpoint):
         raise ValueError(f"[{checkpoint}] is not a checkpoint, or is damaged or cut short.")
     content = checkpoint.read_bytes()  # once, so that what is hashed is what is read
     found = hashlib.sha256(content).hexdigest()
@@ -343,7 +343,8 @@ def write_checkpoint(state: dict[str, Any], path: str | os.PathLike) -> None:
     )
 
 
-def _is_intact(path: str | os.PathLike) -> bool:
+def is_intact(path: str | os.PathLike) -> bool:
+    """Whether a file is a zip with torch's content whose checksums are right."""
     # torch compares no checksums: it would load altered weights without a word.
     try:
         with zipfile.ZipFile(path) as archive:

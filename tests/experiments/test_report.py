@@ -327,6 +327,10 @@ def test_several_folders_are_one_report(tmp_path):
     assert len(results.cells) == 4 and results.failed.empty and results.replaced.empty
     for cell in results.cells.to_dict("records"):
         assert results.ranks(cell) is not None
+    for file in (other.folder / "ranks").iterdir():
+        file.unlink()
+    without = Results(one.folder, other.folder)
+    assert without.ranks(without.method("tiny", "SASRec", "Base").loc[1]) is not None
 
 
 def test_folders_that_contradict_each_other_are_refused(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from recbole.config import Config
 from scipy.special import softmax
 from support.small_backbones import batch_of, model_of
 from test_bsarec import array, linear, normalised
@@ -63,9 +64,14 @@ def test_representations_are_those_of_its_formulas(n_heads):
     np.testing.assert_allclose(given, expected, rtol=1e-8, atol=1e-8)
 
 
-def test_its_yaml_has_the_published_sizes():
+def test_its_yaml_has_the_published_settings():
+    config = Config(model="SASRecPreNorm", dataset="ml-100k", config_dict={"gpu_id": ""})
+    assert (config["hidden_size"], config["inner_size"], config["n_heads"]) == (64, 64, 1)
+    assert config["hidden_dropout_prob"] == config["attn_dropout_prob"] == 0.6
+
+
+def test_weights_start_by_xaviers_rule():
     model = model_of("SASRecPreNorm", MAX_ITEM_LIST_LENGTH=LENGTH, inner_size=8)
     start = model.blocks[0].dense_1.weight.detach()
-    assert start.shape == (8, 8)
     assert start.std() == pytest.approx(np.sqrt(2 / 16), rel=0.3)  # Xavier's
     assert not hasattr(model, "trm_encoder")

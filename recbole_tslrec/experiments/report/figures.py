@@ -38,7 +38,7 @@ def gain_figures(results: Results) -> dict[str, Block]:
     for protocol, words in PROTOCOLS.items():
         numbers = pd.DataFrame(_gains_by_seed(results, f"{protocol} {MAIN_METRIC}"))
         if not numbers.empty:
-            heading = f"Gain over Base in {MAIN_METRIC}, {words}"
+            heading = f"Gain over Base in {MAIN_METRIC}, {words}, {_seeds(results)}"
             picture = _draw_gains_by_seed(numbers, heading)
             found[protocol] = Block(f"figure_gain_{protocol}", numbers, results.own, png=picture)
     return found
@@ -89,7 +89,7 @@ def _draw_gains_by_seed(numbers: pd.DataFrame, heading: str) -> bytes:
 def activity_figures(results: Results) -> dict[str, Block]:
     """Figure 5: the gain over Base by how many items a user has in training."""
     axis, heading = "items in the user's training history", "Gain by user activity"
-    return _gain_figures(results, "training_length", "figure_5_activity", heading, axis)
+    return _gain_by_group_figures(results, "training_length", "figure_5_activity", heading, axis)
 
 
 def popularity_figures(results: Results) -> dict[str, Block]:
@@ -98,23 +98,23 @@ def popularity_figures(results: Results) -> dict[str, Block]:
         "training interactions of the target item",
         "Gain by popularity of the target item",
     )
-    return _gain_figures(results, "item_count", "figure_popularity", heading, axis)
+    return _gain_by_group_figures(results, "item_count", "figure_popularity", heading, axis)
 
 
-def _gain_figures(
+def _gain_by_group_figures(
     results: Results, column: str, name: str, heading: str, axis: str
 ) -> dict[str, Block]:
     found = {}
     for protocol, words in PROTOCOLS.items():
-        numbers = pd.DataFrame(_gains(results, protocol, column))
+        numbers = pd.DataFrame(_gains_by_group(results, protocol, column))
         if not numbers.empty:
             title = f"{heading}, {words}, mean over {_seeds(results)}"
-            picture = _draw_gains(results, numbers, title, axis)
+            picture = _draw_gains_by_group(results, numbers, title, axis)
             found[protocol] = Block(f"{name}_{protocol}", numbers, results.own, png=picture)
     return found
 
 
-def _draw_gains(results: Results, numbers: pd.DataFrame, heading: str, axis: str) -> bytes:
+def _draw_gains_by_group(results: Results, numbers: pd.DataFrame, heading: str, axis: str) -> bytes:
     styles = dict(zip(dict.fromkeys(numbers["method"]), drawing.styles(), strict=False))
 
     def draw(axes: Axes, dataset: str, backbone: str) -> None:
@@ -146,7 +146,7 @@ def _draw_gains(results: Results, numbers: pd.DataFrame, heading: str, axis: str
     return drawing.panels(places, draw, heading, 5.4, 3.5)
 
 
-def _gains(results: Results, protocol: str, column: str) -> Iterator[dict]:
+def _gains_by_group(results: Results, protocol: str, column: str) -> Iterator[dict]:
     """The gain over Base in the main metric by group of users, with its interval, a row a group."""
     for dataset, backbone in results.places():
         base = results.method(dataset, backbone, "Base")

@@ -267,7 +267,7 @@ def _has_no_backbone(variant: str) -> bool:
 
 
 def _read_all(folders: Sequence[ResultsFolder]) -> tuple[pd.DataFrame, dict[str, ResultsFolder]]:
-    """The lines of the folders, and the folder of each cell: where it is finished, if anywhere.
+    """The lines of the folders, and the folder of each cell: where it is finished and has its ranks.
 
     Raises:
         ValueError: a cell is finished in two of them with different results.
@@ -282,7 +282,11 @@ def _read_all(folders: Sequence[ResultsFolder]) -> tuple[pd.DataFrame, dict[str,
                 f"results: cell [{cell}] has different results in {where}. Give one of them, or take "
                 f"its line out of the others' cells.jsonl."
             )
-    read = pd.concat([read[~finished], read[finished]]).drop_duplicates("cell", keep="last")
+    if read["cell"].duplicated().any():
+        ranked = [line["folder"].arrays("ranks", line) is not None for _, line in read.iterrows()]
+        read = read.assign(ranked=ranked, finished=finished)
+        read = read.sort_values(["finished", "ranked"], kind="stable")
+        read = read.drop_duplicates("cell", keep="last").drop(columns=["ranked", "finished"])
     read = read.sort_values("finished_at", kind="stable", ignore_index=True)
     where = dict(zip(read["cell"], read["folder"], strict=True))
     return read.drop(columns="folder"), where

@@ -67,6 +67,7 @@ def run_cell(cell: Cell, results: ResultsFolder, keep_checkpoint: bool = False) 
     )
     evaluation = monotonic() - start
     ranks.save(results.arrays_file("ranks", cell.id))
+    experiment.is_tested()
     if variants()[cell.variant].record_items and cell.embeddings_from is None:
         _keep_item_record(cell, experiment, results)
     if cell.variant != "Base" and not keep_checkpoint:

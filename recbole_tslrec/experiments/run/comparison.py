@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from recbole_tslrec.experiments.run.kept_cells import DONE, ResultsFolder, secon
 from recbole_tslrec.experiments.run.search import Search, best_values, with_values
 from recbole_tslrec.experiments.run.tables import FinishedGrid
 from recbole_tslrec.recbole_bridge.paradigm import variants
+from recbole_tslrec.recbole_bridge.unfinished import clear_but_unfinished
 from recbole_tslrec.store.duration import duration
 
 _POLL_SECONDS = 1.0
@@ -165,7 +165,7 @@ def _run(
             if line["status"] == DONE:
                 time_left.note(cell, time.monotonic() - start)
             else:
-                shutil.rmtree(results.checkpoints(cell.id), ignore_errors=True)
+                clear_but_unfinished(results.checkpoints(cell.id))  # it may go on another time
         lines[cell.id] = line
         del waiting[cell.id]
 

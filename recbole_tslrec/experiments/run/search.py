@@ -295,7 +295,10 @@ def _run_trial(trial: Cell, values: dict[str, Any], results: ResultsFolder) -> d
         }
 
     line = line_or_failure(trial, f"trial of {trial.model} with {values}", run)
-    shutil.rmtree(folder, ignore_errors=True)
+    if line["status"] == DONE:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        clear_but_unfinished(folder)
     return line
 
 

@@ -42,9 +42,8 @@ from recbole_tslrec.store.locks import lock_files
 SUFFIX = ".unfinished"
 SECONDS_BETWEEN = 60.0  # a training that is over before has no file
 SHARE_OF_WRITING = 0.05  # of the time, at most
-_SECONDS_TO_LET_GO = (
-    5.0  # workers of a loader have the lock of a process that was killed for a moment
-)
+# Workers of a loader have the lock of a process that was killed for a moment longer.
+_SECONDS_TO_LET_GO = 5.0
 _BESIDE = "unfinished"  # in the file, beside what RecBole's checkpoints hold
 _VERSIONS = ("recbole_tslrec", "recbole", "torch")
 

@@ -83,8 +83,35 @@ class SASRecPreNorm(SASRec):
         """
         length = item_seq.shape[1]
         states = self.item_embedding(item_seq) * self.hidden_size**0.5
-        states = self.dropout(states + self.position_embedding.weight[:length])
+        states = self.dropout(states + self.position_embedding(self.positions(length, item_seq_len)))
         later = torch.ones(length, length, dtype=torch.bool, device=states.device).triu(1)
         for block in self.blocks:
             states = block(states, later)
         return self.gather_indexes(self.LayerNorm(states), item_seq_len - 1)
+
+    def positions(self, length: int, item_seq_len: Tensor) -> Tensor:
+        """The number of each place of the histories.
+
+        Args:
+            length: L.
+            item_seq_len: int64 [B].
+
+        Returns:
+            int64, [B, L] or, if they are the same for all histories, [1, L].
+        """
+        return torch.arange(length, device=item_seq_len.device)[None]
+
+
+class SASRecPreNormLatest(SASRecPreNorm):
+    """SASRecPreNorm whose positions count from the latest item back, as the published code's do.
+
+    The latest item has the last of ``MAX_ITEM_LIST_LENGTH`` positions, whatever the history's length.
+    Whole-sequence training leaves an item at one position, that from the end of the whole window; on
+    prefixes it would move with the target.
+    """
+
+    def positions(self, length: int, item_seq_len: Tensor) -> Tensor:
+        """As of SASRecPreNorm, int64 [B, L]; what they are on padding is meaningless."""
+        n_positions = self.position_embedding.num_embeddings
+        first = n_positions - item_seq_len[:, None]
+        return (first + super().positions(length, item_seq_len)).clamp(max=n_positions - 1)

@@ -28,7 +28,7 @@ from recbole_tslrec.backbones.bsarec import BSARec
 from recbole_tslrec.backbones.fmlprec import FMLPRec
 from recbole_tslrec.backbones.lrurec import LRURec
 from recbole_tslrec.backbones.registry import BACKBONES, NO_BACKBONES, Backbone
-from recbole_tslrec.backbones.sasrecprenorm import SASRecPreNorm
+from recbole_tslrec.backbones.sasrecprenorm import SASRecPreNorm, SASRecPreNormLatest
 from recbole_tslrec.config.built_in import note_stages
 from recbole_tslrec.config.checks import (
     check_files,
@@ -68,6 +68,7 @@ _SEQUENTIAL = "recbole.model.sequential_recommender"
 # Backbones that RecBole does not have.
 _BACKBONES: dict[str, type] = {
     "SASRecPreNorm": SASRecPreNorm,
+    "SASRecPreNormLatest": SASRecPreNormLatest,
     "FMLPRec": FMLPRec,
     "BSARec": BSARec,
     "LRURec": LRURec,

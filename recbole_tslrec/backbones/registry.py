@@ -21,12 +21,12 @@ class Backbone:
         name: RecBole's name of the model, and of its yaml.
         module: where its class is.
         item_table: the attribute that holds the table, an ``nn.Embedding`` [n_items, d].
-        causal: whether the output at a position depends on the items there and before alone; then
-            padding on the right can be cut off and, if it is ``by_product`` as well, one pass over a
-            history gives every prediction.
-        counts_from_latest: whether positions count from the latest item back, not from the first on.
-            In one pass over a history the items then keep the positions that they have in the whole
-            of it, and its predictions are not those of the prefixes one by one.
+        causal: whether the output at a position depends on that position and earlier ones alone,
+            and positions count from the left; then padding on the right can be cut off and, if it is
+            ``by_product`` as well, one pass over a history gives every prediction.
+        whole_sequences: whether one pass over a history trains it as its authors do although the
+            predictions are not the prefixes': no later item is seen, but positions count from the
+            end of the whole. It must be ``by_product`` as well.
         trimmed: the dotted name of what makes a context manager of a model, within which its
             ``forward`` gives the same, up to rounding, without its padding; None if there is none.
         ignores_padding: whether padding on the right can be cut off and every score stays, though one
@@ -44,7 +44,7 @@ class Backbone:
     module: str
     item_table: str = "item_embedding"
     causal: bool = False
-    counts_from_latest: bool = False
+    whole_sequences: bool = False
     trimmed: str | None = None
     ignores_padding: bool = False
     by_product: bool = False
@@ -61,7 +61,8 @@ class Backbone:
     def batchings(self) -> tuple[str, ...]:
         """The values of ``train_batching`` that it takes, the quickest first."""
         # The loss of whole sequences is the softmax of products, whatever the model's own is.
-        quickest = ("sequence",) * (self.causal and self.by_product)
+        one_pass = self.by_product and (self.causal or self.whole_sequences)
+        quickest = ("sequence",) * one_pass
         quickest += ("trimmed",) * (self.trimmed is not None)
         return (*quickest, "prefix")
 
@@ -96,8 +97,8 @@ BACKBONES: dict[str, Backbone] = {
             "SASRecPreNormLatest",
             f"{_OURS}.sasrecprenorm",
             by_product=True,
-            causal=True,
-            counts_from_latest=True,
+            ignores_padding=True,
+            whole_sequences=True,
         ),
         Backbone("FMLPRec", f"{_OURS}.fmlprec", by_product=True),
         Backbone("BSARec", f"{_OURS}.bsarec", by_product=True),

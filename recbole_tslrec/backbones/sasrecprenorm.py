@@ -83,7 +83,9 @@ class SASRecPreNorm(SASRec):
         """
         length = item_seq.shape[1]
         states = self.item_embedding(item_seq) * self.hidden_size**0.5
-        states = self.dropout(states + self.position_embedding(self.positions(length, item_seq_len)))
+        states = self.dropout(
+            states + self.position_embedding(self.positions(length, item_seq_len))
+        )
         later = torch.ones(length, length, dtype=torch.bool, device=states.device).triu(1)
         for block in self.blocks:
             states = block(states, later)

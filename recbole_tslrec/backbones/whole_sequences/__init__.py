@@ -10,4 +10,8 @@ Up to ``MAX_ITEM_LIST_LENGTH`` inputs the loss is the prefixes' loss, term by te
 is cut into windows. There RecBole's prefix holds the last ``MAX_ITEM_LIST_LENGTH`` items before a
 target; a window holds at least the stated share of that, at the positions of the window, so the
 context of these targets differs and nothing else does. With a share of 1 not even that.
+
+A backbone whose positions count from the latest item (``SASRecPreNormLatest``) is trained so, too, as
+its published code is: an item then has the position that it has in the whole window, in every
+prediction from it, where in a prefix it would move with the target.
 """

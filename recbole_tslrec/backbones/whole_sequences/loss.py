@@ -29,7 +29,7 @@ def whole_sequence_loss(
     """The mean over the batch's targets of the model's own loss, CE over all items or BPR.
 
     Args:
-        model: a causal backbone (positions count from the left) whose ``forward`` takes the item
+        model: a backbone that is ``causal`` or ``whole_sequences``, whose ``forward`` takes the item
             lists and their lengths and ends in ``gather_indexes``, and which scores an item by the
             dot product with its row in the item table, plus its bias if there is one.
         interaction: a batch of :class:`.WholeSequenceDataLoader`.

@@ -259,7 +259,8 @@ RIGHT = {
     "sft_stopping_step": st.integers(1),
     "enhancement": st.just("tslrec")
     | st.sampled_from(["mean_preference", "backbone_embedding", "random", "frozen_lm"])
-    | st.sampled_from(["text", "tfidf", "shuffled_text", "gaussian_text"]),
+    | st.sampled_from(["text", "tfidf", "shuffled_text", "gaussian_text"])
+    | st.sampled_from(["tuned_text", "shuffled_tuned_text"]),
     "enhanced_items": st.none(),
     "fusion": st.sampled_from(["gate", "sum", "alone", "start", "null_space", "none"]),
     "score_term": st.sampled_from(["none", "after", "during"]),

@@ -12,7 +12,7 @@ from support.texts import write_texts
 from transformers import AutoModel, AutoTokenizer
 
 from recbole_tslrec.language_model.reader import open_source_for, tokenised_texts
-from recbole_tslrec.paradigms.tslrec.augmentation.controls import VECTORS
+from recbole_tslrec.paradigms.tslrec.augmentation.controls import CONTROLS
 from recbole_tslrec.paradigms.tslrec.augmentation.text_controls import (
     gaussian_like,
     shuffled_rows,
@@ -22,7 +22,7 @@ from recbole_tslrec.recbole_bridge.paradigm import controls
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.stages.text_vectors import TextVectorsStage
 
-OF_TEXT = [name for name, kind in VECTORS.items() if kind.reads_text]
+OF_TEXT = [kind.name for kind in CONTROLS if kind.reads_text]
 
 
 @pytest.fixture
@@ -197,6 +197,15 @@ def test_controls_of_texts_are_added_where_there_are_texts():
     of_term = {"tfidf_term", "shuffled_text_term"}
     assert of_term <= set(controls({"item_text": "title"}, ["TextTerm"]))
     assert not of_term & set(controls({}, ["TextTerm"]))
+    of_tuned = {"shuffled_tuned_text_term"}
+    assert of_tuned <= set(controls({"item_text": "title"}, ["TunedTextTerm"]))
     of_trsr = {"llmtrsr_retriever_order", "llmtrsr_no_summary", "llmtrsr_shuffled_summaries"}
     assert of_trsr <= set(controls({"item_text": "title"}, ["LLMTRSR"]))
-    assert set(controls()) == {*controls(of=of), *of_llamarec, *of_delrec, *of_trsr, *of_term}
+    assert set(controls()) == {
+        *controls(of=of),
+        *of_llamarec,
+        *of_delrec,
+        *of_trsr,
+        *of_term,
+        *of_tuned,
+    }

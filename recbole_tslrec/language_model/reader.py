@@ -246,16 +246,20 @@ def first_of_a_text(source: LanguageModelSource) -> tuple[int, ...]:
 
 
 def make_text_encoder(
-    config, source: LanguageModelSource, texts: TokenTable
+    config, source: LanguageModelSource, texts: TokenTable, with_adapters: bool = False
 ) -> tuple[TextEncoder, Template]:
-    """The frozen language model as it reads each item's text alone, and the prompts for it."""
+    """The language model as it reads each item's text alone, and the prompts for it.
+
+    Args:
+        with_adapters: whether it is to be trained.
+    """
     from recbole_tslrec.language_model.text_encoder import TextEncoder
 
     before, after = special_tokens(source.tokenizer)
     before, after = Words(first_of_a_text(source) or before), Words(after)
     item = Items(HISTORY, texts=texts, most=1)
     prompt = Template((before, item, after), source.context_length)
-    encoder = TextEncoder(load_for_prompts(config, source, with_adapters=False), prompt)
+    encoder = TextEncoder(load_for_prompts(config, source, with_adapters), prompt)
     return encoder.to(config["device"]), prompt
 
 

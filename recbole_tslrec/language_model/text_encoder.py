@@ -1,4 +1,4 @@
-"""A frozen language model that reads a text alone and gives one vector of it."""
+"""A language model that reads a text alone and gives one vector of it."""
 
 from __future__ import annotations
 

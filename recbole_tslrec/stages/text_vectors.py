@@ -18,11 +18,14 @@ from recbole_tslrec.language_model.reader import (
     open_source_for,
     tokenised_texts,
 )
+from recbole_tslrec.stages import provenance
 from recbole_tslrec.stages.stage import Stage
 from recbole_tslrec.store.store import WORK
 
 if TYPE_CHECKING:
+    from recbole_tslrec.language_model.prompts.template import Template
     from recbole_tslrec.language_model.source import LanguageModelSource
+    from recbole_tslrec.language_model.text_encoder import TextEncoder
 
 TEXT_VECTOR = "text_vector"  # [n_items, hidden] float32
 _FILE = "items.safetensors"
@@ -63,9 +66,8 @@ class TextVectorsStage(Stage):
         from recbole_tslrec.language_model.meter import metered
 
         pipeline, shards = self.pipeline, folder / WORK / "shards"
-        shards.mkdir(parents=True, exist_ok=True)
-        texts = tokenised_texts(self.config, self.source, pipeline.catalogue.rows(pipeline.tokens))
-        encoder, prompt = make_text_encoder(self.config, self.source, texts)
+        provenance.keep_only_own(shards, self.read_with())
+        encoder, prompt = self.encoder()
         progress = pipeline.show_progress
         with metered(encoder) as meter:
             vectors = read_items(encoder, prompt, pipeline.tokens, shards, "Texts", progress)
@@ -73,6 +75,16 @@ class TextVectorsStage(Stage):
             return None
         self.save_items(folder, _FILE, {TEXT_VECTOR: vectors})
         return {"cost": meter.cost()}
+
+    def read_with(self) -> dict[str, Any]:
+        """What the vectors depend on that ``made_from`` does not tell: nothing."""
+        return {}
+
+    def encoder(self, with_adapters: bool = False) -> tuple[TextEncoder, Template]:
+        """What reads the texts, on the experiment's device, and the prompts for it."""
+        pipeline = self.pipeline
+        texts = tokenised_texts(self.config, self.source, pipeline.catalogue.rows(pipeline.tokens))
+        return make_text_encoder(self.config, self.source, texts, with_adapters)
 
     def bytes_on_disk(self) -> int:
         return 4 * len(self.pipeline.tokens) * self.source.hidden_size

@@ -18,7 +18,7 @@ from recbole_tslrec.language_model.keys import (
     STOPPING,
     TRAINING,
 )
-from recbole_tslrec.paradigms.tslrec.augmentation.controls import VECTORS
+from recbole_tslrec.paradigms.tslrec.augmentation.controls import CONTROLS, VECTORS
 from recbole_tslrec.paradigms.tslrec.augmentation.item_vectors import EnhancedEmbedding
 from recbole_tslrec.paradigms.tslrec.augmentation.keys import (
     FUSION,
@@ -176,10 +176,12 @@ TSLREC = Paradigm(
             keys=NORM.names,
             record_items=_item_record,
         ),
-        *(_fused(kind) for kind in VECTORS.values()),
+        *(_fused(kind) for kind in (EnhancedEmbedding, *CONTROLS)),
         _term("TextTerm", VECTORS["text"]),
         _term("tfidf_term", VECTORS["tfidf"], of="TextTerm"),
         _term("shuffled_text_term", VECTORS["shuffled_text"], of="TextTerm"),
+        _term("TunedTextTerm", VECTORS["tuned_text"]),
+        _term("shuffled_tuned_text_term", VECTORS["shuffled_tuned_text"], of="TunedTextTerm"),
     ),
     check=_check,
 )

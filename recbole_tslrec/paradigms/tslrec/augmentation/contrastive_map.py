@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from logging import getLogger
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -63,7 +64,7 @@ def contrastive_map(
     losses = []
     for batch in tqdm(_batches(pairs, seed), "Map", n_batches, unit=" batches", **hidden):
         items = batch.to(device)
-        loss = info_nce(_changed(rows[items], change), items, log_frequency)
+        loss = info_nce(_changed(rows[items], change), items, log_frequency).loss.mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -77,14 +78,18 @@ def contrastive_map(
     return _changed(rows, change).detach().cpu()
 
 
-def consecutive(histories: Histories, user_tokens: np.ndarray) -> np.ndarray:
-    """Each item of a history with the one after it, but where both are the same. [n_pairs, 2] int64
+def consecutive(histories: Histories, user_tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each item of a history with the one after it, but where both are the same.
 
     Users come in the order of their tokens: their internal numbers change nothing.
 
     Args:
-        histories: the users' training histories, internal ids; the pairs count from 0, without padding.
+        histories: the users' training histories, internal ids.
         user_tokens: str, by internal id.
+
+    Returns:
+        the pairs, which count from 0, without padding, [n_pairs, 2] int64; the place of each one's user
+        in that order, ascending, [n_pairs] int64.
     """
     order = np.argsort(user_tokens[histories.user_ids].astype(str), kind="stable")
     place = np.argsort(order)
@@ -94,11 +99,24 @@ def consecutive(histories: Histories, user_tokens: np.ndarray) -> np.ndarray:
     pairs = np.stack([items[:-1], items[1:]], axis=1)
     wanted = ~is_last[:-1] & (pairs[:, 0] != pairs[:, 1])
     of_user = np.repeat(place, histories.lengths)[:-1][wanted]
-    return pairs[wanted][np.argsort(of_user, kind="stable")]
+    by_user = np.argsort(of_user, kind="stable")
+    return pairs[wanted][by_user], of_user[by_user]
 
 
-def info_nce(vectors: Tensor, items: Tensor, log_frequency: Tensor) -> Tensor:
-    """The mean cross-entropy of naming, of a batch's items, the one beside each; in both directions.
+class Named(NamedTuple):
+    """What naming the one item of each pair from the other comes to, the mean of both directions.
+
+    Attributes:
+        loss: the cross-entropy, [B].
+        right: 1 where the right item had the highest logit, [B] float32.
+    """
+
+    loss: Tensor
+    right: Tensor
+
+
+def info_nce(vectors: Tensor, items: Tensor, log_frequency: Tensor) -> Named:
+    """Naming, of a batch's items, the one beside each.
 
     Args:
         vectors: [B, 2, width], rows of length 1: of each pair both items.
@@ -106,15 +124,16 @@ def info_nce(vectors: Tensor, items: Tensor, log_frequency: Tensor) -> Tensor:
             no wrong answers.
         log_frequency: of every item, the logarithm of its share among all that is drawn.
     """
-    right = torch.arange(len(items), device=items.device)
-    loss = vectors.new_zeros(())
+    own = torch.arange(len(items), device=items.device)
+    loss = right = vectors.new_zeros(len(items))
     for ask, answer in ((0, 1), (1, 0)):
         asked, answers = items[:, ask, None], items[:, answer]
         logits = vectors[:, ask] @ vectors[:, answer].T / _TEMPERATURE - log_frequency[answers]
-        once_more = (answers[:, None] == answers) & (right[:, None] != right)
+        once_more = (answers[:, None] == answers) & (own[:, None] != own)
         logits = logits.masked_fill(once_more | (asked == answers), -torch.inf)
-        loss = loss + functional.cross_entropy(logits, right) / 2
-    return loss
+        loss = loss + functional.cross_entropy(logits, own, reduction="none") / 2
+        right = right + (logits.detach().argmax(dim=1) == own) / 2
+    return Named(loss, right)
 
 
 def _batches(pairs: Tensor, seed: int) -> Iterator[Tensor]:

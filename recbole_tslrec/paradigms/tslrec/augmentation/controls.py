@@ -22,6 +22,10 @@ from recbole_tslrec.paradigms.tslrec.augmentation.text_controls import (
     TextEmbedding,
     TfidfEmbedding,
 )
+from recbole_tslrec.paradigms.tslrec.augmentation.tuned_texts import (
+    ShuffledTunedText,
+    TunedText,
+)
 from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import (
     mean_preferences,
     user_preferences,
@@ -102,8 +106,10 @@ CONTROLS: tuple[type[ItemVectors], ...] = (
     GaussianText,
 )
 
-# The values of the key ``enhancement``.
-VECTORS: dict[str, type[ItemVectors]] = {kind.name: kind for kind in (EnhancedEmbedding, *CONTROLS)}
+# The values of the key ``enhancement``. The last two come with a term at scoring.
+VECTORS: dict[str, type[ItemVectors]] = {
+    kind.name: kind for kind in (EnhancedEmbedding, *CONTROLS, TunedText, ShuffledTunedText)
+}
 
 
 def vectors_of(config) -> type[ItemVectors]:

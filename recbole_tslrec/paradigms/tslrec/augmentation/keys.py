@@ -12,11 +12,13 @@ FUSION = declare(
     Key(
         "enhancement",
         "tslrec",
-        f"What is fused with the id embedding, in [{', '.join(VECTORS)}]. All but the first are "
-        "controls: the mean target of fine-tuning over the item's users, the backbone's own item "
-        "embedding, fixed Gaussian vectors, the language model before fine-tuning; and of the items' "
-        "texts (item_text) the frozen language model's vectors, TF-IDF with SVD, the text vectors dealt "
-        "out among the items, Gaussian rows of their mean and covariance.",
+        f"What is fused with the id embedding, in [{', '.join(VECTORS)}]. All between the first and "
+        "tuned_text are controls: the mean target of fine-tuning over the item's users, the backbone's "
+        "own item embedding, fixed Gaussian vectors, the language model before fine-tuning; and of the "
+        "items' texts (item_text) the frozen language model's vectors, TF-IDF with SVD, the text "
+        "vectors dealt out among the items, Gaussian rows of their mean and covariance. tuned_text: "
+        "the texts' vectors after the language model was tuned so that items that follow each other are "
+        "alike; its control: the same with the texts dealt out among the items.",
         one_of(*VECTORS),
     ),
     Key(

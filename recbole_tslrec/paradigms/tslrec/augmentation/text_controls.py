@@ -121,10 +121,15 @@ def shuffled_rows(vectors: Tensor, tokens: Sequence[str], seed: int) -> Tensor:
     Args:
         vectors: [n, width], rows in the order of ``tokens``.
     """
+    return vectors[torch.from_numpy(dealt_out(tokens, seed))]
+
+
+def dealt_out(tokens: Sequence[str], seed: int) -> np.ndarray:
+    """Of each item the place of the one whose vector, or words, it gets. [n] int64"""
     order = token_order(tokens)
     drawn = np.empty_like(order)
     drawn[order] = order[np.random.default_rng(seed).permutation(len(order))]
-    return vectors[torch.from_numpy(drawn)]
+    return drawn
 
 
 def gaussian_like(vectors: Tensor, tokens: Sequence[str], seed: int) -> Tensor:

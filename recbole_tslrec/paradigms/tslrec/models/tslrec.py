@@ -91,7 +91,7 @@ class EnhancedItemTable(TermAtScoring, FusedItemTable):
             self.scoring_term.set_vectors(vectors)
             return
         rows = reduce_columns(centre(vectors), self.scoring_term.vectors.shape[1])
-        pairs = consecutive(pipeline.histories, dataset.field2id_token[dataset.uid_field])
+        pairs, _ = consecutive(pipeline.histories, dataset.field2id_token[dataset.uid_field])
         how = (config["seed"], config["device"], pipeline.show_progress)
         self.scoring_term.set_rows(contrastive_map(rows, pairs, *how))
 

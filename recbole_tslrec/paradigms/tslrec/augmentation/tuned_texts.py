@@ -1,0 +1,284 @@
+"""``enhancement: tuned_text``: the vectors of the items' words in a language model tuned on them.
+
+Two stages, the tuned language model and its vectors. Each has a twin for the control, in which the words
+of the items are dealt out among them.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from recbole.utils import init_seed
+from torch import Tensor
+
+from recbole_tslrec.data.histories import Histories, drawn_users
+from recbole_tslrec.language_model.keys import (
+    ADAPTERS,
+    HISTORY,
+    MEMORY,
+    OPTIMISATION,
+    STOPPING,
+    TRAINING,
+)
+from recbole_tslrec.language_model.reader import check_fine_tuning
+from recbole_tslrec.paradigms.tslrec.augmentation.text_controls import (
+    TextEmbedding,
+    dealt_out,
+    shuffled_rows,
+)
+from recbole_tslrec.stages import provenance
+from recbole_tslrec.stages.stage import Stage
+from recbole_tslrec.stages.text_vectors import TextVectorsStage
+from recbole_tslrec.store import processes
+from recbole_tslrec.store.files import write_json
+from recbole_tslrec.store.store import WORK, read_manifest
+
+if TYPE_CHECKING:
+    from recbole_tslrec.language_model.prompts.template import Template
+    from recbole_tslrec.language_model.task import Task, TrainingSettings
+    from recbole_tslrec.language_model.text_encoder import TextEncoder
+    from recbole_tslrec.language_model.workload import Workload
+    from recbole_tslrec.paradigms.tslrec.augmentation.text_tuning import TextTuner, UserPairs
+    from recbole_tslrec.stages.pipeline import Pipeline
+
+_LANGUAGE_MODEL = "language_model.json"  # the identity of what the adapters beside it belong to
+
+
+class TextTuningStage(Stage):
+    """The language model, tuned so that items that follow each other have words of like vectors."""
+
+    name = "text_tuning"
+    needs = (TextVectorsStage,)
+    keys = (
+        *HISTORY.names,
+        *MEMORY.names,
+        *ADAPTERS.names,
+        *STOPPING.names,
+        *OPTIMISATION.names,
+        *TRAINING.names,
+    )
+    together = True
+
+    @classmethod
+    def check(cls, config, n_items: int | None) -> None:
+        check_fine_tuning(config)
+
+    @property
+    def texts(self) -> TextVectorsStage:
+        """The words as the language model reads them before."""
+        return self.pipeline.stage(TextVectorsStage)
+
+    @cached_property
+    def made_from(self) -> dict[str, Any]:
+        return {
+            "settings": self.settings(),
+            "seed": self.config["seed"],
+            "texts": self.texts.fingerprint,
+            "training": self.pipeline.data_fingerprint["training"],
+        }
+
+    def words_of(self) -> np.ndarray:
+        """Whose words each item has, [n_items - 1] int64, from 0 on: its own."""
+        return np.arange(len(self.pipeline.tokens))
+
+    def make(self, folder: Path) -> dict[str, Any]:
+        from recbole_tslrec.language_model.training import train
+
+        pipeline, log_folder = self.pipeline, self.pipeline.log_folder
+        checkpoints = folder / WORK / "checkpoints"
+        tuner, task = self.tuner_and_task()
+        provenance.keep_only_own(checkpoints, provenance.read_from(self.texts))
+        report = train(
+            tuner,
+            task,
+            self.how(),
+            checkpoints,
+            self.config["device"],
+            pipeline.show_progress,
+            log_folder and os.path.join(log_folder, self.name),
+        )
+        if processes.is_first():
+            tuner.save(folder)
+            write_json(folder / _LANGUAGE_MODEL, self.texts.source.identity)
+        # Trainer and model refer to each other; the vectors' stage loads the model again.
+        del tuner, task
+        gc.collect()
+        torch.cuda.empty_cache()
+        return report.as_dict() | provenance.read_from(self.texts)
+
+    def workloads(self, ablation: bool) -> Iterable[Workload]:
+        from recbole_tslrec.language_model.workload import training_workload
+
+        tuner, task = self.tuner_and_task()
+        how = self.how()
+        yield training_workload("text tuning", task, tuner, how.batch_positions, how.seed)
+
+    def tuner_and_task(self) -> tuple[TextTuner, Task]:
+        """The language model before tuning, on the experiment's device, and what it is to learn.
+
+        Raises:
+            ValueError: there is nothing to learn from.
+        """
+        from recbole_tslrec.paradigms.tslrec.augmentation.text_tuning import TextTuner, tuning_task
+        from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import split_users
+
+        config, pairs = self.config, self.pairs()
+        learned, watched = split_users(len(pairs), config["sft_valid_ratio"], config["seed"])
+        encoder, prompt = self.encoder()
+        task = tuning_task(prompt, pairs, learned, watched, config["sft_batch_positions"])
+        mean = self.texts.text_vectors()[self.known()].mean(dim=0)
+        mean_pairs = len(pairs.pairs) / len(pairs)
+        tuner = TextTuner(encoder, mean, pairs.log_frequency, mean_pairs)
+        return tuner.to(config["device"]), task
+
+    def encoder(self) -> tuple[TextEncoder, Template]:
+        """The language model with adapters as they start, and the prompts of the items' words."""
+        init_seed(self.config["seed"], self.config["reproducibility"])
+        return self.texts.encoder(with_adapters=True)
+
+    def known(self) -> np.ndarray:
+        """Of every item whether its words are its own, and not ``item_text_missing``. [n_items - 1]"""
+        missing = self.pipeline.catalogue.substituted
+        return np.array([token not in missing for token in self.pipeline.tokens])
+
+    def pairs(self) -> UserPairs:
+        """The pairs of the share ``sft_users``; in them, items are those whose words are read.
+
+        Raises:
+            ValueError: there are less than two users with a pair.
+        """
+        from recbole_tslrec.paradigms.tslrec.augmentation.text_tuning import UserPairs
+
+        histories, dataset = self.pipeline.histories, self.pipeline.dataset
+        users = dataset.field2id_token[dataset.uid_field]
+        if self.config["sft_users"] < 1:
+            tokens = users[histories.user_ids]
+            share = drawn_users(tokens, self.config["sft_users"], self.config["seed"])
+            histories = histories.of(share)
+        read = self.words_of()[histories.items - 1] + 1
+        histories = Histories(histories.user_ids, histories.offsets, read)
+        most = self.config["llm_max_history"] - 1
+        pairs = UserPairs.of(histories, users, self.known(), most)
+        if len(pairs) < 2:
+            raise ValueError(
+                f"enhancement: [{self.config['enhancement']}] learns from users with two items in a row "
+                f"that have words, and of them there are {len(pairs)}. Set sft_users: 1.0, and "
+                f"llm_max_history: 2 or more, or give more items a text."
+            )
+        return pairs
+
+    def how(self) -> TrainingSettings:
+        """The settings of the training."""
+        from recbole_tslrec.language_model.task import TrainingSettings
+
+        config = self.config
+        return TrainingSettings(
+            epochs=config["sft_epochs"],
+            learning_rate=config["sft_learning_rate"],
+            batch_positions=config["sft_batch_positions"],
+            optimizer=config["sft_optimizer"],
+            stopping_step=config["sft_stopping_step"],
+            seed=config["seed"],
+        )
+
+    def bytes_on_disk(self) -> int:
+        """Of three checkpoints, Adam's two numbers beside each weight, and the result; fp32."""
+        source = self.texts.source
+        adapters = source.n_layers * 7 * 2 * self.config["lora_r"] * source.hidden_size
+        return 4 * adapters * (3 * 3 + 1)
+
+    def tuned_encoder(self) -> tuple[TextEncoder, Template]:
+        """The language model as tuning left it, and the prompts of the items' words.
+
+        Raises:
+            ValueError: it was another language model that was tuned, or other texts.
+        """
+        from recbole_tslrec.language_model.learner import TrainedParts
+
+        folder = self.stored.folder
+        self.texts.source.check_is(folder / _LANGUAGE_MODEL)
+        provenance.check_read(self, self.texts)
+        encoder, prompt = self.encoder()
+        TrainedParts(encoder).load(folder)
+        return encoder, prompt
+
+
+class ShuffledTextTuningStage(TextTuningStage):
+    """The control: tuned on the same histories, in which each item has the words of another."""
+
+    name = "shuffled_text_tuning"
+
+    def words_of(self) -> np.ndarray:
+        return dealt_out(self.pipeline.tokens, self.config["seed"])
+
+
+class TunedTextVectorsStage(TextVectorsStage):
+    """Each item's words alone through the tuned language model."""
+
+    name = "tuned_text_vectors"
+    needs: tuple[type[Stage], ...] = (TextTuningStage,)
+    keys = ()
+    product = "tuned_text_vectors"
+
+    @property
+    def tuning(self) -> TextTuningStage:
+        return self.pipeline.stage(self.needs[0])
+
+    @cached_property
+    def made_from(self) -> dict[str, Any]:
+        return {"text_tuning": self.tuning.fingerprint}
+
+    @classmethod
+    def check(cls, config, n_items: int | None) -> None:
+        """What it needs has been checked."""
+
+    def encoder(self, with_adapters: bool = True) -> tuple[TextEncoder, Template]:
+        return self.tuning.tuned_encoder()
+
+    def read_with(self) -> dict[str, Any]:
+        return {"adapters": read_manifest(self.tuning.stored.folder)["files"]}
+
+
+class ShuffledTunedTextVectorsStage(TunedTextVectorsStage):
+    """The control: each item's words, not yet dealt out, through the language model tuned for it."""
+
+    name = "shuffled_tuned_text_vectors"
+    needs = (ShuffledTextTuningStage,)
+
+
+class TunedText(TextEmbedding):
+    """The words of each item as the language model reads them that was tuned on the histories."""
+
+    name = "tuned_text"
+    stages = (TunedTextVectorsStage,)
+
+    @staticmethod
+    def make(pipeline: Pipeline) -> Tensor:
+        return pipeline.stage(TunedTextVectorsStage).text_vectors()
+
+
+class ShuffledTunedText(TunedText):
+    """The same, tuned and read with the words dealt out among the items: what tuning learns by heart."""
+
+    name = "shuffled_tuned_text"
+    stages = (ShuffledTunedTextVectorsStage,)
+
+    @staticmethod
+    def make(pipeline: Pipeline) -> Tensor:
+        vectors = pipeline.stage(ShuffledTunedTextVectorsStage).text_vectors()
+        return shuffled_rows(vectors, pipeline.tokens, pipeline.config["seed"])
+
+    @classmethod
+    def for_similarity(cls, vectors: Tensor, pipeline: Pipeline) -> Tensor:
+        """Zero where the words are ``item_text_missing``, which are dealt out with the others."""
+        missing = pipeline.catalogue.substituted
+        known = torch.tensor([[token not in missing] for token in pipeline.tokens])
+        dealt = shuffled_rows(known, pipeline.tokens, pipeline.config["seed"])
+        return torch.where(dealt, vectors, 0.0)

@@ -1,0 +1,237 @@
+"""Tuning the language model on the items' words: the loss against a loop, and what comes out."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_atomic
+from support.stages import item_vectors, pipeline_of
+from support.texts import write_texts
+from test_contrastive_map import TOKENS, histories
+from torch import nn
+from torch.nn import functional
+
+from recbole_tslrec.language_model.prompt import HISTORY
+from recbole_tslrec.language_model.prompts.segments import Items, TokenTable, Words
+from recbole_tslrec.language_model.prompts.template import Template
+from recbole_tslrec.paradigms.tslrec.augmentation.contrastive_map import _TEMPERATURE
+from recbole_tslrec.paradigms.tslrec.augmentation.text_controls import dealt_out, shuffled_rows
+from recbole_tslrec.paradigms.tslrec.augmentation.text_tuning import (
+    TextTuner,
+    UserPairs,
+    tuning_task,
+)
+from recbole_tslrec.paradigms.tslrec.augmentation.tuned_texts import (
+    ShuffledTextTuningStage,
+    TextTuningStage,
+    TunedTextVectorsStage,
+)
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.stages.text_vectors import TextVectorsStage
+
+TUNED = {"item_text": "title", "enhancement": "tuned_text", "lora_dropout": 0.0, "sft_epochs": 2}
+ALL = np.ones(40, dtype=bool)
+
+
+class Reader(nn.Module):
+    """The sum of a vector for each word."""
+
+    def __init__(self, n_words: int):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.words = nn.Parameter(torch.randn(n_words, 6, generator=generator))
+        self.read = []
+
+    def forward(self, token_ids, attention_mask):
+        self.read.append(token_ids.shape)
+        return (self.words[token_ids] * attention_mask[..., None]).sum(dim=1)
+
+
+def task_of(*lists, n_items: int = 12, **given):
+    """A task on histories of items, whose texts have one word to five, and its users' pairs."""
+    generator = np.random.default_rng(0)
+    lengths = np.concatenate([[0], generator.integers(1, 6, n_items)])
+    tokens = generator.integers(1, 9, lengths.sum())
+    table = TokenTable(tokens, lengths)
+    prompt = Template((Words([9]), Items(HISTORY, texts=table, most=1), Words([])), 10)
+    pairs = UserPairs.of(histories(*lists), TOKENS, ALL, 50)
+    users = np.arange(len(pairs))
+    return tuning_task(prompt, pairs, users, users[:0], 64, **given), pairs, table
+
+
+LISTS = ([1, 2, 3], [2, 5, 2], [4, 5], [9, 1, 2, 12])
+
+
+def test_each_users_term_of_the_loss_is_that_of_a_loop():
+    task, pairs, table = task_of(*LISTS)
+    reader, mean = Reader(10), torch.full((6,), 0.3)
+    tuner = TextTuner(reader, mean, pairs.log_frequency, len(pairs.pairs) / len(pairs))
+    with torch.no_grad():
+        found = tuner(**task.collate([task.examples[user] for user in range(4)]))
+
+    def vector(item: int) -> torch.Tensor:
+        start = table.lengths[: item + 1].sum()
+        words = [9, *table.tokens[start : start + table.lengths[item + 1]]]
+        return functional.normalize(reader.words.detach()[words].sum(dim=0) - mean, dim=0)
+
+    flat = pairs.pairs.flatten().tolist()
+    share = {item: flat.count(item) / len(flat) for item in flat}
+    for user in range(4):
+        loss = right = 0.0
+        for pair in pairs[user].tolist():
+            for column in (1, 0):
+                asked, answer = pair[1 - column], pair[column]
+                logits = {}
+                for other in pairs.pairs[:, column].tolist():
+                    if other != asked:
+                        cosine = float(vector(asked) @ vector(other))
+                        weight = math.exp(cosine / _TEMPERATURE) / share[other]
+                        logits.setdefault(other, []).append(weight)
+                others = sum(sum(each) for item, each in logits.items() if item != answer)
+                own = logits[answer][0]
+                loss -= math.log(own / (own + others)) / 2
+                largest = max(logits, key=lambda item: logits[item][0])
+                right += (largest == answer) / 2
+        a_user = len(pairs.pairs) / 4
+        assert found["error"][user].item() == pytest.approx(loss / a_user, rel=1e-4)
+        assert found["accuracy"][user].item() == pytest.approx(right / a_user, rel=1e-4)
+
+
+def test_each_item_of_a_batch_is_read_once_with_little_padding():
+    task, pairs, table = task_of(*LISTS, [7, 8, 10, 11])
+    reader = Reader(10)
+    tuner = TextTuner(reader, torch.zeros(6), pairs.log_frequency, 1.0)
+    batch = task.collate([task.examples[user] for user in range(5)])
+    tuner(**batch)
+    items = batch["items"].numpy()
+    assert sorted(items.tolist()) == sorted(set(pairs.pairs.flatten().tolist()))
+    assert sum(rows for rows, _ in reader.read) == len(items)
+    padded = len(items) * (1 + int(table.lengths[items + 1].max()))
+    assert sum(rows * columns for rows, columns in reader.read) < padded
+    own = [1 + table.lengths[np.unique(pairs[user]) + 1] for user in range(5)]
+    assert task.lengths.tolist() == [lengths.sum() for lengths in own]
+
+
+def test_pairs_of_users():
+    """Users by token, the latest pairs of each, none with an item of unknown words or twice the same."""
+    given = histories([1, 2, 3, 4], [5], [6, 6], [7, 8, 9], [1, 2])
+    known = ALL.copy()
+    known[7] = False  # item 8
+    pairs = UserPairs.of(given, TOKENS, known, 2)
+    assert [pairs[user].tolist() for user in range(len(pairs))] == [[[0, 1]], [[1, 2], [2, 3]]]
+    assert pairs.log_frequency.exp().tolist() == pytest.approx([1 / 6, 1 / 3, 1 / 3, 1 / 6])
+
+
+def histories_of_two_kinds(name: str, order: int = 1, last: int = 0) -> None:
+    """Users have items of one half of the catalogue, but for the last two, which are held out."""
+    rows = []
+    for user in range(60):
+        generator = np.random.default_rng(user)
+        own = generator.permutation(15)[:6] + 15 * (user % 2)
+        held_out = (own[:2] + last) % 30
+        items = [*own[2:], *held_out]
+        rows += [(f"u{user}", f"i{item}", n) for n, item in enumerate(items)]
+    write_atomic(Path("data"), name, rows[::order])
+
+
+def vectors_by_token(name: str, settings: dict, **changes) -> torch.Tensor:
+    write_texts(name)
+    pipeline = pipeline_of(settings | TUNED | changes, name)
+    rows = dict(zip(pipeline.tokens, item_vectors(pipeline), strict=True))
+    return torch.stack([rows[f"i{item}"] for item in range(30)])
+
+
+def nearness(vectors: torch.Tensor) -> float:
+    """How much more alike two items of one half are than two of different halves."""
+    rows = functional.normalize(vectors - vectors.mean(dim=0), dim=1)
+    cosines = rows @ rows.T
+    within = (cosines[:15, :15].sum() + cosines[15:, 15:].sum() - 30) / (2 * 15 * 14)
+    return float(within - cosines[:15, 15:].mean())
+
+
+def test_items_that_follow_each_other_become_alike(settings, tmp_path):
+    histories_of_two_kinds("halves")
+    of = {"sft_epochs": 15, "sft_learning_rate": 0.01, "sft_batch_positions": 256}
+    of |= {"sft_valid_ratio": 0.0}
+    before = vectors_by_token("halves", settings, enhancement="text")
+    tuned = vectors_by_token("halves", settings, **of)
+    shuffled = vectors_by_token("halves", settings, enhancement="shuffled_tuned_text", **of)
+    assert nearness(tuned) > nearness(before) + 0.2
+    # It learns by heart what the words do not say: that is what the control is for.
+    assert nearness(shuffled) > nearness(before) + 0.2
+
+
+def test_what_is_held_out_and_the_order_of_ids_change_nothing(settings):
+    histories_of_two_kinds("one")
+    histories_of_two_kinds("other", order=-1)
+    histories_of_two_kinds("another", last=7)
+    one = vectors_by_token("one", settings)
+    torch.testing.assert_close(vectors_by_token("other", settings), one, atol=2e-3, rtol=1e-3)
+    # The fingerprint of the training histories is the same as well: the stage itself is.
+    torch.testing.assert_close(vectors_by_token("another", settings), one, atol=2e-3, rtol=1e-3)
+    assert not torch.allclose(vectors_by_token("one", settings, enhancement="text"), one, atol=0.01)
+
+
+def test_the_control_reads_the_words_that_its_items_are_dealt(settings, small_data):
+    write_texts()
+    pipeline = pipeline_of(settings | TUNED, small_data)
+    seed, tokens = pipeline.config["seed"], pipeline.tokens
+    own, dealt = pipeline.stage(TextTuningStage), pipeline.stage(ShuffledTextTuningStage)
+    rows = torch.arange(len(tokens))[:, None]
+    assert shuffled_rows(rows, tokens, seed)[:, 0].tolist() == dealt.words_of().tolist()
+    assert dealt_out(tokens, seed).tolist() == dealt.words_of().tolist()
+    read = dict(enumerate(dealt.words_of()))
+    expected = [[read[a], read[b]] for a, b in own.pairs().pairs.tolist()]
+    assert dealt.pairs().pairs.tolist() == expected
+    assert own.fingerprint == dealt.fingerprint and own.name != dealt.name
+
+
+def test_stages_depend_on_what_they_are_made_from(settings, small_data):
+    def prints(**changes):
+        pipeline = pipeline_of(settings | TUNED | changes, small_data)
+        kinds = (TextVectorsStage, TextTuningStage, TunedTextVectorsStage)
+        return [pipeline.stage(kind).fingerprint for kind in kinds]
+
+    write_texts()
+    frozen, tuned, vectors = prints()
+    assert prints(n_categories=5, llm_pooling="mean", llm_response="x") == [frozen, tuned, vectors]
+    for changes in ({"sft_epochs": 3}, {"lora_r": 3}, {"seed": 3}, {"llm_max_history": 9}):
+        changed = prints(**changes)
+        assert changed[0] == frozen and changed[1] != tuned and changed[2] != vectors
+    write_texts(seed=1)
+    assert not {frozen, tuned, vectors} & set(prints())
+
+
+def test_a_model_with_it_trains_and_loads(settings, small_data):
+    write_texts()
+    changes = TUNED | {"fusion": "none", "score_term": "after", "score_map": "contrastive"}
+    found = run_experiment("TSLRec_SASRec", small_data, config_dict=settings | changes)
+    assert found.trainer.model.scoring_term.vectors[1:].any(dim=1).all()
+
+
+def test_too_few_users_are_refused(settings, small_data):
+    write_texts()
+    pipeline = pipeline_of(settings | TUNED | {"sft_users": 0.001}, small_data)
+    with pytest.raises(ValueError, match=r"enhancement: \[tuned_text\].* Set sft_users: 1.0"):
+        pipeline.stage(TextTuningStage).pairs()
+
+
+def test_another_language_model_is_refused(settings, small_data, language_model_folder):
+    write_texts()
+    pipeline = pipeline_of(settings | TUNED | {"sft_epochs": 1}, small_data)
+    stage = pipeline.stage(TextTuningStage)
+    (stage.stored.folder / "language_model.json").write_text('{"name": "another"}')
+    pipeline = pipeline_of(settings | TUNED | {"sft_epochs": 1}, small_data)
+    with pytest.raises(ValueError):
+        pipeline.stage(TextTuningStage).tuned_encoder()
+
+
+def test_its_cost_can_be_measured(settings, small_data):
+    write_texts()
+    pipeline = pipeline_of(settings | TUNED, small_data)
+    (work,) = pipeline.stage(TextTuningStage).workloads(ablation=False)
+    assert work.part == "text tuning" and sum(map(len, work.batches)) > 10
+    work.run(work.batches[0], SimpleNamespace())

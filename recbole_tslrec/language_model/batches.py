@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from logging import getLogger
 from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from recbole_tslrec.language_model.prompts.template import Template, Values
-from recbole_tslrec.language_model.task import Examples
+from recbole_tslrec.language_model.task import Examples, Task, TrainingSettings
+from recbole_tslrec.store import processes
 
 _EXAMPLES_AT_ONCE = 4096
 
@@ -78,6 +80,43 @@ class PositionBudgetSampler(Sampler[list[tuple[int, float]]]):
     def padding_share(self) -> float:
         """The share of positions that are padding, over the epoch."""
         return 1 - self.lengths.sum() / self.positions_an_epoch()
+
+
+def make_batches(task: Task, settings: TrainingSettings) -> PositionBudgetSampler:
+    """The batches of an epoch; logs what they are."""
+    sampler = PositionBudgetSampler(
+        task.lengths,
+        settings.batch_positions,
+        settings.seed,
+        processes.number(),
+        processes.count(),
+    )
+    getLogger(__name__).info(
+        f"{task.name} on {len(task.lengths)} {task.unit} in {len(sampler)} batches an epoch, "
+        f"{sampler.examples_a_batch:.1f} {task.unit} each; "
+        f"{positions_an_epoch(task, sampler):,} positions an epoch, {settings.epochs} "
+        f"epochs at most{_of_prompts(task, sampler)}"
+    )
+    return sampler
+
+
+def _of_prompts(task: Task, sampler: PositionBudgetSampler) -> str:
+    """What there is to say of the batches where an example is a prompt."""
+    if task.positions_of is not None:
+        return ""
+    shared, of_each = task.more_positions
+    return (
+        f"; {100 * sampler.padding_share():.1f} % of the positions are padding; "
+        f"instruction of {shared + of_each} positions "
+        f"{'in every prompt' if of_each else 'shared by a batch'}"
+    )
+
+
+def positions_an_epoch(task: Task, sampler: PositionBudgetSampler) -> int:
+    """The positions that a task's model computes in an epoch."""
+    if task.positions_of is None:
+        return sampler.positions_an_epoch(task.more_positions)
+    return sum(map(task.positions_of, sampler.batches()))
 
 
 class Weighted(Dataset):

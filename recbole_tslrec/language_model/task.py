@@ -76,6 +76,8 @@ class Task:
         lengths: the positions of every example, [n] int; what a batch shares is not counted.
         collate: from a list of examples to the model's arguments, tensors [B, ...] by name.
         more_positions: positions that are computed besides for each batch, and for each example.
+        positions_of: the positions that a batch of examples takes, by their numbers; None: what their
+            lengths come to when all are as long as the longest.
         validation: held-out examples, or a function that is called after an epoch, in the first process
             alone, with the epoch's number from 1 on and returns metrics; None: the last epoch is kept.
         metric: the metric that chooses the epoch.
@@ -90,6 +92,7 @@ class Task:
     lengths: np.ndarray
     collate: Callable[[Sequence[Any]], dict[str, Tensor]]
     more_positions: tuple[int, int] = (0, 0)
+    positions_of: Callable[[np.ndarray], int] | None = None
     validation: HeldOut | Callable[[int], Mapping[str, float]] | None = None
     metric: str = "error"
     larger_is_better: bool = False

@@ -32,7 +32,13 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from recbole_tslrec.config.devices import bf16_is_fast
-from recbole_tslrec.language_model.batches import Batches, PositionBudgetSampler, Weighted
+from recbole_tslrec.language_model.batches import (
+    Batches,
+    PositionBudgetSampler,
+    Weighted,
+    make_batches,
+    positions_an_epoch,
+)
 from recbole_tslrec.language_model.checkpoints import (
     remove_broken_checkpoints,
     state_of,
@@ -65,27 +71,6 @@ _NOT_METRICS = {"loss", "runtime", "samples_per_second", "steps_per_second"}  # 
 def _collate(task: Task, examples: Sequence[tuple[Any, float]]) -> dict[str, Tensor]:
     contents, weights = zip(*examples, strict=True)
     return task.collate(contents) | {"weight": torch.tensor(weights)}
-
-
-def _batches_of(task: Task, settings: TrainingSettings) -> PositionBudgetSampler:
-    """The batches of an epoch; logs what they are."""
-    sampler = PositionBudgetSampler(
-        task.lengths,
-        settings.batch_positions,
-        settings.seed,
-        processes.number(),
-        processes.count(),
-    )
-    shared, of_each = task.more_positions
-    getLogger(__name__).info(
-        f"{task.name} on {len(task.lengths)} {task.unit} in {len(sampler)} batches an epoch, "
-        f"{sampler.examples_a_batch:.1f} {task.unit} each; "
-        f"{sampler.positions_an_epoch(task.more_positions):,} positions an epoch, {settings.epochs} "
-        f"epochs at most; {100 * sampler.padding_share():.1f} % of the positions are padding; "
-        f"instruction of {shared + of_each} positions "
-        f"{'in every prompt' if of_each else 'shared by a batch'}"
-    )
-    return sampler
 
 
 # ---- transformers' Trainer --------------------------------------------------------------------------
@@ -291,11 +276,11 @@ def train(
         ValueError: the loss became NaN or infinite.
         RuntimeError: a batch does not fit the device's memory.
     """
-    sampler = _batches_of(task, settings)
+    sampler = make_batches(task, settings)
     # Log lines stand above the bar, not in it.
     with metered(model.reader) as meter, logging_redirect_tqdm():
         bar = tqdm(
-            total=settings.epochs * sampler.positions_an_epoch(task.more_positions),
+            total=settings.epochs * positions_an_epoch(task, sampler),
             desc=task.name,
             unit=" positions",
             unit_scale=True,

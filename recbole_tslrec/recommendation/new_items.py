@@ -84,8 +84,8 @@ def _check(trained: TrainedModel, texts: Mapping[str, str]) -> None:
     )
     if not reads_words_alone:
         raise ValueError(
-            f"new_items: [{config['model']}] knows items by more than their words. Train a TSLRec model "
-            f"with enhancement=text, or with item_prompt=text."
+            f"new_items: [{config['model']}] knows items by more than the words that a language model "
+            f"reads here. Train a TSLRec model with enhancement=text, or with item_prompt=text."
         )
     if reason := _no_place(trained):
         raise ValueError(

@@ -80,8 +80,12 @@ class TextVectorsStage(Stage):
         """What the vectors depend on that ``made_from`` does not tell: nothing."""
         return {}
 
-    def encoder(self, with_adapters: bool = False) -> tuple[TextEncoder, Template]:
+    def encoder(self) -> tuple[TextEncoder, Template]:
         """What reads the texts, on the experiment's device, and the prompts for it."""
+        return self.own_encoder(with_adapters=False)
+
+    def own_encoder(self, with_adapters: bool) -> tuple[TextEncoder, Template]:
+        """The language model as it is before any tuning, and the prompts of the texts."""
         pipeline = self.pipeline
         texts = tokenised_texts(self.config, self.source, pipeline.catalogue.rows(pipeline.tokens))
         return make_text_encoder(self.config, self.source, texts, with_adapters)

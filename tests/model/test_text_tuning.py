@@ -18,7 +18,6 @@ from recbole_tslrec.language_model.prompt import HISTORY
 from recbole_tslrec.language_model.prompts.segments import Items, TokenTable, Words
 from recbole_tslrec.language_model.prompts.template import Template
 from recbole_tslrec.paradigms.tslrec.augmentation.contrastive_map import _TEMPERATURE
-from recbole_tslrec.paradigms.tslrec.augmentation.text_controls import dealt_out, shuffled_rows
 from recbole_tslrec.paradigms.tslrec.augmentation.text_tuning import (
     TextTuner,
     UserPairs,
@@ -68,7 +67,7 @@ LISTS = ([1, 2, 3], [2, 5, 2], [4, 5], [9, 1, 2, 12])
 def test_each_users_term_of_the_loss_is_that_of_a_loop():
     task, pairs, table = task_of(*LISTS)
     reader, mean = Reader(10), torch.full((6,), 0.3)
-    tuner = TextTuner(reader, mean, pairs.log_frequency, len(pairs.pairs) / len(pairs))
+    tuner = TextTuner(reader, mean, pairs.log_frequency, pairs_a_user=1.5)
     with torch.no_grad():
         found = tuner(**task.collate([task.examples[user] for user in range(4)]))
 
@@ -84,20 +83,23 @@ def test_each_users_term_of_the_loss_is_that_of_a_loop():
         for pair in pairs[user].tolist():
             for column in (1, 0):
                 asked, answer = pair[1 - column], pair[column]
-                logits = {}
-                for other in pairs.pairs[:, column].tolist():
+                logits, cosines = {}, {}
+                candidates = [(user, pair[column])]
+                for another in set(range(4)) - {user}:  # the user's own items are no wrong answers
+                    candidates += [(another, item) for item in pairs[another][:, column].tolist()]
+                for _, other in candidates:
                     if other != asked:
                         cosine = float(vector(asked) @ vector(other))
                         weight = math.exp(cosine / _TEMPERATURE) / share[other]
                         logits.setdefault(other, []).append(weight)
+                        cosines[other] = cosine
                 others = sum(sum(each) for item, each in logits.items() if item != answer)
                 own = logits[answer][0]
                 loss -= math.log(own / (own + others)) / 2
-                largest = max(logits, key=lambda item: logits[item][0])
-                right += (largest == answer) / 2
-        a_user = len(pairs.pairs) / 4
-        assert found["error"][user].item() == pytest.approx(loss / a_user, rel=1e-4)
-        assert found["accuracy"][user].item() == pytest.approx(right / a_user, rel=1e-4)
+                right += (max(cosines, key=cosines.__getitem__) == answer) / 2
+        assert found["error"][user].item() == pytest.approx(loss / 1.5, rel=1e-4)
+        assert found["named_right"][user].item() == pytest.approx(right)
+        assert found["n_pairs"][user].item() == len(pairs[user])
 
 
 def test_each_item_of_a_batch_is_read_once_with_little_padding():
@@ -113,6 +115,12 @@ def test_each_item_of_a_batch_is_read_once_with_little_padding():
     assert sum(rows * columns for rows, columns in reader.read) < padded
     own = [1 + table.lengths[np.unique(pairs[user]) + 1] for user in range(5)]
     assert task.lengths.tolist() == [lengths.sum() for lengths in own]
+    assert task.positions_of(np.arange(5)) == len(items) + table.lengths[items + 1].sum()
+
+
+def test_many_pairs_of_two_items_take_room_as_well():
+    task, _, _ = task_of([1, 2] * 30, [3, 4])
+    assert task.lengths.max() == 50  # the latest 50 pairs
 
 
 def test_pairs_of_users():
@@ -175,18 +183,43 @@ def test_what_is_held_out_and_the_order_of_ids_change_nothing(settings):
     assert not torch.allclose(vectors_by_token("one", settings, enhancement="text"), one, atol=0.01)
 
 
+def without_texts(*items: str) -> None:
+    file = Path("data/small/small.item")
+    lines = file.read_text().splitlines()
+    kept = [line for line in lines if line.split("\t")[0] not in items]
+    file.write_text("\n".join(kept) + "\n")
+
+
 def test_the_control_reads_the_words_that_its_items_are_dealt(settings, small_data):
+    """Those of items that have some: it learns from as many pairs."""
     write_texts()
-    pipeline = pipeline_of(settings | TUNED, small_data)
-    seed, tokens = pipeline.config["seed"], pipeline.tokens
+    without_texts("i3", "i7")
+    pipeline = pipeline_of(settings | TUNED | {"item_text_missing": "w1"}, small_data)
     own, dealt = pipeline.stage(TextTuningStage), pipeline.stage(ShuffledTextTuningStage)
-    rows = torch.arange(len(tokens))[:, None]
-    assert shuffled_rows(rows, tokens, seed)[:, 0].tolist() == dealt.words_of().tolist()
-    assert dealt_out(tokens, seed).tolist() == dealt.words_of().tolist()
-    read = dict(enumerate(dealt.words_of()))
-    expected = [[read[a], read[b]] for a, b in own.pairs().pairs.tolist()]
-    assert dealt.pairs().pairs.tolist() == expected
+    read = dealt.words_of()
+    assert sorted(read) == list(range(30)) and (read != np.arange(30)).sum() > 20
+    missing = [pipeline.tokens.index(item) for item in ("i3", "i7")]
+    assert read[missing].tolist() == missing
+    expected = read[own.pairs().pairs]
+    assert not np.isin(missing, own.pairs().pairs).any()
+    assert np.array_equal(dealt.pairs().pairs, expected)
     assert own.fingerprint == dealt.fingerprint and own.name != dealt.name
+
+
+def test_whose_words_are_missing_is_part_of_the_fingerprint(settings, small_data):
+    def prints():
+        changes = {"item_text_missing": "w1"}
+        pipeline = pipeline_of(settings | TUNED | changes, small_data)
+        return [pipeline.stage(kind).fingerprint for kind in (TextVectorsStage, TextTuningStage)]
+
+    texts = write_texts()
+    without_texts("i3")
+    frozen, tuned = prints()
+    write_texts()
+    file = Path("data/small/small.item")
+    file.write_text(file.read_text().replace(f"i3\t{texts['i3']}\n", "i3\tw1\n"))
+    again = prints()
+    assert again[0] == frozen and again[1] != tuned
 
 
 def test_stages_depend_on_what_they_are_made_from(settings, small_data):
@@ -217,6 +250,16 @@ def test_too_few_users_are_refused(settings, small_data):
     pipeline = pipeline_of(settings | TUNED | {"sft_users": 0.001}, small_data)
     with pytest.raises(ValueError, match=r"enhancement: \[tuned_text\].* Set sft_users: 1.0"):
         pipeline.stage(TextTuningStage).pairs()
+    short = settings | TUNED | {"llm_max_history": 1}
+    with pytest.raises(ValueError, match=r"llm_max_history: \[1\] leaves no two items"):
+        run_experiment("TSLRec_SASRec", small_data, config_dict=short)
+
+
+def test_few_users_in_a_batch_are_told(settings, small_data, caplog):
+    write_texts()
+    pipeline = pipeline_of(settings | TUNED | {"sft_batch_positions": 64}, small_data)
+    assert pipeline.stage(TextTuningStage).stored
+    assert "Set sft_batch_positions: 1000 or more" in caplog.text
 
 
 def test_another_language_model_is_refused(settings, small_data, language_model_folder):
@@ -232,6 +275,10 @@ def test_another_language_model_is_refused(settings, small_data, language_model_
 def test_its_cost_can_be_measured(settings, small_data):
     write_texts()
     pipeline = pipeline_of(settings | TUNED, small_data)
-    (work,) = pipeline.stage(TextTuningStage).workloads(ablation=False)
-    assert work.part == "text tuning" and sum(map(len, work.batches)) > 10
-    work.run(work.batches[0], SimpleNamespace())
+    (tuning,) = pipeline.stage(TextTuningStage).workloads(ablation=False)
+    (reading,) = pipeline.stage(TunedTextVectorsStage).workloads(ablation=False)
+    assert tuning.part == "text tuning" and sum(map(len, tuning.batches)) > 10
+    assert reading.part == "items" and sum(map(len, reading.batches)) == 30
+    for work in (tuning, reading):
+        work.run(work.batches[0], SimpleNamespace())
+    assert not Path("saved/tslrec").exists()  # no stage was made

@@ -108,14 +108,16 @@ class Named(NamedTuple):
 
     Attributes:
         loss: the cross-entropy, [B].
-        right: 1 where the right item had the highest logit, [B] float32.
+        right: 1 where the right item was the nearest, [B] float32.
     """
 
     loss: Tensor
     right: Tensor
 
 
-def info_nce(vectors: Tensor, items: Tensor, log_frequency: Tensor) -> Named:
+def info_nce(
+    vectors: Tensor, items: Tensor, log_frequency: Tensor, users: Tensor | None = None
+) -> Named:
     """Naming, of a batch's items, the one beside each.
 
     Args:
@@ -123,16 +125,22 @@ def info_nce(vectors: Tensor, items: Tensor, log_frequency: Tensor) -> Named:
         items: [B, 2] int64; the right answer where it stands once more, and the item that asks, are
             no wrong answers.
         log_frequency: of every item, the logarithm of its share among all that is drawn.
+        users: of each pair, [B] int64, if those of a user come together: they are not drawn like the
+            others, and are no wrong answers, either.
     """
     own = torch.arange(len(items), device=items.device)
     loss = right = vectors.new_zeros(len(items))
     for ask, answer in ((0, 1), (1, 0)):
         asked, answers = items[:, ask, None], items[:, answer]
-        logits = vectors[:, ask] @ vectors[:, answer].T / _TEMPERATURE - log_frequency[answers]
-        once_more = (answers[:, None] == answers) & (own[:, None] != own)
-        logits = logits.masked_fill(once_more | (asked == answers), -torch.inf)
+        cosines = vectors[:, ask] @ vectors[:, answer].T
+        left_out = (answers[:, None] == answers) | (asked == answers)
+        if users is not None:
+            left_out |= users[:, None] == users
+        left_out = left_out.fill_diagonal_(False)
+        logits = (cosines / _TEMPERATURE - log_frequency[answers]).masked_fill(left_out, -torch.inf)
         loss = loss + functional.cross_entropy(logits, own, reduction="none") / 2
-        right = right + (logits.detach().argmax(dim=1) == own) / 2
+        nearest = cosines.detach().masked_fill(left_out, -torch.inf).argmax(dim=1)
+        right = right + (nearest == own) / 2
     return Named(loss, right)
 
 

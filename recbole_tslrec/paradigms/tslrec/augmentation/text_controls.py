@@ -124,10 +124,16 @@ def shuffled_rows(vectors: Tensor, tokens: Sequence[str], seed: int) -> Tensor:
     return vectors[torch.from_numpy(dealt_out(tokens, seed))]
 
 
-def dealt_out(tokens: Sequence[str], seed: int) -> np.ndarray:
-    """Of each item the place of the one whose vector, or words, it gets. [n] int64"""
+def dealt_out(tokens: Sequence[str], seed: int, known: np.ndarray | None = None) -> np.ndarray:
+    """Of each item the place of the one whose vector, or words, it gets. [n] int64
+
+    Args:
+        known: the items among which they are dealt out, the others keep theirs, [n] bool; None: all.
+    """
     order = token_order(tokens)
-    drawn = np.empty_like(order)
+    if known is not None:
+        order = order[known[order]]
+    drawn = np.arange(len(tokens))
     drawn[order] = order[np.random.default_rng(seed).permutation(len(order))]
     return drawn
 

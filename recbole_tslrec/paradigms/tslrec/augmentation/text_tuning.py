@@ -3,7 +3,8 @@
 The loss is that of the linear map (``contrastive_map.py``), InfoNCE on pairs of consecutive items of the
 training histories; what changes is the language model, by LoRA, and not what is made of its vectors.
 It starts from the words' own similarity, as the map does. One example is one user: the language model
-reads the words of each item of the batch's histories once, whatever the number of pairs.
+reads the words of each item of the batch's histories once, whatever the number of pairs. The wrong
+answers are the other users' items.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class TextTuner(TrainedParts):
         mean: of the items' vectors before tuning, [hidden]: what all texts have in common is left out
             of the cosine.
         log_frequency: of every item, the logarithm of its share in the pairs, [n_items - 1].
-        pairs_a_user: the mean number; every pair of the epoch counts the same.
+        pairs_a_user: the mean number over the users that are learned from; every pair of the epoch
+            counts the same.
     """
 
     mean: Tensor
@@ -63,13 +65,16 @@ class TextTuner(TrainedParts):
             prompts: as ``Template.batch`` makes them, one an item.
 
         Returns:
-            ``error`` and ``accuracy``, [B].
+            of each user, [B]: ``error``, the sum over its pairs in units of ``pairs_a_user``;
+            ``named_right``, how many pairs are, and ``n_pairs`` of how many.
         """
         vectors = functional.normalize(self._read(prompts) - self.mean, dim=1)
-        found = info_nce(vectors[pairs], items[pairs], self.log_frequency)
-        of_users = torch.zeros(2, int(n_users), device=user.device)
-        of_users = of_users.index_add(1, user, torch.stack([found.loss, found.right]))
-        return dict(zip(("error", "accuracy"), of_users / self.pairs_a_user, strict=True))
+        found = info_nce(vectors[pairs], items[pairs], self.log_frequency, user)
+        each = torch.stack([found.loss, found.right, torch.ones_like(found.loss)])
+        loss, right, count = torch.zeros(3, int(n_users), device=user.device).index_add(
+            1, user, each
+        )
+        return {"error": loss / self.pairs_a_user, "named_right": right, "n_pairs": count}
 
     def _read(self, prompts: Mapping[str, Tensor]) -> Tensor:
         """The texts' vectors, [P, hidden]: read in a few groups of like length, for little padding."""
@@ -147,7 +152,7 @@ def tuning_task(
     valid_users: np.ndarray,
     batch_positions: int,
 ) -> Task:
-    """Naming the item beside another; its metrics are the loss and the accuracy on held-out users.
+    """Naming the item beside another; watched by the loss on held-out users, if there are two.
 
     Args:
         prompt: of an item's words alone.
@@ -158,8 +163,12 @@ def tuning_task(
     n_items = int(pairs.pairs.max()) + 1
     of_items = prompt.lengths(of_histories(np.arange(1, n_items + 1)[:, None]))
 
+    def positions(users: np.ndarray) -> int:
+        return int(of_items[np.unique(np.concatenate([pairs[user] for user in users]))].sum())
+
     def lengths(users: np.ndarray) -> np.ndarray:
-        return np.array([of_items[np.unique(pairs[user])].sum() for user in users])
+        # A batch compares each of its pairs with all others: many of few items take room as well.
+        return np.array([max(positions([user]), len(pairs[user])) for user in users])
 
     def collate(examples: Sequence[np.ndarray]) -> dict[str, Tensor]:
         items, places = np.unique(np.concatenate(examples), return_inverse=True)
@@ -174,7 +183,7 @@ def tuning_task(
     watched = lengths(valid_users)
     held_out = HeldOut(
         _Users(pairs, valid_users[np.argsort(watched, kind="stable")]),
-        max(int(batch_positions // watched.mean()), 1) if len(watched) else 1,
+        max(int(batch_positions // watched.max(initial=1)), 2),
     )
     return Task(
         name="Text tuning",
@@ -183,7 +192,9 @@ def tuning_task(
         examples=_Users(pairs, train_users),
         lengths=lengths(train_users),
         collate=collate,
-        validation=held_out if len(valid_users) else None,
+        positions_of=lambda numbers: positions(train_users[numbers]),
+        # One user alone has no wrong answers.
+        validation=held_out if len(valid_users) > 1 else None,
         describe=_describe,
     )
 
@@ -191,5 +202,5 @@ def tuning_task(
 def _describe(metrics: Mapping[str, float]) -> str:
     return (
         f"held-out users [loss: {metrics['error']:.4f}, pairs named right: "
-        f"{100 * metrics['accuracy']:.1f} %]"
+        f"{100 * metrics['named_right'] / metrics['n_pairs']:.1f} %]"
     )

@@ -10,6 +10,7 @@ import gc
 import os
 from collections.abc import Iterable
 from functools import cached_property
+from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +28,8 @@ from recbole_tslrec.language_model.keys import (
     STOPPING,
     TRAINING,
 )
-from recbole_tslrec.language_model.reader import check_fine_tuning
-from recbole_tslrec.paradigms.tslrec.augmentation.text_controls import (
-    TextEmbedding,
-    dealt_out,
-    shuffled_rows,
-)
+from recbole_tslrec.language_model.reader import check_fine_tuning, check_source, open_source_for
+from recbole_tslrec.paradigms.tslrec.augmentation.text_controls import TextEmbedding, dealt_out
 from recbole_tslrec.stages import provenance
 from recbole_tslrec.stages.stage import Stage
 from recbole_tslrec.stages.text_vectors import TextVectorsStage
@@ -49,6 +46,7 @@ if TYPE_CHECKING:
     from recbole_tslrec.stages.pipeline import Pipeline
 
 _LANGUAGE_MODEL = "language_model.json"  # the identity of what the adapters beside it belong to
+_USERS_A_BATCH = 16  # fewer give few wrong answers
 
 
 class TextTuningStage(Stage):
@@ -68,7 +66,14 @@ class TextTuningStage(Stage):
 
     @classmethod
     def check(cls, config, n_items: int | None) -> None:
-        check_fine_tuning(config)
+        if config["llm_max_history"] < 2:
+            raise ValueError(
+                f"llm_max_history: [{config['llm_max_history']}] leaves no two items in a row for "
+                f"enhancement: [{config['enhancement']}] to learn from. Set llm_max_history: 2 or more."
+            )
+        source = open_source_for(config)
+        check_source(config, source)
+        check_fine_tuning(config, source)
 
     @property
     def texts(self) -> TextVectorsStage:
@@ -77,10 +82,13 @@ class TextTuningStage(Stage):
 
     @cached_property
     def made_from(self) -> dict[str, Any]:
-        return {
+        # Each process tells the right item from those of its own share of a batch.
+        shared = {"processes": processes.count()} if processes.count() > 1 else {}
+        return shared | {
             "settings": self.settings(),
             "seed": self.config["seed"],
             "texts": self.texts.fingerprint,
+            "missing": sorted(self.pipeline.catalogue.substituted),
             "training": self.pipeline.data_fingerprint["training"],
         }
 
@@ -93,7 +101,9 @@ class TextTuningStage(Stage):
 
         pipeline, log_folder = self.pipeline, self.pipeline.log_folder
         checkpoints = folder / WORK / "checkpoints"
-        tuner, task = self.tuner_and_task()
+        mean = self.texts.text_vectors()[self.known()].mean(dim=0)
+        tuner, task = self.tuner_and_task(mean)
+        self._tell_if_few(task)
         provenance.keep_only_own(checkpoints, provenance.read_from(self.texts))
         report = train(
             tuner,
@@ -116,12 +126,26 @@ class TextTuningStage(Stage):
     def workloads(self, ablation: bool) -> Iterable[Workload]:
         from recbole_tslrec.language_model.workload import training_workload
 
-        tuner, task = self.tuner_and_task()
+        # The language model is not asked for the mean of its vectors, which makes no difference here.
+        tuner, task = self.tuner_and_task(torch.zeros(self.texts.source.hidden_size))
         how = self.how()
         yield training_workload("text tuning", task, tuner, how.batch_positions, how.seed)
 
-    def tuner_and_task(self) -> tuple[TextTuner, Task]:
+    def _tell_if_few(self, task: Task) -> None:
+        wanted, a_user = _USERS_A_BATCH, float(task.lengths.mean())
+        if self.config["sft_batch_positions"] < wanted * a_user:
+            getLogger(__name__).warning(
+                f"sft_batch_positions: [{self.config['sft_batch_positions']}] holds the words of about "
+                f"{self.config['sft_batch_positions'] / a_user:.1f} users, and the right item is told "
+                f"from those of the other users in a batch. Set sft_batch_positions: "
+                f"{1000 * -(-wanted * a_user // 1000):.0f} or more."
+            )
+
+    def tuner_and_task(self, mean: Tensor) -> tuple[TextTuner, Task]:
         """The language model before tuning, on the experiment's device, and what it is to learn.
+
+        Args:
+            mean: as ``TextTuner`` takes it.
 
         Raises:
             ValueError: there is nothing to learn from.
@@ -133,15 +157,14 @@ class TextTuningStage(Stage):
         learned, watched = split_users(len(pairs), config["sft_valid_ratio"], config["seed"])
         encoder, prompt = self.encoder()
         task = tuning_task(prompt, pairs, learned, watched, config["sft_batch_positions"])
-        mean = self.texts.text_vectors()[self.known()].mean(dim=0)
-        mean_pairs = len(pairs.pairs) / len(pairs)
-        tuner = TextTuner(encoder, mean, pairs.log_frequency, mean_pairs)
+        a_user = float(np.mean([len(pairs[user]) for user in learned]))
+        tuner = TextTuner(encoder, mean, pairs.log_frequency, a_user)
         return tuner.to(config["device"]), task
 
     def encoder(self) -> tuple[TextEncoder, Template]:
         """The language model with adapters as they start, and the prompts of the items' words."""
         init_seed(self.config["seed"], self.config["reproducibility"])
-        return self.texts.encoder(with_adapters=True)
+        return self.texts.own_encoder(with_adapters=True)
 
     def known(self) -> np.ndarray:
         """Of every item whether its words are its own, and not ``item_text_missing``. [n_items - 1]"""
@@ -169,8 +192,8 @@ class TextTuningStage(Stage):
         if len(pairs) < 2:
             raise ValueError(
                 f"enhancement: [{self.config['enhancement']}] learns from users with two items in a row "
-                f"that have words, and of them there are {len(pairs)}. Set sft_users: 1.0, and "
-                f"llm_max_history: 2 or more, or give more items a text."
+                f"that have words, and of them there are {len(pairs)}. Set sft_users: 1.0, or give more "
+                f"items a text."
             )
         return pairs
 
@@ -191,6 +214,7 @@ class TextTuningStage(Stage):
     def bytes_on_disk(self) -> int:
         """Of three checkpoints, Adam's two numbers beside each weight, and the result; fp32."""
         source = self.texts.source
+        # About seven matrices a layer get adapters, which are [in, r] and [r, out].
         adapters = source.n_layers * 7 * 2 * self.config["lora_r"] * source.hidden_size
         return 4 * adapters * (3 * 3 + 1)
 
@@ -216,7 +240,7 @@ class ShuffledTextTuningStage(TextTuningStage):
     name = "shuffled_text_tuning"
 
     def words_of(self) -> np.ndarray:
-        return dealt_out(self.pipeline.tokens, self.config["seed"])
+        return dealt_out(self.pipeline.tokens, self.config["seed"], self.known())
 
 
 class TunedTextVectorsStage(TextVectorsStage):
@@ -235,15 +259,16 @@ class TunedTextVectorsStage(TextVectorsStage):
     def made_from(self) -> dict[str, Any]:
         return {"text_tuning": self.tuning.fingerprint}
 
-    @classmethod
-    def check(cls, config, n_items: int | None) -> None:
-        """What it needs has been checked."""
-
-    def encoder(self, with_adapters: bool = True) -> tuple[TextEncoder, Template]:
+    def encoder(self) -> tuple[TextEncoder, Template]:
         return self.tuning.tuned_encoder()
 
     def read_with(self) -> dict[str, Any]:
         return {"adapters": read_manifest(self.tuning.stored.folder)["files"]}
+
+    def workloads(self, ablation: bool) -> Iterable[Workload]:
+        from recbole_tslrec.language_model.item_states import workload
+
+        yield workload(*self.tuning.encoder(), len(self.pipeline.tokens))
 
 
 class ShuffledTunedTextVectorsStage(TunedTextVectorsStage):
@@ -272,13 +297,5 @@ class ShuffledTunedText(TunedText):
 
     @staticmethod
     def make(pipeline: Pipeline) -> Tensor:
-        vectors = pipeline.stage(ShuffledTunedTextVectorsStage).text_vectors()
-        return shuffled_rows(vectors, pipeline.tokens, pipeline.config["seed"])
-
-    @classmethod
-    def for_similarity(cls, vectors: Tensor, pipeline: Pipeline) -> Tensor:
-        """Zero where the words are ``item_text_missing``, which are dealt out with the others."""
-        missing = pipeline.catalogue.substituted
-        known = torch.tensor([[token not in missing] for token in pipeline.tokens])
-        dealt = shuffled_rows(known, pipeline.tokens, pipeline.config["seed"])
-        return torch.where(dealt, vectors, 0.0)
+        stage = pipeline.stage(ShuffledTunedTextVectorsStage)
+        return stage.text_vectors()[torch.from_numpy(stage.tuning.words_of())]

@@ -128,6 +128,19 @@ class TrainingSettings:
     schedule: str = "linear"
     weight_decay: float = 0.0
 
+    @classmethod
+    def of(cls, config, **more: Any) -> TrainingSettings:
+        """Those of the keys ``sft_*``, and RecBole's seed; ``more`` as the class takes them."""
+        return cls(
+            epochs=config["sft_epochs"],
+            learning_rate=config["sft_learning_rate"],
+            batch_positions=config["sft_batch_positions"],
+            optimizer=config["sft_optimizer"],
+            stopping_step=config["sft_stopping_step"],
+            seed=config["seed"],
+            **more,
+        )
+
 
 @dataclass
 class Epoch:

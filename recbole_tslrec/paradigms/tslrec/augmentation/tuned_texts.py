@@ -201,15 +201,7 @@ class TextTuningStage(Stage):
         """The settings of the training."""
         from recbole_tslrec.language_model.task import TrainingSettings
 
-        config = self.config
-        return TrainingSettings(
-            epochs=config["sft_epochs"],
-            learning_rate=config["sft_learning_rate"],
-            batch_positions=config["sft_batch_positions"],
-            optimizer=config["sft_optimizer"],
-            stopping_step=config["sft_stopping_step"],
-            seed=config["seed"],
-        )
+        return TrainingSettings.of(self.config)
 
     def bytes_on_disk(self) -> int:
         """Of three checkpoints, Adam's two numbers beside each weight, and the result; fp32."""

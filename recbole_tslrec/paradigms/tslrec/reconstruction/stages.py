@@ -234,16 +234,8 @@ class FineTuningStage(ReadsItems):
         """The settings of the training."""
         from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import FineTuningSettings
 
-        config = self.config
-        return FineTuningSettings(
-            epochs=config["sft_epochs"],
-            learning_rate=config["sft_learning_rate"],
-            batch_positions=config["sft_batch_positions"],
-            optimizer=config["sft_optimizer"],
-            valid_ratio=config["sft_valid_ratio"],
-            stopping_step=config["sft_stopping_step"],
-            seed=config["seed"],
-        )
+        ratio = self.config["sft_valid_ratio"]
+        return FineTuningSettings.of(self.config, valid_ratio=ratio)
 
     def bytes_on_disk(self) -> int:
         """Of three checkpoints, Adam's two numbers beside each weight, and the result; fp32."""

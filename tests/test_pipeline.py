@@ -307,6 +307,7 @@ FIRST_CHANGED = {
     "sft_users": (0.5, "fine_tuning"),
     "sft_valid_ratio": (0.4, "fine_tuning"),
     "sft_stopping_step": (7, "fine_tuning"),
+    "sft_next_title": (0.5, "fine_tuning"),
     "llm_trust_remote_code": (True, None),
     "llm_attention": ("eager", None),
     "llm_gradient_checkpointing": (True, "fine_tuning"),

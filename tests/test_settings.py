@@ -256,6 +256,7 @@ RIGHT = {
     "sft_optimizer": st.sampled_from(["adamw_torch", "adamw_8bit", "paged_adamw_8bit"]),
     "sft_users": st.floats(0, 1, exclude_min=True),
     "sft_valid_ratio": st.just(0) | st.floats(0, 0.5),
+    "sft_next_title": st.just(0) | st.floats(0, allow_infinity=False),
     "sft_stopping_step": st.integers(1),
     "enhancement": st.just("tslrec")
     | st.sampled_from(["mean_preference", "backbone_embedding", "random", "frozen_lm"])

@@ -5,6 +5,8 @@ What is read out of the states is apart, in ``readout``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -149,10 +151,16 @@ class ItemPromptModel(ItemEncoder):
         super().__init__(language_model, item_embeddings)
         self.pooling = pooling
 
-    def forward(self, **prompts: Tensor) -> Tensor:
-        """h^u of every prompt (Eq. 1); the arguments as ``Template.batch`` makes them.
+    def forward(self, with_states: bool = False, **prompts: Tensor) -> Any:
+        """h^u of every prompt (Eq. 1).
+
+        Args:
+            with_states: whether the states that were pooled are given, too.
+            prompts: as ``Template.batch`` makes them.
 
         Returns:
-            [B, hidden] float32.
+            [B, hidden] float32; with the states, that and ``States``.
         """
-        return pooled(super().forward(**prompts), self.pooling)
+        states = super().forward(**prompts)
+        vectors = pooled(states, self.pooling)
+        return (vectors, states) if with_states else vectors

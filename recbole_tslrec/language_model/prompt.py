@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +29,15 @@ def of_histories(histories: Sequence[np.ndarray]) -> Values:
 def items_of(prompt: Template) -> Items:
     """The items of such a prompt."""
     return next(segment for segment in prompt.segments if isinstance(segment, Items))
+
+
+def with_numbers(prompt: Template) -> Template:
+    """The same prompt, whose batches say of each position to which item of the history it belongs."""
+    segments = [
+        replace(segment, numbered=True) if isinstance(segment, Items) else segment
+        for segment in prompt.segments
+    ]
+    return replace(prompt, segments=tuple(segments))
 
 
 def n_words(prompt: Template) -> int:

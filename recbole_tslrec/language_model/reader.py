@@ -130,7 +130,11 @@ def check_words(source: LanguageModelSource, largest: int) -> None:
 
 
 def make_reader(
-    config, source: LanguageModelSource, item_embeddings: Tensor | None, with_adapters: bool
+    config,
+    source: LanguageModelSource,
+    item_embeddings: Tensor | None,
+    with_adapters: bool,
+    head: bool = False,
 ) -> ItemPromptModel:
     """The language model with item slots, as it is before training, on the experiment's device.
 
@@ -139,13 +143,14 @@ def make_reader(
         source: an opened source.
         item_embeddings: what the slots project, [n_items, d] with the padding row 0; None without slots.
         with_adapters: whether it is to be trained.
+        head: whether with its language-model head.
 
     Raises:
         ValueError: ``lora_target_modules`` matches no layer, or the head is of an unknown kind.
     """
     from recbole_tslrec.language_model.encoder import ItemPromptModel
 
-    language_model = load_for_prompts(config, source, with_adapters)
+    language_model = load_for_prompts(config, source, with_adapters, head)
     reader = ItemPromptModel(language_model, item_embeddings, config["llm_pooling"])
     return reader.to(config["device"])
 

@@ -110,7 +110,7 @@ class _TaskTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
         weight = inputs.pop("weight")
-        outputs = {name: value for name, value in model(**inputs).items() if name != "loss"}
+        outputs = dict(model(**inputs))
         self._outputs = list(outputs)
         if model.training:
             # Batches differ in size. Every example of the epoch counts the same: the sum over the

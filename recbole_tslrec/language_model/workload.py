@@ -118,7 +118,7 @@ def training_workload(
     return Workload(part, When.EPOCH, task.unit, learner.reader, batches, weights, run, means)
 
 
-_FILL = {"token_ids": 0, "item_rows": -1, "attention_mask": 0}
+_FILL = {"token_ids": 0, "item_rows": -1, "item_numbers": -1, "attention_mask": 0}
 
 
 def _padded(batch: dict[str, Tensor], longest: int) -> dict[str, Tensor]:

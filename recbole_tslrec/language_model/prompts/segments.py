@@ -7,7 +7,7 @@ segment: write the label ``(A)`` and the text ``" Nail file"``, not ``(A) `` and
 
 A segment's ``positions`` are the arrays of a batch that it writes, of all prompts one after the other:
 ``token_ids``, ``item_rows`` or ``soft_rows``; where it writes two, each holds its own in place of the
-other's (0 among token ids, -1 among rows).
+other's (0 among token ids, -1 among rows). Items that are numbered write ``item_numbers``, too.
 """
 
 from __future__ import annotations
@@ -177,6 +177,8 @@ class Items:
         separator: token ids between two items.
         most: the most items; of more, the most recent enter.
         candidates: whether all must enter: they are never cut.
+        numbered: whether a batch says of each position to which item it belongs, in ``item_numbers``: 0
+            for the first kept item of a prompt; an item's separator belongs to it.
     """
 
     name: str
@@ -186,6 +188,7 @@ class Items:
     separator: tuple[int, ...] = ()
     most: int | None = None
     candidates: bool = False
+    numbered: bool = False
 
     def __post_init__(self):
         if not self.slots and self.texts is None:
@@ -216,7 +219,8 @@ class Items:
 
     def positions(self, values: Ragged) -> Positions:
         """Those of all prompts. [sum of sizes]"""
-        if self.slots and self.texts is self.labels is None and not self.separator:
+        alone = self.slots and self.texts is self.labels is None and not self.separator
+        if alone and not self.numbered:
             return {"item_rows": values.flat}
         parts = self._parts(values)
         lengths = np.stack([own for _, _, _, own in parts], axis=1)  # [items, parts]
@@ -226,6 +230,8 @@ class Items:
         }
         for at, (name, source, first, own) in zip(starts.T, parts, strict=True):
             written[name][spans(at, own)] = source[spans(first, own)]
+        if self.numbered:
+            written["item_numbers"] = np.repeat(values.positions(), lengths.sum(axis=1))
         return written
 
     def _parts(self, values: Ragged) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:

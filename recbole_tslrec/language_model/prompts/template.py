@@ -68,7 +68,8 @@ class Template:
         """The arrays of rows that a batch has beside its token ids."""
         has_slots = any(isinstance(part, Items) and part.slots for part in self.segments)
         has_soft = any(isinstance(part, Soft) for part in self.segments)
-        return ["item_rows"] * has_slots + ["soft_rows"] * has_soft
+        numbered = any(isinstance(part, Items) and part.numbered for part in self.segments)
+        return ["item_rows"] * has_slots + ["soft_rows"] * has_soft + ["item_numbers"] * numbered
 
     def lengths(self, values: Values) -> np.ndarray:
         """The positions of the prompts themselves, a shared prefix not counted. [B]
@@ -90,8 +91,9 @@ class Template:
         Returns:
             ``token_ids`` [B, T] int64, 0 where the position is no word; ``attention_mask`` [B, T]
             int64, 0 at padding; if the template has slots, ``item_rows`` [B, T] int64, -1 where the
-            position is none; if it has learned vectors, ``soft_rows`` likewise. With a shared prefix,
-            T counts what follows it; ``prefix_ids`` [P] and ``prefix_soft_rows`` [P] int64 hold it.
+            position is none; if it has learned vectors, ``soft_rows`` likewise; if items are numbered,
+            ``item_numbers``, -1 where a position belongs to none. With a shared prefix, T counts what
+            follows it; ``prefix_ids`` [P] and ``prefix_soft_rows`` [P] int64 hold it.
 
         Raises:
             ValueError: a prompt does not fit the context with all cut that may be cut.

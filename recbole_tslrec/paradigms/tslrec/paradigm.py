@@ -26,7 +26,7 @@ from recbole_tslrec.paradigms.tslrec.augmentation.keys import (
     NORM,
     SCORE_TERM,
 )
-from recbole_tslrec.paradigms.tslrec.keys import INSTRUCTION
+from recbole_tslrec.paradigms.tslrec.keys import INSTRUCTION, SECOND_TASK
 from recbole_tslrec.paradigms.tslrec.models import MODELS
 from recbole_tslrec.paradigms.tslrec.models.tslrec import EnhancedItemTable
 from recbole_tslrec.recbole_bridge.paradigm import Paradigm, Variant, chain
@@ -161,6 +161,7 @@ TSLREC = Paradigm(
         STOPPING,
         OPTIMISATION,
         TRAINING,
+        SECOND_TASK,
         FUSION,
         SCORE_TERM,
         GIVEN_VECTORS,

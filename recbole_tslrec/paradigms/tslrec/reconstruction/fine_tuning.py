@@ -47,7 +47,7 @@ class FineTuningSettings(TrainingSettings):
 
 @dataclass
 class FineTuningReport(TrainingReport):
-    """The course of fine-tuning; an epoch's metrics are ``error``, Eq. 3, and ``cosine``.
+    """The course of fine-tuning; an epoch's metrics are those of ``ReconstructionModel``.
 
     Attributes:
         n_train_users, n_valid_users: who were learned from, and held out.
@@ -121,7 +121,7 @@ def reconstruction_task(
     batch_positions: int,
     constant: float | None,
 ) -> Task:
-    """Fitting the users' prior preferences; its metrics are Eq. 3 and the cosine on held-out users.
+    """Fitting the users' prior preferences; the epoch is chosen by the loss on held-out users.
 
     Args:
         prompt: the words around the history.
@@ -166,9 +166,11 @@ def _users_a_batch(prompt: Template, histories: Sequence[np.ndarray], batch_posi
 
 
 def _describe(constant: float | None, metrics: Mapping[str, float]) -> str:
+    of_eq_3 = metrics.get("reconstruction", metrics["error"])  # with a second task they differ
+    words = f", next title: {metrics['next_title']:.4f}" if "next_title" in metrics else ""
     return (
-        f"held-out users [loss: {metrics['error']:.4f}, constant predictor: {constant:.4f}, "
-        f"cosine: {metrics['cosine']:.4f}]"
+        f"held-out users [loss: {of_eq_3:.4f}, constant predictor: {constant:.4f}, "
+        f"cosine: {metrics['cosine']:.4f}{words}]"
     )
 
 

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from recbole_tslrec.language_model.encoder import ItemPromptModel
 from recbole_tslrec.language_model.load import load_adapters, save_adapters
+from recbole_tslrec.language_model.readout import head_of
+from recbole_tslrec.paradigms.tslrec.reconstruction.next_title import next_title_loss
 
 _PROJECTIONS = "projections.safetensors"
 _ADAPTERS = "adapters"
@@ -22,32 +24,51 @@ class ReconstructionModel(nn.Module):
         reader: the language model that reads items.
         hidden_size: the width of its hidden states.
         n_categories: K.
+        next_title: the weight of the second task (``next_title.py``), for which the reader has its
+            head; 0: none.
     """
 
-    def __init__(self, reader: ItemPromptModel, hidden_size: int, n_categories: int):
+    def __init__(
+        self,
+        reader: ItemPromptModel,
+        hidden_size: int,
+        n_categories: int,
+        next_title: float = 0.0,
+    ):
         super().__init__()
         self.reader = reader
+        self.next_title = next_title
         self.preference_head = nn.Linear(hidden_size, n_categories)  # W_gp, b_gp
 
     def distribution(self, hidden: Tensor) -> Tensor:
         """Eq. 2: ĝ = softmax(W_gp h + b_gp). [B, hidden] -> [B, K]"""
         return self.preference_head(hidden).float().softmax(dim=1)
 
-    def forward(self, preference: Tensor, **prompts: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, preference: Tensor, item_numbers: Tensor | None = None, **prompts: Tensor
+    ) -> dict[str, Tensor]:
         """The loss of a batch of users.
 
         Args:
             preference: ḡ^u, [B, K], rows sum to 1.
-            prompts: as ``Template.batch`` makes them.
+            item_numbers: for the second task, as ``Template.batch`` makes them.
+            prompts: the same.
 
         Returns:
-            ``loss``, Eq. 3 as the mean over users; ``error`` [B], each user's term of it;
-            ``cosine`` [B], the similarity of ĝ^u and ḡ^u.
+            ``error`` [B], each user's term of the loss: of Eq. 3, and with the second task of Eq. 3 +
+            ``next_title`` · its cross-entropy; ``cosine`` [B], the similarity of ĝ^u and ḡ^u; with the
+            second task its two parts by themselves, ``reconstruction`` and ``next_title`` [B].
         """
-        predicted = self.distribution(self.reader(**prompts))
+        hidden, states = self.reader(with_states=True, **prompts)
+        predicted = self.distribution(hidden)
         error = (preference - predicted).pow(2).sum(dim=1)
         cosine = F.cosine_similarity(preference, predicted.detach())
-        return {"loss": error.mean(), "error": error, "cosine": cosine}
+        if not self.next_title:
+            return {"error": error, "cosine": cosine}
+        head = head_of(self.reader.language_model)
+        words = next_title_loss(head, states.hidden, prompts["token_ids"], item_numbers)
+        parts = {"reconstruction": error.detach(), "next_title": words.detach()}
+        return {"error": error + self.next_title * words, "cosine": cosine} | parts
 
     def save(self, folder: Path) -> None:
         """Write what is trained: the adapters, and the projections in full precision."""

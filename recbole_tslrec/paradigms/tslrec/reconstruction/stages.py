@@ -35,12 +35,13 @@ from recbole_tslrec.language_model.keys import (
     STOPPING,
     TRAINING,
 )
+from recbole_tslrec.language_model.prompt import with_numbers
 from recbole_tslrec.language_model.reader import (
     check_fine_tuning,
     make_reader,
     open_source_for,
 )
-from recbole_tslrec.paradigms.tslrec.keys import INSTRUCTION
+from recbole_tslrec.paradigms.tslrec.keys import INSTRUCTION, SECOND_TASK
 from recbole_tslrec.paradigms.tslrec.prompt import (
     KEY,
     as_read_by,
@@ -48,6 +49,7 @@ from recbole_tslrec.paradigms.tslrec.prompt import (
     chosen_words,
     make_prompt,
 )
+from recbole_tslrec.paradigms.tslrec.reconstruction.next_title import check_next_title
 from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import user_preferences
 from recbole_tslrec.stages import provenance
 from recbole_tslrec.stages.backbone import BackboneStage
@@ -120,10 +122,10 @@ class ReadsItems(Stage):
         prompt = make_prompt(self.config, self.source, texts)
         return as_read_by(reader, prompt, self.config, training)
 
-    def reader(self, with_adapters: bool) -> ItemPromptModel:
-        """The language model with item slots, as it is before fine-tuning."""
+    def reader(self, with_adapters: bool, head: bool = False) -> ItemPromptModel:
+        """The language model with item slots, as it is before fine-tuning; maybe with its head."""
         init_seed(self.config["seed"], self.config["reproducibility"])
-        return make_reader(self.config, self.source, self.slots(), with_adapters)
+        return make_reader(self.config, self.source, self.slots(), with_adapters, head)
 
     def slots(self) -> Tensor | None:
         """What the slots project, [n_items, width] with the padding row 0; None without slots."""
@@ -152,10 +154,12 @@ class FineTuningStage(ReadsItems):
         *STOPPING.names,
         *OPTIMISATION.names,
         *TRAINING.names,
+        *SECOND_TASK.names,
     )
 
     @classmethod
     def check(cls, config, n_items: int | None) -> None:
+        check_next_title(config, open_source_for(config))
         check_prompt(config)
         check_fine_tuning(config)
 
@@ -183,7 +187,7 @@ class FineTuningStage(ReadsItems):
         loaded = {LOADED: model.reader.language_model.loaded}
         report = fine_tune(
             model,
-            self.prompt(model.reader, training=True),
+            self.training_prompt(model),
             histories,
             preferences,
             self.how(),
@@ -216,8 +220,13 @@ class FineTuningStage(ReadsItems):
         from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import workloads
 
         model = self.reconstruction_model()
-        prompt = self.prompt(model.reader, training=True)
+        prompt = self.training_prompt(model)
         return workloads(model, prompt, *self.examples(), self.how(), ablation)
+
+    def training_prompt(self, model: ReconstructionModel) -> Template:
+        """The prompt as ``model`` learns from it; for a second task its items are numbered."""
+        prompt = self.prompt(model.reader, training=True)
+        return with_numbers(prompt) if model.next_title else prompt
 
     def examples(self) -> tuple[Histories, csr_matrix]:
         """What is learned from: the histories of the share ``sft_users``, and ḡ in the same order."""
@@ -251,8 +260,10 @@ class FineTuningStage(ReadsItems):
             ReconstructionModel,
         )
 
-        reader = self.reader(with_adapters=True)
-        model = ReconstructionModel(reader, self.source.hidden_size, self.config["n_categories"])
+        next_title = float(self.config["sft_next_title"])
+        reader = self.reader(with_adapters=True, head=next_title > 0)
+        n_categories = self.config["n_categories"]
+        model = ReconstructionModel(reader, self.source.hidden_size, n_categories, next_title)
         return model.to(self.config["device"])
 
     def tuned_model(self) -> ReconstructionModel:

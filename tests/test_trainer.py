@@ -226,6 +226,24 @@ def test_epochs_are_judged_alike_before_and_after_a_resume(small_data, settings)
         trainer.resume_checkpoint(run.checkpoint)
 
 
+def test_a_model_is_resumed_under_the_keys_that_made_it(small_data, settings):
+    given = settings | {"enhancement": "random", "epochs": 1, "fusion": "none"}
+    given |= {"score_term": "during", "learning_rate": 0.01}
+    run = run_experiment("TSLRec_SASRec", small_data, config_dict=given, test=False)
+
+    def resume(**changes):
+        trainer, *_ = prepared("TSLRec_SASRec", given | {"epochs": 2} | changes, small_data)
+        trainer.resume_checkpoint(run.checkpoint)
+
+    resume(learning_rate=0.001, stopping_step=2, tslrec_dir="elsewhere")
+    for key, value, before in (
+        ("score_weight", 3.0, 1.0),
+        ("enhancement", "mean_preference", "random"),
+    ):
+        with pytest.raises(ValueError, match=rf"{key}: \[{value}\].*Set {key}: {before}, or train"):
+            resume(**{key: value})
+
+
 def test_complex_weights_are_looked_at_too(small_data, settings):
     run = run_experiment(
         "SASRec", small_data, config_dict=settings | {"train_neg_sample_args": None}

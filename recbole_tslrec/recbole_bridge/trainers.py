@@ -14,6 +14,7 @@ from recbole_tslrec.backbones.prefix_rows import prefix_loss
 from recbole_tslrec.backbones.registry import backbone_of, without_padding
 from recbole_tslrec.backbones.whole_sequences.loader import WholeSequenceDataLoader, check_settings
 from recbole_tslrec.backbones.whole_sequences.loss import whole_sequence_loss
+from recbole_tslrec.config.key import KEYS, Effect
 from recbole_tslrec.config.recbole_keys import (
     check_valid_metric,
     check_validation,
@@ -180,6 +181,29 @@ class StagesFirst:
             self.logger.info(cost_table(self.stages))
         processes.part()  # RecBole's loop goes on in the first process
         return super().fit(train_data, valid_data, verbose, saved, show_progress, **more)
+
+    def resume_checkpoint(self, resume_file):
+        """As RecBole's; the model comes as it is, and must be what these settings would make.
+
+        Raises:
+            ValueError: a key of ours had another value.
+        """
+        if self.pipeline is None:  # else the stages were made under these very settings
+            self._check_same_keys(resume_file)
+        super().resume_checkpoint(resume_file)
+
+    def _check_same_keys(self, resume_file) -> None:
+        before = load_checkpoint(resume_file)["config"].final_config_dict
+        for name, key in KEYS.items():
+            if key.effect is Effect.NOTHING or name not in self.config:
+                continue
+            made_with = before.get(name, key.default)  # it may be older than the key
+            if made_with != self.config[name]:
+                raise ValueError(
+                    f"{name}: [{self.config[name]}] is not what [{resume_file}] was made with, and a "
+                    f"model that is resumed stays as it was made. Set {name}: {made_with}, or train "
+                    f"anew."
+                )
 
     def check(self, train_data, valid_data, show_progress=False) -> None:
         """Raise what would stop the stages after hours; ``fit`` calls it unless it was called before."""

@@ -175,6 +175,32 @@ def test_texts_without_a_word_are_named(with_text, small_data):
         tokenised_texts(config, source, ["", "given", " "])
 
 
+def test_a_text_beyond_the_context_is_refused_before_any_training(with_text, small_data, tmp_path):
+    path = tmp_path / "data" / "small" / "small.item"
+    path.write_text(path.read_text() + f"i30\t{'n1 ' * 70}\n")  # of no item that anybody had
+    changes = {"enhancement": "text", "item_text_tokens": 100}
+    changes |= {"fusion": "none", "score_term": "after"}
+    pipeline_of(with_text | changes, small_data).check([TextVectorsStage])
+    path.write_text(path.read_text().replace("i30\t", "i3\t").replace("i3\t", "i31\t", 1))
+    with pytest.raises(
+        ValueError, match=r"item_text_tokens: .*context of 64.*Set item_text_tokens"
+    ):
+        run_experiment("TSLRec_SASRec", small_data, config_dict=with_text | changes)
+    assert not (tmp_path / "saved" / "tslrec").exists()
+
+
+@pytest.mark.parametrize("enhancement", ["text", "tfidf"])
+def test_an_item_without_a_text_is_refused_before_any_training(
+    enhancement, with_text, small_data, tmp_path
+):
+    path = tmp_path / "data" / "small" / "small.item"
+    path.write_text(path.read_text().replace("i3\t", "i31\t", 1))
+    changes = {"enhancement": enhancement, "fusion": "none", "score_term": "after"}
+    with pytest.raises(ValueError, match=r"item_text: .*no text in \['title'\] for 1 of 30 items"):
+        run_experiment("TSLRec_SASRec", small_data, config_dict=with_text | changes)
+    assert not (tmp_path / "saved" / "tslrec").exists()
+
+
 @pytest.mark.parametrize("enhancement", ["text", "tfidf"])
 def test_a_model_with_text_trains(enhancement, with_text, small_data):
     run = run_experiment(

@@ -250,6 +250,25 @@ def first_of_a_text(source: LanguageModelSource) -> tuple[int, ...]:
     return next(((one,) for one in ids if one is not None), ())
 
 
+def text_prompts(source: LanguageModelSource, texts: TokenTable) -> Template:
+    """The prompts in which the language model reads each item's text alone.
+
+    Raises:
+        ValueError: a text does not fit the context.
+    """
+    before, after = special_tokens(source.tokenizer)
+    before, after = Words(first_of_a_text(source) or before), Words(after)
+    item = Items(HISTORY, texts=texts, most=1)
+    prompt = Template((before, item, after), source.context_length)
+    longest, room = int(texts.lengths.max(initial=0)), _room(source, prompt)
+    if longest > room:
+        raise ValueError(
+            f"item_text_tokens: an item's text has {longest} tokens, and the language model's context "
+            f"of {source.context_length} holds {room} of it. Set item_text_tokens: {room} or fewer."
+        )
+    return prompt
+
+
 def make_text_encoder(
     config, source: LanguageModelSource, texts: TokenTable, with_adapters: bool = False
 ) -> tuple[TextEncoder, Template]:
@@ -257,13 +276,13 @@ def make_text_encoder(
 
     Args:
         with_adapters: whether it is to be trained.
+
+    Raises:
+        ValueError: as ``text_prompts``.
     """
     from recbole_tslrec.language_model.text_encoder import TextEncoder
 
-    before, after = special_tokens(source.tokenizer)
-    before, after = Words(first_of_a_text(source) or before), Words(after)
-    item = Items(HISTORY, texts=texts, most=1)
-    prompt = Template((before, item, after), source.context_length)
+    prompt = text_prompts(source, texts)
     encoder = TextEncoder(load_for_prompts(config, source, with_adapters), prompt)
     return encoder.to(config["device"]), prompt
 

@@ -137,6 +137,7 @@ class Pipeline:
         missing = self.missing(kinds)
         for stage in missing:
             stage.check(self.config, len(self.tokens))
+            stage.check_inputs()
         needed = sum(stage.bytes_on_disk() for stage in missing)
         warn_of_little_space("tslrec_dir", Path(self.config["tslrec_dir"]), needed)
 

@@ -75,6 +75,10 @@ class Stage(ABC):
         """
         return
 
+    def check_inputs(self) -> None:
+        """As ``check``, of what is read of the experiment's data; they are there."""
+        return
+
     def bytes_on_disk(self) -> int:
         """About how much it takes while it is made."""
         return 0

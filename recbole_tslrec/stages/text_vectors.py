@@ -16,6 +16,7 @@ from recbole_tslrec.language_model.reader import (
     first_of_a_text,
     make_text_encoder,
     open_source_for,
+    text_prompts,
     tokenised_texts,
 )
 from recbole_tslrec.stages import provenance
@@ -23,6 +24,7 @@ from recbole_tslrec.stages.stage import Stage
 from recbole_tslrec.store.store import WORK
 
 if TYPE_CHECKING:
+    from recbole_tslrec.language_model.prompts.segments import TokenTable
     from recbole_tslrec.language_model.prompts.template import Template
     from recbole_tslrec.language_model.source import LanguageModelSource
     from recbole_tslrec.language_model.text_encoder import TextEncoder
@@ -62,6 +64,15 @@ class TextVectorsStage(Stage):
     def check(cls, config, n_items: int | None) -> None:
         check_source(config, open_source_for(config))
 
+    @cached_property
+    def tokenised(self) -> TokenTable:
+        """The texts' tokens by internal id."""
+        texts = self.pipeline.catalogue.rows(self.pipeline.tokens)
+        return tokenised_texts(self.config, self.source, texts)
+
+    def check_inputs(self) -> None:
+        text_prompts(self.source, self.tokenised)
+
     def make(self, folder: Path) -> dict[str, Any] | None:
         from recbole_tslrec.language_model.meter import metered
 
@@ -86,9 +97,7 @@ class TextVectorsStage(Stage):
 
     def own_encoder(self, with_adapters: bool) -> tuple[TextEncoder, Template]:
         """The language model as it is before any tuning, and the prompts of the texts."""
-        pipeline = self.pipeline
-        texts = tokenised_texts(self.config, self.source, pipeline.catalogue.rows(pipeline.tokens))
-        return make_text_encoder(self.config, self.source, texts, with_adapters)
+        return make_text_encoder(self.config, self.source, self.tokenised, with_adapters)
 
     def bytes_on_disk(self) -> int:
         return 4 * len(self.pipeline.tokens) * self.source.hidden_size

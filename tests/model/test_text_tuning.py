@@ -30,6 +30,7 @@ from recbole_tslrec.paradigms.tslrec.augmentation.tuned_texts import (
 )
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.stages.text_vectors import TextVectorsStage
+from recbole_tslrec.store import processes
 
 TUNED = {"item_text": "title", "enhancement": "tuned_text", "lora_dropout": 0.0, "sft_epochs": 2}
 ALL = np.ones(40, dtype=bool)
@@ -49,7 +50,7 @@ class Reader(nn.Module):
         return (self.words[token_ids] * attention_mask[..., None]).sum(dim=1)
 
 
-def task_of(*lists, n_items: int = 12, **given):
+def task_of(*lists, n_items: int = 12, n_watched: int = 0, budget: int = 64):
     """A task on histories of items, whose texts have one word to five, and its users' pairs."""
     generator = np.random.default_rng(0)
     lengths = np.concatenate([[0], generator.integers(1, 6, n_items)])
@@ -58,7 +59,7 @@ def task_of(*lists, n_items: int = 12, **given):
     prompt = Template((Words([9]), Items(HISTORY, texts=table, most=1), Words([])), 10)
     pairs = UserPairs.of(histories(*lists), TOKENS, ALL, 50)
     users = np.arange(len(pairs))
-    return tuning_task(prompt, pairs, users, users[:0], 64, **given), pairs, table
+    return tuning_task(prompt, pairs, users, users[:n_watched], budget), pairs, table
 
 
 LISTS = ([1, 2, 3], [2, 5, 2], [4, 5], [9, 1, 2, 12])
@@ -250,16 +251,33 @@ def test_too_few_users_are_refused(settings, small_data):
     pipeline = pipeline_of(settings | TUNED | {"sft_users": 0.001}, small_data)
     with pytest.raises(ValueError, match=r"enhancement: \[tuned_text\].* Set sft_users: 1.0"):
         pipeline.stage(TextTuningStage).pairs()
+    two = settings | TUNED | {"sft_users": 0.05}  # of whom one is held out
+    with pytest.raises(ValueError, match=r"two users at least .* there are 2\. Set sft_users"):
+        run_experiment("TSLRec_SASRec", small_data, config_dict=two)
+    assert not Path("saved/tslrec").exists()
     short = settings | TUNED | {"llm_max_history": 1}
     with pytest.raises(ValueError, match=r"llm_max_history: \[1\] leaves no two items"):
         run_experiment("TSLRec_SASRec", small_data, config_dict=short)
 
 
-def test_few_users_in_a_batch_are_told(settings, small_data, caplog):
+def test_few_users_in_a_batch_are_told(settings, small_data, caplog, monkeypatch):
     write_texts()
     pipeline = pipeline_of(settings | TUNED | {"sft_batch_positions": 64}, small_data)
     assert pipeline.stage(TextTuningStage).stored
     assert "Set sft_batch_positions: 1000 or more" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(processes, "count", lambda: 4)
+    pipeline.stage(TextTuningStage)._tell_if_few(SimpleNamespace(lengths=np.array([20, 30])))
+    assert "Set sft_batch_positions: 2000 or more" in caplog.text
+
+
+@pytest.mark.parametrize("n_watched", range(2, 12))
+def test_no_held_out_user_is_alone_in_a_batch(n_watched):
+    lists = [[1 + user % 9, 2 + user % 9, 3 + user % 9] for user in range(n_watched + 2)]
+    for budget in (1, 40, 60):
+        task, _, _ = task_of(*lists, n_watched=n_watched, budget=budget)
+        assert len(task.validation.examples) == n_watched
+        assert n_watched % task.validation.batch_size != 1 and task.validation.batch_size > 1
 
 
 def test_another_language_model_is_refused(settings, small_data, language_model_folder):

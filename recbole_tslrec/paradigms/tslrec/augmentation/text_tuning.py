@@ -181,10 +181,10 @@ def tuning_task(
         }
 
     watched = lengths(valid_users)
-    held_out = HeldOut(
-        _Users(pairs, valid_users[np.argsort(watched, kind="stable")]),
-        max(int(batch_positions // watched.max(initial=1)), 2),
-    )
+    a_batch = max(int(batch_positions // watched.max(initial=1)), 2)
+    while len(watched) % a_batch == 1:  # the last would be alone, and without wrong answers
+        a_batch += 1
+    held_out = HeldOut(_Users(pairs, valid_users[np.argsort(watched, kind="stable")]), a_batch)
     return Task(
         name="Text tuning",
         unit="users",

@@ -75,6 +75,9 @@ class TextTuningStage(Stage):
         check_source(config, source)
         check_fine_tuning(config, source)
 
+    def check_inputs(self) -> None:
+        self.pairs()
+
     @property
     def texts(self) -> TextVectorsStage:
         """The words as the language model reads them before."""
@@ -132,7 +135,8 @@ class TextTuningStage(Stage):
         yield training_workload("text tuning", task, tuner, how.batch_positions, how.seed)
 
     def _tell_if_few(self, task: Task) -> None:
-        wanted, a_user = _USERS_A_BATCH, float(task.lengths.mean())
+        # Each process has its own share of a batch, and tells the items of that alone.
+        wanted, a_user = _USERS_A_BATCH * processes.count(), float(task.lengths.mean())
         if self.config["sft_batch_positions"] < wanted * a_user:
             getLogger(__name__).warning(
                 f"sft_batch_positions: [{self.config['sft_batch_positions']}] holds the words of about "
@@ -151,10 +155,9 @@ class TextTuningStage(Stage):
             ValueError: there is nothing to learn from.
         """
         from recbole_tslrec.paradigms.tslrec.augmentation.text_tuning import TextTuner, tuning_task
-        from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import split_users
 
         config, pairs = self.config, self.pairs()
-        learned, watched = split_users(len(pairs), config["sft_valid_ratio"], config["seed"])
+        learned, watched = self._split(pairs)
         encoder, prompt = self.encoder()
         task = tuning_task(prompt, pairs, learned, watched, config["sft_batch_positions"])
         a_user = float(np.mean([len(pairs[user]) for user in learned]))
@@ -175,7 +178,7 @@ class TextTuningStage(Stage):
         """The pairs of the share ``sft_users``; in them, items are those whose words are read.
 
         Raises:
-            ValueError: there are less than two users with a pair.
+            ValueError: there are less than two users with a pair to learn from.
         """
         from recbole_tslrec.paradigms.tslrec.augmentation.text_tuning import UserPairs
 
@@ -189,13 +192,20 @@ class TextTuningStage(Stage):
         histories = Histories(histories.user_ids, histories.offsets, read)
         most = self.config["llm_max_history"] - 1
         pairs = UserPairs.of(histories, users, self.known(), most)
-        if len(pairs) < 2:
+        if len(pairs) < 2 or len(self._split(pairs)[0]) < 2:  # one alone has no wrong answers
             raise ValueError(
-                f"enhancement: [{self.config['enhancement']}] learns from users with two items in a row "
-                f"that have words, and of them there are {len(pairs)}. Set sft_users: 1.0, or give more "
-                f"items a text."
+                f"enhancement: [{self.config['enhancement']}] learns from two users at least with two "
+                f"items in a row that have words, besides the share sft_valid_ratio: "
+                f"[{self.config['sft_valid_ratio']}], and there are {len(pairs)}. Set sft_users: 1.0, "
+                f"or give more items a text."
             )
         return pairs
+
+    def _split(self, pairs: UserPairs) -> tuple[np.ndarray, np.ndarray]:
+        """Whom to learn from and whom to watch by, places in ``pairs``."""
+        from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import split_users
+
+        return split_users(len(pairs), self.config["sft_valid_ratio"], self.config["seed"])
 
     def how(self) -> TrainingSettings:
         """The settings of the training."""

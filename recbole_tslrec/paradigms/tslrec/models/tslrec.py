@@ -69,13 +69,13 @@ class EnhancedItemTable(TermAtScoring, FusedItemTable):
         return tuple(dict.fromkeys((*own, *vectors_of(config).stages)))
 
     def prepare(self, pipeline: Pipeline) -> None:
+        kind = vectors_of(pipeline.config)
+        vectors = kind.make(pipeline)  # what is wrong with texts, or a file, shows soon
+        of_known = kind.for_similarity(vectors, pipeline)
         if self.frozen:
             table = self.backbone.item_table
             fused = {f"{table}.weight": f"{table}.parametrizations.weight.original"}
             take_trained_backbone(pipeline, self, fused)
-        kind = vectors_of(pipeline.config)
-        vectors = kind.make(pipeline)
-        of_known = kind.for_similarity(vectors, pipeline)
         self.fusion.start(of_known, self.id_embeddings)
         self.fusion.set_enhanced(vectors)
         if self.scoring_term is not None:

@@ -1,16 +1,20 @@
 """Rows of items without a training interaction, where their words are known."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from recbole.quick_start import load_data_and_model
+from support.stages import pipeline_of
 from support.texts import write_texts
 
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions import FUSIONS
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions.item_fusion import most_alike
 from recbole_tslrec.paradigms.tslrec.folding import fold
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.stages.trained_backbone import trained_backbone
 
 
 def fusion_of(name, ids):
@@ -132,7 +136,18 @@ def test_without_words_all_rows_are_fused(enhancement, small_data, settings):
 def test_with_words_in_the_slots_cold_items_are_told(with_a_cold_item, small_data):
     changes = {"enhancement": "tslrec", "item_slots": "both", "sft_epochs": 1}
     run = run_experiment("TSLRec_SASRec", small_data, config_dict=with_a_cold_item | changes)
-    assert run.trainer.model.fusion.cold.any()
+    model, pipeline = run.trainer.model, run.trainer.pipeline
+    item = pipeline.tokens.index("i30")
+    assert model.fusion.cold[1 + item]
+    # Without a text, all that its vector tells is an embedding that nothing has trained.
+    Path("data/small/small.item").write_text(
+        Path("data/small/small.item").read_text().partition("i30\t")[0]
+    )
+    given = with_a_cold_item | changes | {"item_text_missing": "w1"}
+    model.prepare(pipeline_of(given, small_data))
+    cold = model.fusion.cold
+    assert not cold[1 + item] and (model.fusion.alike != 1 + item).all()
+    assert cold.sum() == (model.fusion.alike != 0).any(dim=1).sum()
 
 
 @pytest.mark.parametrize("backbone", ["LRURec", "BERT4Rec"])
@@ -143,3 +158,18 @@ def test_the_bias_of_a_cold_item_is_not_pushed_down(backbone, with_a_cold_item, 
     bias.grad = None
     model.calculate_loss(next(iter(run.train_data))).backward()
     assert cold.any() and not bias.grad[cold].any() and bias.grad[~cold][1:].all()
+
+
+@pytest.mark.parametrize("backbone", ["LRURec", "BERT4Rec"])
+def test_in_a_trained_backbone_a_cold_item_takes_the_biases_of_others(
+    backbone, with_a_cold_item, small_data
+):
+    changes = {"fusion": "none", "score_term": "after"}
+    run = run_experiment(f"TSLRec_{backbone}", small_data, config_dict=with_a_cold_item | changes)
+    model, plain = run.trainer.model, trained_backbone(run.trainer.pipeline)
+    bias, before = (getattr(each, model.backbone.item_bias).detach() for each in (model, plain))
+    cold = model.fusion.cold
+    assert cold.any() and torch.equal(bias[~cold], before[~cold])
+    for item in cold.nonzero().flatten().tolist():
+        assert bias[item] == pytest.approx(before[model.fusion.alike[item]].mean().item())
+        assert bias[item] != before[item]

@@ -59,9 +59,26 @@ class ItemVectors(ABC):
         """
         if not cls.words_alone(pipeline.config):
             return vectors
-        missing = pipeline.catalogue.substituted
-        known = torch.tensor([token not in missing for token in pipeline.tokens])
-        return torch.where(known[:, None], vectors, 0.0)
+        return torch.where(_has_words(pipeline)[:, None], vectors, 0.0)
+
+    @classmethod
+    def for_cold(cls, vectors: Tensor, cold: Tensor, pipeline: Pipeline) -> Tensor:
+        """What ``for_similarity`` gave, 0 also where nothing tells of a cold item.
+
+        Args:
+            vectors: [n_items - 1, width].
+            cold: the items without a training interaction, [n_items - 1] bool. The backbone's embedding
+                of one is noise, so that its words are all that can tell of it.
+        """
+        if cls.words_alone(pipeline.config):
+            return vectors
+        return torch.where((~cold | _has_words(pipeline))[:, None], vectors, 0.0)
+
+
+def _has_words(pipeline: Pipeline) -> Tensor:
+    """Which items have a text of their own, and not ``item_text_missing``. [n_items - 1] bool"""
+    missing = pipeline.catalogue.substituted
+    return torch.tensor([token not in missing for token in pipeline.tokens])
 
 
 class EnhancedEmbedding(ItemVectors):
@@ -90,7 +107,8 @@ class EnhancedEmbedding(ItemVectors):
 class GivenVectors(EnhancedEmbedding):
     """h^v in the user's file ``enhanced_items``; not a value of ``enhancement``.
 
-    Whether words are in it, this experiment's ``item_prompt`` and ``item_slots`` say, as of its own.
+    Whether words are in it, this experiment's ``item_prompt`` and ``item_slots`` say, as of its own:
+    a file that was made with others is refused.
     """
 
     name = "enhanced_items"

@@ -82,7 +82,16 @@ class EnhancedItemTable(TermAtScoring, FusedItemTable):
             self._set_term(of_known, pipeline)
         if self.fusion.alike is not None:
             had = np.bincount(pipeline.histories.items, minlength=len(pipeline.tokens) + 1)
-            self.fusion.set_cold(torch.from_numpy(had[1:] == 0), of_known)
+            cold = torch.from_numpy(had[1:] == 0)
+            self.fusion.set_cold(cold, kind.for_cold(of_known, cold, pipeline))
+            if self.frozen and self.backbone.item_bias is not None:
+                self._give_cold_items_biases()
+
+    @torch.no_grad()
+    def _give_cold_items_biases(self) -> None:
+        """As their ids, cold items take others' biases: the backbone's training pushed theirs down."""
+        bias, cold = getattr(self, self.backbone.item_bias), self.fusion.cold
+        bias[cold] = bias[self.fusion.alike[cold]].mean(dim=1)
 
     def _set_term(self, vectors: Tensor, pipeline: Pipeline) -> None:
         """Give the term its vectors, after the map if there is one."""

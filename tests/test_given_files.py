@@ -8,6 +8,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.quick_start import load_data_and_model
 from recbole.utils import get_model, get_trainer
 from support.stages import STAGES, item_embeddings, item_vectors, pipeline_of, stored
+from support.texts import write_texts
 from test_pipeline import (
     POPULARITY,
     VALIDATED_BY_POPULARITY,
@@ -158,6 +159,20 @@ def test_enhanced_items_of_such_a_backbone_are_taken_if_asked_for(tmp_path, sett
     with caplog.at_level("WARNING"):
         item_vectors(given)
     assert "made from other validation interactions" in caplog.text
+
+
+def test_enhanced_items_are_looked_at_before_a_backbone_is_trained(tmp_path, settings, small_data):
+    given = settings | {"sft_epochs": 1, "tslrec_dir": "theirs"}
+    file = str(pipeline_of(given, small_data).stage(STAGES["augmentation"]).file())
+    write_histories(tmp_path, "one", histories())
+    of_a_term = settings | {"enhanced_items": file, "fusion": "none", "score_term": "after"}
+    with pytest.raises(ValueError, match=r"enhanced_items: .*was made for the data set \[small\]"):
+        run_experiment("TSLRec_SASRec", "one", config_dict=of_a_term)
+    write_texts()
+    other = of_a_term | {"item_slots": "both", "item_text": "title"}
+    with pytest.raises(ValueError, match=r"item_slots: \[both\].* Set item_slots: embedding"):
+        run_experiment("TSLRec_SASRec", small_data, config_dict=other)
+    assert not (tmp_path / "saved" / "tslrec").exists()
 
 
 def test_a_backbone_that_does_not_say_what_chose_its_epoch_is_taken_with_a_warning(

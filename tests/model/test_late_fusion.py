@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
 from recbole.quick_start import load_data_and_model
+from recbole.utils import get_model
 from support.ranks import naive_rank
 from support.small_backbones import keys_of, pretrained
 from support.texts import write_texts
@@ -301,6 +303,30 @@ def test_a_term_that_is_not_in_use_is_left_out(small_data, settings, tmp_path):
 def test_what_cannot_be_is_said_early(changes, message, small_data, settings):
     with pytest.raises(ValueError, match=message):
         Config("TSLRec_SASRec", small_data, config_dict=settings | AFTER | changes)
+
+
+@pytest.mark.parametrize("model", ["CI_SASRec", "Norm_SASRec"])
+def test_a_model_without_vectors_ignores_their_keys_and_says_so(
+    model, small_data, settings, caplog
+):
+    given = settings | {"score_term": "after", "enhancement": "text", "fusion": "none"}
+    given |= {"valid_metric": "itemcoverage@5", "metrics": ["ItemCoverage"]}
+    config = Config(model, small_data, config_dict=given)
+    train_data, *_ = data_preparation(config, create_dataset(config))
+    get_model(model)(config, train_data._dataset)
+    assert f"enhancement, fusion, score_term: without effect: [{model}]" in caplog.text
+
+
+def test_the_width_of_a_config_that_is_used_again(small_data, settings):
+    def width(config) -> int:
+        train_data, *_ = data_preparation(config, create_dataset(config))
+        return get_model("TSLRec_SASRec")(config, train_data._dataset).fusion.enhanced.shape[1]
+
+    given = settings | {"enhancement": "backbone_embedding", "hidden_size": 16, "inner_size": 16}
+    config = Config("TSLRec_SASRec", small_data, config_dict=given)
+    assert width(config) == 16
+    config["hidden_size"] = 8
+    assert width(config) == 8
 
 
 @pytest.mark.parametrize("backbone", ["SASRecCPR", "BERT4Rec", "CORE", "S3Rec"])

@@ -6,7 +6,10 @@ import os
 from contextlib import suppress
 from logging import getLogger
 from pathlib import Path
+from typing import Any
 
+from recbole_tslrec.config.key import KEYS
+from recbole_tslrec.language_model.keys import ITEM_INPUTS
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import ENHANCED_EMBEDDING
 from recbole_tslrec.store.item_tensors import ItemTensors, read_header
 from recbole_tslrec.store.store import MANIFEST
@@ -45,8 +48,9 @@ def given_enhanced_items(config, tokens: list[str], data: dict[str, str]) -> Ite
         The file's tensors, rows in the order of ``tokens``.
 
     Raises:
-        ValueError: the file is altered, is of another data set, lacks items, or may have been made from
-            what is held out here and ``allow_new_data`` does not say otherwise.
+        ValueError: the file is altered, is of another data set, lacks items, was made with other words
+            than the settings say, or may have been made from what is held out here and
+            ``allow_new_data`` does not say otherwise.
     """
     path = Path(config["enhanced_items"])
     items = ItemTensors.load(path)
@@ -65,6 +69,7 @@ def given_enhanced_items(config, tokens: list[str], data: dict[str, str]) -> Ite
             f"enhanced_items: [{path}] holds no {ENHANCED_EMBEDDING} with a row of real numbers for "
             f"every item. Make it again."
         )
+    _check_words(items.provenance.get("settings"), config, path)
     others = [key for key in ("training", "validation") if items.provenance.get(key) != data[key]]
     if others:
         said = (
@@ -81,3 +86,16 @@ def given_enhanced_items(config, tokens: list[str], data: dict[str, str]) -> Ite
         return items.aligned(tokens)
     except ValueError as error:
         raise ValueError(f"enhanced_items: [{path}] does not serve here: {error}") from None
+
+
+def _check_words(made_with: Any, config, path: Path) -> None:
+    """Raise ValueError if the items' words are in the file and not in the settings, or otherwise."""
+    if not isinstance(made_with, dict):  # of an earlier version
+        return
+    for key in ITEM_INPUTS.names:
+        theirs = made_with.get(key, KEYS[key].unchanged_at)
+        if theirs != config[key]:
+            raise ValueError(
+                f"{key}: [{config[key]}] says how words are in the enhanced embeddings, and "
+                f"enhanced_items: [{path}] was made with [{theirs}]. Set {key}: {theirs}."
+            )

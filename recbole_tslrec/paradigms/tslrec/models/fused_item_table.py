@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from logging import getLogger
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,10 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from recbole_tslrec.config.key import KEYS
+from recbole_tslrec.paradigms.tslrec.augmentation.keys import FUSION, GIVEN_VECTORS, SCORE_TERM
+
 if TYPE_CHECKING:
     from recbole_tslrec.backbones.registry import Backbone
     from recbole_tslrec.stages.pipeline import Pipeline
     from recbole_tslrec.stages.stage import Stage
+
+
+_OF_VECTORS = (*FUSION.names, *SCORE_TERM.names, *GIVEN_VECTORS.names)
 
 
 class OfItems(nn.Module):
@@ -61,9 +68,16 @@ class FusedItemTable:
 
     backbone: Backbone
     normalised = False  # whether the rows have one length whatever ``item_norm`` says
+    reads_vectors = False  # whether it has enhanced embeddings
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
+        given = [key for key in _OF_VECTORS if key in config and config[key] != KEYS[key].default]
+        if given and not self.reads_vectors:  # no refusal: one yaml may serve several models
+            getLogger(__name__).warning(
+                f"{', '.join(given)}: without effect: [{config['model']}] has no enhanced embeddings. "
+                f"Set model: TSLRec_{self.backbone.name}."
+            )
         table = self.item_table.weight
         id_embeddings = table[: len(table) - self.backbone.rows_beyond]
         changes = [self._make_fusion(config, id_embeddings)]

@@ -15,7 +15,7 @@ from recbole_tslrec.paradigms.tslrec.augmentation.contrastive_map import (
     consecutive,
     contrastive_map,
 )
-from recbole_tslrec.paradigms.tslrec.augmentation.controls import vectors_of
+from recbole_tslrec.paradigms.tslrec.augmentation.controls import BackboneEmbedding, vectors_of
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions import FUSIONS
 from recbole_tslrec.paradigms.tslrec.augmentation.late_fusion import HistorySimilarity
 from recbole_tslrec.paradigms.tslrec.models.fused_item_table import FusedItemTable
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 class EnhancedItemTable(TermAtScoring, FusedItemTable):
     """id embedding fused with the language model's enhanced embedding (TSLRec, §4.2)."""
+
+    reads_vectors = True
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -52,6 +54,8 @@ class EnhancedItemTable(TermAtScoring, FusedItemTable):
         # model or the file that it was made with. With its keys: a config may be changed and used again.
         keys = ("enhancement", "enhanced_items", "enhanced_dim", "n_categories", "llm")
         width_of = " ".join(f"{key}={config[key]}" for key in keys)
+        if vectors_of(config) is BackboneEmbedding:
+            width_of += f" d={id_embeddings.shape[1]}"
         if config["enhanced_width"] is None or config["enhanced_width_of"] not in (None, width_of):
             width = vectors_of(config).width(config, id_embeddings.shape[1])
             config["enhanced_width"] = min(width, config["enhanced_dim"])

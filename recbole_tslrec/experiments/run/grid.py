@@ -242,7 +242,9 @@ class _EarlyChecks:
         """Raise what would stop the cell."""
         model = staged_models().get(cell.model)
         for stage in chain(model.stages(config)) if model else ():
-            values = {key: config[key] for key in stage.keys}
+            # A check may look at what the stages before it have read, too.
+            keys = {key for one in chain((stage,)) for key in one.keys}
+            values = {key: config[key] for key in sorted(keys)}
             looked_at = fingerprint([stage.__qualname__, values])
             if self._searched.isdisjoint(values) and looked_at not in self._sound:
                 stage.check(config, self._items(config))

@@ -370,9 +370,25 @@ def test_seeds_under_different_versions_are_said(tmp_path):
     for seed, torch in ((1, "2.6.0"), (2, "2.13.0"), (3, "2.13.0")):
         for variant, version in (("Base", "2.13.0"), ("CI", torch)):
             writer.write("tiny", "SASRec", variant, seed, versions={"torch": version})
-    (note,) = Results(tmp_path).notes
+    (note,) = (note for note in Results(tmp_path).notes if "versions" in note)
     assert note == (
         "tiny, SASRec, CI: the seeds ran under different versions of torch: 2.6.0 (1); 2.13.0 (2, 3)."
+    )
+
+
+def test_a_backbone_that_is_not_the_base_of_the_table_is_said(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    for seed in (1, 2):
+        base = writer.write("tiny", "SASRec", "Base", seed)
+        writer.write("tiny", "SASRec", "CI", seed, backbone_from=base)
+        writer.write("tiny", "SASRec", "TSLRec", seed, backbone_from=base if seed == 1 else None)
+        writer.write("tiny", "SASRec", "random", seed)  # starts from none
+        writer.write("tiny", "SASRec", "TSLRec", seed, embeddings_from="GRU4Rec")
+    writer.write("tiny", "SASRec", "CI", 3)  # beside no Base
+    (note,) = Results(tmp_path).notes
+    assert note == (
+        "tiny, SASRec, TSLRec: the backbone of seed 2 is another training than the Base of this "
+        "report, against which it is held."
     )
 
 

@@ -102,6 +102,7 @@ class Results:
         self._check_circumstances()
         self._check_data()
         self._check_settings()
+        self._check_backbones()
 
     @property
     def own(self) -> pd.DataFrame:
@@ -239,6 +240,21 @@ class Results:
                     f"for each with the same effort."
                 )
 
+    def _check_backbones(self) -> None:
+        """A row that starts from a trained backbone is held against Base: it must be that one."""
+        for (dataset, backbone, variant, made_by), cells in self.methods.items():
+            base = self.method(dataset, backbone, "Base")
+            if base is None or made_by or not _starts_from_backbone(variant):
+                continue
+            of_base = base["cell"].reindex(cells.index)
+            seeds = cells.index[of_base.notna() & (cells["backbone_from"] != of_base)]
+            if len(seeds):
+                self._note(
+                    f"{dataset}, {backbone}, {variant}: the backbone of seed "
+                    f"{', '.join(map(str, seeds))} is another training than the Base of this report, "
+                    f"against which it is held."
+                )
+
     def _note(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)
@@ -264,6 +280,11 @@ def _has_no_backbone(variant: str) -> bool:
     """Whether a row neither is a backbone nor starts from one."""
     row = table_rows().get(variant)
     return row is not None and bool(row.stages) and "backbone" not in row.stages
+
+
+def _starts_from_backbone(variant: str) -> bool:
+    row = table_rows().get(variant)
+    return row is not None and "backbone" in row.stages
 
 
 def _read_all(folders: Sequence[ResultsFolder]) -> tuple[pd.DataFrame, dict[str, ResultsFolder]]:

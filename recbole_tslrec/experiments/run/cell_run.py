@@ -135,7 +135,18 @@ def _handed_on(cell: Cell, results: ResultsFolder) -> Path | None:
     base = cell.base()
     if results.finished(base.id) is None:
         return None  # a checkpoint without a line is of a training that was interrupted
-    return None if draws_by_popularity(base.config()) else results.checkpoint(base.id, base.model)
+    if draws_by_popularity(base.config()):
+        return None
+    checkpoint = results.checkpoint(base.id, base.model)
+    if checkpoint is None:
+        print(
+            f"compare: {cell.dataset}, {cell.method}, seed {cell.seed}: Base is finished, and its "
+            f"trained model is not in [{results.checkpoints(base.id)}], as of a packed folder. Another "
+            f"is trained under the same seed; made with another machine or version it is not the Base "
+            f"of the table. Take Base's line out of cells.jsonl to have it trained again.",
+            flush=True,
+        )
+    return checkpoint
 
 
 def _base_taken(cell: Cell, given: Mapping[str, Any]) -> str | None:

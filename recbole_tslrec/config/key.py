@@ -45,7 +45,7 @@ class Key:
         values: those that it takes.
         effect: what it can change.
         type: as the yaml says it; the default's if not given.
-        only_with: the key without which, at its ``unchanged_at``, this one changes nothing.
+        only_with: another key, and those of its values without which this one changes nothing.
         unchanged_at: of a key that is newer than stored results, or was not counted in them, the value
             at which nothing has changed: fingerprints stay there. Not given: every value counts.
     """
@@ -56,7 +56,7 @@ class Key:
     values: Values
     effect: Effect = Effect.VALUE
     type: str = ""
-    only_with: str | None = None
+    only_with: tuple[str, tuple[Any, ...]] | None = None
     unchanged_at: Any = _NO_VALUE
 
     def check(self, value: Any) -> None:
@@ -111,6 +111,12 @@ def declare(title: str, *keys: Key) -> KeyGroup:
 def counts(name: str, value: Any) -> bool:
     """Whether a key of this value enters a fingerprint; at some values what was stored stays valid."""
     return value != KEYS[name].unchanged_at
+
+
+def has_what_it_needs(name: str, values: Mapping[str, Any]) -> bool:
+    """Whether a key changes anything under these values of the others, as far as ``only_with`` says."""
+    needed = KEYS[name].only_with
+    return needed is None or values[needed[0]] in needed[1]
 
 
 def result_values(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recbole_tslrec.data.item_catalogue import check_item_text
+from recbole_tslrec.data.keys import ITEM_TEXT
 
 
 def has_slots(config: Mapping[str, Any]) -> bool:
@@ -29,6 +30,11 @@ def slots_hold_text(config: Mapping[str, Any]) -> bool:
 def reads_text(config: Mapping[str, Any]) -> bool:
     """Whether the prompts depend on the items' texts."""
     return has_words(config) or slots_hold_text(config)
+
+
+def unread_texts(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The keys of the items' texts, where the prompts do not depend on them."""
+    return () if reads_text(config) else ITEM_TEXT.names
 
 
 def reads_text_alone(config: Mapping[str, Any]) -> bool:

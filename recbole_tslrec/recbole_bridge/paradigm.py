@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from recbole_tslrec.backbones.registry import Backbone
 from recbole_tslrec.config.built_in import Row, built_in
-from recbole_tslrec.config.key import KEYS, Effect, KeyGroup, defaults
+from recbole_tslrec.config.key import KEYS, Effect, KeyGroup, defaults, has_what_it_needs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +40,9 @@ class StagedModel(Protocol):
         """Take from the pipeline what the stages made, before RecBole's training begins."""
 
 
+SINCE_THE_FIRST = "0.1.0"  # the release; ``Variant.results_of``
+
+
 @dataclass(frozen=True)
 class Variant:
     """A row of a comparison: one of the methods that stand side by side.
@@ -60,11 +63,13 @@ class Variant:
             given.
         if_given: keys of files that it takes if they are given; while they are not, they are no part of
             its cells' ids.
+        unread: the keys of ours, of those on which it depends, that it does not read under these values
+            of all.
         label: what a table of results calls it, ``{backbone}`` in it. Empty: the model, and behind it
             the name of a control.
-        results_of: since which change its results are those of today. Another text when a change makes
-            a cell result in something else; kept cells are then run again, as they are not for every
-            release.
+        results_of: since which change its results under these values of all keys are those of today.
+            Another text when a change makes a cell result in something else; kept cells are then run
+            again, as they are not for every release.
     """
 
     name: str
@@ -78,8 +83,9 @@ class Variant:
     record_items: Callable[[Pipeline, torch.nn.Module], dict[str, np.ndarray]] | None = None
     requires: tuple[str, ...] = ()
     if_given: tuple[str, ...] = ()
+    unread: Callable[[Mapping[str, Any]], Collection[str]] = lambda values: ()
     label: str = ""
-    results_of: str = "0.1.0"
+    results_of: Callable[[Mapping[str, Any]], str] = lambda values: SINCE_THE_FIRST
 
     @property
     def title(self) -> str:
@@ -107,6 +113,14 @@ class Variant:
             *(name for stage in chain(self.stages) for name in stage.keys),
         }
         return key in read and KEYS[key].effect is not Effect.NOTHING
+
+    def reads(self, key: str, values: Mapping[str, Any]) -> bool:
+        """Whether the result depends on a key of ours under these values of all that it can read."""
+        return (
+            self.depends_on(key)
+            and has_what_it_needs(key, values)
+            and key not in self.unread(values)
+        )
 
     def choose(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """What this variant is given of all settings."""

@@ -425,13 +425,23 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
             },
             6,
         ),
+        (
+            "kept_map_ml-100k",
+            {
+                "variants": ("Base", "TextTerm", "tfidf_term", "shuffled_text_term"),
+                "settings": {"score_map": "contrastive", "train_precision": "float32"},
+                "config_files": ("compare_ml-100k.yaml", "quick_ml-100k.yaml"),
+            },
+            4,
+        ),
     ],
 )
 def test_the_results_in_the_repository_are_those_of_its_commands(folder, changes, n_cells):
     """A change of code that gives their cells other ids would have everybody run them again."""
     top = properties_folder().parent
     kept = ResultsFolder(top / "docs" / "results" / folder).cells.read()
-    grid = Grid(**changes, config_files=[str(top / "properties" / "compare_ml-100k.yaml")])
+    files = changes.get("config_files", ["compare_ml-100k.yaml"])
+    grid = Grid(**changes | {"config_files": [str(top / "properties" / file) for file in files]})
     cells = grid.cells(grid.groups())
     assert len(cells) == n_cells
     assert {cell.id for cell in cells} <= kept.keys()

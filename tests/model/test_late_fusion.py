@@ -257,6 +257,12 @@ def test_in_training_the_term_is_among_the_logits(model, small_data, settings):
 # ---- what cannot be ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("fixed", [{"score_weight": 2.0}, {"score_decay": 0.5}])
+def test_what_validation_chooses_is_not_given(fixed, small_data, settings):
+    with pytest.raises(ValueError, match="is for score_term: during; with score_term: .after."):
+        Config("TSLRec_SASRec", small_data, config_dict=settings | AFTER | fixed)
+
+
 def test_a_term_is_not_folded_away(small_data, settings, tmp_path):
     experiment = run_experiment("TSLRec_SASRec", small_data, config_dict=settings | AFTER)
     with pytest.raises(ValueError, match="score_term: .after.*plain .SASRec. has no place"):

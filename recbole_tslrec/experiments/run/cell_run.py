@@ -221,7 +221,7 @@ def effective_settings(cell: Cell, config) -> dict[str, str]:
         for key in KEYS
         if key in final
         and KEYS[key].effect is not Effect.FILE
-        and variants()[cell.variant].depends_on(key)
+        and variants()[cell.variant].reads(key, final)
     }
     values = training_settings(final) | ours
     return {key: value for key, value in sorted(values.items()) if key not in ("seed", "dataset")}

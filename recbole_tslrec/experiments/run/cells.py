@@ -36,7 +36,7 @@ class Cell:
         seed: RecBole's ``seed``.
         settings: what was given for this variant (``Variant.choose``), with what a search chose.
         data: the hash of the data set's .inter file.
-        texts: the hash of its .item file, where the variant may read the items' texts.
+        texts: the hash of its .item file, where columns of it are given to read.
         embeddings_from: the cell of another backbone whose enhanced embeddings this one takes.
     """
 
@@ -87,7 +87,14 @@ class Cell:
         defaults |= {} if paradigm is None else paradigm.defaults()
         trust = bool(settings.get("llm_trust_remote_code", False))
         values = defaults | ours
-        texts = {"texts": self.texts} if self.texts else {}  # older than kept results
+        # A key that is not read counts as one that is not given.
+        read = {
+            key: value if variant.reads(key, values) else defaults[key]
+            for key, value in values.items()
+            if variant.depends_on(key)
+        }
+        reads_texts = self.texts and read.get("item_text") is not None
+        texts = {"texts": self.texts} if reads_texts else {}  # older than kept results
         return texts | {
             "format": FORMAT,
             "dataset": self.dataset,
@@ -97,14 +104,11 @@ class Cell:
             "embeddings_from": self.embeddings_from and self.embeddings_from.id,
             "seed": self.seed,
             "recbole": training_settings(settings),
-            "version": variant.results_of,
+            "version": variant.results_of(values),
             "ours": {
                 key: _content(key, value, trust)
-                for key, value in values.items()
-                if variant.depends_on(key)
-                and counts(key, value)
-                and _has_what_it_needs(key, values)
-                and not (value is None and key in variant.if_given)
+                for key, value in read.items()
+                if counts(key, value) and not (value is None and key in variant.if_given)
             },
         }
 
@@ -128,12 +132,6 @@ class Cell:
     def config(self) -> Config:
         """RecBole's config of the cell's experiment, without its input files."""
         return Config(self.model, self.dataset, config_dict=self.experiment_settings())
-
-
-def _has_what_it_needs(key: str, values: Mapping[str, Any]) -> bool:
-    """Whether a key that changes nothing without another has that one."""
-    needed = KEYS[key].only_with
-    return needed is None or counts(needed, values[needed])
 
 
 def _content(key: str, value: Any, trust_remote_code: bool) -> Any:

@@ -55,6 +55,10 @@ def _check(config: Mapping[str, Any]) -> None:
         check_item_text(config, "delrec_items=text:")
 
 
+def _unread(values: Mapping[str, Any]) -> tuple[str, ...]:
+    return () if values["delrec_items"] == "text" else ITEM_TEXT.names
+
+
 def _row(name: str, **settings: str) -> Variant:
     own = {"rerank_control": "none", "delrec_soft_prompts": "trained"} | settings
     read = (*_READ, CONTROL)
@@ -65,6 +69,7 @@ def _row(name: str, **settings: str) -> Variant:
         DELRec.stages(defaults(read) | own),
         names_of(read),
         control=bool(settings),
+        unread=_unread,
     )
 
 

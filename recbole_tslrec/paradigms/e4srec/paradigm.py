@@ -5,7 +5,7 @@ from typing import Any
 
 from recbole_tslrec.config.key import defaults, names_of
 from recbole_tslrec.data.keys import ITEM_TEXT
-from recbole_tslrec.language_model.item_inputs import check_item_inputs, has_slots
+from recbole_tslrec.language_model.item_inputs import check_item_inputs, has_slots, unread_texts
 from recbole_tslrec.language_model.keys import (
     ADAPTERS,
     EXAMPLES,
@@ -57,6 +57,7 @@ E4SREC = Paradigm(
             "E4SRec",
             stages=E4SRec.stages(defaults(_READ)),
             keys=names_of(_READ),
+            unread=unread_texts,
             backbone=E4SRec.backbone.name,
         ),
     ),

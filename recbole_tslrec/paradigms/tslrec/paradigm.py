@@ -1,8 +1,9 @@
 """What TSLRec hands over: its models, keys, and rows of a comparison."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from recbole_tslrec.config.key import counts
 from recbole_tslrec.data.item_catalogue import check_item_text
 from recbole_tslrec.data.keys import ITEM_TEXT
 from recbole_tslrec.evaluation.scoring_term import check_choice
@@ -26,14 +27,16 @@ from recbole_tslrec.paradigms.tslrec.augmentation.keys import (
     NORM,
     SCORE_TERM,
 )
+from recbole_tslrec.paradigms.tslrec.augmentation.late_fusion import HistorySimilarity
 from recbole_tslrec.paradigms.tslrec.keys import INSTRUCTION, SECOND_TASK
 from recbole_tslrec.paradigms.tslrec.models import MODELS
 from recbole_tslrec.paradigms.tslrec.models.tslrec import EnhancedItemTable
-from recbole_tslrec.recbole_bridge.paradigm import Paradigm, Variant, chain
+from recbole_tslrec.recbole_bridge.paradigm import SINCE_THE_FIRST, Paradigm, Variant, chain
 from recbole_tslrec.recbole_bridge.trainers import TwoStageTrainer
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.categories import CategoriesStage
 from recbole_tslrec.stages.keys import CATEGORIES, GIVEN_BACKBONE, PLACE
+from recbole_tslrec.store.files import fingerprint
 
 _HEADING = """\
 The two-stage paradigm TSLRec (arXiv 2406.00333; P2Rec in its later version): every key that the
@@ -66,12 +69,31 @@ def _fused(kind: type) -> Variant:
         requires=("item_text",) if kind.reads_text else (),
         # With fusion: none, score_term: after the model is a trained backbone, whatever the vectors.
         if_given=() if BackboneStage in chain(kind.stages) else GIVEN_BACKBONE.names,
-        results_of=_OF_WORDS if kind.reads_text else "0.1.0",
+        unread=kind.unread,
+        results_of=_results_of(kind),
     )
 
 
 # Cold items take the ids of others since, and a causal model reads no word first.
-_OF_WORDS = "0.1.0, cold items like others"
+_OF_WORDS = "cold items like others"
+_OF_WORDS_BESIDE_IDS = "cold items with words like others"
+# Of these fusions: columns without a direction are the ids', items without a text keep their start.
+_OF_COMPONENTS = "components of known items"
+
+
+def _results_of(kind: type) -> Callable[[Mapping[str, Any]], str]:
+    """``Variant.results_of`` of a row of these vectors."""
+
+    def since(values: Mapping[str, Any]) -> str:
+        said = [SINCE_THE_FIRST]
+        if kind.tells_cold_items(values):
+            said.append(_OF_WORDS if kind.words_alone(values) else _OF_WORDS_BESIDE_IDS)
+        said += [_OF_COMPONENTS] if values["fusion"] in ("start", "null_space") else []
+        if values["score_term"] == "after":  # of another grid validation may choose otherwise
+            said.append(f"chosen of {fingerprint(HistorySimilarity.grid)[:8]}")
+        return ", ".join(said)
+
+    return since
 
 
 def _term(name: str, kind: type, of: str = "") -> Variant:
@@ -91,7 +113,8 @@ def _term(name: str, kind: type, of: str = "") -> Variant:
         of=of,
         requires=("item_text",),
         label=f"{{backbone}}, {name}",
-        results_of=_OF_WORDS,
+        unread=kind.unread,
+        results_of=_results_of(kind),
     )
 
 
@@ -113,9 +136,20 @@ def _check(config: Mapping[str, Any]) -> None:
             f"[{config['enhancement']}]. Set score_term: after, or another fusion."
         )
     if config["score_term"] == "after":
+        _check_nothing_is_fixed(config)
         check_choice(config)
     if config["score_term"] == "during":
         _check_softmax(config)
+
+
+def _check_nothing_is_fixed(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for a weight or decay of the term, which validation chooses."""
+    for key in ("score_weight", "score_decay"):
+        if counts(key, config[key]):
+            raise ValueError(
+                f"{key}: [{config[key]}] is for score_term: during; with score_term: [after] validation "
+                f"chooses it. Set score_term: during, or leave {key} out."
+            )
 
 
 def _check_softmax(config: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from recbole_tslrec.language_model.item_inputs import reads_text, reads_text_alone
+from recbole_tslrec.language_model.item_inputs import reads_text, reads_text_alone, unread_texts
 from recbole_tslrec.language_model.reader import open_source_for
 from recbole_tslrec.paradigms.tslrec.augmentation.given_items import (
     enhanced_items_width,
@@ -35,6 +35,11 @@ class ItemVectors(ABC):
     def tells_cold_items(cls, config) -> bool:
         """Whether it knows something of an item that nobody has had."""
         return cls.reads_text
+
+    @classmethod
+    def unread(cls, config) -> tuple[str, ...]:
+        """The keys, of its own and of its stages, that are not read under these settings."""
+        return ()
 
     @staticmethod
     @abstractmethod
@@ -90,6 +95,10 @@ class EnhancedEmbedding(ItemVectors):
     @classmethod
     def tells_cold_items(cls, config) -> bool:
         return reads_text(config)
+
+    @classmethod
+    def unread(cls, config) -> tuple[str, ...]:
+        return unread_texts(config)
 
     @classmethod
     def words_alone(cls, config) -> bool:

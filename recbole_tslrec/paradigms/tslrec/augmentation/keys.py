@@ -44,6 +44,7 @@ FUSION = declare(
         1.0,
         "The size of h' at the start of training, in units of the initial id embedding's.",
         ABOVE_0,
+        only_with=("fusion", tuple(name for name in FUSIONS if name != "none")),
     ),
 )
 
@@ -64,7 +65,7 @@ SCORE_TERM = declare(
         1.0,
         "With score_term: during, the weight of the term among the logits.",
         ABOVE_0,
-        only_with="score_term",
+        only_with=("score_term", ("during",)),
         unchanged_at=1.0,
     ),
     Key(
@@ -73,7 +74,7 @@ SCORE_TERM = declare(
         "With score_term: during, by how much an item of the history counts less than the one after it, "
         "in (0, 1].",
         number(lambda value: 0 < value <= 1, "a number above 0, up to 1"),
-        only_with="score_term",
+        only_with=("score_term", ("during",)),
         unchanged_at=0.7,
     ),
     Key(
@@ -83,7 +84,7 @@ SCORE_TERM = declare(
         "on the training histories so that items that follow each other are alike. It learns from "
         "vectors that say nothing, too: compare with shuffled_text under the same map.",
         one_of("none", "contrastive"),
-        only_with="score_term",
+        only_with=("score_term", ("after", "during")),
         unchanged_at="none",
     ),
 )

@@ -14,7 +14,6 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 
-from recbole_tslrec.data.keys import ITEM_TEXT
 from recbole_tslrec.language_model.reader import open_source_for
 from recbole_tslrec.paradigms.tslrec.augmentation.item_vectors import ItemVectors
 from recbole_tslrec.stages.pipeline import Pipeline
@@ -41,7 +40,7 @@ class TfidfEmbedding(ItemVectors):
     """TF-IDF of the words with truncated SVD: what the texts say without a language model."""
 
     name = "tfidf"
-    keys = ITEM_TEXT.names
+    keys = ("item_text", "item_text_missing")  # the whole texts
     reads_text = True
 
     @staticmethod

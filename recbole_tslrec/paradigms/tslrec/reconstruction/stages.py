@@ -20,9 +20,9 @@ from recbole_tslrec.data.keys import ITEM_TEXT
 from recbole_tslrec.language_model.item_inputs import (
     has_slots,
     has_words,
-    reads_text,
     slot_inputs,
     slots_hold_text,
+    unread_texts,
 )
 from recbole_tslrec.language_model.keys import (
     ADAPTERS,
@@ -98,7 +98,7 @@ class ReadsItems(Stage):
 
     def settings(self) -> dict[str, Any]:
         # The texts themselves stand for their columns, and count where they are read.
-        unread = ITEM_TEXT.names if not reads_text(self.config) else _COLUMNS
+        unread = (*_COLUMNS, *unread_texts(self.config))
         settings = {key: value for key, value in super().settings().items() if key not in unread}
         if KEY in settings:  # the default given is the default
             settings[KEY] = chosen_words(self.config, self.source)

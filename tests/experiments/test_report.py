@@ -34,6 +34,8 @@ from recbole_tslrec.experiments.report.tables import (
     main_table,
     reuse_tables,
     seeds_and_gaps,
+    seeds_table,
+    variant_name,
 )
 
 SEEDS = (2020, 2021, 2022)
@@ -594,14 +596,46 @@ def test_keys_that_tell_the_same_methods_apart_are_named_together(tmp_path):
     assert "differ in lora_r, sft_epochs: 16, 10 (TSLRec); 8, 1 (DELRec). They" in note
 
 
-def test_a_picture_shows_the_control_that_is_best_on_validation(tmp_path):
+def test_a_picture_shows_every_method_and_its_control_that_is_best_on_validation(
+    tmp_path, monkeypatch
+):
     writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
-    for variant, score in (("random", 0.3), ("frozen_lm", 0.1)):  # "frozen_lm" is better on test
+    on_validation = {"Base": 0.2, "NewPeer": 0.2, "DELRec": 0.2, "TextTerm": 0.2}
+    on_validation |= {"random": 0.3, "frozen_lm": 0.1}  # "frozen_lm" is better on test
+    on_validation |= {"tfidf_term": 0.1, "shuffled_text_term": 0.3, "seen_penalty": 0.0}
+    for variant, score in on_validation.items():
         valid = dict.fromkeys(("hit@5", "hit@10", "ndcg@5", "ndcg@10"), score)
         writer.write("tiny", "SASRec", variant, 1, valid=valid)
+    writer.write("tiny", "GRU4Rec", "Base", 1)
     results = Results(tmp_path)
-    assert figures.strongest_control(results, "tiny", "SASRec") == ["random"]
-    assert figures.strongest_control(results, "tiny", "GRU4Rec") == []
+    shown = {"NewPeer", "DELRec", "TextTerm", "random", "shuffled_text_term", "seen_penalty"}
+    assert set(figures.shown_methods(results, "tiny", "SASRec")) == shown
+    assert figures.shown_methods(results, "tiny", "GRU4Rec") == []
+    drawn = []
+
+    def panels(places, draw, *_) -> bytes:
+        axes = drawing.new_figure(5, 3).subplots()
+        for place in places:
+            draw(axes, *place)
+            drawn.append((place, axes.get_legend_handles_labels()[1]))
+        return b""
+
+    monkeypatch.setattr(drawing, "panels", panels)
+    figures.popularity_figures(results)
+    (place, labels), *again = drawn  # and seen items masked
+    assert place == ("tiny", "SASRec") and len(again) == 1, "no panel of Base alone"
+    assert labels == [variant_name(name) for name in results.variants(*place) if name in shown]
+
+
+def test_the_table_says_on_what_a_method_was_validated(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    for variant, protocol in (("Base", "ranked"), ("CI", "masked")):
+        valid = dict.fromkeys(("hit@5", "hit@10", "ndcg@5", "ndcg@10"), 0.25)
+        for seed in (1, 2):
+            effective = {"valid_protocol": protocol}
+            writer.write("tiny", "SASRec", variant, seed, valid=valid, effective=effective)
+    shown = seeds_table(Results(tmp_path)).table["validation NDCG@10"].tolist()
+    assert shown == ["0.2500, 0.2500", "0.2500, 0.2500 masked"]
 
 
 def test_a_folder_that_is_no_result_is_refused(tmp_path):

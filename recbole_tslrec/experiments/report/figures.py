@@ -22,7 +22,7 @@ from recbole_tslrec.experiments.report.document import Block
 from recbole_tslrec.experiments.report.results import MAIN_METRIC, METHOD, Results
 from recbole_tslrec.experiments.report.tables import variant_name
 from recbole_tslrec.experiments.run.tables import seeds_text
-from recbole_tslrec.recbole_bridge.paradigm import controls
+from recbole_tslrec.recbole_bridge.paradigm import controls, table_rows
 
 _N_CATEGORIES = 7  # of a map
 _GROUPS = 4
@@ -118,14 +118,14 @@ def _draw_gains_by_group(results: Results, numbers: pd.DataFrame, heading: str, 
     styles = dict(zip(dict.fromkeys(numbers["method"]), drawing.styles(), strict=False))
 
     def draw(axes: Axes, dataset: str, backbone: str) -> None:
-        shown = ["Norm", "CI", "TSLRec", "E4SRec", *strongest_control(results, dataset, backbone)]
         of_panel = numbers[(numbers.dataset == dataset) & (numbers.backbone == backbone)]
-        of_panel = of_panel[of_panel.method.isin(shown)]
+        of_panel = of_panel[of_panel.method.isin(shown_methods(results, dataset, backbone))]
         n_methods = of_panel.method.nunique()
+        step = min(0.16, 0.8 / n_methods)  # no group of users reaches into the next
         for number, (variant, rows) in enumerate(of_panel.groupby("method", sort=False)):
             colour, marker = styles[variant]
             axes.errorbar(
-                (rows.group + 0.16 * (number - (n_methods - 1) / 2)).to_numpy(),
+                (rows.group + step * (number - (n_methods - 1) / 2)).to_numpy(),
                 rows.gain.to_numpy(),
                 yerr=[(rows.gain - rows.low).to_numpy(), (rows.high - rows.gain).to_numpy()],
                 color=colour,
@@ -176,14 +176,23 @@ def _gains_by_group(results: Results, protocol: str, column: str) -> Iterator[di
                 }
 
 
-def strongest_control(results: Results, dataset: str, backbone: str) -> list[str]:
-    """TSLRec's control that is best on validation, if one ran: a picture of all would be unreadable."""
-    means = {
-        control: method[f"valid {MAIN_METRIC}"].mean()
-        for control in controls(of=["TSLRec"])
-        if (method := results.method(dataset, backbone, control)) is not None
-    }
-    return sorted(means, key=means.__getitem__)[-1:]
+def shown_methods(results: Results, dataset: str, backbone: str) -> list[str]:
+    """The methods beside Base, and of each one's controls that which is best on validation.
+
+    A picture of all would be unreadable.
+    """
+    rows, of_method = table_rows(), {}
+    shown = []
+    for name in results.variants(dataset, backbone):
+        if name in rows and rows[name].control:
+            of_method.setdefault(rows[name].of, []).append(name)
+        elif name != "Base":
+            shown.append(name)
+
+    def on_validation(name: str) -> float:
+        return results.method(dataset, backbone, name)[f"valid {MAIN_METRIC}"].mean()
+
+    return [*shown, *(max(names, key=on_validation) for names in of_method.values())]
 
 
 # ---- the items -----------------------------------------------------------------------------------

@@ -53,23 +53,23 @@ def _table(results: Results, numbers: pd.DataFrame, protocol: str) -> Block:
 
 
 def explained_by_penalty(results: Results) -> list[str]:
-    """A sentence for each gain with seen items ranked that a penalty on seen items has as well."""
+    """A sentence for each gain of a penalty's size, or less, that is none with seen items masked."""
     found = []
     for dataset, backbone in results.places():
-        column = f"ranked {MAIN_METRIC}"
+        columns = [f"{protocol} {MAIN_METRIC}" for protocol in ("ranked", "masked")]
         means = {
-            variant: results.method(dataset, backbone, variant)[column].astype(float).mean()
+            variant: results.method(dataset, backbone, variant)[columns].astype(float).mean()
             for variant in results.variants(dataset, backbone)
         }
         if not {"Base", PENALTY} <= means.keys():
             continue
-        by_penalty = means[PENALTY] - means["Base"]
+        by_penalty, _ = means[PENALTY] - means["Base"]
         for variant, mean in means.items():
-            gain = mean - means["Base"]
-            if variant not in ("Base", PENALTY) and 0 < gain <= by_penalty:
+            gain, masked = mean - means["Base"]
+            if variant not in ("Base", PENALTY) and 0 < gain <= by_penalty and masked <= 0:
                 found.append(
                     f"{dataset}, {backbone}: {variant_name(variant)} gains {gain:+.4f} over Base, and "
-                    f"Base with a penalty on seen items {by_penalty:+.4f}: the gain is one that a "
-                    f"penalty gives as well."
+                    f"Base with a penalty on seen items {by_penalty:+.4f}; with seen items masked it "
+                    f"has {masked:+.4f}."
                 )
     return found

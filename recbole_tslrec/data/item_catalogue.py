@@ -106,7 +106,7 @@ def read_catalogue(
     }
     rows = zip(*(table[name] for name in types), strict=True)
     found = {
-        item: _joined(values, list(types), separators)
+        item: joined(values, list(types), separators)
         for item, values in zip(table[config["ITEM_ID_FIELD"]], rows, strict=True)
     }
     without = [item for item in wanted if not found.get(item)]
@@ -169,7 +169,7 @@ def _read(
                 sep=separator,
                 encoding=encoding_of(config),
                 dtype=str,
-                engine="c" if len(separator) == 1 else "python",
+                engine="c" if len(separator.encode()) == 1 else "python",
             )
     except pd.errors.ParserError as error:
         raise ValueError(f"item_text: [{path}] cannot be read: {str(error).strip()}") from error
@@ -200,8 +200,14 @@ def _read(
     return table
 
 
-def _joined(values: Iterable[str], columns: list[str], separators: Mapping[str, str]) -> str:
-    """One item's text."""
+def joined(values: Iterable[str], columns: list[str], separators: Mapping[str, str]) -> str:
+    """One item's text.
+
+    Args:
+        values: by column, as they are in the file.
+        columns: their names.
+        separators: of the words, by column; none of a column that is one text.
+    """
     texts = []
     for name, value in zip(columns, values, strict=True):
         parts = value.split(separators[name]) if name in separators else [value]

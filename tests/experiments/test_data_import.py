@@ -124,6 +124,8 @@ def test_filtering_says_what_there_was_and_leaves_something(tmp_path):
     done = import_data(tmp_path / "s.txt", tmp_path, "mine", min_user=2, min_item=2)
     assert done.statistics == Statistics(users=2, items=2, interactions=4)
     assert "users 3 · items 3 · interactions 5" in done.notes[1]
+    with pytest.raises(ValueError, match=r"^min_user: \[-3\] is not a whole number, 1 or larger"):
+        import_data(tmp_path / "s.txt", tmp_path, "other", min_user=-3)
     with pytest.raises(ValueError, match="nothing is left under min_user 9, min_item 1"):
         import_data(tmp_path / "s.txt", tmp_path, "other", min_user=9)
 

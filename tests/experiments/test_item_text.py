@@ -4,14 +4,19 @@ from recbole_tslrec.data.import_.interaction_files import Columns
 from recbole_tslrec.data.import_.item_text import read_items
 
 
-def test_text_with_and_without_original_id_or_several_texts(tmp_path):
-    (tmp_path / "t.tsv").write_text(
-        '1\tA  "B"\n2\tB00\tTitle\tDrama|War\n3\tB01\t\n4\tnull\n9\tC\n'
-    )
+@pytest.mark.parametrize(
+    ("text", "second"),
+    [
+        ('1\tA  "B"\n2\tTitle Drama|War\t\n3\t\n4\tnull\n9\tC\n', "Title Drama|War"),
+        ('1\tB9\tA  "B"\n2\tB00\tTitle\tDrama|War\n3\tB01\t\n4\tB2\tnull\n9\t\tC\n', None),
+    ],
+)
+def test_text_with_and_without_original_id_or_several_texts(text, second, tmp_path):
+    (tmp_path / "t.tsv").write_text(text)
     table, note = read_items(tmp_path / "t.tsv", ["1", "2", "3", "4", "5"], Columns())
     assert table.values.tolist() == [
         ["1", 'A "B"'],
-        ["2", "Title Drama|War"],
+        ["2", second or "Title Drama|War"],
         *(["3", ""], ["4", ""], ["5", ""]),
     ]
     assert list(table) == ["item_id:token", "item_text:token_seq"]
@@ -34,6 +39,8 @@ def test_a_file_beside_a_log_of_other_names_with_marks_in_its_titles(tmp_path):
     [
         ("1\ta\n2\n", r"t.tsv, line 2: \[2\] is not an item"),
         ("1\ta\n\tb\n", "line 2"),
+        ("1\tB0\ta\n2\tb\n", r"t.tsv, line 2: .* two columns, and line 1 an item, an original id"),
+        ("1\tThe title\ta\n", r"line 1: the second of three .* \[The title\] looks like a text"),
         ("1\ta\n1\tb\n", r"line 2: item \[1\] has line 1 already"),
         ("01\ta\n", "has nothing on any item of the interactions"),
         ("item_id:token\tt:token_seq\n1\n", "line 2: 1 columns, where the header has 2"),

@@ -88,6 +88,9 @@ def import_data(
         FileExistsError: a file is there with other content.
     """
     _check_name(name)
+    for key, fewest in (("min_user", min_user), ("min_item", min_item)):
+        if fewest < 1:
+            raise ValueError(f"{key}: [{fewest}] is not a whole number, 1 or larger.")
     columns = columns or Columns()
     chosen = recognise(source) if form == "auto" else form
     notes = [f"Read {source} as {chosen}{' (recognised)' if form == 'auto' else ''}."]

@@ -23,8 +23,7 @@ def read_items(path: Path, wanted: Collection[str], columns: Columns) -> tuple[p
     of which nothing is known gets a row of empty values.
 
     Args:
-        path: an atomic ``.item``, whose columns are kept, or lines of tab-separated
-            ``item, text`` or ``item, original id, text, more text …`` without a header.
+        path: an atomic ``.item``, whose columns are kept, or lines as ``read_texts`` takes them.
         wanted: the tokens of the items that have interactions.
         columns: may name the item column of an atomic file, if it has no common name.
 
@@ -42,9 +41,10 @@ def read_items(path: Path, wanted: Collection[str], columns: Columns) -> tuple[p
         at_item = (columns if columns.item in names else Columns()).find("item", names, path)
         header = [header.pop(at_item), *header]
         header[0] = "item_id:token"
-        rows = _atomic_rows(path, at_item)
+        rows = atomic_rows(path, at_item)
     else:
-        header, rows = ["item_id:token", "item_text:token_seq"], _text_rows(path)
+        header = ["item_id:token", "item_text:token_seq"]
+        rows = ((line, item, [text] if text else []) for line, item, text in read_texts(path))
     lines: dict[str, int] = {}
     missing = dict.fromkeys(wanted)  # in order
     left_out, table = 0, []
@@ -67,7 +67,12 @@ def read_items(path: Path, wanted: Collection[str], columns: Columns) -> tuple[p
     return pd.DataFrame(table, columns=header), note
 
 
-def _atomic_rows(path: Path, at_item: int) -> Iterator[tuple[int, str, list[str]]]:
+def atomic_rows(path: Path, at_item: int) -> Iterator[tuple[int, str, list[str]]]:
+    """Line, item and other values of an ``.item``; ValueError for a text over several lines.
+
+    Args:
+        at_item: the place of the item's column.
+    """
     rows = read_rows(path, "\t", strict=False)  # a text may have "marks" in it
     next(rows)  # the header
     for line, row in rows:
@@ -79,11 +84,36 @@ def _atomic_rows(path: Path, at_item: int) -> Iterator[tuple[int, str, list[str]
         yield line, row.pop(at_item), row
 
 
-def _text_rows(path: Path) -> Iterator[tuple[int, str, list[str]]]:
-    """Line, item and its text, if it has one that RecBole can read."""
-    for line, row in enumerate(read_lines(path), start=1):
-        item, *rest = row.rstrip("\r\n").split("\t")
-        if not item.strip() or not rest:
-            raise ValueError(f"{path}, line {line}: [{row.strip()}] is not an item, a tab, a text.")
-        text = " ".join(" ".join(rest if len(rest) == 1 else rest[1:]).split())
-        yield line, item, [text] if text and text not in UNREADABLE else []
+def read_texts(path: Path) -> Iterator[tuple[int, str, str]]:
+    """The items of a file without a header and their texts, empty where RecBole could read none.
+
+    All lines are of one of two forms, tab-separated: ``item, text``, or ``item, original id, text, more
+    text …``. It is the second if any line has three columns or more, empty ones at its end not counted.
+
+    Yields:
+        line, item and text.
+
+    Raises:
+        ValueError: a line is of neither form, or of the other one; an original id is none.
+    """
+    rows = [line.rstrip("\r\n").split("\t") for line in read_lines(path)]
+    has_more = (number for number, row in enumerate(rows, start=1) if "".join(row[2:]).strip())
+    longer = next(has_more, None)  # the first line of the second form
+    at_text = 1 if longer is None else 2
+    for line, row in enumerate(rows, start=1):
+        shown = "\t".join(row).strip()
+        if not row[0].strip() or len(row) < 2:
+            raise ValueError(f"{path}, line {line}: [{shown}] is not an item, a tab, a text.")
+        if len(row) <= at_text:
+            raise ValueError(
+                f"{path}, line {line}: [{shown}] has two columns, and line {longer} an item, an "
+                f"original id, a text. Give all lines one form."
+            )
+        if at_text == 2 and len(row[1].split()) > 1:
+            raise ValueError(
+                f"{path}, line {line}: the second of three columns or more is an original id, which is "
+                f"left out, and [{row[1].strip()}] looks like a text. Name the columns in a first line, "
+                f"as item_id:token, title:token_seq, genres:token_seq with tabs between them."
+            )
+        text = " ".join(" ".join(row[at_text:]).split())
+        yield line, row[0], "" if text in UNREADABLE else text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,12 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recbole_tslrec.data.import_.text_files import read_lines
+from recbole_tslrec.data.import_.interaction_files import Columns
+from recbole_tslrec.data.import_.item_text import atomic_rows, read_texts
+from recbole_tslrec.data.import_.text_files import atomic_header
+from recbole_tslrec.data.item_catalogue import joined
 from recbole_tslrec.language_model.item_inputs import has_slots
 from recbole_tslrec.language_model.item_states import read_items
 from recbole_tslrec.language_model.reader import (
     make_text_encoder,
     open_source_for,
+    text_prompts,
     tokenised_texts,
 )
 from recbole_tslrec.paradigms.tslrec.augmentation.controls import vectors_of
@@ -23,12 +27,14 @@ from recbole_tslrec.paradigms.tslrec.augmentation.fusions.fusion import Enhanced
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions.item_fusion import most_alike
 from recbole_tslrec.paradigms.tslrec.augmentation.item_vectors import EnhancedEmbedding
 from recbole_tslrec.paradigms.tslrec.augmentation.text_controls import TextEmbedding
+from recbole_tslrec.paradigms.tslrec.augmentation.tuned_texts import TextTuningStage, TunedText
 from recbole_tslrec.paradigms.tslrec.models.tslrec import EnhancedItemTable
 from recbole_tslrec.paradigms.tslrec.prompt import as_read_by, make_prompt
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import FineTuningStage
 from recbole_tslrec.recbole_bridge.trained_model import TrainedModel
 from recbole_tslrec.recommendation.requests import named
 from recbole_tslrec.recommendation.similar import kept_stages
+from recbole_tslrec.stages.text_vectors import TextVectorsStage
 
 # Directions in which the known items differ by less, beside the most, are rounding.
 _LEAST = 1e-6
@@ -79,13 +85,14 @@ def add_new_items(
 def _check(trained: TrainedModel, texts: Mapping[str, str]) -> None:
     model, config = trained.model, trained.config
     reads_words_alone = isinstance(model, EnhancedItemTable) and (
-        vectors_of(config) is TextEmbedding
+        vectors_of(config) in (TextEmbedding, TunedText)
         or (vectors_of(config) is EnhancedEmbedding and not has_slots(config))
     )
     if not reads_words_alone:
         raise ValueError(
             f"new_items: [{config['model']}] knows items by more than the words that a language model "
-            f"reads here. Train a TSLRec model with enhancement=text, or with item_prompt=text."
+            f"reads here. Train a TSLRec model with enhancement=text or tuned_text, or with "
+            f"item_prompt=text."
         )
     if reason := _no_place(trained):
         raise ValueError(
@@ -123,8 +130,13 @@ def _read(trained: TrainedModel, texts: Mapping[str, str], show_progress: bool) 
     """What the language model makes of the words, before they are scaled: [n_new, hidden]."""
     config, rows = trained.config, ["", *texts.values()]
     source = open_source_for(config)
-    if vectors_of(config) is TextEmbedding:
+    kind = vectors_of(config)
+    if kind is TextEmbedding:
         reader, prompt = make_text_encoder(config, source, tokenised_texts(config, source, rows))
+    elif kind is TunedText:
+        stages = TextVectorsStage, TextTuningStage
+        reader, _ = kept_stages(trained, stages).stage(TextTuningStage).tuned_encoder()
+        prompt = text_prompts(source, tokenised_texts(config, source, rows))
     else:
         fine_tuning = kept_stages(trained, (FineTuningStage,)).stage(FineTuningStage)
         reader = fine_tuning.tuned_model().reader
@@ -155,21 +167,44 @@ def as_known(new: Tensor, known: Tensor, made_of_known: Tensor) -> Tensor:
     return ((new - centre) / spread @ turn + mean).float()
 
 
-def read_new_items(path: Path) -> dict[str, str]:
-    """Lines ``token``, tab, text.
+def read_new_items(path: Path, columns: str | Sequence[str] | None = None) -> dict[str, str]:
+    """The texts of new items by token, of a file as ``import`` takes it.
+
+    Args:
+        path: RecBole's ``.item``, or lines as ``read_texts`` takes them.
+        columns: of an ``.item``, those that hold the texts, as ``item_text``; None: all.
 
     Raises:
-        ValueError: a line is something else, or a token comes twice; names file and line.
+        ValueError: a line is something else or has no text, a column is not there, or a token comes
+            twice; names file and line.
     """
+    header = atomic_header(path)
     texts: dict[str, str] = {}
     lines: dict[str, int] = {}
-    for number, line in enumerate(read_lines(path), start=1):
-        token, tab, text = line.rstrip("\r\n").partition("\t")
-        if not token.strip() or not tab or not text.strip():
-            raise ValueError(
-                f"{path}, line {number}: [{line.strip()}] is not a token, a tab, a text."
-            )
+    rows = read_texts(path) if header is None else _of_columns(path, header, columns)
+    for line, token, text in rows:
+        if not text:
+            raise ValueError(f"{path}, line {line}: [{token}] has no text. Give it one.")
         if token in lines:
-            raise ValueError(f"{path}, line {number}: [{token}] has line {lines[token]} already.")
-        texts[token], lines[token] = " ".join(text.split()), number
+            raise ValueError(f"{path}, line {line}: [{token}] has line {lines[token]} already.")
+        texts[token], lines[token] = text, line
     return texts
+
+
+def _of_columns(
+    path: Path, header: Sequence[str], columns: str | Sequence[str] | None
+) -> Iterator[tuple[int, str, str]]:
+    """Line, token and text of an ``.item``, the text as in training."""
+    names, kinds = zip(*(column.rsplit(":", 1) for column in header), strict=True)
+    at_item = Columns().find("item", list(names), path)
+    others = [name for name in names if name != names[at_item]]
+    chosen = [columns] if isinstance(columns, str) else list(columns or others)
+    if missing := [name for name in chosen if name not in others]:
+        raise ValueError(
+            f"new_items: [{path}] has no column {missing}, of which item_text says that it holds the "
+            f"texts. It has {others}. Rename one."
+        )
+    words = {name: " " for name, kind in zip(names, kinds, strict=True) if kind == "token_seq"}
+    for line, token, values in atomic_rows(path, at_item):
+        by_name = dict(zip(others, values, strict=True))
+        yield line, token, joined((by_name[name] for name in chosen), chosen, words)

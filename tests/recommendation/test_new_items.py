@@ -21,7 +21,12 @@ from recbole_tslrec.stages.text_vectors import TextVectorsStage
 
 
 @pytest.mark.parametrize(
-    "way", [{"enhancement": "text", "item_norm": "l2"}, {"item_prompt": "text"}]
+    "way",
+    [
+        {"enhancement": "text", "item_norm": "l2"},
+        {"enhancement": "tuned_text"},
+        {"item_prompt": "text"},
+    ],
 )
 def test_a_new_item_is_an_item_that_nobody_has_had(way, small_data, settings):
     texts = write_texts()
@@ -55,8 +60,16 @@ def test_a_new_item_is_an_item_that_nobody_has_had(way, small_data, settings):
         recommender.similar("new", under="h_v")
     with pytest.raises(ValueError, match="^new_items: 'new' is known already"):
         recommender.add_items({"new": "again"})
-    with pytest.raises(ValueError, match="^new_items: 'newer' is without a text"):
-        recommender.add_items({"newer": " "})
+    for wrong, message in (
+        ({"newer": " "}, "'newer' is without a text"),
+        ({"newer": None, 7: 3}, "'newer', 7 are without a text"),
+        ([("newer", "words")], r"\[list\] is no dictionary"),
+        ({7: "words", "7": "words"}, "two tokens are written alike"),
+    ):
+        with pytest.raises(ValueError, match=f"^new_items: {message}"):
+            recommender.add_items(wrong)
+    recommender.add_items({7: "words"})
+    assert recommender.items[-1] == "7" and len(recommender.similar(7, k=3)) == 3
 
 
 def test_what_else_is_new_changes_no_row(small_data, settings, monkeypatch):
@@ -123,7 +136,15 @@ def test_a_file_of_new_items():
     path = Path("new.tsv")
     path.write_text("a\tred  comb\nb\tblue\n")
     assert read_new_items(path) == {"a": "red comb", "b": "blue"}
+    path.write_text("a\tB00\tred\tcomb\nb\tB01\tblue\n")
+    assert read_new_items(path) == {"a": "red comb", "b": "blue"}
+    path.write_text("title:token_seq\titem_id:token\tclass:token\nred  comb\ta\ttool\nblue\tb\t\n")
+    assert read_new_items(path, ["class", "title"]) == {"a": "tool, red comb", "b": "blue"}
+    assert read_new_items(path, "title") == {"a": "red comb", "b": "blue"}
+    with pytest.raises(ValueError, match=r"new_items: .* has no column \['genres'\]"):
+        read_new_items(path, ["title", "genres"])
     for text, message in (
+        ("a\tred\nb\tnull\n", r"line 2: \[b\] has no text"),
         ("a\tred\nb\n", r"line 2: \[b\] is not"),
         ("a\tx\na\ty\n", "line 2: .* 1"),
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from logging import getLogger
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from recbole_tslrec.stages.stage import Stage
 
 
+# Beside what identifies the language model, in a state dict: no file of a model is called so.
+_TEXTS = "texts of the items"
 # Users whose scores are measured at a time.
 _USERS_A_GROUP = 16
 
@@ -30,15 +33,16 @@ _USERS_A_GROUP = 16
 class LanguageModelRecommender(SequentialRecommender):
     """A model that ``LanguageModelTrainer`` trains.
 
-    A state dict holds what is trained, what ``kept`` names, and what identifies the language model. The
-    language model's frozen weights are not in it: they are read when the model is made, and a state
-    dict that belongs to another language model is refused.
+    A state dict holds what is trained, what ``kept`` names, and what identifies the language model and
+    the items' texts. The language model's frozen weights and the texts are not in it: they are read when
+    the model is made, and a state dict that belongs to others is refused.
 
     Attributes:
         learning_rate_key: the key of its learning rate.
         schedule, weight_decay: of the training, see ``TrainingSettings``.
         kept: what stays in a state dict besides, by the beginnings of names.
         source: the opened language model.
+        texts_fingerprint: of the items' texts; None where none are read.
         is_tested: False while the training's own validation scores; a control acts in tests alone, so
             that it changes neither what is trained nor the choice of its epoch.
         targets_alone: True while an evaluation goes by the rank of each row's own item, so that a model
@@ -51,6 +55,7 @@ class LanguageModelRecommender(SequentialRecommender):
     kept: ClassVar[tuple[str, ...]] = ()
 
     source: LanguageModelSource
+    texts_fingerprint: str | None = None
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -143,15 +148,27 @@ class LanguageModelRecommender(SequentialRecommender):
     # ---- what is kept, and copies ---------------------------------------------------------------
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What identifies the language model, for the state dict."""
-        return self.source.identity
+        """What identifies the language model and the items' texts, for the state dict."""
+        texts = {} if self.texts_fingerprint is None else {_TEXTS: self.texts_fingerprint}
+        return self.source.identity | texts
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Raise ValueError if a state dict belongs to another language model than this one's."""
-        if state != self.source.identity:
+        """Raise ValueError if a state dict belongs to another language model or to other texts."""
+        texts = state.get(_TEXTS)
+        if {name: value for name, value in state.items() if name != _TEXTS} != self.source.identity:
             raise ValueError(
                 f"llm: the language model [{self.source.name}] is not the one that these weights "
                 f"were trained on: its files or its revision differ. Give that one."
+            )
+        if texts is None and self.texts_fingerprint is not None:
+            getLogger(__name__).warning(
+                "item_text: these weights are of an earlier version and do not say which texts the "
+                "items had in training. If their words were changed since, scores are of other prompts."
+            )
+        elif texts != self.texts_fingerprint:
+            raise ValueError(
+                "item_text: the items' texts are not those that these weights were trained on. Give the "
+                ".item file of the training."
             )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LanguageModelRecommender:

@@ -39,6 +39,11 @@ if TYPE_CHECKING:
     from recbole_tslrec.stages.stage import Stage
 
 
+# The column of rows of given histories, of nobody in the data set: int64 [B, any], padded with 0. The
+# list that a model reads has the latest items alone.
+WHOLE_HISTORY = "whole_history"
+
+
 class Reranker(LanguageModelRecommender, ABC):
     """A model that gives a trained backbone's candidates a new order; all other items keep theirs.
 
@@ -51,13 +56,11 @@ class Reranker(LanguageModelRecommender, ABC):
         retriever: the trained backbone, frozen; untrained before ``prepare``.
         ranker: what is trained, a subclass makes it.
         settings: the values on which the trained weights depend, by key; so does a subclass.
-        texts_fingerprint: of the items' texts, where they are read.
     """
 
     backbone: ClassVar[Backbone]
     ranker: TrainedParts
     settings: Mapping[str, Any]
-    texts_fingerprint: str | None = None
     kept = ("retriever.",)
 
     def __init__(self, config, dataset):
@@ -215,7 +218,8 @@ class Reranker(LanguageModelRecommender, ABC):
             return top_items(retrieved, self.n_candidates)
         if self.USER_ID in interaction:
             return self._without(self._seen.pairs(interaction), retrieved)
-        histories = interaction[self.ITEM_SEQ]  # given ones, of nobody in the data set
+        given = WHOLE_HISTORY if WHOLE_HISTORY in interaction else self.ITEM_SEQ
+        histories = interaction[given]
         rows, places = histories.nonzero(as_tuple=True)
         return self._without((rows, histories[rows, places]), retrieved)
 

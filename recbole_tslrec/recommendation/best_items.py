@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from recbole_tslrec.backbones.registry import backbone_of, without_padding
 from recbole_tslrec.evaluation.blocks import BlockDataLoader
+from recbole_tslrec.recbole_bridge.reranker import WHOLE_HISTORY, Reranker
 from recbole_tslrec.recbole_bridge.trained_model import TrainedModel
 from recbole_tslrec.recommendation.requests import Requests
 from recbole_tslrec.recommendation.search import FullScores, Search, choose_search
@@ -122,7 +123,8 @@ class BestItems:
         """The histories as RecBole's rows, by length in blocks."""
         dataset, config = self._trained.train_data._dataset, self._trained.config
         most = config["MAX_ITEM_LIST_LENGTH"]
-        recent = [torch.from_numpy(history[-most:]) for history in requests.histories]
+        whole = [torch.from_numpy(history) for history in requests.histories]
+        recent = [history[-most:] for history in whole]
         lists = torch.zeros(len(requests), most, dtype=torch.int64)
         for row, history in zip(lists, recent, strict=True):
             row[: len(history)] = history
@@ -133,5 +135,7 @@ class BestItems:
         }
         if requests.users is not None:
             columns[self._model.USER_ID] = torch.from_numpy(requests.users)
+        elif isinstance(self._model, Reranker):
+            columns[WHOLE_HISTORY] = pad_sequence(whole, batch_first=True)
         rows = dataset.copy(Interaction(columns))
         return BlockDataLoader(config, rows, None, backbone_of(self._model))

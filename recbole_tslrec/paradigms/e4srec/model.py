@@ -92,11 +92,11 @@ class E4SRec(LanguageModelRecommender):
         width = self._slot_width(config)
         untrained = torch.ones(self.n_items, width)  # until prepare, or a checkpoint
         self.reader = make_reader(config, self.source, untrained, with_adapters=True)
-        self._texts, texts = {}, None
+        texts = None
         if has_words(config):
             tokens = dataset.field2id_token[dataset.iid_field][1:].tolist()
             catalogue = catalogue_of(config, tokens)
-            self._texts, texts = {"texts": catalogue.fingerprint}, catalogue.rows(tokens)
+            self.texts_fingerprint, texts = catalogue.fingerprint, catalogue.rows(tokens)
         prompt = make_prompt_for(config, self.source, *words, texts)
         self.prompt = shared_if_possible(prompt, self.reader, config, _INSTRUCTION, training=True)
         self.reader.language_model = without_wrapper(self.reader.language_model)
@@ -165,9 +165,9 @@ class E4SRec(LanguageModelRecommender):
     def made_from(self, task: Task) -> dict[str, Any]:
         """What the trained weights depend on, for a fingerprint; after ``prepare``."""
         items = self.reader.item_embeddings.cpu().numpy()
-        return {
+        texts = {} if self.texts_fingerprint is None else {"texts": self.texts_fingerprint}
+        return texts | {
             "settings": self.settings | self._draws,
-            **self._texts,
             "language_model": self.source.identity,
             "item_embeddings": arrays_hash(items),
             "examples": task.examples.content_hash(),

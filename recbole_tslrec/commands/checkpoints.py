@@ -19,6 +19,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("--checkpoint", required=True, type=Path, help="the trained model")
     command.add_argument("--output", required=True, type=Path, help="where to write the plain one")
+    command.add_argument(
+        "--data_path",
+        type=Path,
+        help="the folder in which the data set's folder lies (default: as in training)",
+    )
     command.set_defaults(run=_fold)
 
     command = add_command(
@@ -43,7 +48,7 @@ def _fold(args: argparse.Namespace) -> None:
     plug_in()
     from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
 
-    fold_checkpoint(args.checkpoint, args.output)
+    fold_checkpoint(args.checkpoint, args.output, args.data_path)
     print(f"[{args.checkpoint}] folded into a plain model of RecBole: [{args.output}]")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
@@ -84,7 +84,6 @@ def _add_recommend(commands: argparse._SubParsersAction) -> None:
         help="how the best items are looked for: none, from all scores; exact or approximate, by an "
         "index of faiss; auto: exact for large catalogues if the model's score is a product",
     )
-    command.add_argument("--device", default="cpu", help="where the model works: cpu, cuda, cuda:1")
     command.set_defaults(run=_recommend)
 
 
@@ -95,7 +94,7 @@ def _add_explore(commands: argparse._SubParsersAction) -> None:
         "write a page of HTML to look at a trained model, or two side by side",
         "Shows users, items and a map in a browser, without network.",
     )
-    command.add_argument("--checkpoint", required=True, type=Path, help="the trained model")
+    _add_opening(command)
     command.add_argument(
         "--beside", type=Path, help="another one of the same data, to stand beside it"
     )
@@ -105,12 +104,32 @@ def _add_explore(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--n_users", default=25_000, type=int, help="the most test users; of more, a sample"
     )
-    command.add_argument("--device", default="cpu", help="where the models work: cpu, cuda, cuda:1")
+    command.add_argument(
+        "--allow_new_data",
+        action="store_true",
+        help="show it on other interactions than it was trained with: its metrics may then be of what "
+        "it was trained on",
+    )
     command.set_defaults(run=_explore)
 
 
-def _add_model(command: argparse.ArgumentParser) -> None:
+def _add_opening(command: argparse.ArgumentParser) -> None:
     command.add_argument("--checkpoint", required=True, type=Path, help="the trained model")
+    command.add_argument(
+        "--data_path",
+        type=Path,
+        help="the folder in which the data set's folder lies (default: as in training)",
+    )
+    command.add_argument("--device", default="cpu", help="where a model works: cpu, cuda, cuda:1")
+    command.add_argument(
+        "--llm_trust_remote_code",
+        action="store_true",
+        help="run the Python code that comes with the model's language model",
+    )
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    _add_opening(command)
     command.add_argument("--k", type=int, default=10, help="how many items")
     command.add_argument(
         "--titles", help="columns of the .item file, separated by commas (default: found by name)"
@@ -118,8 +137,8 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--new_items",
         type=Path,
-        help="lines token, tab, text: items that came after training, for a model that knows items by "
-        "their words",
+        help="lines token, tab, text, or RecBole's .item: items that came after training, for a model "
+        "that knows items by their words",
     )
     command.add_argument(
         "--output", type=Path, help="a .csv or .jsonl file to write (default: to the screen)"
@@ -132,12 +151,11 @@ def _recommend(args: argparse.Namespace) -> None:
     from recbole_tslrec.recommendation.output import check_output
     from recbole_tslrec.recommendation.recommender import Recommender
 
-    check_output(args.output)
+    given = (args.checkpoint, args.new_items, args.users_file, args.histories_file)
+    check_output(args.output, given)
     histories = _histories(args)  # before anything is loaded
     users = None if histories is not None else _users(args)
-    recommender = Recommender(
-        args.checkpoint, device=args.device, titles=_listed(args.titles), index=args.index
-    )
+    recommender = Recommender(**_opening(args), titles=_listed(args.titles), index=args.index)
     _take_new_items(recommender, args)
     requests = recommender.requests(users, histories, args.before, args.unknown_items)
     tables = recommender.tables(requests, args.k, args.seen, args.output is not None)
@@ -168,10 +186,17 @@ def _similar(args: argparse.Namespace) -> None:
     from recbole_tslrec.recommendation.output import check_output
     from recbole_tslrec.recommendation.recommender import Recommender
 
-    check_output(args.output)
-    recommender = Recommender(args.checkpoint, titles=_listed(args.titles))
+    check_output(args.output, (args.checkpoint, args.new_items))
+    recommender = Recommender(**_opening(args), titles=_listed(args.titles))
     _take_new_items(recommender, args)
     _give([recommender.similar(_listed(args.items), args.k, args.under)], args.output)
+
+
+def _opening(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        name: getattr(args, name)
+        for name in ("checkpoint", "device", "data_path", "llm_trust_remote_code")
+    }
 
 
 def _check_files(args: argparse.Namespace, *options: str) -> None:
@@ -185,7 +210,8 @@ def _take_new_items(recommender: Recommender, args: argparse.Namespace) -> None:
     if args.new_items is not None:
         from recbole_tslrec.recommendation.new_items import read_new_items
 
-        recommender.add_items(read_new_items(args.new_items), args.output is not None)
+        texts = read_new_items(args.new_items, recommender.text_columns)
+        recommender.add_items(texts, args.output is not None)
 
 
 def _listed(text: str | None) -> list[str] | None:
@@ -200,7 +226,8 @@ def _give(tables: Iterable[pd.DataFrame], output: Path | None) -> None:
         return
     for table in tables:
         rows = table.to_dict("list")
-        print(tabulate(rows, headers="keys", floatfmt=".4f", disable_numparse=[0, 2]))
+        texts = [at for at, name in enumerate(rows) if name not in ("rank", "score")]
+        print(tabulate(rows, headers="keys", floatfmt=".4f", disable_numparse=texts))
 
 
 def _explore(args: argparse.Namespace) -> None:
@@ -209,11 +236,11 @@ def _explore(args: argparse.Namespace) -> None:
     from recbole_tslrec.recommendation.explore.page import write_page
 
     write_page(
-        args.checkpoint,
-        args.output,
+        **_opening(args),
+        output=args.output,
         beside=args.beside,
         n_users=args.n_users,
-        device=args.device,
+        allow_new_data=args.allow_new_data,
         show_progress=True,
     )
     print(f"Open [{args.output}] in a browser; it needs no network.")

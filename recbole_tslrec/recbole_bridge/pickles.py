@@ -45,6 +45,11 @@ def noting_what_is_asked_for(original):
     return merge_external_config_dict
 
 
+def trust_code(config: Config) -> None:
+    """Let Python code that comes with a config's language model run: the caller trusts its maker."""
+    _trusted.add(str(config["llm"]))
+
+
 def naming_no_other_pickle(original):
     # Here, where RecBole looks: a file that is read sets its values again after any check of ours,
     # and scripts hold RecBole's functions from before this package was imported.
@@ -84,7 +89,7 @@ def trusting_whom_the_caller_trusts(original):
     @functools.wraps(original)
     def load_data_and_model(model_file, llm_trust_remote_code=False, **more):
         if llm_trust_remote_code is True:
-            _trusted.add(str(config_of(model_file)["llm"]))
+            trust_code(config_of(model_file))
         return original(model_file, **more)
 
     return load_data_and_model

@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import recbole
 import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.dataloader import AbstractDataLoader
-from recbole.data.dataset import SequentialDataset
+from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import get_model
 
+from recbole_tslrec.recbole_bridge.pickles import trust_code
 from recbole_tslrec.stages.trained_on import check_numbering, check_users
 from recbole_tslrec.store.checkpoints import load_checkpoint, saying_which
 
@@ -29,7 +31,8 @@ class TrainedModel:
         model: RecBole's model or ours.
         dataset: the rows of all interactions, held out or not.
         lone_items: internal item ids by user: of those with one interaction, of which RecBole makes
-            no row.
+            no row. Of ready-made sequences (``benchmark_filename``) nobody's: their rows are no
+            interactions.
         train_data, valid_data, test_data: RecBole's loaders.
     """
 
@@ -43,12 +46,20 @@ class TrainedModel:
     test_data: AbstractDataLoader
 
 
-def load_trained_model(checkpoint: str | os.PathLike, device: str = "cpu") -> TrainedModel:
+def load_trained_model(
+    checkpoint: str | os.PathLike,
+    device: str = "cpu",
+    *,
+    data_path: str | os.PathLike | None = None,
+    llm_trust_remote_code: bool = False,
+) -> TrainedModel:
     """Read a checkpoint and the data set that it names; trains nothing and writes nothing.
 
     Args:
         checkpoint: RecBole's file of a sequential model.
         device: where the model is to work, as torch calls it, wherever it was trained.
+        data_path: as ``read_data`` takes it.
+        llm_trust_remote_code: whether Python code that comes with its language model may run.
 
     Raises:
         FileNotFoundError: there is no such file, or no such data set.
@@ -59,15 +70,17 @@ def load_trained_model(checkpoint: str | os.PathLike, device: str = "cpu") -> Tr
     config = content["config"]
     model_class = known_model(config["model"], checkpoint)
     config["device"], config["single_spec"] = _device(device), True
+    if llm_trust_remote_code:
+        trust_code(config)
     with saying_which(checkpoint):
-        dataset = create_dataset(config)
+        dataset = read_data(config, checkpoint, data_path)
         if not isinstance(dataset, SequentialDataset):
             raise ValueError(
                 f"[{checkpoint}] is of the model [{config['model']}], which reads no histories. Give "
                 f"one of a sequential model."
             )
         check_numbering(config["trained_on"], dataset, checkpoint)
-        lone_items = _lone_items(dataset)
+        lone_items = {} if config["benchmark_filename"] else _lone_items(dataset)
         loaders = data_preparation(config, dataset)
         model = model_class(config, loaders[0]._dataset)
         check_users(config["trained_on"], dataset, model, checkpoint)
@@ -75,6 +88,37 @@ def load_trained_model(checkpoint: str | os.PathLike, device: str = "cpu") -> Tr
         model.load_other_parameter(content.get("other_parameter"))
     model = model.to(config["device"]).eval()
     return TrainedModel(Path(checkpoint), config, model, dataset, lone_items, *loaders)
+
+
+def read_data(
+    config: Config, checkpoint: str | os.PathLike, data_path: str | os.PathLike | None = None
+) -> Dataset:
+    """The data set of a checkpoint's experiment; nothing is downloaded, and nothing saved again.
+
+    Args:
+        config: the checkpoint's, which is told where the data are.
+        checkpoint: its file.
+        data_path: RecBole's key, the folder in which the data set's own folder lies; None: as in
+            training. ml-100k is RecBole's own wherever that is installed, as in RecBole.
+
+    Raises:
+        FileNotFoundError: a file of interactions is not there.
+    """
+    config["save_dataset"] = config["save_dataloaders"] = False
+    name = config["dataset"]
+    if name == "ml-100k":
+        config["data_path"] = str(Path(recbole.__file__).parent / "dataset_example" / name)
+    elif data_path is not None:
+        config["data_path"] = str(Path(data_path) / name)
+    parts = [f".{part}" for part in config["benchmark_filename"] or ()] or [""]
+    for part in parts:
+        file = Path(config["data_path"]) / f"{name}{part}.inter"
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"data_path: there is no [{file}], the data that [{checkpoint}] was trained on. Set "
+                f"data_path=<the folder in which the folder {name} lies>."
+            )
+    return create_dataset(config)
 
 
 def known_model(name: str, checkpoint: str | os.PathLike) -> type:

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pandas as pd
 
+from recbole_tslrec.store import files
 from recbole_tslrec.store.files import write_atomically
 
 FORMS = (".csv", ".jsonl")
 
 
-def check_output(path: Path | None) -> None:
-    """Raise ValueError if a file cannot be written under this name; None is no file."""
+def check_output(path: Path | None, read: Iterable[Path | None] = ()) -> None:
+    """As of any file, and ValueError if its name is none of a table; None is no file."""
     if path is None:
         return
     if path.suffix not in FORMS:
         raise ValueError(f"output: [{path}] ends in neither of {', '.join(FORMS)}.")
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f"output: there is no folder [{path.absolute().parent}].")
+    files.check_output(path, read)
 
 
 def write_tables(tables: Iterable[pd.DataFrame], path: Path) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from logging import getLogger
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -31,10 +32,13 @@ class Recommender:
     Args:
         checkpoint: the trained model; its data set must be there.
         device: where the model works, as torch calls it.
-        titles: the columns of the ``.item`` file that hold the items' titles; None: found by name.
+        titles: the columns of the ``.item`` file that hold the items' titles; None: found by name, and
+            if the file cannot be read there are none, with a warning.
         index: how the best items are looked for: ``none``, from the scores of all items; ``exact`` or
             ``approximate``, by an index of faiss, for models whose score is a product of vectors;
             ``auto``, an exact index for large catalogues.
+        data_path: the folder in which the data set's own folder lies; None: as in training.
+        llm_trust_remote_code: whether Python code that comes with its language model may run.
 
     Attributes:
         items: the tokens of the catalogue, ``n_items - 1`` of them.
@@ -54,16 +58,25 @@ class Recommender:
         device: str = "cpu",
         titles: str | Sequence[str] | None = None,
         index: str = "auto",
+        data_path: str | os.PathLike | None = None,
+        llm_trust_remote_code: bool = False,
     ):
         if index not in INDEXES:
             raise ValueError(f"index: [{index}] is none of {', '.join(INDEXES)}.")
-        self._trained = load_trained_model(checkpoint, device)
+        self._trained = load_trained_model(
+            checkpoint, device, data_path=data_path, llm_trust_remote_code=llm_trust_remote_code
+        )
         self._index = index
         dataset = self._trained.dataset
         self.items: list[str] = dataset.field2id_token[dataset.iid_field][1:].tolist()
         self._take_items()
         self.titles = read_titles(self._trained.config.final_config_dict, self.items, titles)
         self.recall: float | None = None
+
+    @property
+    def text_columns(self) -> str | Sequence[str] | None:
+        """The columns of the ``.item`` file whose words the model was trained with; None for none."""
+        return self._trained.config["item_text"]
 
     def _take_items(self) -> None:
         """Make anew what depends on the catalogue."""
@@ -88,12 +101,13 @@ class Recommender:
         """
         from recbole_tslrec.recommendation.new_items import add_new_items  # slow to import
 
+        texts = _texts_by_token(texts)
         if there := sorted(texts.keys() & set(self.items)):
             raise ValueError(f"new_items: {named(there)} known already.")
         add_new_items(self._trained, texts, show_progress)
         self.items += texts
         self._take_items()
-        self.titles = dict.fromkeys(self.items, "") | (self.titles or {}) | dict(texts)
+        self.titles = dict.fromkeys(self.items, "") | (self.titles or {}) | texts
 
     # ---- recommending ---------------------------------------------------------------------------
 
@@ -155,7 +169,7 @@ class Recommender:
         self, requests: Requests, k: int = 10, seen: bool = False, show_progress: bool = False
     ) -> Iterator[pd.DataFrame]:
         """What ``recommend`` returns, in parts: memory does not grow with the number of users."""
-        self._check_k(k)
+        k = self._checked_k(k)
         self.recall = self._best_items.recall(requests, k, seen)
         if self.recall is not None:
             getLogger(__name__).info(f"The approximate index finds {self.recall:.1%} of the best.")
@@ -192,19 +206,20 @@ class Recommender:
         """
         names = [str(item) for item in _listed(items)]
         rows = self._requests_of.items(names)
-        self._check_k(k, others=True)
+        k = self._checked_k(k, others=True)
         found, scores = nearest(self._trained, under, self.titles, rows, k)
         return self._table("item", names, "neighbour", found, scores)
 
     # ---- both -----------------------------------------------------------------------------------
 
-    def _check_k(self, k: int, others: bool = False) -> None:
+    def _checked_k(self, k: int, others: bool = False) -> int:
         most = len(self.items) - others
-        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= most:
+        if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= k <= most:
             raise ValueError(
                 f"k: [{k}] is not a whole number from 1 to {most}, the number of "
                 f"{'other ' if others else ''}items."
             )
+        return int(k)  # of NumPy's numbers, too
 
     def _table(
         self, asked: str, names: Sequence[str], given: str, items: Tensor, scores: Tensor
@@ -221,6 +236,21 @@ class Recommender:
         if self.titles is not None:
             table["title"] = [self.titles[token] for token in tokens]
         return pd.DataFrame(table)
+
+
+def _texts_by_token(texts: Any) -> dict[str, str]:
+    """New items as they are given, tokens written as everywhere; ValueError for what is none."""
+    if not isinstance(texts, Mapping):
+        raise ValueError(
+            f"new_items: [{type(texts).__name__}] is no dictionary. Give texts by token, as "
+            f"{{'1683': 'The Matrix'}}."
+        )
+    if wrong := [token for token, text in texts.items() if not isinstance(text, str)]:
+        raise ValueError(f"new_items: {named(wrong)} without a text. Give each one as a string.")
+    found = {str(token): text for token, text in texts.items()}
+    if len(found) < len(texts):
+        raise ValueError("new_items: two tokens are written alike. Give each its own.")
+    return found
 
 
 def _listed(tokens: Any) -> Iterable[Any]:

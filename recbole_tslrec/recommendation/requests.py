@@ -83,8 +83,14 @@ class RequestsOf:
                 for ``validation`` and test; None: it is whole.
 
         Raises:
-            ValueError: a user is not in the data set, or has nothing before what was held out.
+            ValueError: a user is not in the data set, or has nothing before what was held out; or the
+                data set has ready-made sequences, of which a user's history cannot be told.
         """
+        if self._trained.config["benchmark_filename"]:
+            raise ValueError(
+                f"users: the data set [{self._name}] has ready-made sequences (benchmark_filename), of "
+                f"which nobody's history can be told. Give histories."
+            )
         if before not in (None, *HELD_OUT):
             raise ValueError(f"before: [{before}] is none of {', '.join(HELD_OUT)}, and not None.")
         held_out = self._held_out(before)
@@ -264,12 +270,16 @@ def _from_words(line: str) -> tuple[str, list[str]]:
 def _from_json(line: str) -> tuple[str, list[str]]:
     try:
         content = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter of lists in lists in lists
         content = None
     user, items = (content.get(key) if isinstance(content, dict) else None for key in _JSON_KEYS)
-    if not isinstance(user, str) or not isinstance(items, list) or not items:
+    are_items = (
+        isinstance(items, list) and items and all(type(item) in (str, int) for item in items)
+    )
+    if not isinstance(user, str) or not are_items:
         raise ValueError(
-            f'[{line.strip()[:60]}] is not {{"user": "a name", "history": ["an item", "another"]}}.'
+            f'[{line.strip()[:60]}] is not {{"user": "a name", "history": ["an item", "another"]}}, '
+            f"items texts or whole numbers."
         )
     return user, [str(item) for item in items]
 

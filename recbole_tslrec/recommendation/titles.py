@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from logging import getLogger
 from typing import Any
 
 from recbole_tslrec.data.check_header import path_of, read_header
@@ -17,6 +18,9 @@ def read_titles(
 ) -> dict[str, str] | None:
     """The items' titles by token; None if there are none. An item without one has an empty title.
 
+    A file that cannot be read is an error only if columns are given: else it is warned of, and there are
+    no titles.
+
     Args:
         config: RecBole's ``final_config_dict``.
         tokens: of the items, padding left out.
@@ -25,13 +29,18 @@ def read_titles(
 
     Raises:
         FileNotFoundError: columns are given, and there is no ``.item`` file.
-        ValueError: a column is not there, or the file cannot be read.
+        ValueError: columns are given, and one is not there or the file cannot be read.
     """
-    if not columns:
-        columns = _column_of_titles(config)
-        if columns is None:
-            return None
-    return dict(read_catalogue(config, tokens, columns, missing="").texts)
+    try:
+        found = columns or _column_of_titles(config)
+        return dict(read_catalogue(config, tokens, found, missing="").texts) if found else None
+    except (FileNotFoundError, ValueError) as error:
+        told = f"titles: {str(error).removeprefix('item_text: ')}"
+        if columns:
+            kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+            raise kind(told) from None
+        getLogger(__name__).warning(f"{told} Items are shown without titles.")
+        return None
 
 
 def _column_of_titles(config: Mapping[str, Any]) -> str | None:

@@ -129,14 +129,20 @@ def check_numbering(noted: Mapping[str, str] | None, dataset, path: str | os.Pat
     """Raise ValueError if a checkpoint's rows would be taken for other items' than they are.
 
     RecBole numbers items in the order of the file's lines, and a checkpoint has no tokens. So it is
-    with the values of features.
+    with the values of features. One that does not say on which items it was trained is warned of.
 
     Args:
         noted: the checkpoint's ``trained_on``; None if it has none.
         dataset: RecBole's data set.
         path: the checkpoint.
     """
-    if noted is not None and noted["items"] != numbering(dataset):
+    if noted is None:
+        getLogger(__name__).warning(
+            f"[{path}] does not say on which items it was trained, as after convert: whether the data "
+            f"set [{dataset.dataset_name}] has the same in the same order cannot be told. If its file "
+            f"or a filter was changed since, what is said of an item is another one's."
+        )
+    elif noted["items"] != numbering(dataset):
         raise ValueError(
             f"[{path}] was trained on the items in another order, or on others, than the data set "
             f"[{dataset.dataset_name}] has now: its rows would be other items'. Give the file that it "
@@ -222,8 +228,8 @@ def check_data(
     if allow_new_data is not True:
         raise ValueError(
             f"{what}: it may have been trained on what is held out now, and metrics would be far too "
-            f"good. Give the data file and the split that it was trained with or, to score new data: "
-            f"allow_new_data: True, and load_data_and_model(file, allow_new_data=True)."
+            f"good. Give the data file and the split that it was trained with or, to score new data, "
+            f"set allow_new_data: True, to load_data_and_model and write_page allow_new_data=True."
         )
     getLogger(__name__).warning(
         f"{what}, and allow_new_data is True. Metrics say something only of held-out interactions that "
@@ -244,6 +250,7 @@ def comparing_what_is_loaded(original):
             check_users(noted, dataset, loaded[1], model_file)
             now = data_notes(train_data._dataset, valid_data) if noted else {}
             check_data(noted, now, model_file, allow_new_data)
+        config["allow_new_data"] = allow_new_data  # not what its training was allowed
         return loaded
 
     return load_data_and_model

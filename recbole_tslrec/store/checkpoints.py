@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from recbole_tslrec.store.files import file_hash, write_atomically
+from recbole_tslrec.store.files import check_output, file_hash, write_atomically
 from recbole_tslrec.store.stored_config import (
     fault_of_config,
     fault_of_plain,
@@ -292,12 +292,15 @@ def convert_checkpoint(checkpoint: Path, output: Path, trusted_sha256: str) -> N
 
     Args:
         checkpoint: the old file.
-        output: where to write; the weights, the config and the optimiser's state are the same.
+        output: where to write, another file; the weights, the config and the optimiser's state are
+            the same.
         trusted_sha256: the file's SHA-256, as the refusal gave it.
 
     Raises:
+        FileNotFoundError: the folder to write into is not there.
         ValueError: the file is damaged, has another hash, or holds no checkpoint.
     """
+    check_output(output, [checkpoint])
     if not is_intact(checkpoint):
         raise ValueError(f"[{checkpoint}] is not a checkpoint, or is damaged or cut short.")
     content = checkpoint.read_bytes()  # once, so that what is hashed is what is read

@@ -14,7 +14,7 @@ import os
 import shutil
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from logging import getLogger
 from pathlib import Path
@@ -273,6 +273,26 @@ def check_writable(key: str, folder: Path) -> None:
             f"{key}: nothing can be written into [{existing}]: {os.strerror(number)}. "
             f"{_free_space(existing)} {remedy}. Nothing was started.",
         ) from error
+
+
+def check_output(path: str | os.PathLike, read: Iterable[str | os.PathLike | None] = ()) -> None:
+    """Raise OSError or ValueError, before any work, for a file that cannot be written in the end.
+
+    Args:
+        path: the file, as ``output`` names it.
+        read: what the work starts from, which the file is not to replace; None is no file.
+    """
+    path = Path(path).absolute()
+    if path.is_dir():
+        raise IsADirectoryError(f"output: [{path}] is a folder. Set output=<a file>.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"output: there is no folder [{path.parent}]. Make it, or set output=<another file>."
+        )
+    given = (Path(file) for file in read if file is not None)
+    if path.exists() and any(file.exists() and path.samefile(file) for file in given):
+        raise ValueError(f"output: [{path}] is what is read. Set output=<another file>.")
+    check_writable("output", path.parent)
 
 
 def warn_of_little_space(key: str, folder: Path, needed: int) -> None:

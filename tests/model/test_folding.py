@@ -42,6 +42,18 @@ def test_the_file_needs_nothing_of_ours(small_data, settings, tmp_path):
     assert "fusion" not in content["config"].final_config_dict
 
 
+def test_where_to_write_is_looked_at_first(tmp_path):
+    checkpoint = tmp_path / "trained.pth"
+    checkpoint.write_bytes(b"weights")
+    with pytest.raises(ValueError, match=r"^output: .*trained.pth\] is what is read"):
+        fold_checkpoint(checkpoint, checkpoint)
+    with pytest.raises(FileNotFoundError, match="^output: there is no folder"):
+        fold_checkpoint(checkpoint, tmp_path / "nowhere" / "plain.pth")
+    with pytest.raises(IsADirectoryError, match="^output: .* is a folder"):
+        fold_checkpoint(checkpoint, tmp_path)
+    assert checkpoint.read_bytes() == b"weights"
+
+
 def test_a_plain_model_cannot_be_folded(small_data, settings, tmp_path):
     plain = settings | {"train_neg_sample_args": None}
     experiment = run_experiment("SASRec", small_data, config_dict=plain)

@@ -69,6 +69,9 @@ def test_similar(command):
         (["--users=u1,nobody"], "recommend: users: 'nobody' is not in the data set [toy]"),
         (["--users=u1", "--output=best.xlsx"], "recommend: output: [best.xlsx] ends in neither"),
         (["--users=u1", "--output=no/best.csv"], "recommend: output: there is no folder"),
+        (["--users=u1", "--output=folder.csv"], "recommend: output: [/"),
+        (["--histories_file=h.jsonl", "--output=h.jsonl"], "recommend: output: [/"),
+        (["--users=u1", "--data_path=no"], "recommend: data_path: there is no [no/toy/toy.inter]"),
         (["--histories_file=h.txt"], "recommend: h.txt, line 2: [new] is not a name and items"),
         (["--users_file=no.txt"], "recommend: --users_file: there is no file [no.txt]."),
         (["--users=u1", "--k=21"], "recommend: k: [21] is not"),
@@ -76,10 +79,18 @@ def test_similar(command):
 )
 def test_what_is_refused_is_one_line(command, words, message, monkeypatch, capsys):
     Path("h.txt").write_text("a i1\nnew\n")
+    Path("h.jsonl").write_text('{"user": "new", "history": ["i1", "i2"]}\n')
+    Path("folder.csv").mkdir()
     with pytest.raises(SystemExit) as stopped:
         command("recommend", *words)
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and error.startswith(message) and error.count("\n") == 1
+
+
+def test_titles_of_digits_stay_as_they_are(command):
+    titles = "\n".join(f"i{item}\t12.50" for item in range(20))
+    Path("data/toy/toy.item").write_text(f"item_id:token\ttitle:token_seq\n{titles}\n")
+    assert command("recommend", "--users=u1", "--k=1").splitlines()[2].split()[4] == "12.50"
 
 
 def test_one_kind_of_users_at_a_time(command, capsys):

@@ -170,8 +170,15 @@ def test_what_cannot_be_on_a_page_is_refused(monkeypatch):
     monkeypatch.setattr(
         contents, "data_notes", lambda *_: {"training": "now others", "validation": "as before"}
     )
-    with pytest.raises(ValueError, match="was trained with other training interactions"):
-        write_page(toy.checkpoint, "page.html")
+    allowed = make_toy(
+        "SASRec", allow_new_data=True
+    )  # its training was; who looks at it is asked anew
+    for one in (toy, allowed):
+        with pytest.raises(ValueError, match="was trained with other training interactions"):
+            write_page(one.checkpoint, "page.html")
+    with pytest.raises(FileNotFoundError, match="^output: there is no folder"):
+        write_page(toy.checkpoint, "nowhere/page.html")
+    write_page(toy.checkpoint, "new.html", allow_new_data=True)
     monkeypatch.setattr(contents, "MOST_ITEMS", N_ITEMS - 1)
     with pytest.raises(ValueError, match="^explore: .* has 20 items, and a page holds at most 19"):
         write_page(toy.checkpoint, "page.html")

@@ -1,22 +1,25 @@
 """Recommendations are RecBole's own where it has any, and what is wrong is refused by name."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from recbole.config import Config
 from recbole.data.interaction import Interaction
 from recbole.utils.case_study import full_sort_topk
 from support.letter_models import save_letter_model
-from trained import N_ITEMS, make_toy, write_data
+from trained import KEYS, N_ITEMS, make_toy, write_data
 
-from recbole_tslrec import Recommender
+from recbole_tslrec import Recommender, write_page
 from recbole_tslrec.recbole_bridge.paradigm import staged_models
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.recbole_bridge.register import _recbole_models
-from recbole_tslrec.recbole_bridge.trained_model import known_model
+from recbole_tslrec.recbole_bridge.trained_model import known_model, read_data
 from recbole_tslrec.recommendation.search import ProductIndex
+from recbole_tslrec.store.checkpoints import load_checkpoint, write_checkpoint
 
 # They read embeddings of a knowledge graph from a file of their own.
 WITH_FILES = {"GRU4RecKG", "KSR"}
@@ -42,6 +45,9 @@ MODELS = sorted(
 OF_FEATURES = {"GRU4RecF", "SASRecF", "FDSA", "S3Rec"}
 RANKED = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
 K = 7
+# Models that refuse histories of new users, as the guide lists them, by their backbones.
+GUIDE = Path(__file__).parents[2] / "docs" / "use.md"
+OF_KNOWN_USERS = re.search(r"for each user \(([^)]*)\)", GUIDE.read_text())[1].split(", ")
 
 
 def keys_of(name: str, language_model_folder) -> dict:
@@ -76,7 +82,7 @@ def keys_of_reranker(language_model_folder, yes_no_model_folder, tmp_path):
     """Those of the models that rerank; none for others."""
 
     def keys(name: str) -> dict:
-        few = {"lora_r": 2, "n_candidates": 5, "item_text": "movie_title"}
+        few = {"lora_r": 2, "n_candidates": 5, "item_text": "movie_title", "candidates": "unseen"}
         if name.startswith("LlamaRec"):
             own = {"llamarec_items": "slots", "llamarec_head": "linear", "llamarec_max_history": 3}
             return few | own | {"llm": language_model_folder(), "llamarec_instruction": "predict"}
@@ -100,13 +106,22 @@ def test_the_best_items_are_recboles(name, language_model_folder, keys_of_rerank
     test_data._dataset.inter_feat.sort(by="user_id")
     scores, items = full_sort_topk(np.sort(ids), toy.model, test_data, K)
     order = np.argsort(np.argsort(ids))
-    found = Recommender(toy.checkpoint).recommend(users, k=K, seen=True, before="test")
+    recommender = Recommender(toy.checkpoint)
+    found = recommender.recommend(users, k=K, seen=True, before="test")
     expected = test_data._dataset.id2token("item_id", items[order]).ravel().tolist()
     assert found["item"].tolist() == expected
     assert found["score"].tolist() == pytest.approx(
         scores[order].ravel().tolist(), rel=1e-4, abs=1e-5
     )
     assert found["user"].tolist() == np.repeat(users, K).tolist()
+    given = {user: toy.histories[user] for user in users}
+    if name.rpartition("_")[2] in OF_KNOWN_USERS:
+        with pytest.raises(ValueError, match="^histories: .* has a vector for each user"):
+            recommender.recommend(histories=given)
+    else:
+        of_histories = recommender.recommend(histories=given, k=K)
+        of_users = recommender.recommend(users, k=K)
+        assert of_histories["item"].tolist() == of_users["item"].tolist()
 
 
 @pytest.fixture
@@ -159,7 +174,7 @@ def test_who_has_seen_all_items_gets_none_and_who_has_one_item_is_no_exception(t
 def test_a_history_given_as_tokens_is_as_good_as_a_user(toy):
     recommender = Recommender(toy.checkpoint)
     of_users = recommender.recommend(["u2", "u5"], k=3)
-    pd.testing.assert_frame_equal(recommender.recommend("u2", k=3), of_users[:3])
+    pd.testing.assert_frame_equal(recommender.recommend("u2", k=np.int64(3)), of_users[:3])
     given = {user: toy.histories[user] for user in ("u2", "u5")}
     pd.testing.assert_frame_equal(recommender.recommend(histories=given, k=3), of_users)
 
@@ -174,6 +189,25 @@ def test_parts_and_blocks_change_nothing(toy, monkeypatch):
     pd.testing.assert_frame_equal(
         pd.concat(parts, ignore_index=True), whole, check_exact=False, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "item_id:token\ttitle:token_seq\ni1\tone\ni1\ttwo\n",
+        "item_id,title\ni1,one\n",
+        "iid:token\ttitle:token_seq\ni1\tone\n",
+    ],
+)
+def test_titles_that_cannot_be_read_are_an_error_only_if_asked_for(toy, content, caplog):
+    Path("data/toy/toy.item").write_text(content)
+    assert "title" not in Recommender(toy.checkpoint).recommend(["u1"], k=2)
+    assert "titles: " in caplog.text and "Items are shown without titles." in caplog.text
+    with pytest.raises(ValueError, match="^titles: "):
+        Recommender(toy.checkpoint, titles="title")
+    with pytest.raises(FileNotFoundError, match=r"^titles: there is no file \[data/toy/toy.item\]"):
+        Path("data/toy/toy.item").unlink()
+        Recommender(toy.checkpoint, titles="title")
 
 
 def test_titles_are_found_by_name_or_given(toy):
@@ -245,6 +279,7 @@ def test_a_score_that_is_no_product_has_no_index(name):
         ({"users": ["u1"], "k": 0}, r"k: \[0\] is not a whole number from 1 to 20"),
         ({"users": ["u1"], "k": 21}, r"k: \[21\] is not a whole number from 1 to 20"),
         ({"users": ["u1"], "k": True}, r"k: \[True\]"),
+        ({"users": ["u1"], "k": np.int64(21)}, r"k: \[21\] is not"),
         ({"histories": {"new": []}}, "histories: 'new' is empty"),
         ({"histories": {}}, "users: none is given"),
         ({"histories": {"new": "12"}}, "histories: 'new' is not a list of items"),
@@ -308,6 +343,78 @@ def test_a_checkpoint_of_another_data_set_is_refused(toy):
     write_data(seed=1)
     with pytest.raises(ValueError, match="was trained on the items in another order, or on others"):
         Recommender(toy.checkpoint)
+
+
+def test_a_checkpoint_that_does_not_say_on_which_items_is_warned_of(toy, caplog):
+    content = load_checkpoint(toy.checkpoint)
+    content["config"]["trained_on"] = None
+    write_checkpoint(content, "silent.pth")
+    Recommender("silent.pth")
+    assert "[silent.pth] does not say on which items it was trained" in caplog.text
+
+
+def test_data_that_are_elsewhere_are_asked_for_by_data_path(toy, monkeypatch):
+    monkeypatch.setattr("recbole.data.dataset.Dataset._download", pytest.fail)
+    there = Recommender(toy.checkpoint).recommend(k=3)
+    Path("data").rename("elsewhere")
+    with pytest.raises(FileNotFoundError, match=r"^data_path: there is no \[data/toy/toy.inter\]"):
+        Recommender(toy.checkpoint)
+    found = Recommender(toy.checkpoint, data_path="elsewhere").recommend(k=3)
+    pd.testing.assert_frame_equal(found, there)
+
+
+def test_recboles_own_data_are_where_recbole_is(settings):
+    config = Config("SASRec", "ml-100k", config_dict=settings | {"train_neg_sample_args": None})
+    where = config["data_path"]
+    config["data_path"] = "/on/another/machine/ml-100k"
+    read_data(config, "saved.pth", data_path="anywhere")
+    assert Path(config["data_path"]).samefile(where)
+
+
+def test_saved_data_of_the_training_stay(toy):
+    toy = make_toy("SASRec", save_dataset=True, save_dataloaders=True, checkpoint_dir="kept")
+    files = {file: file.stat().st_mtime_ns for file in Path("kept").iterdir()}
+    assert len(files) == 3
+    Recommender(toy.checkpoint)
+    assert {file: file.stat().st_mtime_ns for file in Path("kept").iterdir()} == files
+
+
+def test_other_words_than_in_training_are_refused(keys_of_reranker, caplog):
+    toy = make_toy("LLMTRSR_SASRec", **keys_of_reranker("LLMTRSR_SASRec"))
+    Recommender(toy.checkpoint)
+    content = load_checkpoint(toy.checkpoint)
+    del content["state_dict"]["_extra_state"]["texts of the items"]
+    write_checkpoint(content, "earlier.pth")
+    file = Path("data/toy/toy.item")
+    file.write_text(file.read_text().replace("large", "huge"))
+    with pytest.raises(ValueError, match="item_text: the items' texts are not those that"):
+        Recommender(toy.checkpoint)
+    assert "item_text" not in caplog.text
+    Recommender("earlier.pth")
+    assert "item_text: these weights are of an earlier version" in caplog.text
+
+
+def test_of_ready_made_sequences_histories_are_given():
+    folder = Path("data/sess")
+    folder.mkdir(parents=True)
+    header = "user_id:token\titem_id_list:token_seq\titem_id:token"
+    for at, part in enumerate(("train", "valid", "test")):
+        rows = [f"s{at}{n}\ti{n} i{n + 1}\ti{n + 2}" for n in range(9)]
+        (folder / f"sess.{part}.inter").write_text("\n".join([header, *rows]) + "\n")
+    keys = {
+        "benchmark_filename": ["train", "valid", "test"],
+        "alias_of_item_id": ["item_id_list"],
+        "load_col": {"inter": ["user_id", "item_id_list", "item_id"]},
+        "epochs": 1,
+    }
+    checkpoint = run_experiment("GRU4Rec", "sess", config_dict=KEYS | keys).checkpoint
+    recommender = Recommender(checkpoint)
+    assert len(recommender.recommend(histories={"new": ["i1", "i2"]}, k=3)) == 3
+    for users in (None, ["s00"]):
+        with pytest.raises(ValueError, match="^users: .*ready-made sequences .*Give histories"):
+            recommender.recommend(users)
+    with pytest.raises(ValueError, match="^explore: .*ready-made sequences"):
+        write_page(checkpoint, "page.html")
 
 
 def test_a_checkpoint_of_no_sequential_model_is_refused(small_data, settings):

@@ -36,6 +36,10 @@ def test_both_forms_of_histories(name, text):
         ("h.jsonl", '{"user": "a", "history": []}', "h.jsonl, line 1: "),
         ("h.jsonl", '{"user": 1, "history": ["1"]}', "h.jsonl, line 1: "),
         ("h.jsonl", '["a", "1"]', "h.jsonl, line 1: "),
+        ("h.jsonl", '{"user": "a", "history": ["1", null]}', "h.jsonl, line 1: "),
+        ("h.jsonl", '{"user": "a", "history": [true]}', "h.jsonl, line 1: "),
+        ("h.jsonl", '{"user": "a", "history": [1.5]}', "h.jsonl, line 1: "),
+        ("h.jsonl", "[" * 100_000, "h.jsonl, line 1: "),
         ("h.txt", b"a 1\nb \xff\n", "h.txt, line 2: not UTF-8"),
     ],
 )

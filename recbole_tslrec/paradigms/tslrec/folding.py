@@ -7,18 +7,19 @@ at the plain model's speed and size, and the file names no class of ours.
 from __future__ import annotations
 
 import copy
+import os
 from logging import getLogger
-from pathlib import Path
 
 import torch
-from recbole.data import create_dataset, data_preparation
+from recbole.data import data_preparation
 from torch.nn.utils import parametrize
 
 from recbole_tslrec.config.key import KEYS
 from recbole_tslrec.paradigms.tslrec.models.fused_item_table import FusedItemTable
-from recbole_tslrec.recbole_bridge.trained_model import known_model
+from recbole_tslrec.recbole_bridge.trained_model import known_model, read_data
 from recbole_tslrec.stages.trained_on import MORE, check_numbering
 from recbole_tslrec.store.checkpoints import load_checkpoint, saying_which, write_checkpoint
+from recbole_tslrec.store.files import check_output
 
 
 def fold(model: FusedItemTable) -> FusedItemTable:
@@ -28,7 +29,11 @@ def fold(model: FusedItemTable) -> FusedItemTable:
     return model
 
 
-def fold_checkpoint(checkpoint: Path, folded: Path) -> None:
+def fold_checkpoint(
+    checkpoint: str | os.PathLike,
+    folded: str | os.PathLike,
+    data_path: str | os.PathLike | None = None,
+) -> None:
     """Write a plain backbone's checkpoint from a trained fused model's.
 
     The result has what RecBole's ``load_data_and_model`` reads. Training cannot be resumed from it:
@@ -37,18 +42,21 @@ def fold_checkpoint(checkpoint: Path, folded: Path) -> None:
     Args:
         checkpoint: RecBole's file of a ``TSLRec_*``, ``CI_*`` or ``Norm_*`` model; its data set must
             be there.
-        folded: where to write.
+        folded: where to write; another file.
+        data_path: as ``read_data`` takes it.
 
     Raises:
+        FileNotFoundError: the data set, or the folder to write into, is not there.
         ValueError: the checkpoint is of a model without a fused item table, or whose scores get a term
             besides, or the data set's items are in another order now.
     """
+    check_output(folded, [checkpoint])
     content = load_checkpoint(checkpoint)
     config = content["config"]
     model_class = known_model(config["model"], checkpoint)
     config["device"] = torch.device("cpu")  # wherever it was trained
     with saying_which(checkpoint):
-        dataset = create_dataset(config)
+        dataset = read_data(config, checkpoint, data_path)
         check_numbering(config["trained_on"], dataset, checkpoint)
         train_data, *_ = data_preparation(config, dataset)
         model = model_class(config, train_data._dataset)

@@ -29,6 +29,11 @@ _LATEST = 200
 def check_pair(trained: Sequence[TrainedModel]) -> None:
     """Raise ValueError for models that cannot be on one page."""
     first = trained[0]
+    if first.config["benchmark_filename"]:
+        raise ValueError(
+            f"explore: the data set [{first.dataset.dataset_name}] has ready-made sequences "
+            f"(benchmark_filename), of which nobody's history can be told. Use recommend with histories."
+        )
     n_items = first.dataset.item_num - 1
     if n_items > MOST_ITEMS:
         raise ValueError(
@@ -47,13 +52,17 @@ def check_pair(trained: Sequence[TrainedModel]) -> None:
 
 
 def contents_of(
-    trained: Sequence[TrainedModel], n_users: int, show_progress: bool = False
+    trained: Sequence[TrainedModel],
+    n_users: int,
+    allow_new_data: bool = False,
+    show_progress: bool = False,
 ) -> dict[str, Any]:
     """All that is on the page, as json can hold it. Items are named by their row, from 0.
 
     Args:
         trained: one model, or two of the same data.
         n_users: the most test users; of more, a sample.
+        allow_new_data: whether the models may be tested on data that they may have been trained on.
 
     Raises:
         ValueError: the models are tested on other interactions, on a sample of the items, or on data
@@ -63,7 +72,7 @@ def contents_of(
     dataset = first.dataset
     for one in trained:
         now = data_notes(one.train_data._dataset, one.valid_data)
-        check_data(one.config["trained_on"], now, one.checkpoint, one.config["allow_new_data"])
+        check_data(one.config["trained_on"], now, one.checkpoint, allow_new_data)
     ranks = [rank_test_targets(one.model, *_loaders(one)) for one in trained]
     for one in ranks[1:]:
         if not (

@@ -11,7 +11,7 @@ import jinja2
 
 from recbole_tslrec.recbole_bridge.trained_model import load_trained_model
 from recbole_tslrec.recommendation.explore.contents import USERS, check_pair, contents_of
-from recbole_tslrec.store.files import write_atomically
+from recbole_tslrec.store.files import check_output, write_atomically
 
 
 def write_page(
@@ -21,6 +21,9 @@ def write_page(
     beside: str | os.PathLike | None = None,
     n_users: int = USERS,
     device: str = "cpu",
+    data_path: str | os.PathLike | None = None,
+    allow_new_data: bool = False,
+    llm_trust_remote_code: bool = False,
     show_progress: bool = False,
 ) -> None:
     """Write one self-contained page of HTML on a trained model, or on two of the same data set.
@@ -31,18 +34,28 @@ def write_page(
         beside: another trained model, to stand beside the first.
         n_users: the most test users on the page; of more, a sample.
         device: where the models work, as torch calls it.
+        data_path: the folder in which the data set's own folder lies; None: as in training.
+        allow_new_data: whether the data may have other interactions than the models were trained
+            with. Their metrics may then be of what they were trained on.
+        llm_trust_remote_code: whether Python code that comes with a language model may run.
         show_progress: whether to draw progress bars.
 
     Raises:
-        FileNotFoundError: a checkpoint, or its data set, is not there.
+        FileNotFoundError: a checkpoint, its data set, or the folder to write into is not there.
         ValueError: a checkpoint is refused, the two are of other data, or the catalogue is too large.
     """
     if n_users < 1:
         raise ValueError(f"n_users: [{n_users}] is not a whole number, 1 or larger.")
     files = [checkpoint] if beside is None else [checkpoint, beside]
-    trained = [load_trained_model(file, device) for file in files]
+    check_output(output, files)
+    trained = [
+        load_trained_model(
+            file, device, data_path=data_path, llm_trust_remote_code=llm_trust_remote_code
+        )
+        for file in files
+    ]
     check_pair(trained)
-    contents = contents_of(trained, n_users, show_progress)
+    contents = contents_of(trained, n_users, allow_new_data, show_progress)
     text = page(contents)
     write_atomically(Path(output), lambda file: file.write_text(text, encoding="utf-8"))
 

@@ -304,6 +304,9 @@ def test_links_are_not_followed_and_strange_folders_refused(root, tmp_path):
         leftovers(home, time.time())
     with pytest.raises(FileNotFoundError, match="nowhere"):
         leftovers(tmp_path / "nowhere", time.time())
+    for key, days in (("older_than_days", -1.0), ("unused_days", float("nan"))):
+        with pytest.raises(ValueError, match=rf"^{key}: \[{days:g}\] is not a number, 0 or larger"):
+            leftovers(root, time.time(), **{key: days})
 
 
 def test_a_clean_up_that_was_killed_is_finished_by_the_next(root):

@@ -46,13 +46,15 @@ def nearest(
         k: from 1 to the number of other items.
 
     Returns:
-        int64 and float32 [n, k]: internal ids, the nearest first, and cosines.
+        int64 and float32 [n, k]: internal ids, the nearest first, and cosines. Of items with fewer that
+        share a word with them under ``text``, ids are 0 behind these.
 
     Raises:
         ValueError: ``under`` is none of them, or there are no such vectors.
     """
     if under == TEXT:
-        return best_of(_of_words(trained, titles), items, k)
+        found, scores = best_of(_of_words(trained, titles), items, k)
+        return found.masked_fill(scores <= 0, 0), scores
     vectors = item_vectors(trained, under)
     if items.max(initial=0) > len(vectors):
         raise ValueError(
@@ -87,7 +89,13 @@ def _of_words(trained: TrainedModel, titles: Mapping[str, str] | None) -> Cosine
     from sklearn.feature_extraction.text import TfidfVectorizer  # slow to import
 
     words = TfidfVectorizer(sublinear_tf=True, dtype=np.float32)
-    matrix: csr_matrix = words.fit_transform(titles.values())  # in the order of internal ids
+    try:
+        matrix: csr_matrix = words.fit_transform(titles.values())  # in the order of internal ids
+    except ValueError as error:
+        raise ValueError(
+            f"under: [{TEXT}] finds no word of two letters or more in the items' titles. Set titles to "
+            f"other columns, or under to one of {', '.join(UNDER[:-1])}."
+        ) from error
     return lambda rows: torch.from_numpy((matrix[rows] @ matrix.T).toarray())
 
 

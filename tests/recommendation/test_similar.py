@@ -57,6 +57,16 @@ def test_rare_words_in_common_make_titles_alike():
     assert found["neighbour"].tolist() == ["i6"] and 0 < found["score"][0] < 1
 
 
+def test_items_without_a_word_in_common_are_not_alike():
+    recommender = Recommender(make_toy("SASRec").checkpoint)
+    recommender.titles = {item: f"红色的小汽车{item}" for item in recommender.items}
+    recommender.titles["i5"] = recommender.titles["i4"]
+    assert recommender.similar("i4", k=5, under="text")["neighbour"].tolist() == ["i5"]
+    recommender.titles = dict.fromkeys(recommender.items, "A")
+    with pytest.raises(ValueError, match=r"^under: \[text\] finds no word of two letters"):
+        recommender.similar("i4", under="text")
+
+
 @pytest.mark.parametrize(
     ("choices", "message"),
     [

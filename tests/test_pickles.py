@@ -19,6 +19,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model
 
+from recbole_tslrec import Recommender
 from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
 from recbole_tslrec.recbole_bridge import pickles
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
@@ -194,10 +195,12 @@ def test_weights_that_a_model_starts_from_are_read_with_torchs_check(model):
     assert not TRACE.exists()
 
 
+@pytest.mark.parametrize("load", [quick_start.load_data_and_model, Recommender])
 def test_code_beside_a_language_model_that_a_checkpoint_names_does_not_run(
-    small_data, settings, tmp_path
+    load, small_data, settings, tmp_path
 ):
-    folder = Path(shutil.copytree(settings["llm"], tmp_path / "theirs"))
+    # transformers runs the code of a folder of one name once a process.
+    folder = Path(shutil.copytree(settings["llm"], tmp_path / f"theirs_{load.__name__}"))
     (folder / "theirs.py").write_text(f"import pathlib\npathlib.Path({str(TRACE)!r}).touch()")
     config = json.loads((folder / "config.json").read_text())
     config["auto_map"] = {"AutoConfig": "theirs.Config", "AutoModel": "theirs.Model"}
@@ -208,10 +211,10 @@ def test_code_beside_a_language_model_that_a_checkpoint_names_does_not_run(
     values |= {"enhancement": "tslrec", "enhanced_width": None}
     torch.save(content, "forged.pth", pickle_protocol=2)
     with suppress(ValueError):  # the widths may differ
-        quick_start.load_data_and_model("forged.pth")
+        load("forged.pth")
     assert not TRACE.exists()
     with suppress(OSError, ValueError):  # asked for: it runs, and has no such class
-        quick_start.load_data_and_model("forged.pth", llm_trust_remote_code=True)
+        load("forged.pth", llm_trust_remote_code=True)
     assert TRACE.exists()
 
 

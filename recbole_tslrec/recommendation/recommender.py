@@ -43,6 +43,7 @@ class Recommender:
     Attributes:
         items: the tokens of the catalogue, ``n_items - 1`` of them.
         titles: by token; None if there are none.
+        text_columns: those of the ``.item`` file whose words the model was trained with; None for none.
         recall: the share of the best items by full scores that an approximate index found, for a
             sample of the latest users; None for an exact search.
 
@@ -71,12 +72,8 @@ class Recommender:
         self.items: list[str] = dataset.field2id_token[dataset.iid_field][1:].tolist()
         self._take_items()
         self.titles = read_titles(self._trained.config.final_config_dict, self.items, titles)
+        self.text_columns: str | Sequence[str] | None = self._trained.config["item_text"]
         self.recall: float | None = None
-
-    @property
-    def text_columns(self) -> str | Sequence[str] | None:
-        """The columns of the ``.item`` file whose words the model was trained with; None for none."""
-        return self._trained.config["item_text"]
 
     def _take_items(self) -> None:
         """Make anew what depends on the catalogue."""
@@ -169,7 +166,7 @@ class Recommender:
         self, requests: Requests, k: int = 10, seen: bool = False, show_progress: bool = False
     ) -> Iterator[pd.DataFrame]:
         """What ``recommend`` returns, in parts: memory does not grow with the number of users."""
-        k = self._checked_k(k)
+        k = _checked(k, len(self.items), "items")
         self.recall = self._best_items.recall(requests, k, seen)
         if self.recall is not None:
             getLogger(__name__).info(f"The approximate index finds {self.recall:.1%} of the best.")
@@ -206,20 +203,11 @@ class Recommender:
         """
         names = [str(item) for item in _listed(items)]
         rows = self._requests_of.items(names)
-        k = self._checked_k(k, others=True)
+        k = _checked(k, len(self.items) - 1, "other items")
         found, scores = nearest(self._trained, under, self.titles, rows, k)
         return self._table("item", names, "neighbour", found, scores)
 
     # ---- both -----------------------------------------------------------------------------------
-
-    def _checked_k(self, k: int, others: bool = False) -> int:
-        most = len(self.items) - others
-        if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= k <= most:
-            raise ValueError(
-                f"k: [{k}] is not a whole number from 1 to {most}, the number of "
-                f"{'other ' if others else ''}items."
-            )
-        return int(k)  # of NumPy's numbers, too
 
     def _table(
         self, asked: str, names: Sequence[str], given: str, items: Tensor, scores: Tensor
@@ -236,6 +224,13 @@ class Recommender:
         if self.titles is not None:
             table["title"] = [self.titles[token] for token in tokens]
         return pd.DataFrame(table)
+
+
+def _checked(k: Any, most: int, what: str) -> int:
+    """A number of items as it is given, NumPy's among them; ValueError for what is none."""
+    if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= k <= most:
+        raise ValueError(f"k: [{k}] is not a whole number from 1 to {most}, the number of {what}.")
+    return int(k)
 
 
 def _texts_by_token(texts: Any) -> dict[str, str]:

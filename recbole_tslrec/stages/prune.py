@@ -51,6 +51,12 @@ class Leftover:
     bytes: int
 
 
+def _check_days(**days: float | None) -> None:
+    for key, number in days.items():
+        if number is not None and not number >= 0:  # NaN is not
+            raise ValueError(f"{key}: [{number:g}] is not a number, 0 or larger.")
+
+
 def leftovers(
     root: Path,
     now: float,
@@ -77,9 +83,7 @@ def leftovers(
         FileNotFoundError: there is no such folder.
         ValueError: it does not look like a folder of stages, or a number of days is none.
     """
-    for key, days in (("older_than_days", older_than_days), ("unused_days", unused_days)):
-        if days is not None and not days >= 0:  # NaN is not
-            raise ValueError(f"{key}: [{days:g}] is not a number, 0 or larger.")
+    _check_days(older_than_days=older_than_days, unused_days=unused_days)
     stages = stored_stages(root)
     if not stages and any(root.iterdir()) and not any(root.glob("*/.*.lock")):
         raise ValueError(f"tslrec_dir: [{root}] does not look like a folder of stages.")

@@ -11,6 +11,7 @@ import os
 from logging import getLogger
 
 import torch
+from recbole.config import Config
 from recbole.data import data_preparation
 from torch.nn.utils import parametrize
 
@@ -71,6 +72,21 @@ def fold_checkpoint(
             f"[{checkpoint}] adds a term to its scores (score_term: [{config['score_term']}]), for "
             f"which a plain [{backbone}] has no place. Fold a model with score_term: none."
         )
+    weights = fold(model).state_dict()
+    state = {
+        "config": _plain(config, backbone),
+        # A term that is not in use changes no score.
+        "state_dict": {
+            name: weight for name, weight in weights.items() if not name.startswith("scoring_term.")
+        },
+        "other_parameter": content.get("other_parameter"),
+    }
+    write_checkpoint(state, folded)
+    getLogger(__name__).info(f"[{checkpoint}] folded into a plain [{backbone}]: [{folded}]")
+
+
+def _plain(config: Config, backbone: str) -> Config:
+    """The config of the plain backbone: without our keys."""
     plain = copy.copy(config)
     plain.model = backbone
     plain.final_config_dict = {
@@ -84,14 +100,4 @@ def fold_checkpoint(
         plain.final_config_dict["trained_on"] = config["trained_on"] | {
             MORE: "it is folded, and holds enhanced embeddings"
         }
-    weights = fold(model).state_dict()
-    state = {
-        "config": plain,
-        # A term that is not in use changes no score.
-        "state_dict": {
-            name: weight for name, weight in weights.items() if not name.startswith("scoring_term.")
-        },
-        "other_parameter": content.get("other_parameter"),
-    }
-    write_checkpoint(state, folded)
-    getLogger(__name__).info(f"[{checkpoint}] folded into a plain [{backbone}]: [{folded}]")
+    return plain

@@ -51,28 +51,27 @@ def check_pair(trained: Sequence[TrainedModel]) -> None:
                 )
 
 
+def check_known_data(trained: Sequence[TrainedModel], allow_new_data: bool) -> None:
+    """Raise ValueError for data that a model may have been trained on, unless the caller allows them."""
+    for one in trained:
+        now = data_notes(one.train_data._dataset, one.valid_data)
+        check_data(one.config["trained_on"], now, one.checkpoint, allow_new_data)
+
+
 def contents_of(
-    trained: Sequence[TrainedModel],
-    n_users: int,
-    allow_new_data: bool = False,
-    show_progress: bool = False,
+    trained: Sequence[TrainedModel], n_users: int, show_progress: bool = False
 ) -> dict[str, Any]:
     """All that is on the page, as json can hold it. Items are named by their row, from 0.
 
     Args:
         trained: one model, or two of the same data.
         n_users: the most test users; of more, a sample.
-        allow_new_data: whether the models may be tested on data that they may have been trained on.
 
     Raises:
-        ValueError: the models are tested on other interactions, on a sample of the items, or on data
-            that they may have been trained on.
+        ValueError: the models are tested on other interactions, or on a sample of the items.
     """
     first = trained[0]
     dataset = first.dataset
-    for one in trained:
-        now = data_notes(one.train_data._dataset, one.valid_data)
-        check_data(one.config["trained_on"], now, one.checkpoint, allow_new_data)
     ranks = [rank_test_targets(one.model, *_loaders(one)) for one in trained]
     for one in ranks[1:]:
         if not (

@@ -10,7 +10,12 @@ from typing import Any
 import jinja2
 
 from recbole_tslrec.recbole_bridge.trained_model import load_trained_model
-from recbole_tslrec.recommendation.explore.contents import USERS, check_pair, contents_of
+from recbole_tslrec.recommendation.explore.contents import (
+    USERS,
+    check_known_data,
+    check_pair,
+    contents_of,
+)
 from recbole_tslrec.store.files import check_output, write_atomically
 
 
@@ -55,7 +60,8 @@ def write_page(
         for file in files
     ]
     check_pair(trained)
-    contents = contents_of(trained, n_users, allow_new_data, show_progress)
+    check_known_data(trained, allow_new_data)
+    contents = contents_of(trained, n_users, show_progress)
     text = page(contents)
     write_atomically(Path(output), lambda file: file.write_text(text, encoding="utf-8"))
 

@@ -82,8 +82,8 @@ class PositionBudgetSampler(Sampler[list[tuple[int, float]]]):
         return 1 - self.lengths.sum() / self.positions_an_epoch()
 
 
-def make_batches(task: Task, settings: TrainingSettings) -> PositionBudgetSampler:
-    """The batches of an epoch; logs what they are."""
+def make_batches(task: Task, settings: TrainingSettings) -> tuple[PositionBudgetSampler, int]:
+    """The batches of an epoch, and the positions that are computed in it; logs what they are."""
     sampler = PositionBudgetSampler(
         task.lengths,
         settings.batch_positions,
@@ -91,13 +91,14 @@ def make_batches(task: Task, settings: TrainingSettings) -> PositionBudgetSample
         processes.number(),
         processes.count(),
     )
+    positions = _positions_an_epoch(task, sampler)
     getLogger(__name__).info(
         f"{task.name} on {len(task.lengths)} {task.unit} in {len(sampler)} batches an epoch, "
         f"{sampler.examples_a_batch:.1f} {task.unit} each; "
-        f"{positions_an_epoch(task, sampler):,} positions an epoch, {settings.epochs} "
+        f"{positions:,} positions an epoch, {settings.epochs} "
         f"epochs at most{_of_prompts(task, sampler)}"
     )
-    return sampler
+    return sampler, positions
 
 
 def _of_prompts(task: Task, sampler: PositionBudgetSampler) -> str:
@@ -112,8 +113,7 @@ def _of_prompts(task: Task, sampler: PositionBudgetSampler) -> str:
     )
 
 
-def positions_an_epoch(task: Task, sampler: PositionBudgetSampler) -> int:
-    """The positions that a task's model computes in an epoch."""
+def _positions_an_epoch(task: Task, sampler: PositionBudgetSampler) -> int:
     if task.positions_of is None:
         return sampler.positions_an_epoch(task.more_positions)
     return sum(map(task.positions_of, sampler.batches()))

@@ -37,7 +37,6 @@ from recbole_tslrec.language_model.batches import (
     PositionBudgetSampler,
     Weighted,
     make_batches,
-    positions_an_epoch,
 )
 from recbole_tslrec.language_model.checkpoints import (
     remove_broken_checkpoints,
@@ -276,11 +275,11 @@ def train(
         ValueError: the loss became NaN or infinite.
         RuntimeError: a batch does not fit the device's memory.
     """
-    sampler = make_batches(task, settings)
+    sampler, positions = make_batches(task, settings)
     # Log lines stand above the bar, not in it.
     with metered(model.reader) as meter, logging_redirect_tqdm():
         bar = tqdm(
-            total=settings.epochs * positions_an_epoch(task, sampler),
+            total=settings.epochs * positions,
             desc=task.name,
             unit=" positions",
             unit_scale=True,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
-import os
 from collections.abc import Iterable
 from functools import cached_property, partial
 from pathlib import Path
@@ -31,10 +29,9 @@ from recbole_tslrec.paradigms.delrec.language_model import PromptedModel, open_s
 from recbole_tslrec.paradigms.delrec.ranker import VECTORS, CandidateRanker, Imitation
 from recbole_tslrec.stages import provenance
 from recbole_tslrec.stages.backbone import BackboneStage
-from recbole_tslrec.stages.stage import Stage
+from recbole_tslrec.stages.language_model_training import LanguageModelTraining, forget_models
 from recbole_tslrec.stages.trained_backbone import given_model, trained_backbone
-from recbole_tslrec.store import processes
-from recbole_tslrec.store.files import fingerprint, write_atomically, write_json
+from recbole_tslrec.store.files import fingerprint, write_atomically
 from recbole_tslrec.store.store import WORK, remedy
 
 if TYPE_CHECKING:
@@ -42,13 +39,12 @@ if TYPE_CHECKING:
     from recbole_tslrec.language_model.workload import Workload
 
 _FILE = "soft_prompts.safetensors"
-_LANGUAGE_MODEL = "language_model.json"  # the identity of the model whose vectors they are
 _PROJECTION = "linear_proj."  # before its names; of slots
 _WEIGHT_DECAY = 1e-5  # the authors'
 _COLUMNS = ("item_text", "item_text_missing")  # where the texts are from
 
 
-class SoftPromptsStage(Stage):
+class SoftPromptsStage(LanguageModelTraining):
     """The learned vectors, trained alone: everything else is frozen.
 
     The recommender that they imitate is the trained backbone. Of slots, the projection is in the file
@@ -66,7 +62,6 @@ class SoftPromptsStage(Stage):
         *PROMPTS.names,
         *SOFT_PROMPTS.names,
     )
-    together = True
     product = "soft_prompts"
 
     @property
@@ -105,28 +100,17 @@ class SoftPromptsStage(Stage):
     def make(self, folder: Path) -> dict[str, Any]:
         from recbole_tslrec.language_model.training import train
 
-        pipeline, log_folder = self.pipeline, self.pipeline.log_folder
         examples = self.examples()
         ranker, task = self.ranker_and_task(examples)
         learner = Imitation(ranker).to(self.config["device"])
-        report = train(
-            learner,
-            task,
-            self.how(),
-            self._checkpoints(folder, examples),
-            self.config["device"],
-            pipeline.show_progress,
-            log_folder and os.path.join(log_folder, self.name),
+        report = train(learner, task, *self.arguments(self._checkpoints(folder, examples)))
+        kept = {VECTORS: learner.soft_vectors, **_projection(ranker)}
+        kept = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
+        self.keep(
+            folder, lambda to: write_atomically(to / _FILE, lambda file: save_file(kept, file))
         )
-        if processes.is_first():
-            kept = {VECTORS: learner.soft_vectors, **_projection(ranker)}
-            kept = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
-            write_atomically(folder / _FILE, lambda file: save_file(kept, file))
-            write_json(folder / _LANGUAGE_MODEL, self.source.identity)
-        # The model is loaded again for its tuning; see the stage of fine-tuning.
         del learner, ranker
-        gc.collect()
-        torch.cuda.empty_cache()
+        forget_models()
         return report.as_dict() | provenance.read_from(self.backbone)
 
     def workloads(self, ablation: bool) -> Iterable[Workload]:
@@ -206,8 +190,8 @@ class SoftPromptsStage(Stage):
         Raises:
             ValueError: they are another language model's, or imitate another backbone than there is.
         """
+        self.check_language_model()
         folder = self.stored.folder
-        self.source.check_is(folder / _LANGUAGE_MODEL)
         if self.pipeline.store.has(self.backbone.name, self.backbone.made_from):
             provenance.check_read(self, self.backbone)
         kept, own = load_file(folder / _FILE), {VECTORS: ranker.reader.soft_vectors}

@@ -63,7 +63,7 @@ def reduce_columns(vectors: Tensor, n_columns: int) -> Tensor:
     if kept <= 0:  # all zero: the embeddings are the same for every item
         return vectors[:, :n_columns]
     getLogger(__name__).info(
-        f"Enhanced embeddings: {n_columns} of {vectors.shape[1]} columns by PCA keep "
+        f"Items' vectors: {n_columns} of {vectors.shape[1]} columns by PCA keep "
         f"{kept / variances.sum():.2%} of the variance."
     )
     mean_variance = kept / (len(vectors) * n_columns)

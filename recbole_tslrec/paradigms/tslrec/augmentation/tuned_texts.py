@@ -6,8 +6,6 @@ of the items are dealt out among them.
 
 from __future__ import annotations
 
-import gc
-import os
 from collections.abc import Iterable
 from functools import cached_property
 from logging import getLogger
@@ -31,25 +29,25 @@ from recbole_tslrec.language_model.keys import (
 from recbole_tslrec.language_model.reader import check_fine_tuning, check_source, open_source_for
 from recbole_tslrec.paradigms.tslrec.augmentation.text_controls import TextEmbedding, dealt_out
 from recbole_tslrec.stages import provenance
+from recbole_tslrec.stages.language_model_training import LanguageModelTraining, forget_models
 from recbole_tslrec.stages.stage import Stage
 from recbole_tslrec.stages.text_vectors import TextVectorsStage
 from recbole_tslrec.store import processes
-from recbole_tslrec.store.files import write_json
 from recbole_tslrec.store.store import WORK, read_manifest
 
 if TYPE_CHECKING:
     from recbole_tslrec.language_model.prompts.template import Template
+    from recbole_tslrec.language_model.source import LanguageModelSource
     from recbole_tslrec.language_model.task import Task, TrainingSettings
     from recbole_tslrec.language_model.text_encoder import TextEncoder
     from recbole_tslrec.language_model.workload import Workload
     from recbole_tslrec.paradigms.tslrec.augmentation.text_tuning import TextTuner, UserPairs
     from recbole_tslrec.stages.pipeline import Pipeline
 
-_LANGUAGE_MODEL = "language_model.json"  # the identity of what the adapters beside it belong to
 _USERS_A_BATCH = 16  # fewer give few wrong answers
 
 
-class TextTuningStage(Stage):
+class TextTuningStage(LanguageModelTraining):
     """The language model, tuned so that items that follow each other have words of like vectors."""
 
     name = "text_tuning"
@@ -62,7 +60,6 @@ class TextTuningStage(Stage):
         *OPTIMISATION.names,
         *TRAINING.names,
     )
-    together = True
 
     @classmethod
     def check(cls, config, n_items: int | None) -> None:
@@ -83,6 +80,10 @@ class TextTuningStage(Stage):
         """The words as the language model reads them before."""
         return self.pipeline.stage(TextVectorsStage)
 
+    @property
+    def source(self) -> LanguageModelSource:
+        return self.texts.source
+
     @cached_property
     def made_from(self) -> dict[str, Any]:
         # Each process tells the right item from those of its own share of a batch.
@@ -102,35 +103,22 @@ class TextTuningStage(Stage):
     def make(self, folder: Path) -> dict[str, Any]:
         from recbole_tslrec.language_model.training import train
 
-        pipeline, log_folder = self.pipeline, self.pipeline.log_folder
         checkpoints = folder / WORK / "checkpoints"
         mean = self.texts.text_vectors()[self.known()].mean(dim=0)
         tuner, task = self.tuner_and_task(mean)
         self._tell_if_few(task)
         provenance.keep_only_own(checkpoints, provenance.read_from(self.texts))
-        report = train(
-            tuner,
-            task,
-            self.how(),
-            checkpoints,
-            self.config["device"],
-            pipeline.show_progress,
-            log_folder and os.path.join(log_folder, self.name),
-        )
-        if processes.is_first():
-            tuner.save(folder)
-            write_json(folder / _LANGUAGE_MODEL, self.texts.source.identity)
-        # Trainer and model refer to each other; the vectors' stage loads the model again.
+        report = train(tuner, task, *self.arguments(checkpoints))
+        self.keep(folder, tuner.save)
         del tuner, task
-        gc.collect()
-        torch.cuda.empty_cache()
+        forget_models()
         return report.as_dict() | provenance.read_from(self.texts)
 
     def workloads(self, ablation: bool) -> Iterable[Workload]:
         from recbole_tslrec.language_model.workload import training_workload
 
         # The language model is not asked for the mean of its vectors, which makes no difference here.
-        tuner, task = self.tuner_and_task(torch.zeros(self.texts.source.hidden_size))
+        tuner, task = self.tuner_and_task(torch.zeros(self.source.hidden_size))
         how = self.how()
         yield training_workload("text tuning", task, tuner, how.batch_positions, how.seed)
 
@@ -208,17 +196,12 @@ class TextTuningStage(Stage):
         return split_users(len(pairs), self.config["sft_valid_ratio"], self.config["seed"])
 
     def how(self) -> TrainingSettings:
-        """The settings of the training."""
         from recbole_tslrec.language_model.task import TrainingSettings
 
         return TrainingSettings.of(self.config)
 
     def bytes_on_disk(self) -> int:
-        """Of three checkpoints, Adam's two numbers beside each weight, and the result; fp32."""
-        source = self.texts.source
-        # About seven matrices a layer get adapters, which are [in, r] and [r, out].
-        adapters = source.n_layers * 7 * 2 * self.config["lora_r"] * source.hidden_size
-        return 4 * adapters * (3 * 3 + 1)
+        return self.bytes_of_training()
 
     def tuned_encoder(self) -> tuple[TextEncoder, Template]:
         """The language model as tuning left it, and the prompts of the items' words.
@@ -228,11 +211,10 @@ class TextTuningStage(Stage):
         """
         from recbole_tslrec.language_model.learner import TrainedParts
 
-        folder = self.stored.folder
-        self.texts.source.check_is(folder / _LANGUAGE_MODEL)
+        self.check_language_model()
         provenance.check_read(self, self.texts)
         encoder, prompt = self.encoder()
-        TrainedParts(encoder).load(folder)
+        TrainedParts(encoder).load(self.stored.folder)
         return encoder, prompt
 
 
@@ -251,7 +233,6 @@ class TunedTextVectorsStage(TextVectorsStage):
     name = "tuned_text_vectors"
     needs: tuple[type[Stage], ...] = (TextTuningStage,)
     keys = ()
-    product = "tuned_text_vectors"
 
     @property
     def tuning(self) -> TextTuningStage:

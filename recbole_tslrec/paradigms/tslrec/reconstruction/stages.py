@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import gc
-import os
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from recbole.utils import init_seed
 from scipy.sparse import csr_matrix
 from torch import Tensor
@@ -54,10 +51,10 @@ from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import user_pref
 from recbole_tslrec.stages import provenance
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.categories import CategoriesStage
+from recbole_tslrec.stages.language_model_training import LanguageModelTraining, forget_models
 from recbole_tslrec.stages.stage import Stage
 from recbole_tslrec.stages.text_vectors import TextVectorsStage
-from recbole_tslrec.store import processes
-from recbole_tslrec.store.files import fingerprint, write_json
+from recbole_tslrec.store.files import fingerprint
 from recbole_tslrec.store.store import WORK
 
 if TYPE_CHECKING:
@@ -73,7 +70,6 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("item_text", "item_text_missing")  # where the texts are from
 LOADED = "loaded_language_model"  # in a stage's notes: what transformers read of the weights
-_LANGUAGE_MODEL = "language_model.json"  # the identity of what the adapters beside it belong to
 
 
 class ReadsItems(Stage):
@@ -137,7 +133,7 @@ class ReadsItems(Stage):
         return F.pad(own, (0, 0, 1, 0))
 
 
-class FineTuningStage(ReadsItems):
+class FineTuningStage(ReadsItems, LanguageModelTraining):
     """The language model tuned to reconstruct the users' preferences (§4.1, Eq. 1 to 3)."""
 
     name = "fine_tuning"
@@ -180,7 +176,6 @@ class FineTuningStage(ReadsItems):
     def make(self, folder: Path) -> dict[str, Any]:
         from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import fine_tune
 
-        pipeline, log_folder = self.pipeline, self.pipeline.log_folder
         provenance.check_read(self.categories, self.backbone)
         histories, preferences = self.examples()
         model = self.reconstruction_model()
@@ -190,20 +185,11 @@ class FineTuningStage(ReadsItems):
             self.training_prompt(model),
             histories,
             preferences,
-            self.how(),
-            self._checkpoints(folder),
-            self.config["device"],
-            pipeline.show_progress,
-            log_folder and os.path.join(log_folder, self.name),
+            *self.arguments(self._checkpoints(folder)),
         )
-        if processes.is_first():
-            model.save(folder)
-            write_json(folder / _LANGUAGE_MODEL, self.source.identity)
-        # Augmentation loads the model again; trainer and model refer to each other, so that without
-        # this both would be in memory until Python happens to look for such circles.
+        self.keep(folder, model.save)
         del model
-        gc.collect()
-        torch.cuda.empty_cache()
+        forget_models()
         return report.as_dict() | loaded | provenance.read_from(*self.sources, self.categories)
 
     def _checkpoints(self, folder: Path) -> Path:
@@ -247,12 +233,9 @@ class FineTuningStage(ReadsItems):
         return FineTuningSettings.of(self.config, valid_ratio=ratio)
 
     def bytes_on_disk(self) -> int:
-        """Of three checkpoints, Adam's two numbers beside each weight, and the result; fp32."""
-        width, config = self.source.hidden_size, self.config
-        # About seven matrices a layer get adapters, which are [in, r] and [r, out].
-        adapters = self.source.n_layers * 7 * 2 * config["lora_r"] * width
-        d = config["hidden_size"] or config["embedding_size"] or 64
-        return 4 * (adapters + width * (d + config["n_categories"])) * (3 * 3 + 1)
+        d = self.config["hidden_size"] or self.config["embedding_size"] or 64
+        projections = self.source.hidden_size * (d + self.config["n_categories"])
+        return self.bytes_of_training(projections)
 
     def reconstruction_model(self) -> ReconstructionModel:
         """The model of Eq. 1 to 3 as it is before fine-tuning, on the experiment's device."""
@@ -272,10 +255,9 @@ class FineTuningStage(ReadsItems):
         Raises:
             ValueError: it was tuned with another language model or other item embeddings.
         """
-        folder = self.stored.folder
-        self.source.check_is(folder / _LANGUAGE_MODEL)
+        self.check_language_model()
         for stage in self.sources:
             provenance.check_read(self, stage)
         model = self.reconstruction_model()
-        model.load(folder)
+        model.load(self.stored.folder)
         return model

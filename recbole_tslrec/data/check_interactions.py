@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -68,14 +68,23 @@ def check_interactions(config: dict[str, Any]) -> None:
     _CHECKED.add(seen)
 
 
-def count_items(config: dict[str, Any]) -> int:
-    """How many items the interactions file holds, before any filter takes some out."""
+def items_in_file(config: dict[str, Any]) -> set[str]:
+    """The items that the interactions file holds, before any filter takes some out."""
     field = config["ITEM_ID_FIELD"]
     items: set[str] = set()
     alone = {"usecols": lambda column: column.split(":")[0] == field}
     for rows in _read(path_of(config), config, **alone):
         items.update(rows[field].unique())
-    return len(items)
+    return items
+
+
+def keeps_all_items(config: Mapping[str, Any]) -> bool:
+    """Whether RecBole's data set will surely have all items that the interactions file holds."""
+    intervals = ("user_inter_num_interval", "item_inter_num_interval")
+    some_counts = any(config[key] not in (None, "[0,inf)") for key in intervals)
+    # Interactions of users and items without a row among loaded features are dropped.
+    features = config["load_col"] is None or not {"user", "item"}.isdisjoint(config["load_col"])
+    return not (some_counts or features or config["val_interval"])
 
 
 def _read(path: Path, config: dict[str, Any], **how: Any) -> Iterator[pd.DataFrame]:

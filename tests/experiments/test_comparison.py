@@ -225,6 +225,25 @@ def test_what_a_row_lacks_or_sets_itself_is_said_before_anything_is_trained(
         misspelt.groups()
 
 
+def test_an_item_without_a_text_is_told_before_anything_is_trained(small_data, settings, capsys):
+    write_texts()
+    path = Path("data/small/small.item")
+    path.write_text(path.read_text().replace("i3\t", "i31\t"))
+    rows = ("Base", "CI", "TSLRec", "TextTerm", "tfidf_term", "LLMTRSR")
+    grid = Grid((small_data,), variants=rows, settings=settings | {"item_text": "title"})
+    grid.groups()
+    told = capsys.readouterr().out
+    assert told.count("for 1 of 30 items, among them 'i3'") == 3  # none of those that read no text
+    assert "TextTerm, will fail: item_text" in told
+    alone = replace(grid, variants=("TextTerm", "tfidf_term"))
+    with pytest.raises(ValueError, match="item_text: .*Add their texts or"):
+        alone.groups()
+    # Which items a filter leaves out is not known yet; with a text for all of them nothing is wrong.
+    for given in ({"item_inter_num_interval": "[3,inf)"}, {"item_text_missing": "unknown"}):
+        replace(alone, settings=alone.settings | given).groups()
+    assert "will fail" not in capsys.readouterr().out
+
+
 def test_each_row_takes_the_file_of_its_own_paradigm(small_data, settings):
     """The presets for a CPU, none of which keeps a comparison from validating."""
     rows = ("Base", "TSLRec", "P5", "POD", "DELRec")

@@ -13,9 +13,13 @@ from recbole_tslrec.config.recbole_keys import SAME_FOR_ALL, check_metrics
 from recbole_tslrec.config.spelling import check_spelling
 from recbole_tslrec.config.values import did_you_mean
 from recbole_tslrec.data.check_header import check_columns, path_of
-from recbole_tslrec.data.check_interactions import check_interactions, count_items
+from recbole_tslrec.data.check_interactions import (
+    check_interactions,
+    items_in_file,
+    keeps_all_items,
+)
 from recbole_tslrec.data.file_hashes import data_hash, texts_hash
-from recbole_tslrec.data.item_catalogue import check_item_columns
+from recbole_tslrec.data.item_catalogue import catalogue_of, check_item_columns
 from recbole_tslrec.experiments.run.cells import Cell
 from recbole_tslrec.recbole_bridge.config_files import (
     as_recbole_reads,
@@ -235,7 +239,7 @@ class _EarlyChecks:
 
     def __init__(self, searched: Collection[str]):
         self._searched = set(searched)
-        self._n_items: int | None = None
+        self._items: set[str] | None = None
         self._sound: set[str] = set()  # what was looked at
 
     def check(self, cell: Cell, config: Config) -> None:
@@ -247,13 +251,26 @@ class _EarlyChecks:
             values = {key: config[key] for key in sorted(keys)}
             looked_at = fingerprint([stage.__qualname__, values])
             if self._searched.isdisjoint(values) and looked_at not in self._sound:
-                stage.check(config, self._items(config))
+                items = self._items_in_file(config)
+                stage.check(config, items and len(items))
                 self._sound.add(looked_at)
+        if variants()[cell.variant].reads("item_text", config):
+            self._check_texts(config)
 
-    def _items(self, config: Config) -> int | None:
-        if self._n_items is None and path_of(config).is_file():
-            self._n_items = count_items(config.final_config_dict)
-        return self._n_items
+    def _check_texts(self, config: Config) -> None:
+        """Raise what would stop the reading of the items' texts."""
+        keys = ("item_text", "item_text_missing")
+        items = self._items_in_file(config)
+        looked_at = fingerprint([config[key] for key in keys])
+        sure = items and keeps_all_items(config) and self._searched.isdisjoint(keys)
+        if sure and looked_at not in self._sound:
+            catalogue_of(config, sorted(items))
+            self._sound.add(looked_at)
+
+    def _items_in_file(self, config: Config) -> set[str] | None:
+        if self._items is None and path_of(config).is_file():
+            self._items = items_in_file(config.final_config_dict)
+        return self._items
 
 
 def _with_precision(cell: Cell, config: Config) -> Cell:

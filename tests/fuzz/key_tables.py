@@ -112,6 +112,7 @@ OURS: dict[str, Key] = {
     "sft_users": number(high=1, beside=[0], model=_LM),
     "sft_valid_ratio": number(high=0.5, model=_LM),
     "sft_stopping_step": whole(1, model=_LM),
+    "sft_next_title": some([0.0, 0], [0.5], model=_LM),  # items have no words in the prompt
     "item_text": Key(_LM, [None, "title", ["title"], "", [], [1], 1], _judge_columns),
     "item_text_tokens": whole(1, model=_LM),
     "item_text_missing": text(_LM),

@@ -366,11 +366,8 @@ class SeveralMeanPreferences(MeanPreference):
 class WithCrossEntropy(ReconstructionModel):
     """Cross entropy on the same target in place of Eq. 3, for training and early stopping alike."""
 
-    def forward(self, preference: Tensor, **prompts: Tensor) -> dict[str, Tensor]:
-        outputs = super().forward(preference, **prompts)
-        predicted = self.distribution(self.reader(**prompts))
-        error = -(preference * predicted.clamp(min=1e-9).log()).sum(dim=1)
-        return outputs | {"error": error}
+    def error(self, preference: Tensor, predicted: Tensor) -> Tensor:
+        return -(preference * predicted.clamp(min=1e-9).log()).sum(dim=1)
 
 
 class CrossEntropy(_TunedOtherwise):

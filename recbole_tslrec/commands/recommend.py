@@ -137,8 +137,8 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--new_items",
         type=Path,
-        help="lines token, tab, text, or RecBole's .item: items that came after training, for a model "
-        "that knows items by their words",
+        help="lines token, tab, text (or token, original id, text), or RecBole's .item: items that came "
+        "after training, for a model that knows items by their words",
     )
     command.add_argument(
         "--output", type=Path, help="a .csv or .jsonl file to write (default: to the screen)"

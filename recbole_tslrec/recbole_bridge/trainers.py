@@ -195,7 +195,8 @@ class StagesFirst:
     def _check_same_keys(self, resume_file) -> None:
         before = load_checkpoint(resume_file)["config"].final_config_dict
         for name, key in KEYS.items():
-            if key.effect is Effect.NOTHING or name not in self.config:
+            # Files and language models may have been moved, and the model has what it took of them.
+            if key.effect is not Effect.VALUE or name not in self.config:
                 continue
             made_with = before.get(name, key.default)  # it may be older than the key
             if made_with != self.config[name]:

@@ -138,9 +138,9 @@ def check_numbering(noted: Mapping[str, str] | None, dataset, path: str | os.Pat
     """
     if noted is None:
         getLogger(__name__).warning(
-            f"[{path}] does not say on which items it was trained, as after convert: whether the data "
-            f"set [{dataset.dataset_name}] has the same in the same order cannot be told. If its file "
-            f"or a filter was changed since, what is said of an item is another one's."
+            f"[{path}] does not say on which items it was trained, as a file of plain RecBole: whether "
+            f"the data set [{dataset.dataset_name}] has the same in the same order cannot be told. "
+            f"If its file or a filter was changed since, what is said of an item is another one's."
         )
     elif noted["items"] != numbering(dataset):
         raise ValueError(

@@ -609,8 +609,8 @@ def test_a_picture_shows_every_method_and_its_control_that_is_best_on_validation
     writer.write("tiny", "GRU4Rec", "Base", 1)
     results = Results(tmp_path)
     shown = {"NewPeer", "DELRec", "TextTerm", "random", "shuffled_text_term", "seen_penalty"}
-    assert set(figures.shown_methods(results, "tiny", "SASRec")) == shown
-    assert figures.shown_methods(results, "tiny", "GRU4Rec") == []
+    assert set(figures.shown_methods(results, "tiny", "SASRec", on_validation)) == shown
+    assert figures.shown_methods(results, "tiny", "GRU4Rec", on_validation) == []
     drawn = []
 
     def panels(places, draw, *_) -> bytes:

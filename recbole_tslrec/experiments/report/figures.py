@@ -7,7 +7,7 @@ the axis names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import pandas as pd
@@ -119,7 +119,9 @@ def _draw_gains_by_group(results: Results, numbers: pd.DataFrame, heading: str, 
 
     def draw(axes: Axes, dataset: str, backbone: str) -> None:
         of_panel = numbers[(numbers.dataset == dataset) & (numbers.backbone == backbone)]
-        of_panel = of_panel[of_panel.method.isin(shown_methods(results, dataset, backbone))]
+        among = set(of_panel.method)  # a row without kept ranks has no numbers
+        shown = shown_methods(results, dataset, backbone, among)
+        of_panel = of_panel[of_panel.method.isin(shown)]
         n_methods = of_panel.method.nunique()
         step = min(0.16, 0.8 / n_methods)  # no group of users reaches into the next
         for number, (variant, rows) in enumerate(of_panel.groupby("method", sort=False)):
@@ -176,14 +178,18 @@ def _gains_by_group(results: Results, protocol: str, column: str) -> Iterator[di
                 }
 
 
-def shown_methods(results: Results, dataset: str, backbone: str) -> list[str]:
-    """The methods beside Base, and of each one's controls that which is best on validation.
+def shown_methods(
+    results: Results, dataset: str, backbone: str, among: Collection[str]
+) -> list[str]:
+    """Of some rows the methods beside Base, and of each one's controls that which is best on validation.
 
     A picture of all would be unreadable.
     """
     rows, of_method = table_rows(), {}
     shown = []
     for name in results.variants(dataset, backbone):
+        if name not in among:
+            continue
         if name in rows and rows[name].control:
             of_method.setdefault(rows[name].of, []).append(name)
         elif name != "Base":

@@ -48,6 +48,10 @@ def _check(config: Mapping[str, Any]) -> None:
         check_item_text(config, "llamarec_items=text:")
 
 
+def _unread(values: Mapping[str, Any]) -> tuple[str, ...]:
+    return () if values["llamarec_items"] == "text" else ITEM_TEXT.names
+
+
 def _row(name: str, rerank_control: str) -> Variant:
     return Variant(
         name,
@@ -56,6 +60,7 @@ def _row(name: str, rerank_control: str) -> Variant:
         LlamaRec.stages(defaults(_READ)),
         names_of((*_READ, CONTROL)),
         control=rerank_control != "none",
+        unread=_unread,
     )
 
 

@@ -180,11 +180,12 @@ def tuning_task(
             **prompt.batch(of_histories(items[:, None] + 1)),
         }
 
-    watched = lengths(valid_users)
-    a_batch = max(int(batch_positions // watched.max(initial=1)), 2)
-    while len(watched) % a_batch == 1:  # the last would be alone, and without wrong answers
-        a_batch += 1
-    held_out = HeldOut(_Users(pairs, valid_users[np.argsort(watched, kind="stable")]), a_batch)
+    held_out = None
+    if len(valid_users) > 1:  # one user alone has no wrong answers
+        watched = lengths(valid_users)
+        by_length = valid_users[np.argsort(watched, kind="stable")]
+        fitting = int(batch_positions // watched.max(initial=1))
+        held_out = HeldOut(_Users(pairs, by_length), _users_a_batch(len(watched), fitting))
     return Task(
         name="Text tuning",
         unit="users",
@@ -193,10 +194,15 @@ def tuning_task(
         lengths=lengths(train_users),
         collate=collate,
         positions_of=lambda numbers: positions(train_users[numbers]),
-        # One user alone has no wrong answers.
-        validation=held_out if len(valid_users) > 1 else None,
+        validation=held_out,
         describe=_describe,
     )
+
+
+def _users_a_batch(n_users: int, fitting: int) -> int:
+    """Two at least and, if that can be, no more than fit, so that the last batch is not of one user."""
+    sizes = (*range(fitting, 1, -1), *range(max(fitting + 1, 2), n_users + 1))
+    return next(size for size in sizes if n_users % size != 1)
 
 
 def _describe(metrics: Mapping[str, float]) -> str:

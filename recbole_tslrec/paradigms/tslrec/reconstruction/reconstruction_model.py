@@ -44,6 +44,10 @@ class ReconstructionModel(nn.Module):
         """Eq. 2: ĝ = softmax(W_gp h + b_gp). [B, hidden] -> [B, K]"""
         return self.preference_head(hidden).float().softmax(dim=1)
 
+    def error(self, preference: Tensor, predicted: Tensor) -> Tensor:
+        """Eq. 3 of each user: the squared distance of ĝ from ḡ, both [B, K]. [B]"""
+        return (preference - predicted).pow(2).sum(dim=1)
+
     def forward(
         self, preference: Tensor, item_numbers: Tensor | None = None, **prompts: Tensor
     ) -> dict[str, Tensor]:
@@ -61,7 +65,7 @@ class ReconstructionModel(nn.Module):
         """
         hidden, states = self.reader(with_states=True, **prompts)
         predicted = self.distribution(hidden)
-        error = (preference - predicted).pow(2).sum(dim=1)
+        error = self.error(preference, predicted)
         cosine = F.cosine_similarity(preference, predicted.detach())
         if not self.next_title:
             return {"error": error, "cosine": cosine}

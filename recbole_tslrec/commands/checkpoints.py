@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from recbole_tslrec import plug_in
-from recbole_tslrec.commands.console import add_command, check_is_file
+from recbole_tslrec.commands.console import add_command, add_data_path, check_is_file
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -19,11 +19,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("--checkpoint", required=True, type=Path, help="the trained model")
     command.add_argument("--output", required=True, type=Path, help="where to write the plain one")
-    command.add_argument(
-        "--data_path",
-        type=Path,
-        help="the folder in which the data set's folder lies (default: as in training)",
-    )
+    add_data_path(command)
     command.set_defaults(run=_fold)
 
     command = add_command(

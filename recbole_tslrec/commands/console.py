@@ -49,6 +49,15 @@ def add_command(
     )
 
 
+def add_data_path(parser: argparse.ArgumentParser) -> None:
+    """The option of commands that open a trained model."""
+    parser.add_argument(
+        "--data_path",
+        type=Path,
+        help="the folder in which the data set's folder lies (default: as in training)",
+    )
+
+
 def check_is_file(option: str, path: Path) -> None:
     """Raise FileNotFoundError, which names the option, for a file that is not there."""
     if not path.is_file():

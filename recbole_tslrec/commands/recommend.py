@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from recbole_tslrec import plug_in
-from recbole_tslrec.commands.console import add_command, check_is_file
+from recbole_tslrec.commands.console import add_command, add_data_path, check_is_file
 from recbole_tslrec.recommendation import HELD_OUT, INDEXES, ITEM_TABLE, UNDER, UNKNOWN_ITEMS
 
 if TYPE_CHECKING:
@@ -115,11 +115,7 @@ def _add_explore(commands: argparse._SubParsersAction) -> None:
 
 def _add_opening(command: argparse.ArgumentParser) -> None:
     command.add_argument("--checkpoint", required=True, type=Path, help="the trained model")
-    command.add_argument(
-        "--data_path",
-        type=Path,
-        help="the folder in which the data set's folder lies (default: as in training)",
-    )
+    add_data_path(command)
     command.add_argument("--device", default="cpu", help="where a model works: cpu, cuda, cuda:1")
     command.add_argument(
         "--llm_trust_remote_code",

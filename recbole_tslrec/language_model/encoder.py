@@ -5,8 +5,6 @@ What is read out of the states is apart, in ``readout``.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -151,7 +149,9 @@ class ItemPromptModel(ItemEncoder):
         super().__init__(language_model, item_embeddings)
         self.pooling = pooling
 
-    def forward(self, with_states: bool = False, **prompts: Tensor) -> Any:
+    def forward(
+        self, with_states: bool = False, **prompts: Tensor
+    ) -> Tensor | tuple[Tensor, States]:
         """h^u of every prompt (Eq. 1).
 
         Args:

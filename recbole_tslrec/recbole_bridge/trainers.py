@@ -182,18 +182,9 @@ class StagesFirst:
         processes.part()  # RecBole's loop goes on in the first process
         return super().fit(train_data, valid_data, verbose, saved, show_progress, **more)
 
-    def resume_checkpoint(self, resume_file):
-        """As RecBole's; the model comes as it is, and must be what these settings would make.
-
-        Raises:
-            ValueError: a key of ours had another value.
-        """
-        if self.pipeline is None:  # else the stages were made under these very settings
-            self._check_same_keys(resume_file)
-        super().resume_checkpoint(resume_file)
-
-    def _check_same_keys(self, resume_file) -> None:
-        before = load_checkpoint(resume_file)["config"].final_config_dict
+    def _check_resumed(self, before, resume_file) -> None:
+        """And unless the model, which comes as it is, is what these settings would make."""
+        super()._check_resumed(before, resume_file)
         for name, key in KEYS.items():
             # Files and language models may have been moved, and the model has what it took of them.
             if key.effect is not Effect.VALUE or name not in self.config:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
@@ -50,12 +52,21 @@ class WatchedTrainer(Trainer):
             self._masked = SeenItems(train_data._dataset)
 
     def resume_checkpoint(self, resume_file):
-        """As RecBole's; the epochs to come must be judged as those before were.
+        """As RecBole's; settings that must be those of before are compared.
 
         Raises:
-            ValueError: they are not.
+            ValueError: one is not.
         """
         before = load_checkpoint(resume_file)["config"].final_config_dict
+        self._check_resumed(before, resume_file)
+        super().resume_checkpoint(resume_file)
+
+    def _check_resumed(self, before: Mapping[str, Any], resume_file) -> None:
+        """Raise ValueError unless the epochs to come are judged as those before were.
+
+        Args:
+            before: the checkpoint's settings.
+        """
         for key, default in (("valid_protocol", "ranked"), ("valid_metric", None)):
             if before.get(key, default) != self.config[key]:
                 raise ValueError(
@@ -63,7 +74,6 @@ class WatchedTrainer(Trainer):
                     f"[{resume_file}] were judged by [{before.get(key, default)}]. Set {key}: "
                     f"{before.get(key, default)}, or train anew."
                 )
-        super().resume_checkpoint(resume_file)
 
     def _valid_epoch(self, valid_data, show_progress=False):
         if self._masked is not None:

@@ -234,6 +234,9 @@ class TunedTextVectorsStage(TextVectorsStage):
     needs: tuple[type[Stage], ...] = (TextTuningStage,)
     keys = ()
 
+    def check_inputs(self) -> None:
+        """Nothing: the words are those of the stage before."""
+
     @property
     def tuning(self) -> TextTuningStage:
         return self.pipeline.stage(self.needs[0])

@@ -7,6 +7,7 @@ LLM2Rec (arXiv 2506.21579) tunes on it alone, one example an interaction.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,6 +39,7 @@ def next_title_loss(head: Head, hidden: Tensor, token_ids: Tensor, item_numbers:
     """
     is_read = item_numbers[:, 1:] > 0
     states, words = hidden[:, :-1][is_read], token_ids[:, 1:][is_read]
+    head = replace(head, weight=head.weight.float())  # once, and not for each piece
     pieces = zip(states.split(_WORDS_AT_A_TIME), words.split(_WORDS_AT_A_TIME), strict=True)
     losses = [checkpoint(_cross_entropy, head, *piece, use_reentrant=False) for piece in pieces]
     users = is_read.nonzero()[:, 0]

@@ -244,6 +244,7 @@ class FineTuningStage(ReadsItems, LanguageModelTraining):
         )
 
         next_title = float(self.config["sft_next_title"])
+        # After tuning the head is of no use, but the adapters' names are of the model that has it.
         reader = self.reader(with_adapters=True, head=next_title > 0)
         n_categories = self.config["n_categories"]
         model = ReconstructionModel(reader, self.source.hidden_size, n_categories, next_title)

@@ -25,6 +25,7 @@ class Row:
         stages: the names of all that it goes through, in order.
         of: the row in whose place a control stands; empty for one that stands beside all.
         sets: the keys that make the row what it is.
+        rivals: rows that it is tested against besides Base and its own controls.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Row:
     stages: tuple[str, ...]
     of: str
     sets: tuple[str, ...]
+    rivals: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,8 @@ class BuiltIn:
 def built_in() -> BuiltIn:
     """What the file says."""
     found = json.loads(FILE.read_text(encoding="utf-8"))
-    rows = (
-        Row(**row | {key: tuple(row[key]) for key in ("stages", "sets")}) for row in found["rows"]
-    )
+    lists = ("stages", "sets", "rivals")
+    rows = (Row(**row | {key: tuple(row[key]) for key in lists}) for row in found["rows"])
     return BuiltIn(tuple(rows), tuple(found["stages"]), tuple(found["keys"]))
 
 

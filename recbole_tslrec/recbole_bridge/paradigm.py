@@ -56,6 +56,7 @@ class Variant:
         control: whether it stands in the place of a method, to show what that method adds.
         of: the method in whose place a control stands, by the name of its row. Empty: the first of
             the same model, or all if there is none.
+        rivals: rows that the report tests it against, besides Base and its own controls.
         backbone: the one beside which it stands; None for all.
         record_items: what a comparison keeps of the items of a finished run, for the report: arrays by
             name from its pipeline and its trained model.
@@ -79,6 +80,7 @@ class Variant:
     keys: tuple[str, ...] = ()
     control: bool = False
     of: str = ""
+    rivals: tuple[str, ...] = ()
     backbone: str | None = None
     record_items: Callable[[Pipeline, torch.nn.Module], dict[str, np.ndarray]] | None = None
     requires: tuple[str, ...] = ()
@@ -259,6 +261,7 @@ def table_rows() -> dict[str, Row]:
             tuple(stage.name for stage in chain(one.stages)),
             (one.of or methods.get(one.model, "")) if one.control else "",
             tuple(sorted(one.settings or ())),
+            one.rivals,
         )
         for name, one in known.items()
     }

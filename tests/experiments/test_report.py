@@ -256,6 +256,20 @@ def test_rows_of_one_length_are_a_rival_where_they_ran(tmp_path):
     assert "gain over<br>NewPeer" in text and re.search(r"(from|than): .*Norm \(", text)
 
 
+def test_a_method_is_held_against_its_rivals(tmp_path):
+    writer = SyntheticResults(tmp_path / "results")
+    for variant in ("Base", "TextTerm", "TunedTextTerm", "tfidf_term"):
+        for seed in SEEDS:
+            writer.write("beauty", "SASRec", variant, seed)
+    tested = all_comparisons(Results(writer.folder), "ranked")
+    pairs = zip(tested["method"], tested["against"], strict=True)
+    assert {pair for pair in pairs if pair[1] != "Base"} == {
+        ("TextTerm", "tfidf_term"),
+        ("TunedTextTerm", "TextTerm"),
+        ("TunedTextTerm", "tfidf_term"),
+    }
+
+
 def test_a_method_is_held_against_its_own_controls(tmp_path):
     writer = SyntheticResults(tmp_path / "results")
     for variant in ("Base", "TSLRec", "DELRec", "delrec_random_prompts", "repeat", "random"):

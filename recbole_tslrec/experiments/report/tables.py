@@ -43,8 +43,8 @@ def variant_name(variant: str) -> str:
 
 
 def all_comparisons(results: Results, protocol: str) -> pd.DataFrame:
-    """Every variant against Base, every method against its controls, and TSLRec against every method,
-    everywhere; a row each.
+    """Every variant against Base, every method against its controls and its rivals, and TSLRec against
+    every method, everywhere; a row each.
 
     Those of one metric are one family of Holm's correction: the metrics are four views of the same
     ranks, and the text goes by one of them.
@@ -68,6 +68,7 @@ def _pairs(results: Results, dataset: str, backbone: str) -> list[tuple[Key, Key
         if name not in ("Base", "TSLRec") and of in ("", "TSLRec")
     ]
     pairs += [(of, name) for name, of in owners.items() if of not in ("", "TSLRec")]
+    pairs += [(name, rival) for name in keys if name in rows for rival in rows[name].rivals]
     return [(keys[ours], keys[theirs]) for ours, theirs in pairs if {ours, theirs} <= keys.keys()]
 
 

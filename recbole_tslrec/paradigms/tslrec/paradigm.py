@@ -96,7 +96,7 @@ def _results_of(kind: type) -> Callable[[Mapping[str, Any]], str]:
     return since
 
 
-def _term(name: str, kind: type, of: str = "") -> Variant:
+def _term(name: str, kind: type, of: str = "", rivals: tuple[str, ...] = ()) -> Variant:
     """The row of a trained backbone with a term of these vectors at scoring."""
     return Variant(
         name,
@@ -111,6 +111,7 @@ def _term(name: str, kind: type, of: str = "") -> Variant:
         ("enhanced_dim", "score_map", *kind.keys),
         control=bool(of),
         of=of,
+        rivals=rivals,
         requires=("item_text",),
         label=f"{{backbone}}, {name}",
         unread=kind.unread,
@@ -217,7 +218,8 @@ TSLREC = Paradigm(
         _term("TextTerm", VECTORS["text"]),
         _term("tfidf_term", VECTORS["tfidf"], of="TextTerm"),
         _term("shuffled_text_term", VECTORS["shuffled_text"], of="TextTerm"),
-        _term("TunedTextTerm", VECTORS["tuned_text"]),
+        # What tuning adds, and what a language model adds at all.
+        _term("TunedTextTerm", VECTORS["tuned_text"], rivals=("TextTerm", "tfidf_term")),
         _term("shuffled_tuned_text_term", VECTORS["shuffled_tuned_text"], of="TunedTextTerm"),
     ),
     check=_check,

@@ -6,10 +6,12 @@ import torch
 from recbole.config import Config
 from recbole.quick_start import load_data_and_model
 
+from recbole_tslrec.evaluation.candidates import scores
 from recbole_tslrec.evaluation.ranks import rank_test_targets
 from recbole_tslrec.paradigms.rules.models import SeenPenalty
 from recbole_tslrec.recbole_bridge import trainers
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.stages import trained_backbone
 
 EXACT = {"metric_decimal_place": 12, "MAX_ITEM_LIST_LENGTH": 30}
 
@@ -90,6 +92,18 @@ def test_a_backbone_of_other_settings_is_refused(model, more, change, small_data
     other = settings | more | change | {"backbone_checkpoint": base.checkpoint}
     with pytest.raises(ValueError, match="backbone_checkpoint: it is a SASRec of other settings"):
         run_experiment(model, small_data, config_dict=other, test=False)
+
+
+def test_two_copies_of_a_backbone_may_differ_by_rounding(small_data, settings, monkeypatch):
+    def on_a_gpu(*given):  # sums in another order each time
+        found = scores(*given)
+        return found + 3e-7 * found.abs().max() * torch.randn_like(found)
+
+    monkeypatch.setattr(trained_backbone, "scores", on_a_gpu)
+    given = settings | {"epochs": 1, "train_neg_sample_args": None}
+    base = run_experiment("SASRec", small_data, config_dict=given, test=False)
+    same = given | {"backbone_checkpoint": base.checkpoint}
+    assert run_experiment("SeenPenalty_SASRec", small_data, config_dict=same, test=False).checkpoint
 
 
 def test_a_penalty_is_chosen_by_ranks(small_data, settings):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as metadata_version
 from pathlib import Path
 
 import pytest
@@ -300,6 +302,17 @@ def test_a_short_training_keeps_nothing(train, monkeypatch):
     monkeypatch.setattr(unfinished, "SECONDS_BETWEEN", 60.0)
     train("whole sequences", 2)
     assert not kept()
+
+
+def test_a_source_tree_that_is_not_installed_keeps_its_trainings(train, monkeypatch):
+    def version(package):
+        if package == "recbole_tslrec":
+            raise PackageNotFoundError(package)
+        return metadata_version(package)
+
+    monkeypatch.setattr(unfinished, "version", version)
+    train("whole sequences", 2)
+    assert kept()
 
 
 def test_seconds_count_what_was_before(train):

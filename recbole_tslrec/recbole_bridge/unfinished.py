@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from recbole.data.dataloader import AbstractDataLoader
 from recbole.trainer import Trainer
 
+import recbole_tslrec
 from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.config.key import KEYS, result_values
 from recbole_tslrec.stages.backbone import feature_values
@@ -45,7 +46,7 @@ SHARE_OF_WRITING = 0.05  # of the time, at most
 # Workers of a loader have the lock of a process that was killed for a moment longer.
 _SECONDS_TO_LET_GO = 5.0
 _BESIDE = "unfinished"  # in the file, beside what RecBole's checkpoints hold
-_VERSIONS = ("recbole_tslrec", "recbole", "torch")
+_PACKAGES = ("recbole", "torch")  # with ours, whose versions a training depends on
 
 
 class UnfinishedTraining:
@@ -187,7 +188,7 @@ class UnfinishedTraining:
             "data": notes | feature_values(self._loaders[0]._dataset),
             "start": self._start,
             "code": _sources(type(trainer.model)),
-            "on": [trainer.device.type, *map(version, _VERSIONS)],
+            "on": [trainer.device.type, recbole_tslrec.__version__, *map(version, _PACKAGES)],
         }
         return f"{config['model']}-{fingerprint(made_from)[:16]}{SUFFIX}"
 

@@ -68,6 +68,17 @@ def test_the_oldest_items_go_where_words_do_not_fit(with_text, small_data, caplo
     assert batch["token_ids"][0, -len(own) :].tolist() == own.tolist()
 
 
+@pytest.mark.parametrize("enhancement", ["tslrec", "frozen_lm"])
+def test_a_text_without_a_word_is_refused_before_the_backbone(enhancement, with_text, small_data):
+    path = Path("data/small/small.item")
+    rows = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join([rows[0], "i0\t\u200b", *rows[2:]]) + "\n", encoding="utf-8")
+    given = with_text | {"item_prompt": "text", "enhancement": enhancement, "llm": "embedded"}
+    with pytest.raises(ValueError, match="finds no word in the texts of 1 items"):
+        run_experiment("TSLRec_GRU4Rec", small_data, config_dict=given, test=False)
+    assert not list(Path("saved").rglob("backbone*"))
+
+
 def test_slots_hold_embedding_and_text_at_one_size():
     embeddings, texts = torch.randn(50, 4) * 0.02, torch.randn(50, 6) * 9 + 100
     assert slot_inputs({"item_slots": "embedding"}, embeddings, None) is embeddings

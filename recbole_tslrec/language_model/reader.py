@@ -333,11 +333,12 @@ def check_language_model(
     """
     source = source or open_source_for(config)
     prompt = make_prompt_for(config, source, words, key)
-    longest = config["item_text_tokens"] + has_slots(config)
-    if has_words(config) and longest > _room(source, prompt):
+    longest, room = config["item_text_tokens"] + has_slots(config), _room(source, prompt)
+    if has_words(config) and longest > room:
         raise ValueError(
             f"item_text_tokens: an item takes up to {longest} positions, and the prompt's own words "
-            f"leave {_room(source, prompt)} of the language model's {source.context_length}. Give fewer."
+            f"leave {room} of the language model's {source.context_length}. Set item_text_tokens: "
+            f"{room - has_slots(config)} or fewer."
         )
     check_source(config, source)
 

@@ -46,6 +46,10 @@ class AugmentationStage(ReadsItems):
     def fine_tuning(self) -> FineTuningStage:
         return self.pipeline.stage(FineTuningStage)
 
+    def check_inputs(self) -> None:
+        if FineTuningStage not in self.needs:  # else the words are those of the stage before
+            super().check_inputs()
+
     @cached_property
     def made_from(self) -> dict[str, Any]:
         return {"fine_tuning": self.fine_tuning.fingerprint}  # it names the texts, too

@@ -92,6 +92,10 @@ class ReadsItems(Stage):
         texts = (TextVectorsStage,) if slots_hold_text(self.config) else ()
         return tuple(self.pipeline.stage(kind) for kind in (BackboneStage, *texts))
 
+    def check_inputs(self) -> None:
+        if has_words(self.config):  # the tokenizer must find some in each text
+            _ = self._whole_prompt
+
     def settings(self) -> dict[str, Any]:
         # The texts themselves stand for their columns, and count where they are read.
         unread = (*_COLUMNS, *unread_texts(self.config))
@@ -113,10 +117,14 @@ class ReadsItems(Stage):
 
     def prompt(self, reader: ItemPromptModel, training: bool) -> Template:
         """The words around the items, as ``reader`` takes the fewest positions."""
+        return as_read_by(reader, self._whole_prompt, self.config, training)
+
+    @cached_property
+    def _whole_prompt(self) -> Template:
+        """The words around the items, and theirs where these stand in it."""
         pipeline = self.pipeline
         texts = pipeline.catalogue.rows(pipeline.tokens) if has_words(self.config) else None
-        prompt = make_prompt(self.config, self.source, texts)
-        return as_read_by(reader, prompt, self.config, training)
+        return make_prompt(self.config, self.source, texts)
 
     def reader(self, with_adapters: bool, head: bool = False) -> ItemPromptModel:
         """The language model with item slots, as it is before fine-tuning; maybe with its head."""

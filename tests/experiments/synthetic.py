@@ -29,10 +29,22 @@ METRICS = {"hit@5": 5, "hit@10": 10, "ndcg@5": 5, "ndcg@10": 10}
 
 
 class SyntheticResults:
-    """Writes cells; users, targets and items are the same for every cell of a data set."""
+    """Writes cells; users, targets and items are the same for every cell of a data set.
 
-    def __init__(self, folder: Path, n_users: int = 200, n_items: int = 120):
+    Args:
+        repeated: by data set the share of the targets that the user had had before; the ranks of the
+            others do not say it, as older ones do not.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        n_users: int = 200,
+        n_items: int = 120,
+        repeated: dict[str, float] | None = None,
+    ):
         self.folder, self.n_users, self.n_items = Path(folder), n_users, n_items
+        self.repeated = repeated or {}
         for part in ("ranks", "items"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
 
@@ -87,6 +99,8 @@ class SyntheticResults:
             "training_length": length.astype(np.int32),
             "item_count": popularity[target].astype(np.int32),
         }
+        if dataset in self.repeated:
+            arrays["repeated"] = fixed.random(self.n_users) < self.repeated[dataset]
         order = noise.permutation(self.n_users)
         np.savez(self.folder / "ranks" / cell, **{key: arrays[key][order] for key in arrays})
         stages = {} if variant in ("Base", "random") else dict(_SECONDS)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from recbole_tslrec.evaluation.metrics import PROTOCOLS
 from recbole_tslrec.experiments.report import costs, figures, slice_tables, tables
 from recbole_tslrec.experiments.report.document import Block, render, write_document
+from recbole_tslrec.experiments.report.novel import VIEWS, views
 from recbole_tslrec.experiments.report.results import MAIN_METRIC, Results, cell_name
 from recbole_tslrec.recbole_bridge.paradigm import controls
 
@@ -80,7 +81,7 @@ def make_report(results: Results, command: str) -> tuple[str, list[Block]]:
         results=results,
         has_controls=bool(set(results.cells["variant"]) & set(controls(of=["TSLRec"]))),
         has_e4srec="E4SRec" in set(results.cells["variant"]),
-        protocols=PROTOCOLS,
+        protocols=VIEWS,
         metric=MAIN_METRIC,
         command=command,
     )
@@ -90,17 +91,19 @@ def make_report(results: Results, command: str) -> tuple[str, list[Block]]:
 def _tables(results: Results) -> dict[str, dict[str, Block]]:
     """Every table by its part of the report, and there by protocol or data set."""
     parts: dict[str, dict[str, Block]] = {"gains": {}, "main": {}, "significance": {}}
-    for protocol in tqdm(PROTOCOLS, desc="Report: tests and tables", delay=1):
-        tested = tables.all_comparisons(results, protocol)
+    for protocol, of in tqdm(views(results).items(), desc="Report: tests and tables", delay=1):
+        tested = tables.all_comparisons(of, protocol)
+        if not of.own.empty:
+            parts["main"][protocol] = tables.main_table(of, protocol, tested)
+        if not tested.empty:
+            parts["significance"][protocol] = tables.significance_table(of, tested, protocol)
+        if protocol not in PROTOCOLS:
+            continue
         main_metric = tested["metric"] == MAIN_METRIC
         of_tslrec = tested[(tested["method"] == "TSLRec") & main_metric]
         if not of_tslrec.empty:
-            parts["gains"][protocol] = tables.gains_table(results, of_tslrec, protocol)
-        if not results.own.empty:
-            parts["main"][protocol] = tables.main_table(results, protocol, tested)
-        if not tested.empty:
-            parts["significance"][protocol] = tables.significance_table(results, tested, protocol)
-        parts[f"reuse_{protocol}"] = tables.reuse_tables(results, protocol)
+            parts["gains"][protocol] = tables.gains_table(of, of_tslrec, protocol)
+        parts[f"reuse_{protocol}"] = tables.reuse_tables(of, protocol)
     parts["slices"] = slice_tables.slice_tables(results)
     parts["costs"] = costs.cost_table(results)
     return parts | {"cells": {"": tables.seeds_table(results)}}

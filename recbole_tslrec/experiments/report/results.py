@@ -32,6 +32,7 @@ from recbole_tslrec.store.json_lines import read_lines
 
 # What the text and the pictures go by; all metrics are in tables.
 MAIN_METRIC = "NDCG@10"
+NOVEL = "novel"  # beside the protocols: seen items masked, of targets that are none
 # Finished cells that agree in these differ in their seed only. ``made_by`` is the other backbone
 # whose enhanced embeddings were used; "" for its own, or none.
 METHOD = ["dataset", "backbone", "variant", "made_by"]
@@ -60,6 +61,13 @@ def cell_name(cell: Mapping[str, Any]) -> str:
     made_by = f", embeddings from {cell['made_by']}" if cell["made_by"] else ""
     where = f"{cell['dataset']}, {cell['backbone']}, {cell['variant']}"
     return f"{where}{made_by}, seed {cell['seed']}"
+
+
+def targets(ranks: pd.DataFrame, protocol: str) -> pd.Series:
+    """The ranks of the targets that a protocol counts."""
+    if protocol == NOVEL:
+        return ranks.loc[~ranks["repeated"].astype(bool), RANK_COLUMNS["masked"]]
+    return ranks[RANK_COLUMNS[protocol]]
 
 
 class Results:
@@ -157,7 +165,7 @@ class Results:
         ranks = [self.ranks(cell) for cell in self.methods[key].loc[list(seeds)].to_dict("records")]
         if not ranks or any(one is None for one in ranks):
             return None
-        frames = [user_metrics(one[RANK_COLUMNS[protocol]]) for one in ranks]
+        frames = [user_metrics(targets(one, protocol)) for one in ranks]
         common = frames[0].index
         for frame in frames[1:]:
             if not common.equals(frame.index):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from recbole_tslrec.evaluation.metrics import METRICS, beside_figures
+from recbole_tslrec.evaluation.metrics import METRICS, PROTOCOLS, beside_figures
 from recbole_tslrec.evaluation.significance import (
     Comparison,
     Outcome,
@@ -173,7 +173,8 @@ def _result_numbers(results: Results, protocol: str, tested: pd.DataFrame) -> pd
             }
             row |= {"mean": values.mean(), "std": values.std()}
             row |= {"by_seed": " ".join(f"{value:g}" for value in values)}
-            row |= {"paper": published(*key[:3], metric), "text": mean_text(values.tolist())}
+            paper = published(*key[:3], metric) if protocol in PROTOCOLS else None  # of all targets
+            row |= {"paper": paper, "text": mean_text(values.tolist())}
             rows.append(row)
     numbers = pd.DataFrame(rows).astype({"paper": float})
     signs = ["p_users_holm", "p_seeds_holm", "mark"]

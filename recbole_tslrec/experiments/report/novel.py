@@ -1,0 +1,39 @@
+"""The results by novel targets alone: where users come back to items, half of a metric is of those."""
+
+from __future__ import annotations
+
+from copy import copy
+
+import pandas as pd
+
+from recbole_tslrec.evaluation.kept_ranks import user_metrics
+from recbole_tslrec.evaluation.metrics import PROTOCOLS
+from recbole_tslrec.experiments.report.results import METHOD, NOVEL, Results, targets
+
+VIEWS = {**PROTOCOLS, NOVEL: "seen items masked, novel targets alone"}
+
+
+def views(results: Results) -> dict[str, Results]:
+    """What a table is made of, by protocol, and by novel targets where not all are."""
+    novel = _by_novel_targets(results)
+    return dict.fromkeys(PROTOCOLS, results) | ({} if novel.cells.empty else {NOVEL: novel})
+
+
+def _by_novel_targets(results: Results) -> Results:
+    """The cells of the data sets in which a target was had before, with columns as ``novel NDCG@10``."""
+    rows, repeating = [], set()
+    for cell in results.cells.to_dict("records"):
+        ranks = results.ranks(cell)
+        if ranks is None or "repeated" not in ranks or ranks["repeated"].all():
+            continue  # kept by an older version, or nothing is novel
+        if ranks["repeated"].any():
+            repeating.add(cell["dataset"])
+        means = user_metrics(targets(ranks, NOVEL)).mean()
+        rows.append(cell | {f"{NOVEL} {name}": mean for name, mean in means.items()})
+    view = copy(results)
+    found = pd.DataFrame([row for row in rows if row["dataset"] in repeating], dtype=object)
+    view.cells = found if rows else results.cells.iloc[:0]
+    if repeating:
+        by_method = found.groupby(METHOD, sort=False)
+        view.methods = {key: cells.set_index("seed", drop=False) for key, cells in by_method}
+    return view

@@ -190,7 +190,7 @@ def test_an_evaluation_asks_for_targets_alone_where_these_decide(
     model = experiment.model
     model.trained = torch.nn.Parameter(torch.zeros(1))  # a trainer wants something to train
     trainer = LanguageModelTrainer(experiment.config, model)
-    trainer._follow_valid_protocol(train_data)
+    trainer._follow_valid_protocol(train_data, valid_data)
     trainer.eval_collector.data_collect(train_data)
     _, found = trainer._valid_epoch(valid_data)
     rows, model.seen_by_it = model.seen_by_it, []

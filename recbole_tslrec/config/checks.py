@@ -119,16 +119,17 @@ def check_valid_protocol(config: Mapping[str, Any], model: str, ours: bool) -> N
         model: its name.
         ours: whether a trainer of ours trains it.
     """
-    if config.get("valid_protocol", "ranked") == "ranked":
+    protocol = config.get("valid_protocol", "ranked")
+    if protocol == "ranked":
         return
     if not ours:
         raise ValueError(
-            f"valid_protocol: [masked] is not to be had with [{model}], which RecBole's own trainer "
+            f"valid_protocol: [{protocol}] is not to be had with [{model}], which RecBole's own trainer "
             f"trains. Set valid_protocol: ranked."
         )
     mode = (config["eval_args"] or {}).get("mode", "full")
     if (mode["valid"] if isinstance(mode, Mapping) else mode) != "full":
         raise ValueError(
-            f"valid_protocol: [masked] ranks all items, and eval_args: mode [{mode}] does not. Set "
+            f"valid_protocol: [{protocol}] ranks all items, and eval_args: mode [{mode}] does not. Set "
             f"mode: full, or valid_protocol: ranked."
         )

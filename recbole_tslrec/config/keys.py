@@ -74,11 +74,11 @@ EPOCH = KeyGroup(
         Key(
             "valid_protocol",
             "ranked",
-            "By which ranking of validation the epoch is chosen, in [ranked, masked]. ranked: of all "
-            "items, as RecBole. masked: without the items of the user's history (the target stays); "
-            "for figures with seen items masked. RecBole's test result stays ranked; compare gives "
-            "both.",
-            one_of("ranked", "masked"),
+            "By which ranking of validation the epoch is chosen, in [ranked, masked, novel]. ranked: of "
+            "all items, as RecBole. masked: without the items of the user's history (the target stays); "
+            "for figures with seen items masked. novel: likewise, and by the targets that are new to "
+            "the user alone. RecBole's test result stays ranked; compare gives both.",
+            one_of("ranked", "masked", "novel"),
         ),
     ),
 )

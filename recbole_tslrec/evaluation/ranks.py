@@ -21,7 +21,7 @@ from recbole_tslrec.backbones.registry import without_padding
 from recbole_tslrec.data.histories import training_histories
 from recbole_tslrec.evaluation.blocks import BlockDataLoader, with_bar
 from recbole_tslrec.evaluation.metrics import metrics
-from recbole_tslrec.evaluation.seen_items import SeenItems
+from recbole_tslrec.evaluation.seen_items import SeenItems, repeated_targets
 from recbole_tslrec.store.arrays import save_arrays
 
 
@@ -185,7 +185,7 @@ def rank_test_targets(model, train_data, valid_data, test_data) -> Ranks:
             users = interaction[dataset.uid_field].numpy()
             pairs = tuple(part.to(device) for part in seen.pairs(interaction))
             interaction, aims = interaction.to(device), targets.to(device)
-            of_rows = (*_both_ranks(model, interaction, aims, pairs), _repeated(aims, pairs))
+            of_rows = (*_both_ranks(model, interaction, aims, pairs), repeated_targets(aims, pairs))
             parts.append((users, targets.numpy(), *(each.cpu().numpy() for each in of_rows)))
     order = np.argsort(blocks.order)
     users, targets, rank, rank_masked, repeated = (
@@ -226,11 +226,3 @@ def _both_ranks(model, interaction, targets: Tensor, seen) -> tuple[Tensor, Tens
         return target_ranks(both[0], targets, seen)[0], target_ranks(both[1], targets, seen)[1]
     scores = model.full_sort_predict(interaction).view(len(targets), -1)
     return target_ranks(scores, targets, seen)
-
-
-def _repeated(targets: Tensor, seen: tuple[Tensor, Tensor]) -> Tensor:
-    """Whether each target was seen before, bool ``[B]``."""
-    rows, items = seen
-    repeated = torch.zeros(len(targets), dtype=torch.bool, device=targets.device)
-    repeated[rows[items == targets[rows]]] = True
-    return repeated

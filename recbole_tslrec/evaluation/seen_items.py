@@ -12,8 +12,39 @@ from torch import Tensor
 from recbole_tslrec.data.histories import Histories, training_histories
 
 if TYPE_CHECKING:
+    from recbole.data.dataloader import FullSortEvalDataLoader
     from recbole.data.dataset import SequentialDataset
     from recbole.data.interaction import Interaction
+
+
+def repeated_targets(targets: Tensor, seen: tuple[Tensor, Tensor]) -> Tensor:
+    """Whether each target was seen before, bool ``[B]``.
+
+    Args:
+        targets: of B rows, int64 ``[B]``.
+        seen: of the same rows, as ``SeenItems.pairs`` gives it.
+    """
+    rows, items = seen
+    repeated = torch.zeros(len(targets), dtype=torch.bool, device=targets.device)
+    repeated[rows[items == targets[rows]]] = True
+    return repeated
+
+
+def novel_rows(loader: FullSortEvalDataLoader, seen: SeenItems) -> FullSortEvalDataLoader:
+    """RecBole's loader with those rows alone whose target the user had not had before.
+
+    Raises:
+        ValueError: there is none.
+    """
+    dataset, rows = loader._dataset, loader._dataset.inter_feat
+    repeated = repeated_targets(rows[dataset.iid_field], seen.pairs(rows))
+    if repeated.all():
+        raise ValueError(
+            "valid_protocol: [novel] has nothing to go by: in validation every user has an item that "
+            "they had before. Set valid_protocol: masked."
+        )
+    novel = dataset.copy(rows[~repeated])
+    return type(loader)(loader.config, novel, loader._sampler, shuffle=False)
 
 
 class SeenItems:

@@ -84,7 +84,7 @@ class LanguageModelTrainer(StagesFirst, WatchedTrainer):
         )
 
     def _fit(self, train_data, valid_data, verbose, saved, show_progress, callback_fn=None):
-        self._follow_valid_protocol(train_data)
+        self._follow_valid_protocol(train_data, valid_data)
         self._prepare(train_data, valid_data, show_progress)
         self.config["trained_on"] = data_notes(train_data._dataset, valid_data)
         self.eval_collector.data_collect(train_data)

@@ -74,10 +74,11 @@ class Reranker(LanguageModelRecommender, ABC):
                 f"data set [{config['dataset']}]. Give fewer."
             )
         self.retriever = self.backbone.model_class(config, dataset).requires_grad_(False)
-        if self.candidates == "all" and config["valid_protocol"] == "masked":
+        protocol = config["valid_protocol"]
+        if self.candidates == "all" and protocol != "ranked":
             raise ValueError(
-                "candidates: [all] has seen items among them, which valid_protocol: [masked] does not "
-                "rank: they would take up places. Set candidates: unseen."
+                f"candidates: [all] has seen items among them, which valid_protocol: [{protocol}] does "
+                f"not rank: they would take up places. Set candidates: unseen."
             )
         self._seen = SeenItems(dataset) if self.candidates == "unseen" else None
 

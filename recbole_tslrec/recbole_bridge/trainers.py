@@ -200,6 +200,7 @@ class StagesFirst:
     def check(self, train_data, valid_data, show_progress=False) -> None:
         """Raise what would stop the stages after hours; ``fit`` calls it unless it was called before."""
         check_validation(self.config, valid_data)
+        self._follow_valid_protocol(train_data, valid_data)
         term = getattr(self.model, "scoring_term", None)
         if valid_data is not None and term is not None and not self.model.term_in_training:
             check_valid_metric(self.config)  # the term is chosen by it, whatever eval_step says
@@ -272,16 +273,17 @@ class TermChosenLast:
         content = load_checkpoint(self.saved_model_file, self.device) if saved else None
         if content is not None:
             self.model.load_state_dict(content["state_dict"])
-        blocks = BlockDataLoader.of(valid_data, self.model)
         metric = self.config["valid_metric"]
         term = self.model.scoring_term
-        masked = None if term.always_ranked else self._masked
+        masked, novel = (None, None) if term.always_ranked else (self._masked, self._novel)
+        blocks = BlockDataLoader.of(valid_data if novel is None else novel, self.model)
         by_settings = choose_settings(self.model, blocks, metric, masked)
         best = dict(zip(term.names, term.chosen.tolist(), strict=True))
+        how = "ranked" if masked is None else "masked"
+        how += "" if novel is None else ", novel targets"
         self.logger.info(
-            f"Term at scoring, by {metric} on validation, seen items "
-            f"{'ranked' if masked is None else 'masked'}: {best}, {max(by_settings.values()):.4f}; "
-            f"without it {next(iter(by_settings.values())):.4f}"
+            f"Term at scoring, by {metric} on validation, seen items {how}: {best}, "
+            f"{max(by_settings.values()):.4f}; without it {next(iter(by_settings.values())):.4f}"
         )
         self.best_valid_score, self.best_valid_result = self._valid_epoch(valid_data, show_progress)
         if content is not None:

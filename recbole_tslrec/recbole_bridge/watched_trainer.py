@@ -15,7 +15,7 @@ from recbole_tslrec.config.recbole_keys import check_reranked, check_topk
 from recbole_tslrec.evaluation.blocks import BlockDataLoader
 from recbole_tslrec.evaluation.collector import TopkCollector
 from recbole_tslrec.evaluation.ranks import RanksAlongside
-from recbole_tslrec.evaluation.seen_items import SeenItems
+from recbole_tslrec.evaluation.seen_items import SeenItems, novel_rows
 from recbole_tslrec.store.checkpoints import load_checkpoint
 
 
@@ -35,6 +35,7 @@ class WatchedTrainer(Trainer):
         self._epoch, self._step = None, 0  # where training stands
         self._evaluated = None  # the file whose weights are evaluated; None for the trained ones
         self._masked: SeenItems | None = None  # what validation does not rank
+        self._novel: FullSortEvalDataLoader | None = None  # the rows that it goes by; None: all
         self.alongside: RanksAlongside | None = None  # takes the scores of a full ranking, if set
         if config["single_spec"]:  # else the other processes look for the first one's file
             # RecBole's name is exact to the second: of two runs that start in the same one, each would
@@ -42,14 +43,17 @@ class WatchedTrainer(Trainer):
             path = Path(self.saved_model_file)
             self.saved_model_file = str(path.with_stem(f"{path.stem}-{uuid.uuid4().hex[:6]}"))
 
-    def fit(self, train_data, *args, **kwargs):
+    def fit(self, train_data, valid_data=None, *args, **kwargs):
         """As RecBole's; the epoch is chosen by ``valid_protocol``."""
-        self._follow_valid_protocol(train_data)
-        return super().fit(train_data, *args, **kwargs)
+        self._follow_valid_protocol(train_data, valid_data)
+        return super().fit(train_data, valid_data, *args, **kwargs)
 
-    def _follow_valid_protocol(self, train_data) -> None:
-        if self.config["valid_protocol"] == "masked":
+    def _follow_valid_protocol(self, train_data, valid_data) -> None:
+        protocol = self.config["valid_protocol"]
+        if protocol != "ranked" and self._masked is None:
             self._masked = SeenItems(train_data._dataset)
+        if protocol == "novel" and valid_data and self._novel is None:
+            self._novel = novel_rows(valid_data, self._masked)
 
     def resume_checkpoint(self, resume_file):
         """As RecBole's; settings that must be those of before are compared.
@@ -77,7 +81,8 @@ class WatchedTrainer(Trainer):
 
     def _valid_epoch(self, valid_data, show_progress=False):
         if self._masked is not None:
-            valid_data = BlockDataLoader.of(valid_data, self.model, self._masked)
+            rows = valid_data if self._novel is None else self._novel
+            valid_data = BlockDataLoader.of(rows, self.model, self._masked)
         return super()._valid_epoch(valid_data, show_progress)
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):

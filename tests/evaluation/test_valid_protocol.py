@@ -1,4 +1,4 @@
-"""``valid_protocol: masked``: the epoch is chosen by ranks without the user's own items."""
+"""``valid_protocol``: the epoch is chosen by ranks without the user's own items, or novel targets."""
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ from support.ranks import naive_rank
 
 from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.evaluation.ranks import metrics
+from recbole_tslrec.recbole_bridge import trainers
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
 GIVEN = {"enhancement": "random", "train_neg_sample_args": None, "metric_decimal_place": 12}
@@ -15,8 +16,12 @@ GIVEN = {"enhancement": "random", "train_neg_sample_args": None, "metric_decimal
 SHORT = {"MAX_ITEM_LIST_LENGTH": 3}
 
 
-def masked_metrics(experiment) -> dict[str, float]:
-    """Of the validation rows: by sorting all scores, and histories read from the file."""
+def masked_metrics(experiment, novel: bool = False) -> dict[str, float]:
+    """Of the validation rows: by sorting all scores, and histories read from the file.
+
+    Args:
+        novel: whether of those alone whose target is not in the training history.
+    """
     lines = open("data/small/small.inter").read().splitlines()[1:]
     histories: dict[str, list[str]] = {}
     for user, item, _ in (line.split("\t") for line in lines):
@@ -29,7 +34,8 @@ def masked_metrics(experiment) -> dict[str, float]:
         users = dataset.id2token("user_id", interaction["user_id"].numpy())
         for user, row in zip(users, scores.tolist(), strict=True):
             *training, target, _ = dataset.token2id("item_id", np.array(histories[user])).tolist()
-            ranks.append(naive_rank(row, target, set(training)))
+            if not (novel and target in training):
+                ranks.append(naive_rank(row, target, set(training)))
     return metrics(np.array(ranks))
 
 
@@ -44,6 +50,44 @@ def test_the_epoch_is_chosen_by_masked_ranks(model, changes, small_data, setting
     assert dict(ranked) != dict(experiment.best_valid_result)
 
 
+@pytest.mark.parametrize("changes", [{}, SHORT])
+@pytest.mark.parametrize("model", ["GRU4Rec", "TSLRec_SASRec"])
+def test_the_epoch_is_chosen_by_novel_targets(model, changes, small_data, settings):
+    changes = GIVEN | changes | {"epochs": 3, "valid_protocol": "novel"}
+    experiment = run_experiment(model, small_data, config_dict=settings | changes)
+    novel = masked_metrics(experiment, novel=True)
+    assert dict(experiment.best_valid_result) == pytest.approx(novel)
+    assert novel != pytest.approx(masked_metrics(experiment))
+
+
+def test_a_term_is_chosen_by_novel_targets(small_data, settings, monkeypatch):
+    rows, choose = [], trainers.choose_settings
+
+    def counted(model, blocks, *given):
+        rows.append(len(blocks.order))
+        return choose(model, blocks, *given)
+
+    monkeypatch.setattr(trainers, "choose_settings", counted)
+    changes = GIVEN | {"fusion": "none", "score_term": "after", "valid_protocol": "novel"}
+    changes |= {"enhancement": "backbone_embedding", "epochs": 2}
+    experiment = run_experiment("TSLRec_SASRec", small_data, config_dict=settings | changes)
+    novel = masked_metrics(experiment, novel=True)
+    assert 0 < rows[0] < len(experiment.valid_data._dataset)
+    assert dict(experiment.best_valid_result) == pytest.approx(novel)
+
+
+@pytest.mark.parametrize("model", ["SASRec", "TSLRec_SASRec"])
+def test_without_a_novel_target_it_is_refused_at_once(model, settings, tmp_path):
+    path = tmp_path / "data" / "same" / "same.inter"
+    path.parent.mkdir(parents=True)
+    rows = [f"u{user}\ti{user % 12}\t{time}" for user in range(20) for time in range(6)]
+    path.write_text("\n".join(["user_id:token\titem_id:token\ttimestamp:float", *rows]) + "\n")
+    given = settings | GIVEN | {"valid_protocol": "novel"}
+    with pytest.raises(ValueError, match=r"valid_protocol: \[novel\] has nothing to go by"):
+        run_experiment(model, "same", config_dict=given)
+    assert not list((tmp_path / "saved").rglob("backbone*"))
+
+
 def test_ranked_is_as_if_nothing_was_said(small_data, settings):
     config = Config("SASRec", small_data, config_dict=settings | GIVEN)
     assert config["valid_protocol"] == "ranked"
@@ -55,7 +99,7 @@ def test_ranked_is_as_if_nothing_was_said(small_data, settings):
 @pytest.mark.parametrize(
     ("model", "changes", "message"),
     [
-        ("SASRec", {"valid_protocol": "seen"}, r"\['seen'\] is not one of ranked, masked"),
+        ("SASRec", {"valid_protocol": "seen"}, r"\['seen'\] is not one of ranked, masked, novel"),
         ("HGN", {"valid_protocol": "masked"}, r"\[masked\] .* \[HGN\].*RecBole's own trainer"),
         (
             "TSLRec_SASRec",

@@ -281,8 +281,8 @@ def seeds_table(results: Results) -> Block:
         row |= {"embeddings from": made_by, "seeds": ", ".join(map(str, cells.index))}
         epochs = ("?" if number is None else str(number) for number in cells["epochs"])
         valid = ", ".join(cells[f"valid {MAIN_METRIC}"].map("{:.4f}".format))
-        masked = cells["effective"].iloc[0].get("valid_protocol") == "masked"
-        valid += " masked" if masked else ""
+        protocol = cells["effective"].iloc[0].get("valid_protocol", "ranked")
+        valid += "" if protocol == "ranked" else f" {protocol}"
         row |= {"epochs": ", ".join(epochs), f"validation {MAIN_METRIC}": valid}
         rows.append({name: escape(text) for name, text in row.items()})
     numbers = pd.concat([results.cells, results.failed])

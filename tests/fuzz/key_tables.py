@@ -188,7 +188,7 @@ OURS: dict[str, Key] = {
     "tslrec_dir": folder(_LM),
     "train_batching": some(["prefix", "sequence", "auto"], wrong=["trimmed"]),
     "train_window_context": number(high=1),
-    "valid_protocol": some(["ranked", "masked"]),
+    "valid_protocol": some(["ranked", "masked", "novel"]),
     "sampled_loss": some(["none"], ["softmax", "gbce"]),  # there are fewer items than are drawn
     "sampled_negatives": whole(1),
     "gbce_calibration": number(high=1),

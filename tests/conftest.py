@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -102,6 +103,12 @@ def pytest_collection_modifyitems(items):
         slow = name in SLOW or item.path.parent.name == "benchmarks"
         marker = "process" if name in PROCESS else "slow" if slow else "unit"
         item.add_marker(getattr(pytest.mark, marker))
+
+
+def pytest_collection_finish(session):
+    """What is there by now stays: torch and transformers alone are half a second of each collection."""
+    gc.collect()
+    gc.freeze()
 
 
 WORDS = (

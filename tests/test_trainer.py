@@ -89,6 +89,24 @@ def test_three_interactions_a_user_do_without_validation(tmp_path, settings):
     assert Path(trainer.saved_model_file).is_file()
 
 
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("batching", ["prefix", "sequence"])
+def test_recboles_mixed_precision_is_where_the_loss_is(
+    batching, asked, small_data, settings, monkeypatch
+):
+    changes = {"epochs": 1, "train_batching": batching, "enable_amp": asked}
+    trainer, train_data, _ = prepared("SASRec", settings | changes, small_data)
+    loss, on = trainer._loss, set()
+
+    def watched(interaction):
+        on.add(torch.is_autocast_enabled("cpu"))
+        return loss(interaction)
+
+    monkeypatch.setattr(trainer, "_loss", watched)
+    trainer.fit(train_data, None)
+    assert on == {asked}
+
+
 @pytest.mark.parametrize("value", WRONG)
 @pytest.mark.parametrize("batching", ["prefix", "sequence"])
 def test_a_loss_that_is_not_finite(value, batching, small_data, settings, monkeypatch):

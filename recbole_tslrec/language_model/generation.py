@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 
 import numpy as np
 import torch
@@ -87,13 +88,15 @@ def _written(encoder: ItemEncoder, model: nn.Module, batch: dict[str, Tensor]) -
 
 @contextmanager
 def _fast_products(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Products in bf16 where that is fast; but logits as exact as the weights of the head.
+    """Products in bf16 where that is fast; but logits as exact as the hidden states.
 
     In bf16 the largest logits of a vocabulary are often equal, and the first of them would be taken.
     """
     head = model.get_output_embeddings()
-    exact = torch.autocast(device.type, enabled=False)(head.forward)
-    head.forward = lambda hidden: exact(hidden.to(head.weight.dtype))
+    # On a GPU the head is held in bf16 like all else.
+    exact = head if head.weight.dtype == torch.float32 else deepcopy(head).float()
+    logits = torch.autocast(device.type, enabled=False)(exact.forward)
+    head.forward = lambda hidden: logits(hidden.float())
     try:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device)):
             yield

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from recbole_tslrec.config.devices import bf16_is_fast
+
 
 @dataclass
 class Meter:
@@ -168,7 +170,8 @@ def _read_through(reader: nn.Module) -> Iterator[nn.Module]:
 
 def _matrix_rate_if_it_fits(device: torch.device) -> float | None:
     try:
-        return matrix_rate(device) if device.type == "cuda" else None
+        # An older GPU computes bf16 by other means, or not at all.
+        return matrix_rate(device) if device.type == "cuda" and bf16_is_fast(device) else None
     except torch.OutOfMemoryError:
         return None
 

@@ -102,11 +102,10 @@ class BackboneTrainer(WatchedTrainer):
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         def loss_with_one_fusion(interaction):
+            # RecBole's own autocast (enable_amp) stays as it is.
+            bf16 = torch.autocast(self.device.type, torch.bfloat16) if self._bf16 else nullcontext()
             # A backbone reads its item table several times in a step; a fused one is fused once.
-            with (
-                parametrize.cached(),
-                torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16),
-            ):
+            with parametrize.cached(), bf16:
                 return (loss_func or self._loss)(interaction)
 
         return super()._train_epoch(train_data, epoch_idx, loss_with_one_fusion, show_progress)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import HEADED_CONFIGS
+from torch.nn import functional
 
 from recbole_tslrec.language_model.encoder import ItemEncoder
-from recbole_tslrec.language_model.generation import generate
+from recbole_tslrec.language_model.generation import _fast_products, generate
 from recbole_tslrec.language_model.load import add_adapters, load_language_model
 from recbole_tslrec.language_model.prompts.segments import Field, Items, Words
 from recbole_tslrec.language_model.prompts.template import make_template
@@ -93,3 +94,13 @@ def test_logits_are_exact_where_products_are_fast(headed_model_folder, monkeypat
     generate(encoder, template, VALUES, 2, [63])
     assert seen == [torch.bfloat16, torch.float32] * 2
     assert "forward" not in vars(model.lm_head)
+
+
+def test_logits_of_a_model_held_in_bf16_are_not_rounded(headed_model_folder):
+    encoder, _ = encoder_of(headed_model_folder("llama"))
+    model = encoder.language_model.to(torch.bfloat16)  # as on a GPU
+    hidden = torch.randn(5, model.config.hidden_size, dtype=torch.bfloat16)
+    expected = functional.linear(hidden.float(), model.lm_head.weight.float())
+    with _fast_products(model, torch.device("cpu")):
+        assert torch.equal(model.lm_head(hidden), expected)
+    assert model.lm_head.weight.dtype == torch.bfloat16

@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch import nn
 
+from recbole_tslrec.language_model import meter
 from recbole_tslrec.language_model.encoder import ItemEncoder
 from recbole_tslrec.language_model.meter import metered, operations
 from recbole_tslrec.language_model.prompt import of_histories
@@ -78,3 +79,12 @@ def test_of_an_encoder_decoder_the_encoder_alone_counts():
     layers = (layer for layer in model.get_encoder().modules() if isinstance(layer, nn.Linear))
     encoder = sum(layer.weight.numel() for layer in layers)
     assert operations(ItemEncoder(model, None), 10, 0) == 10 * 2 * encoder > 0
+
+
+def test_the_rate_of_bf16_is_measured_where_there_is_bf16_alone(monkeypatch):
+    monkeypatch.setattr(meter, "matrix_rate", lambda device: 1.0)
+    monkeypatch.setattr(meter, "bf16_is_fast", lambda device: True)
+    assert meter._matrix_rate_if_it_fits(torch.device("cuda")) == 1.0
+    assert meter._matrix_rate_if_it_fits(torch.device("cpu")) is None
+    monkeypatch.setattr(meter, "bf16_is_fast", lambda device: False)
+    assert meter._matrix_rate_if_it_fits(torch.device("cuda")) is None

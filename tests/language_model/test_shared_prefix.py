@@ -139,3 +139,15 @@ def test_a_causal_model_that_cannot_share_says_what_it_costs(
     config["llm_gradient_checkpointing"] = True
     shared_if_possible(prompt, reader, config, "key", training=True)
     assert "two to five times as fast" in caplog.text
+
+
+@torch.no_grad()
+def test_it_is_tried_with_words_from_the_middle_of_the_vocabulary(language_model_folder):
+    """The first of many a model are special tokens, whose states drown the effect in bf16."""
+    model = load_language_model(open_source(language_model_folder("llama")), "none", CPU)
+    words, asked = model.get_input_embeddings(), []
+    words.register_forward_hook(lambda layer, given, found: asked.extend(given[0].tolist()))
+    assert can_share_prefix(model)
+    middle = words.num_embeddings // 2
+    expected = [(middle + place) % words.num_embeddings for place in range(12)]
+    assert asked[:12] == expected

@@ -2,6 +2,7 @@ import copy
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -253,3 +254,13 @@ def test_it_is_found_by_name_with_its_yaml(small_data, settings):
     assert config["hidden_size"] == 64 and config["lora_dropout"] == 0.05
     with pytest.raises(ValueError, match="Did you mean E4SRec"):
         Config("E4Rec", small_data, config_dict=settings)
+
+
+def test_last_digits_of_the_scaling_train_no_other_model(small_data, settings, monkeypatch):
+    """A sum over all embeddings hangs on the number of threads."""
+    given = settings | {"e4srec_learning_rate": 0.01}
+    run_experiment("E4SRec", small_data, config_dict=given, test=False)
+    scaled = e4srec.slot_inputs
+    monkeypatch.setattr(e4srec, "slot_inputs", lambda *given: scaled(*given) * (1 + 1e-6))
+    run_experiment("E4SRec", small_data, config_dict=given, test=False)
+    (_trained,) = Path("saved/tslrec/small").glob("e4srec-*")

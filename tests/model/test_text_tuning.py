@@ -65,6 +65,16 @@ def task_of(*lists, n_items: int = 12, n_watched: int = 0, budget: int = 64):
 LISTS = ([1, 2, 3], [2, 5, 2], [4, 5], [9, 1, 2, 12])
 
 
+def test_cosines_are_not_rounded_where_products_are():
+    task, pairs, _ = task_of(*LISTS)
+    tuner = TextTuner(Reader(10), torch.zeros(6), pairs.log_frequency, pairs_a_user=1.5)
+    batch = task.collate([task.examples[user] for user in range(4)])
+    exact = tuner(**batch)
+    with torch.autocast("cpu", torch.bfloat16):  # as accelerate has it on a GPU
+        found = tuner(**batch)
+    assert torch.equal(found["error"], exact["error"])
+
+
 def test_each_users_term_of_the_loss_is_that_of_a_loop():
     task, pairs, table = task_of(*LISTS)
     reader, mean = Reader(10), torch.full((6,), 0.3)

@@ -134,6 +134,9 @@ class E4SRec(LanguageModelRecommender):
         config, texts = pipeline.config, None
         if slots_hold_text(config):
             texts = pipeline.stage(TextVectorsStage).text_vectors()
+        # As they are: unit size is a sum over all, and its last digits hang on the number of threads.
+        given = (embeddings,) if texts is None else (embeddings, texts)
+        self._items_hash = arrays_hash(*(vectors.numpy() for vectors in given))
         self.reader.take_item_embeddings(slot_inputs(config, embeddings, texts))
 
     def task(self, dataset) -> Task:
@@ -164,12 +167,11 @@ class E4SRec(LanguageModelRecommender):
 
     def made_from(self, task: Task) -> dict[str, Any]:
         """What the trained weights depend on, for a fingerprint; after ``prepare``."""
-        items = self.reader.item_embeddings.cpu().numpy()
         texts = {} if self.texts_fingerprint is None else {"texts": self.texts_fingerprint}
         return texts | {
             "settings": self.settings | self._draws,
             "language_model": self.source.identity,
-            "item_embeddings": arrays_hash(items),
+            "item_embeddings": self._items_hash,
             "examples": task.examples.content_hash(),
         }
 

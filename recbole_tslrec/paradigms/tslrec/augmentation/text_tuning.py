@@ -68,8 +68,10 @@ class TextTuner(TrainedParts):
             of each user, [B]: ``error``, the sum over its pairs in units of ``pairs_a_user``;
             ``named_right``, how many pairs are, and ``n_pairs`` of how many.
         """
-        vectors = functional.normalize(self._read(prompts) - self.mean, dim=1)
-        found = info_nce(vectors[pairs], items[pairs], self.log_frequency, user)
+        read = self._read(prompts)
+        with torch.autocast(user.device.type, enabled=False):  # bf16 has many cosines equal
+            vectors = functional.normalize(read - self.mean, dim=1)
+            found = info_nce(vectors[pairs], items[pairs], self.log_frequency, user)
         each = torch.stack([found.loss, found.right, torch.ones_like(found.loss)])
         loss, right, count = torch.zeros(3, int(n_users), device=user.device).index_add(
             1, user, each

@@ -363,6 +363,8 @@ def check_source(config, source: LanguageModelSource) -> None:
 def check_fine_tuning(config, source: LanguageModelSource | None = None) -> None:
     """Raise what would stop its training later, besides what ``check_language_model`` raises.
 
+    A model that comes from a checkpoint is not trained, and may be used on less than what trained it.
+
     Args:
         source: the opened language model; None: it is opened here.
 
@@ -372,6 +374,8 @@ def check_fine_tuning(config, source: LanguageModelSource | None = None) -> None
     from recbole_tslrec.language_model.load import check_adapters
     from recbole_tslrec.language_model.memory import check_batch
 
+    if config["trained_on"] is not None:
+        return
     source, device = source or open_source_for(config), config["device"]
     check_batch(source, config["sft_batch_positions"], device)
     check_adapters(source, config["lora_target_modules"], config["lora_r"])

@@ -69,7 +69,8 @@ def load_trained_model(
     content = load_checkpoint(checkpoint)
     config = content["config"]
     model_class = known_model(config["model"], checkpoint)
-    config["device"], config["single_spec"] = _device(device), True
+    use_on(config, _device(device))
+    config["single_spec"] = True
     if llm_trust_remote_code:
         trust_code(config)
     with saying_which(checkpoint):
@@ -132,6 +133,13 @@ def known_model(name: str, checkpoint: str | os.PathLike) -> type:
             f"own, call register_backbone(<its class>) in a Python program before it reads the file, as "
             f"Recommender does; a command cannot."
         ) from None
+
+
+def use_on(config: Config, device: torch.device) -> None:
+    """Tell a checkpoint's config where its model works now, wherever it was trained."""
+    config["device"] = device
+    if device.type != "cuda" and config["llm_attention"] == "flash_attention_2":
+        config["llm_attention"] = "sdpa"  # the same attention, without the GPU that the other needs
 
 
 def _device(name: str) -> torch.device:

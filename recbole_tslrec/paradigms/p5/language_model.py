@@ -123,7 +123,8 @@ def _checked_source(config) -> LanguageModelSource:
     check_marks(config["llm"], source.config)
     check_attention(config["llm_attention"], source, device)
     check_memory(source, "none", device)
-    check_batch(source, config["sft_batch_positions"], device)
+    if config["trained_on"] is None:  # else it comes from a checkpoint, and is not trained
+        check_batch(source, config["sft_batch_positions"], device)
     check_weights(source)
     return source
 

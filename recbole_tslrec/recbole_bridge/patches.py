@@ -230,6 +230,11 @@ _CHECKPOINTS = [
         _around(sound_files.loading_what_is_sound),
     ),
     Patch(
+        "recbole.model.sequential_recommender.s3rec.S3Rec.__init__",
+        "its pretrained file may have been written on a GPU, and there may be none",
+        _around(sound_files.starting_on_the_device_there_is),
+    ),
+    Patch(
         "recbole.evaluator.collector.Collector.get_data_struct",
         "RecBole moves counts to the CPU as if they were tensors: ItemCoverage and three more fail",
         _around(sound_files.collecting_numbers_too),

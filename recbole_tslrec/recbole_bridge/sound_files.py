@@ -9,14 +9,17 @@ accepts, and torch to accept what is harmless in it; torch's check stays on.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import recbole.quick_start.quick_start
 import torch
+from recbole.config import Config
 from recbole.trainer import Trainer
 from recbole.utils import set_color
 
-from recbole_tslrec.recbole_bridge.trained_model import known_model
+from recbole_tslrec.recbole_bridge.trained_model import known_model, use_on
 from recbole_tslrec.store.checkpoints import (
     check_checkpoint,
     check_optimizer,
@@ -74,10 +77,43 @@ def loading_what_is_sound(original):
     def load_data_and_model(model_file, **more):
         check_checkpoint(model_file)
         known_model(config_of(model_file)["model"], model_file)
-        with saying_which(model_file), numbers_of_numpy_too():
+        with saying_which(model_file), numbers_of_numpy_too(), _on_the_device_there_is():
             return original(model_file, **more)
 
     return load_data_and_model
+
+
+def starting_on_the_device_there_is(original: Callable[..., None]) -> Callable[..., None]:
+    """A model's ``__init__`` that reads another model's file, wherever that was written."""
+
+    @functools.wraps(original)
+    def init(self, *args, **kwargs):
+        with _on_the_device_there_is():
+            original(self, *args, **kwargs)
+
+    return init
+
+
+@contextmanager
+def _on_the_device_there_is() -> Iterator[None]:
+    """Have torch read what a GPU has written onto the CPU where there is no GPU.
+
+    RecBole calls torch.load without a device, and takes the device of the config that it reads.
+    """
+    original = torch.load
+
+    def load(f, map_location=None, **more):
+        content = original(f, map_location or "cpu", **more)
+        if isinstance(content, dict) and isinstance(content.get("config"), Config):
+            use_on(content["config"], torch.device("cpu"))
+        return content
+
+    if not torch.cuda.is_available():
+        torch.load = load
+    try:
+        yield
+    finally:
+        torch.load = original
 
 
 def collecting_numbers_too(original):

@@ -20,11 +20,12 @@ from recbole_tslrec.experiments.run.comparison import compare
 from recbole_tslrec.experiments.run.grid import Grid
 from recbole_tslrec.language_model.prompts.ragged import Ragged
 from recbole_tslrec.language_model.prompts.segments import Items, TokenTable, tokens_of
-from recbole_tslrec.language_model.readout import States
+from recbole_tslrec.language_model.readout import Head, States
 from recbole_tslrec.language_model.source import open_source
 from recbole_tslrec.language_model.trie import Trie, log_likelihoods
 from recbole_tslrec.language_model.verbalizer import LAST_WORDS
 from recbole_tslrec.paradigms.delrec import stages as delrec_stages
+from recbole_tslrec.paradigms.delrec import verbalizers
 from recbole_tslrec.paradigms.delrec.examples import Pair, analysis_values, pattern_values
 from recbole_tslrec.paradigms.delrec.imitated import best_behind_histories
 from recbole_tslrec.paradigms.delrec.prompts import make_prompts
@@ -277,6 +278,25 @@ def test_a_title_is_alike_to_one_of_its_own_prompt_alone():
     titles = TokenTable.of(gpt_like_tokenizer(), ["", "a", "b", "a", "a b"])
     found = titles.first_alike([np.array([1, 2, 3]), np.array([3, 4, 1]), np.array([4])])
     assert found.tolist() == [0, 1, 0, 3, 4, 3, 6]
+
+
+def test_of_the_head_one_copy_is_kept_for_all_pieces_of_a_batch(monkeypatch):
+    head = Head(torch.randn(100, 16, dtype=torch.bfloat16))
+    monkeypatch.setattr(verbalizers, "head_of", lambda model: head)
+    monkeypatch.setattr(verbalizers, "_LOGITS_AT_ONCE", 3 * 100 * 8)  # eight of the forty titles
+    kept = []
+
+    def keep(tensor):
+        if sorted(tensor.shape) == [16, 100]:
+            kept.append(tensor)  # so that none takes the place of another in memory
+        return tensor
+
+    before = torch.randn(40, 3, 16, requires_grad=True)
+    tokens = torch.randint(0, 100, (40, 3))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        verbalizers._mean_log_likelihoods(None, before, tokens, torch.ones_like(tokens))
+    assert len(kept) == 5
+    assert len({tensor.data_ptr() for tensor in kept}) == 1
 
 
 def test_titles_do_not_run_together_where_a_tokenizer_drops_line_ends(language_model_folder):

@@ -170,6 +170,7 @@ def _mean_log_likelihoods(model: nn.Module, before: Tensor, tokens: Tensor, mask
         [N] float32.
     """
     head = head_of(model)
+    head = replace(head, weight=head.weight.float())  # once, and not for each piece
     rows = max(1, _LOGITS_AT_ONCE // (tokens.shape[1] * len(head.weight)))
     errors = [
         F.cross_entropy(head(states).transpose(1, 2), own, reduction="none")

@@ -383,6 +383,13 @@ def test_the_loss_is_over_the_answer_or_the_text(loss, packed, titled, settings,
         torch.testing.assert_close(error, torch.stack(expected).mean(), rtol=1e-4, atol=1e-4)
 
 
+def test_the_loss_over_the_text_is_trained_with(titled, settings):
+    run = run_experiment(MODEL, titled, config_dict=settings | {"trsr_loss": "text"})
+    assert run.stages[-1].name == MODEL.lower()
+    assert run.stages[-1].notes["cost"]["positions"] > 0
+    assert 0 <= run.test_result["ndcg@10"] <= 1
+
+
 def test_lengths_are_the_positions_that_are_read(titled, settings):
     experiment = Experiment(titled, settings).summarised()
     model = experiment.model

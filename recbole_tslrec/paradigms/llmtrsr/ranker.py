@@ -80,7 +80,7 @@ class YesNoRanker(TrainedParts):
 
     def _over_text(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The mean of -log p(token | those before) over each prompt's tokens but the first. [N]"""
-        hidden = self.reader(token_ids, attention_mask).hidden[:, :-1]
+        hidden = self.reader(token_ids=token_ids, attention_mask=attention_mask).hidden[:, :-1]
         tokens, there = token_ids[:, 1:], attention_mask[:, 1:].bool()
         errors = F.cross_entropy(self._head()(hidden[there]), tokens[there], reduction="none")
         rows = there.nonzero()[:, 0]

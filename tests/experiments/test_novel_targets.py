@@ -63,6 +63,7 @@ def test_the_text_says_whose_targets_they_are(written):
     text, _ = make_report(Results(written.folder), "command")
     assert "### Table 2, seen items masked, novel targets alone" in text
     assert "A third table counts the" in text
+    assert "(figure_gain_novel.png)" in text
 
 
 def test_where_nothing_repeats_there_is_no_such_table(tmp_path):

@@ -19,6 +19,7 @@ from recbole_tslrec.evaluation.significance import bootstrap_interval
 from recbole_tslrec.evaluation.slices import quantile_groups, range_text
 from recbole_tslrec.experiments.report import drawing
 from recbole_tslrec.experiments.report.document import Block
+from recbole_tslrec.experiments.report.novel import VIEWS, views
 from recbole_tslrec.experiments.report.results import MAIN_METRIC, METHOD, Results
 from recbole_tslrec.experiments.report.tables import variant_name
 from recbole_tslrec.experiments.run.tables import seeds_text
@@ -35,12 +36,12 @@ _GATE_BINS = 8
 def gain_figures(results: Results) -> dict[str, Block]:
     """What each method gains over Base, under each seed and in the mean."""
     found = {}
-    for protocol, words in PROTOCOLS.items():
-        numbers = pd.DataFrame(_gains_by_seed(results, f"{protocol} {MAIN_METRIC}"))
+    for protocol, of in views(results).items():
+        numbers = pd.DataFrame(_gains_by_seed(of, f"{protocol} {MAIN_METRIC}"))
         if not numbers.empty:
-            heading = f"Gain over Base in {MAIN_METRIC}, {words}, {_seeds(results)}"
+            heading = f"Gain over Base in {MAIN_METRIC}, {VIEWS[protocol]}, {_seeds(of)}"
             picture = _draw_gains_by_seed(numbers, heading)
-            found[protocol] = Block(f"figure_gain_{protocol}", numbers, results.own, png=picture)
+            found[protocol] = Block(f"figure_gain_{protocol}", numbers, of.own, png=picture)
     return found
 
 

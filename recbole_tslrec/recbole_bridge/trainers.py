@@ -10,6 +10,7 @@ import torch
 from torch.nn.utils import parametrize
 
 from recbole_tslrec.backbones.losses import loss_of, softmax_loss
+from recbole_tslrec.backbones.precision import keep_recurrent_layers_exact
 from recbole_tslrec.backbones.prefix_rows import prefix_loss
 from recbole_tslrec.backbones.registry import backbone_of, without_padding
 from recbole_tslrec.backbones.whole_sequences.loader import WholeSequenceDataLoader, check_settings
@@ -50,6 +51,8 @@ class BackboneTrainer(WatchedTrainer):
         self._bf16 = config["train_precision"] == "bfloat16"
         self._all_items_loss = loss_of(config, model.n_items, self._bf16)
         super().__init__(config, model)
+        if self._bf16 and self.device.type == "cuda":
+            keep_recurrent_layers_exact(model, "cuda")
 
     def fit(
         self,

@@ -143,7 +143,7 @@ def test_too_many_candidates_are_refused_before_training(small_data, settings):
 
 
 def test_as_many_candidates_as_fit_are_read_in_every_epoch(small_data, settings):
-    changes = {"pod_tasks": ["sequential", "top_n"], "pod_vectors": 470, "sft_epochs": 2}
+    changes = {"pod_tasks": ["sequential", "top_n"], "pod_vectors": 470, "sft_epochs": 1}
     found = run_experiment("POD", small_data, config_dict=settings | changes)
     model, dataset = found.trainer.model, found.train_data._dataset
     task = model.task(dataset)

@@ -1,0 +1,29 @@
+"""Recurrent layers under autocast."""
+
+import pytest
+import torch
+from torch import nn
+
+from recbole_tslrec.backbones.precision import keep_recurrent_layers_exact
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
+def test_a_recurrent_layer_stays_in_float32(kind):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4), kind(4, 3, batch_first=True))
+    given = torch.randn(2, 5, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        product = model[0](given)
+    assert product.dtype == torch.bfloat16
+    expected, _ = model[1](product.float())
+    keep_recurrent_layers_exact(model, "cpu")
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = model(given)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+    found.sum().backward()
+    assert model[1].weight_hh_l0.grad.abs().sum() > 0
+    assert set(model.state_dict()) == {
+        *(f"0.{name}" for name in ("weight", "bias")),
+        *(f"1.{name}_l0" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")),
+    }

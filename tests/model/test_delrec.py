@@ -18,6 +18,7 @@ from support.texts import write_titles_of_two_words
 from recbole_tslrec.evaluation.candidates import scores, top_items
 from recbole_tslrec.experiments.run.comparison import compare
 from recbole_tslrec.experiments.run.grid import Grid
+from recbole_tslrec.language_model import memory
 from recbole_tslrec.language_model.prompts.ragged import Ragged
 from recbole_tslrec.language_model.prompts.segments import Items, TokenTable, tokens_of
 from recbole_tslrec.language_model.readout import Head, States
@@ -409,6 +410,15 @@ def test_an_interrupted_first_stage_goes_on_to_the_same_vectors(titled, settings
     stage = pipeline_of(settings, titled, MODEL).stage(SoftPromptsStage)
     found = delrec_stages.load_file(stage.stored.folder / delrec_stages._FILE)
     assert torch.equal(found["soft_vectors"], expected["soft_vectors"])
+
+
+def test_vectors_that_are_kept_need_no_memory_for_a_second_model(titled, settings, monkeypatch):
+    pipeline_of(settings, titled, MODEL).stage(SoftPromptsStage).stored  # noqa: B018
+    # The recommender is loaded by then, and little is left beside it.
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1)
+    pipeline_of(settings, titled, MODEL).check([SoftPromptsStage])
+    with pytest.raises(ValueError, match="^llm: the weights of .* are free"):
+        pipeline_of(settings | {"seed": 1}, titled, MODEL).check([SoftPromptsStage])
 
 
 def test_vectors_are_the_same_where_activations_are_computed_again(titled, settings):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def open_source_for(config) -> LanguageModelSource:
-    """The experiment's language model, checked but not loaded; causal or an encoder-decoder.
+    """The experiment's language model, not loaded; causal or an encoder-decoder.
 
     Raises:
         ValueError, OSError, ModuleNotFoundError: says which key, its value, and what to do.
@@ -34,7 +34,12 @@ def open_source_for(config) -> LanguageModelSource:
     from recbole_tslrec.language_model.source import open_source
 
     kinds = (CAUSAL, ENCODER_DECODER)
-    source = open_source(config["llm"], config["llm_trust_remote_code"], kinds)
+    return open_source(config["llm"], config["llm_trust_remote_code"], kinds)
+
+
+def checked_source_for(config) -> LanguageModelSource:
+    """The same, unless it could not be loaded and trained with what is free now; raises as there."""
+    source = open_source_for(config)
     check_source(config, source)
     check_fine_tuning(config, source)
     return source

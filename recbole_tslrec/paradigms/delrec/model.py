@@ -23,7 +23,7 @@ from recbole_tslrec.data.keys import CANDIDATES, ITEM_TEXT
 from recbole_tslrec.language_model.keys import ADAPTERS, EXAMPLES, MEMORY, OPTIMISATION, STOPPING
 from recbole_tslrec.language_model.task import Task
 from recbole_tslrec.paradigms.delrec.keys import OWN, PROMPTS
-from recbole_tslrec.paradigms.delrec.language_model import PromptedModel, open_source_for
+from recbole_tslrec.paradigms.delrec.language_model import PromptedModel, checked_source_for
 from recbole_tslrec.paradigms.delrec.stages import SoftPromptsStage
 from recbole_tslrec.recbole_bridge.backbone_models import BackboneModels
 from recbole_tslrec.recbole_bridge.candidate_examples import (
@@ -70,7 +70,7 @@ class DELRec(Reranker):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.source = open_source_for(config)
+        self.source = checked_source_for(config)
         unread = () if config["delrec_items"] == "text" else ITEM_TEXT.names
         keys = [key for key in _KEYS if key not in unread]
         self.settings = result_values(config, keys) | {"seed": config["seed"]}

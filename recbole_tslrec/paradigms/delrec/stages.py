@@ -25,7 +25,11 @@ from recbole_tslrec.paradigms.delrec.examples import (
 )
 from recbole_tslrec.paradigms.delrec.imitated import best_behind_histories
 from recbole_tslrec.paradigms.delrec.keys import PROMPTS, SOFT_PROMPTS
-from recbole_tslrec.paradigms.delrec.language_model import PromptedModel, open_source_for
+from recbole_tslrec.paradigms.delrec.language_model import (
+    PromptedModel,
+    checked_source_for,
+    open_source_for,
+)
 from recbole_tslrec.paradigms.delrec.ranker import VECTORS, CandidateRanker, Imitation
 from recbole_tslrec.stages import provenance
 from recbole_tslrec.stages.backbone import BackboneStage
@@ -79,7 +83,7 @@ class SoftPromptsStage(LanguageModelTraining):
 
     @classmethod
     def check(cls, config, n_items: int | None) -> None:
-        open_source_for(config)
+        checked_source_for(config)
 
     @cached_property
     def made_from(self) -> dict[str, Any]:

@@ -86,6 +86,7 @@ class LanguageModelTrainer(StagesFirst, WatchedTrainer):
     def _fit(self, train_data, valid_data, verbose, saved, show_progress, callback_fn=None):
         self._follow_valid_protocol(train_data, valid_data)
         self._prepare(train_data, valid_data, show_progress)
+        self.optimizer = self._build_optimizer()  # prepare makes P5 and POD new weights
         self.config["trained_on"] = data_notes(train_data._dataset, valid_data)
         self.eval_collector.data_collect(train_data)
         task = self.model.task(train_data._dataset)

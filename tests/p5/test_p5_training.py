@@ -1,13 +1,18 @@
 """P5 and POD in the loop for language models: killed and gone on with, and divided among processes."""
 
+import gc
 import multiprocessing
 import os
 import re
 import signal
+import weakref
 
 import pytest
 import torch
 import yaml
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer
 from test_contract import assert_same, state_of
 from test_processes import SCRIPT, torchrun
 
@@ -80,3 +85,17 @@ def test_two_processes_train_what_one_trains(small_data, settings, tmp_path):
             torch.testing.assert_close(state[name], weight, rtol=0, atol=0.05, msg=name)
         else:
             assert torch.equal(state[name], weight), name
+
+
+@pytest.mark.parametrize("model", ["P5", "POD"])
+def test_nothing_keeps_the_weights_from_before_the_codes(model, small_data, settings):
+    config = Config(model, small_data, config_dict=settings | {"sft_epochs": 1})
+    train, valid, _ = data_preparation(config, create_dataset(config))
+    made = get_model(model)(config, train._dataset)
+    trainer = get_trainer(config["MODEL_TYPE"], model)(config, made)
+    first = [weakref.ref(weight) for weight in made.parameters()]
+    trainer.fit(train, valid)
+    gc.collect()
+    assert not [weight for weight in first if weight() is not None]
+    (group,) = trainer.optimizer.param_groups
+    assert {*map(id, group["params"])} == {*map(id, made.parameters())}

@@ -1,9 +1,11 @@
 """E4SRec and LlamaRec in the loop for language models: killed and gone on with, stopped, divided."""
 
+import gc
 import json
 import multiprocessing
 import os
 import signal
+import weakref
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,28 @@ def test_recboles_metric_stops_it_and_chooses_the_epoch(
         return
     assert (len(found.trainer.train_loss_dict), epoch) == (4, 1)
     assert (found.best_valid_score, found.best_valid_result["hit@10"]) == (0.3, 0.6)
+
+
+def test_the_test_finds_nothing_of_the_loop_in_memory(small_data, settings, monkeypatch):
+    run, evaluate = training._run, LanguageModelTrainer.evaluate
+    of_the_loop, left = weakref.WeakSet(), []
+
+    def noting(loop, *args):
+        run(loop, *args)
+        of_the_loop.update([loop, loop.optimizer])
+
+    def looking(self, *args, **kwargs):
+        left.append(len(of_the_loop))
+        return evaluate(self, *args, **kwargs)
+
+    monkeypatch.setattr(training, "_run", noting)
+    monkeypatch.setattr(LanguageModelTrainer, "evaluate", looking)
+    gc.disable()  # Python looks when it likes
+    try:
+        run_experiment("E4SRec", small_data, config_dict=settings | {"sft_epochs": 1})
+    finally:
+        gc.enable()
+    assert left[-1] == 0  # the others are of validation, within the loop
 
 
 def test_what_goes_wrong_names_its_own_key(small_data, settings, monkeypatch):

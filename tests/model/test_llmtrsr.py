@@ -290,6 +290,19 @@ def test_a_row_has_the_latest_summary_of_what_was_before_it():
     assert other.of([1], [np.array([5, 6, 7])])[0].tolist() == [11, 11]
 
 
+def test_summaries_are_taken_from_the_device_all_at_once(monkeypatch):
+    summaries = KeptSummaries(4, seed=0)
+    words = [np.arange(n, dtype=np.int64) for n in (2, 0, 3)]
+    kept = [Kept(user, 2 - user % 2, words[user] + 1, words[user]) for user in range(3)]
+    summaries.take(kept)
+    asked = []
+    for name in ("__int__", "__index__", "item"):
+        monkeypatch.setattr(torch.Tensor, name, lambda tensor, name=name: asked.append(name) or 0)
+    found = summaries.of([2, 0], [words[2] + 1, words[0] + 1])
+    assert [row.tolist() for row in found] == [[0, 1, 2], [0, 1]]
+    assert asked == []
+
+
 def test_a_validated_row_reads_no_summary_of_its_future():
     """Its cut history may begin with an item that the user has again later."""
     own, history = KeptSummaries(3, seed=0), [np.array([3, 4, 5])]

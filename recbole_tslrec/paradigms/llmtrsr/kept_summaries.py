@@ -174,11 +174,15 @@ class KeptSummaries(nn.Module):
             ends = self.token_counts.cpu().numpy().cumsum()
             tokens = np.split(self.tokens.cpu().numpy().astype(np.int64), ends)
             items = self.items.cpu().numpy().astype(np.int64)
+            # All at once: a number that is asked for alone waits for the GPU.
+            users, targets, counts = (
+                each.tolist() for each in (self.users, self.targets, self.item_counts)
+            )
             self._found = {}
-            for row in self.targets.argsort(stable=True).tolist():
-                user, target = int(self.users[row]), int(self.targets[row])
-                own = items[row, : self.item_counts[row]]
-                self._found.setdefault(user, []).append(Kept(user, target, own, tokens[row]))
+            for row in np.argsort(targets, kind="stable").tolist():
+                own = items[row, : counts[row]]
+                one = Kept(users[row], targets[row], own, tokens[row])
+                self._found.setdefault(one.user, []).append(one)
         return self._found
 
 

@@ -272,7 +272,8 @@ class TermChosenLast:
 
     def _choose(self, valid_data, saved, show_progress) -> None:
         """Choose the best epoch's term, and write it into the checkpoint; its weights stay loaded."""
-        content = load_checkpoint(self.saved_model_file, self.device) if saved else None
+        # On the CPU: the optimiser's state takes twice the model's memory, and is of no use here.
+        content = load_checkpoint(self.saved_model_file) if saved else None
         if content is not None:
             self.model.load_state_dict(content["state_dict"])
         metric = self.config["valid_metric"]

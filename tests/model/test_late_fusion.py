@@ -21,6 +21,7 @@ from recbole_tslrec.evaluation.ranks import metrics
 from recbole_tslrec.evaluation.scoring_term import check_metric
 from recbole_tslrec.paradigms.tslrec.augmentation.late_fusion import HistorySimilarity
 from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
+from recbole_tslrec.recbole_bridge import trainers
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.store.checkpoints import load_checkpoint, write_checkpoint
 
@@ -154,6 +155,20 @@ def test_the_best_setting_is_chosen_and_kept(backbone, fusion, protocol, small_d
         single = loaded.predict(twice)
     expected = scores[torch.arange(len(twice)) // 2, twice["item_id"]]
     torch.testing.assert_close(single, expected)
+
+
+def test_a_term_is_chosen_with_nothing_of_the_optimiser_on_the_device(
+    small_data, settings, monkeypatch
+):
+    read = []
+
+    def load(path, map_location="the default"):
+        read.append(map_location)
+        return load_checkpoint(path)
+
+    monkeypatch.setattr(trainers, "load_checkpoint", load)
+    run_experiment("TSLRec_SASRec", small_data, config_dict=settings | AFTER)
+    assert read == ["the default"]  # the CPU, whatever the trainer's device is
 
 
 @pytest.mark.parametrize("enhancement", ["tfidf", "text", "shuffled_text"])

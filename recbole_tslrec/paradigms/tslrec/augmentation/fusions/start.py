@@ -35,4 +35,5 @@ class StartFusion(IdFusion):
         known = rows.any(dim=1, keepdim=True)
         started = rows * (self._size / size if size > 0 else 0.0)
         ids = id_embeddings.data[1:, : rows.shape[1]]
-        ids.copy_(torch.where(known, started, ids))
+        # The vectors are on the CPU still, the ids where the model is.
+        ids.copy_(torch.where(known.to(ids.device), started.to(ids), ids))

@@ -87,6 +87,7 @@ SLOW = {
     "test_report",
     "test_reranker",
     "test_screen",
+    "test_second_device",
     "test_similar",
     "test_trained_on",
     "test_trainer",

@@ -52,6 +52,7 @@ def generate(
         use_cache=True,
     )
     lengths = template.lengths(values) + max_new_tokens
+    head = _in_float32(model.get_output_embeddings())
     answers: list[np.ndarray] = [np.empty(0, np.int64)] * len(lengths)
     its_own, model.generation_config = (
         model.generation_config,
@@ -61,7 +62,7 @@ def generate(
         for examples in _by_length(lengths, positions_at_once):
             chosen = {name: [rows[number] for number in examples] for name, rows in values.items()}
             for number, row in zip(
-                examples, _written(encoder, model, template.batch(chosen)), strict=True
+                examples, _written(encoder, model, head, template.batch(chosen)), strict=True
             ):
                 ends = np.flatnonzero(np.isin(row, end_ids))
                 answers[number] = row[: ends[0]] if len(ends) else row
@@ -70,31 +71,39 @@ def generate(
     return answers
 
 
-def _written(encoder: ItemEncoder, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:
+def _written(
+    encoder: ItemEncoder, model: nn.Module, head: nn.Module, batch: dict[str, Tensor]
+) -> np.ndarray:
     """What the model writes behind each prompt, filled up with an end token. [B, tokens]"""
     device = model.get_input_embeddings().weight.device
     batch = {name: part.to(device) for name, part in batch.items()}
     mask = batch["attention_mask"]
     embeddings = encoder.embed(batch["token_ids"], batch.get("item_rows"), batch.get("soft_rows"))
     if model.config.is_encoder_decoder:
-        with _fast_products(model, device):
+        with _fast_products(model, head, device):
             written = model.generate(inputs_embeds=embeddings, attention_mask=mask)[:, 1:]
     else:  # what is written must follow the last position
         embeddings, mask = _padded_on_the_left(embeddings, mask)
-        with _fast_products(model, device):
+        with _fast_products(model, head, device):
             written = model.generate(inputs_embeds=embeddings, attention_mask=mask)
     return written.cpu().numpy()
 
 
+def _in_float32(head: nn.Module) -> nn.Module:
+    """The head, or a copy of one that is held in bf16, as on a GPU."""
+    return head if head.weight.dtype == torch.float32 else deepcopy(head).float()
+
+
 @contextmanager
-def _fast_products(model: nn.Module, device: torch.device) -> Iterator[None]:
+def _fast_products(model: nn.Module, exact: nn.Module, device: torch.device) -> Iterator[None]:
     """Products in bf16 where that is fast; but logits as exact as the hidden states.
 
     In bf16 the largest logits of a vocabulary are often equal, and the first of them would be taken.
+
+    Args:
+        exact: its head in float32.
     """
     head = model.get_output_embeddings()
-    # On a GPU the head is held in bf16 like all else.
-    exact = head if head.weight.dtype == torch.float32 else deepcopy(head).float()
     logits = torch.autocast(device.type, enabled=False)(exact.forward)
     head.forward = lambda hidden: logits(hidden.float())
     try:

@@ -335,10 +335,11 @@ def check_language_model(
     prompt = make_prompt_for(config, source, words, key)
     longest, room = config["item_text_tokens"] + has_slots(config), _room(source, prompt)
     if has_words(config) and longest > room:
+        most = room - has_slots(config)
+        remedy = f"Set item_text_tokens: {most} or fewer" if most > 0 else f"Shorten {key}"
         raise ValueError(
             f"item_text_tokens: an item takes up to {longest} positions, and the prompt's own words "
-            f"leave {room} of the language model's {source.context_length}. Set item_text_tokens: "
-            f"{room - has_slots(config)} or fewer."
+            f"leave {room} of the language model's {source.context_length}. {remedy}."
         )
     check_source(config, source)
 

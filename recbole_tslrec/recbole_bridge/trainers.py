@@ -52,7 +52,7 @@ class BackboneTrainer(WatchedTrainer):
         self._all_items_loss = loss_of(config, model.n_items, self._bf16)
         super().__init__(config, model)
         if self._bf16 and self.device.type == "cuda":
-            keep_recurrent_layers_exact(model, "cuda")
+            keep_recurrent_layers_exact(model)
 
     def fit(
         self,

@@ -50,9 +50,9 @@ class WatchedTrainer(Trainer):
 
     def _follow_valid_protocol(self, train_data, valid_data) -> None:
         protocol = self.config["valid_protocol"]
-        if protocol != "ranked" and self._masked is None:
+        if protocol != "ranked":
             self._masked = SeenItems(train_data._dataset)
-        if protocol == "novel" and valid_data and self._novel is None:
+        if protocol == "novel" and valid_data:
             self._novel = novel_rows(valid_data, self._masked)
 
     def resume_checkpoint(self, resume_file):

@@ -1,5 +1,7 @@
 """Recurrent layers under autocast."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -16,11 +18,17 @@ def test_a_recurrent_layer_stays_in_float32(kind):
         product = model[0](given)
     assert product.dtype == torch.bfloat16
     expected, _ = model[1](product.float())
-    keep_recurrent_layers_exact(model, "cpu")
+    keep_recurrent_layers_exact(model)
     with torch.autocast("cpu", torch.bfloat16):
         found, _ = model(given)
     assert found.dtype == torch.float32
     assert torch.equal(found, expected)
+    named, _ = model[1](input=product, hx=None)
+    assert torch.equal(named, expected)
+    copied = deepcopy(model)
+    for weight in copied.parameters():
+        nn.init.zeros_(weight)
+    assert not copied(given)[0].any()  # it computes with its own weights
     found.sum().backward()
     assert model[1].weight_hh_l0.grad.abs().sum() > 0
     assert set(model.state_dict()) == {

@@ -7,7 +7,7 @@ from conftest import HEADED_CONFIGS
 from torch.nn import functional
 
 from recbole_tslrec.language_model.encoder import ItemEncoder
-from recbole_tslrec.language_model.generation import _fast_products, generate
+from recbole_tslrec.language_model.generation import _fast_products, _in_float32, generate
 from recbole_tslrec.language_model.load import add_adapters, load_language_model
 from recbole_tslrec.language_model.prompts.segments import Field, Items, Words
 from recbole_tslrec.language_model.prompts.template import make_template
@@ -101,6 +101,7 @@ def test_logits_of_a_model_held_in_bf16_are_not_rounded(headed_model_folder):
     model = encoder.language_model.to(torch.bfloat16)  # as on a GPU
     hidden = torch.randn(5, model.config.hidden_size, dtype=torch.bfloat16)
     expected = functional.linear(hidden.float(), model.lm_head.weight.float())
-    with _fast_products(model, torch.device("cpu")):
+    exact = _in_float32(model.get_output_embeddings())
+    with _fast_products(model, exact, torch.device("cpu")):
         assert torch.equal(model.lm_head(hidden), expected)
     assert model.lm_head.weight.dtype == torch.bfloat16

@@ -67,7 +67,7 @@ def make_report(results: Results, command: str) -> tuple[str, list[Block]]:
         found_of_others={
             protocol: tables.findings_beside_tslrec(one.numbers) for protocol, one in tested.items()
         },
-        seeds_and_gaps=tables.seeds_and_gaps(results),
+        seeds_and_gaps={name: tables.seeds_and_gaps(of) for name, of in views(results).items()},
         families={name: tables.family_text(one.numbers) for name, one in tested.items()},
         family_text=tables.family_text,
         failed=[

@@ -76,6 +76,19 @@ def test_a_term_is_chosen_by_novel_targets(small_data, settings, monkeypatch):
     assert dict(experiment.best_valid_result) == pytest.approx(novel)
 
 
+def test_a_second_fit_goes_by_its_own_rows(small_data, settings):
+    given = settings | GIVEN | {"valid_protocol": "novel", "epochs": 1}
+    experiment = run_experiment("GRU4Rec", small_data, config_dict=given, test=False)
+    trainer, first = experiment.trainer, experiment.trainer._novel
+    rows = experiment.valid_data._dataset
+    half = rows.copy(rows.inter_feat[: len(rows) // 2])
+    valid_data = type(experiment.valid_data)(
+        experiment.config, half, experiment.valid_data._sampler
+    )
+    trainer._follow_valid_protocol(experiment.train_data, valid_data)
+    assert 0 < len(trainer._novel._dataset) < len(first._dataset)
+
+
 @pytest.mark.parametrize("model", ["SASRec", "TSLRec_SASRec"])
 def test_without_a_novel_target_it_is_refused_at_once(model, settings, tmp_path):
     path = tmp_path / "data" / "same" / "same.inter"

@@ -202,7 +202,8 @@ class StagesFirst:
     def check(self, train_data, valid_data, show_progress=False) -> None:
         """Raise what would stop the stages after hours; ``fit`` calls it unless it was called before."""
         check_validation(self.config, valid_data)
-        self._follow_valid_protocol(train_data, valid_data)
+        if self.config["valid_protocol"] == "novel":  # there may be no such row
+            self._follow_valid_protocol(train_data, valid_data)
         term = getattr(self.model, "scoring_term", None)
         if valid_data is not None and term is not None and not self.model.term_in_training:
             check_valid_metric(self.config)  # the term is chosen by it, whatever eval_step says

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
+from functools import cache
 
 import pandas as pd
 
@@ -13,6 +14,7 @@ from recbole_tslrec.experiments.report.results import METHOD, NOVEL, Results, ta
 VIEWS = {**PROTOCOLS, NOVEL: "seen items masked, novel targets alone"}
 
 
+@cache  # tables, pictures and captions ask for it; a process makes one report
 def views(results: Results) -> dict[str, Results]:
     """What a table is made of, by protocol, and by novel targets where not all are."""
     novel = _by_novel_targets(results)

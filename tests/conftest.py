@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import gc
 import logging
 import os
 import random
 import sys
+import types
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers reads it: no test waits for a hub
@@ -16,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+import yaml
 from hypothesis import settings as hypothesis_settings
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -106,10 +110,26 @@ def pytest_collection_modifyitems(items):
         item.add_marker(getattr(pytest.mark, marker))
 
 
-def pytest_collection_finish(session):
-    """What is there by now stays: torch and transformers alone are half a second of each collection."""
+@pytest.fixture(scope="module", autouse=True)
+def what_is_there_stays():
+    """No collection looks at it again: torch and transformers alone are half a second of each."""
     gc.collect()
     gc.freeze()
+
+
+@functools.cache
+def _parsed(text: str, loader) -> object:
+    return yaml.load(text, Loader=loader)
+
+
+def _load_yaml(stream, Loader):
+    return copy.deepcopy(_parsed(stream if isinstance(stream, str) else stream.read(), Loader))
+
+
+# RecBole parses the same five files, in Python, for every experiment: a tenth of these tests' time.
+sys.modules["recbole.config.configurator"].yaml = types.SimpleNamespace(
+    load=_load_yaml, FullLoader=yaml.FullLoader
+)
 
 
 WORDS = (

@@ -104,16 +104,31 @@ def test_trains_saves_loads_and_scores_all_items(model, data, settings):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_same_seed_gives_the_same_bits(model, data, settings):
-    one, again, other = (
-        run_experiment(model, data, config_dict=settings | {"tslrec_dir": folder, "seed": seed})
-        for folder, seed in (("a", 1), ("b", 1), ("c", 2))
-    )
-    assert_same(state_of(one), state_of(again))
-    assert one.test_result == again.test_result
+def test_the_same_seed_gives_the_same_bits_also_of_a_run_that_was_stopped(
+    model, data, settings, monkeypatch
+):
+    kinds = staged_models()[model].stages(Config(model, data, config_dict=settings))
+    one = run_experiment(model, data, config_dict=settings | {"tslrec_dir": "unbroken"})
+
+    def stopped(self, folder):
+        raise KeyboardInterrupt
+
+    if kinds:
+        with monkeypatch.context() as first:
+            first.setattr(kinds[-1], "make", stopped)
+            with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+                run_experiment(model, data, config_dict=settings)
+    again = run_experiment(model, data, config_dict=settings)
+    third = run_experiment(model, data, config_dict=settings)
+    assert all(stage.reused for stage in third.stages)
+    state = state_of(one)
+    for other in (again, third):
+        assert_same(state, state_of(other))
+        assert other.test_result == one.test_result
     if model == "Repeat":  # in which nothing is drawn
         return
-    pairs = zip(state_of(one).values(), state_of(other).values(), strict=True)
+    other = run_experiment(model, data, config_dict=settings | {"seed": 2})
+    pairs = zip(state.values(), state_of(other).values(), strict=True)
     assert not all(torch.equal(*pair) for pair in pairs)
 
 
@@ -133,27 +148,6 @@ def test_a_share_of_the_users_is_learned_from(model, data, settings):
         name for name, count in of_all.items() if of_half[name] <= 0.8 * count
     }  # validated on all
     assert less and less >= of_all.keys() & {"fine_tuning", "soft_prompts", model.lower()}
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_a_stage_that_is_stopped_is_made_by_the_same_command(model, data, settings, monkeypatch):
-    kinds = staged_models()[model].stages(Config(model, data, config_dict=settings))
-    if not kinds:
-        pytest.skip("has no stages")
-    unbroken = run_experiment(model, data, config_dict=settings | {"tslrec_dir": "unbroken"})
-
-    def stopped(self, folder):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as first:
-        first.setattr(kinds[-1], "make", stopped)
-        with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
-            run_experiment(model, data, config_dict=settings)
-    again = run_experiment(model, data, config_dict=settings)
-    assert_same(state_of(unbroken), state_of(again))
-    third = run_experiment(model, data, config_dict=settings)
-    assert all(stage.reused for stage in third.stages)
-    assert_same(state_of(unbroken), state_of(third))
 
 
 @pytest.mark.parametrize("model", MODELS)

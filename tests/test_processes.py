@@ -1,4 +1,4 @@
-"""Two processes of torchrun over gloo: the stages of one process, made together."""
+"""Two processes over gloo: the stages of one process, made together."""
 
 import os
 import subprocess
@@ -8,12 +8,14 @@ from pathlib import Path
 import torch
 import yaml
 from support.stages import pipeline_of, stored
+from support.two_processes import in_two_processes
 from test_pipeline import stage_tensors
 from tiny_fine_tuning import CPU, model_and_prompt, settings_of, users_of_one_taste
 
 from recbole_tslrec.language_model import training
 from recbole_tslrec.language_model.item_states import read_items
 from recbole_tslrec.paradigms.tslrec.reconstruction import fine_tuning
+from recbole_tslrec.store import processes
 
 TOKENS = [f"item {number}" for number in range(20)]
 SCRIPT = Path(__file__).parents[1] / "run_recbole_tslrec.py"
@@ -56,54 +58,40 @@ def test_two_processes_make_what_one_makes(small_data, settings, tmp_path):
         torch.testing.assert_close(together[name], tensor, rtol=0, atol=0.02, msg=name)
 
 
-_SHARE = """
-import sys
-from pathlib import Path
-import torch
-sys.path[:0] = sys.argv[2:]
-from tiny_fine_tuning import CPU, model_and_prompt, settings_of, users_of_one_taste
-from recbole_tslrec.store import processes
-from recbole_tslrec.language_model import item_states
-from recbole_tslrec.language_model import training
-from recbole_tslrec.paradigms.tslrec.reconstruction import fine_tuning
-TOKENS = [f"item {number}" for number in range(20)]
-model, prompt = model_and_prompt(sys.argv[1])
-read = []
-model.reader.register_forward_pre_hook(
-    lambda module, args, batch: read.append(len(batch["token_ids"])), with_kwargs=True
-)
-states = item_states.read_items(model.reader, prompt, TOKENS, Path("."), "Items", False, items_a_shard=3)
-Path(f"read-{processes.number()}").write_text(str(sum(read)))
-assert (states is not None) == processes.is_first()
-training.bf16_is_fast = lambda device: False
-fine_tuning.fine_tune(
-    model, prompt, *users_of_one_taste(), settings_of(epochs=2), Path("checkpoints"), CPU, False
-)
-if processes.is_first():
-    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    torch.save({"states": states, "trained": trained}, "results.pt")
-processes.part()
-"""
+def share(folder: str) -> None:
+    model, prompt = model_and_prompt(folder)
+    read = []
+    model.reader.register_forward_pre_hook(
+        lambda module, args, batch: read.append(len(batch["token_ids"])), with_kwargs=True
+    )
+    states = read_items(model.reader, prompt, TOKENS, Path("."), "Items", False, items_a_shard=3)
+    Path(f"read-{processes.number()}").write_text(str(sum(read)))
+    assert (states is not None) == processes.is_first()
+    tune(model, prompt, Path("checkpoints"))
+    if processes.is_first():
+        trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+        torch.save({"states": states, "trained": trained}, "results.pt")
+    processes.part()
+
+
+def tune(model, prompt, checkpoints: Path) -> None:
+    histories, preferences = users_of_one_taste()
+    settings = settings_of(epochs=2)
+    fine_tuning.fine_tune(model, prompt, histories, preferences, settings, checkpoints, CPU, False)
 
 
 def test_items_and_users_are_shared_out(tmp_path, language_model_folder, monkeypatch):
     """Each process reads its shards and its part of every batch; in full precision, as one would."""
-    (tmp_path / "share.py").write_text(_SHARE)
-    tests = Path(__file__).parent
+    monkeypatch.setattr(training, "bf16_is_fast", lambda device: False)
     folder = language_model_folder()
-    torchrun(tmp_path, "share.py", folder, str(tests))
+    in_two_processes(share, folder)
     together = torch.load(tmp_path / "results.pt")
     assert [(tmp_path / f"read-{process}").read_text() for process in (0, 1)] == ["11", "9"]
     model, prompt = model_and_prompt(folder)
     (tmp_path / "alone").mkdir()
     alone = read_items(model.reader, prompt, TOKENS, tmp_path / "alone", "Items", False)
     torch.testing.assert_close(together["states"], alone)
-    monkeypatch.setattr(training, "bf16_is_fast", lambda device: False)
-    histories, preferences = users_of_one_taste()
-    settings = settings_of(epochs=2)
-    fine_tuning.fine_tune(
-        model, prompt, histories, preferences, settings, tmp_path / "c", CPU, False
-    )
+    tune(model, prompt, tmp_path / "c")
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             expected = together["trained"][name]
@@ -111,8 +99,6 @@ def test_items_and_users_are_shared_out(tmp_path, language_model_folder, monkeyp
 
 
 def test_without_torchrun_there_is_one_process():
-    from recbole_tslrec.store import processes
-
     assert (processes.count(), processes.number(), processes.is_first()) == (1, 0, True)
     assert processes.agree(True) and not processes.agree(False)
     processes.tell("nobody listens")

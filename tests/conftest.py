@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import gc
+import importlib
 import logging
 import os
 import random
@@ -373,3 +374,16 @@ def settings(language_model_folder):
         "delrec_predictions": 3,
         "delrec_soft_epochs": 1,
     }
+
+
+@pytest.fixture
+def benchmark(monkeypatch, capsys):
+    """What a file of benchmarks/ prints as a command; in this process, whose imports are done."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+
+    def run(name: str, *options: str) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *options])
+        importlib.import_module(name).main()
+        return capsys.readouterr().out
+
+    return run

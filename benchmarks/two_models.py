@@ -29,7 +29,7 @@ from recbole_tslrec.backbones.registry import without_padding
 from recbole_tslrec.evaluation.blocks import BlockDataLoader
 from recbole_tslrec.evaluation.metrics import metrics, of_each
 from recbole_tslrec.evaluation.ranks import target_ranks
-from recbole_tslrec.evaluation.seen_items import SeenItems
+from recbole_tslrec.evaluation.seen_items import EarlierRows, SeenItems
 from recbole_tslrec.recbole_bridge.trained_model import TrainedModel, load_trained_model
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
@@ -56,7 +56,9 @@ def ranks_by_weight(models: list[TrainedModel], part: str) -> np.ndarray:
     valid_data = first.valid_data if part == "test" else None
     seen = SeenItems(first.train_data._dataset, valid_data=valid_data)
     rows = getattr(first, f"{part}_data")
-    blocks = BlockDataLoader(rows.config, rows._dataset, None, None)  # uncut: of any kind of model
+    earlier = EarlierRows.of(rows._dataset)
+    # Uncut: of any kind of model.
+    blocks = BlockDataLoader(rows.config, rows._dataset, None, None, earlier=earlier)
     found = []
     with ExitStack() as stack:
         stack.enter_context(parametrize.cached())

@@ -13,7 +13,7 @@ from recbole.data.dataloader import FullSortEvalDataLoader
 from tqdm import tqdm
 
 from recbole_tslrec.backbones.registry import Backbone, backbone_of
-from recbole_tslrec.evaluation.seen_items import SeenItems
+from recbole_tslrec.evaluation.seen_items import EARLIER_ITEMS, EarlierRows, SeenItems
 
 if TYPE_CHECKING:
     from recbole.config import Config
@@ -67,9 +67,11 @@ class BlockDataLoader(FullSortEvalDataLoader):
         sampler: as RecBole's loader takes it; it is not used.
         backbone: what is evaluated; None for a model that is no backbone.
         masked: what to take out of the ranking, but for a row's target; None: nothing, as RecBole.
+        chosen: positions of the rows to go through, int64 ``[any]``; None: all.
+        earlier: gives the rows a column of what their users had in rows before; None: they have none.
 
     Attributes:
-        order: int64 ``[n_rows]``, the data set's rows as the blocks go through them.
+        order: int64 ``[n_rows]``, the rows' positions in the data set as the blocks go through them.
     """
 
     def __init__(
@@ -79,21 +81,23 @@ class BlockDataLoader(FullSortEvalDataLoader):
         sampler: AbstractSampler | None,
         backbone: Backbone | None,
         masked: SeenItems | None = None,
+        chosen: np.ndarray | None = None,
+        earlier: EarlierRows | None = None,
     ):
-        self._masked = masked
+        self._masked, self._earlier = masked, earlier
         rows = max(SCORE_BYTES // (4 * dataset.item_num), 1)
         rows = min(rows, config["eval_batch_size"])
         if backbone is not None and config["device"].type == "cpu":
             rows = min(rows, _ROWS_ON_CPU)
-        self.order = np.arange(len(dataset))
+        self.order = np.arange(len(dataset)) if chosen is None else chosen
         # A transform may move the items of a list to its right end.
         self._cut = backbone is not None and backbone.cuts_padding and config["transform"] is None
         if self._cut:
-            lengths = dataset.inter_feat[dataset.item_list_length_field].numpy()
-            self.order = np.argsort(-lengths, kind="stable")
+            lengths = dataset.inter_feat[dataset.item_list_length_field].numpy()[self.order]
+            self.order = self.order[np.argsort(-lengths, kind="stable")]
         processes = 1 if config["single_spec"] else config["world_size"]
-        n_blocks = -(-len(dataset) // (rows * processes)) * processes
-        self._blocks = np.array_split(self.order, min(n_blocks, len(dataset)))
+        n_blocks = -(-len(self.order) // (rows * processes)) * processes
+        self._blocks = np.array_split(self.order, min(n_blocks, len(self.order)))
         super().__init__(config, dataset, sampler)
 
     @classmethod
@@ -102,9 +106,12 @@ class BlockDataLoader(FullSortEvalDataLoader):
         loader: FullSortEvalDataLoader,
         model: SequentialRecommender,
         masked: SeenItems | None = None,
+        chosen: np.ndarray | None = None,
     ) -> BlockDataLoader:
         """The rows of RecBole's loader in blocks that suit a model."""
-        return cls(loader.config, loader._dataset, loader._sampler, backbone_of(model), masked)
+        dataset = loader._dataset
+        given = (loader.config, dataset, loader._sampler, backbone_of(model))
+        return cls(*given, masked, chosen, EarlierRows.of(dataset))
 
     def _init_batch_size_and_step(self) -> None:
         self.sample_size = len(self._blocks)
@@ -128,6 +135,8 @@ class BlockDataLoader(FullSortEvalDataLoader):
         if self._cut:
             longest = int(rows[self._dataset.item_list_length_field].max())
             cut_lists(rows, longest, self.config["LIST_SUFFIX"])
+        if self._earlier is not None:
+            rows.interaction[EARLIER_ITEMS] = self._earlier.items(self._blocks[number])
         if self._masked is not None:
             seen_by, items = self._masked.pairs(rows)
             others = items != positive_i[seen_by]

@@ -156,8 +156,8 @@ def rank_test_targets(model, train_data, valid_data, test_data) -> Ranks:
     """Rank every test target among all items, both protocols in one pass over the test rows.
 
     A user's history is all that comes before the target: the training interactions and those of
-    validation, in full, and the row's own item list (which ``MAX_ITEM_LIST_LENGTH`` may have cut,
-    but which holds the test rows before this one where a split gives a user several).
+    validation, in full, the row's own item list, and where a split gives a user several test rows,
+    those before.
 
     Args:
         model: a trained sequential RecBole model; with ``protocol_scores``, as rerankers have it, where

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
 
 
+# A column of evaluated rows: what their users had in earlier rows of the same part, padded with 0.
+EARLIER_ITEMS = "earlier_items"
+_ROWS_AT_ONCE = 4096
+
+
 def repeated_targets(targets: Tensor, seen: tuple[Tensor, Tensor]) -> Tensor:
     """Whether each target was seen before, bool ``[B]``.
 
@@ -30,28 +35,80 @@ def repeated_targets(targets: Tensor, seen: tuple[Tensor, Tensor]) -> Tensor:
     return repeated
 
 
-def novel_rows(loader: FullSortEvalDataLoader, seen: SeenItems) -> FullSortEvalDataLoader:
-    """RecBole's loader with those rows alone whose target the user had not had before.
+def novel_rows(loader: FullSortEvalDataLoader, seen: SeenItems) -> np.ndarray:
+    """Those rows of RecBole's loader alone whose target the user had not had before, int64 ``[any]``.
 
     Raises:
         ValueError: there is none.
     """
-    dataset, rows = loader._dataset, loader._dataset.inter_feat
-    repeated = repeated_targets(rows[dataset.iid_field], seen.pairs(rows))
-    if repeated.all():
+    dataset = loader._dataset
+    earlier, rows = EarlierRows.of(dataset), np.arange(len(dataset))
+    novel = []
+    for block in np.array_split(rows, -(-len(rows) // _ROWS_AT_ONCE)):
+        interaction = dataset.inter_feat[block]
+        if earlier is not None:
+            interaction.interaction[EARLIER_ITEMS] = earlier.items(block)
+        repeated = repeated_targets(interaction[dataset.iid_field], seen.pairs(interaction))
+        novel.append(block[~repeated.numpy()])
+    novel = np.concatenate(novel)
+    if not len(novel):
         raise ValueError(
             "valid_protocol: [novel] has nothing to go by: in validation every user has an item that "
             "they had before. Set valid_protocol: masked."
         )
-    novel = dataset.copy(rows[~repeated])
-    return type(loader)(loader.config, novel, loader._sampler, shuffle=False)
+    return novel
+
+
+class EarlierRows:
+    """What a user had in the rows of validation or test before one, where a split gives a user several.
+
+    A row's own list holds it as well, but for what ``MAX_ITEM_LIST_LENGTH`` has cut off.
+
+    Args:
+        dataset: RecBole's augmented data set of the part, a user's rows in the order of time.
+    """
+
+    def __init__(self, dataset: SequentialDataset):
+        rows = dataset.inter_feat
+        users = rows[dataset.uid_field].numpy()
+        self._targets = rows[dataset.iid_field]
+        self._lists = rows[_list_field(dataset)]
+        self._order = np.argsort(users, kind="stable")
+        first = np.flatnonzero(np.diff(users[self._order], prepend=-1))
+        sizes = np.diff(first, append=len(users))
+        self._first = np.empty(
+            len(users), dtype=np.int64
+        )  # of the row's user, a place in the order
+        self._first[self._order] = np.repeat(first, sizes)
+        self.number = np.empty(len(users), dtype=np.int64)  # of the row among its user's, from 0
+        self.number[self._order] = np.arange(len(users)) - np.repeat(first, sizes)
+
+    @classmethod
+    def of(cls, dataset: SequentialDataset) -> EarlierRows | None:
+        """None where every user has one row, as when the last items are left out."""
+        found = cls(dataset)
+        return found if found.number.any() else None
+
+    def items(self, rows: np.ndarray) -> Tensor:
+        """The items of some rows' users before these rows' own lists, int64 ``[B, any]``, padded with 0.
+
+        Args:
+            rows: positions in the data set, int64 ``[B]``.
+        """
+        numbers = torch.from_numpy(self.number[rows])
+        places = self._first[rows][:, None] + np.arange(int(numbers.max()))
+        places = np.minimum(places, len(self._order) - 1)
+        targets = self._targets[self._order[places]]
+        targets[torch.arange(targets.shape[1]) >= numbers[:, None]] = 0
+        return torch.cat([self._lists[self._order[self._first[rows]]], targets], dim=1)
 
 
 class SeenItems:
     """The items of every user's interactions, and of a row's own list.
 
-    ``MAX_ITEM_LIST_LENGTH`` may have cut the list, but it holds what comes between the training rows
-    and this one where a split gives a user several.
+    ``MAX_ITEM_LIST_LENGTH`` may have cut the list. Where a split gives a user several rows, what came
+    between the training rows and this one is in the column :data:`EARLIER_ITEMS`, which
+    :class:`.BlockDataLoader` adds.
 
     Args:
         dataset: RecBole's data set of the training rows.
@@ -70,6 +127,11 @@ class SeenItems:
             rows = valid_data._dataset.inter_feat
             users.append(rows[dataset.uid_field].numpy())
             items.append(rows[dataset.iid_field].numpy())
+            # A user without training rows has the first items in lists alone.
+            rows = rows[~np.isin(users[-1], histories.user_ids)]
+            lists = rows[_list_field(dataset)].numpy()
+            users.append(np.repeat(rows[dataset.uid_field].numpy(), lists.shape[1]))
+            items.append(lists.ravel())
         places = (np.concatenate(users), np.concatenate(items))
         shape = (dataset.user_num, dataset.item_num)
         self._of_users = csr_matrix((np.ones(len(places[0]), dtype=np.int32), places), shape=shape)
@@ -85,13 +147,19 @@ class SeenItems:
             among the items.
         """
         users = interaction[self._dataset.uid_field].cpu().numpy()
-        rows, items = (self._of_users[users] + self._listed(interaction)).nonzero()
+        seen = self._of_users[users] + self._listed(interaction[_list_field(self._dataset)])
+        if EARLIER_ITEMS in interaction:
+            seen += self._listed(interaction[EARLIER_ITEMS])
+        rows, items = seen.nonzero()
         return torch.from_numpy(rows).long(), torch.from_numpy(items).long()
 
-    def _listed(self, interaction: Interaction) -> csr_matrix:
-        """The items of the rows' own lists, sparse [B, n_items]."""
-        field = getattr(self._dataset, f"{self._dataset.iid_field}_list_field")
-        items = interaction[field].cpu().numpy()
+    def _listed(self, lists: Tensor) -> csr_matrix:
+        """The items of the rows' lists, sparse [B, n_items]."""
+        items = lists.cpu().numpy()
         rows = np.repeat(np.arange(len(items)), items.shape[1])
         shape = (len(items), self._dataset.item_num)
         return csr_matrix((np.ones(len(rows), dtype=np.int32), (rows, items.ravel())), shape=shape)
+
+
+def _list_field(dataset: SequentialDataset) -> str:
+    return getattr(dataset, f"{dataset.iid_field}_list_field")

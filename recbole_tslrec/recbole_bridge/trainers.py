@@ -280,7 +280,7 @@ class TermChosenLast:
         metric = self.config["valid_metric"]
         term = self.model.scoring_term
         masked, novel = (None, None) if term.always_ranked else (self._masked, self._novel)
-        blocks = BlockDataLoader.of(valid_data if novel is None else novel, self.model)
+        blocks = BlockDataLoader.of(valid_data, self.model, chosen=novel)
         by_settings = choose_settings(self.model, blocks, metric, masked)
         best = dict(zip(term.names, term.chosen.tolist(), strict=True))
         how = "ranked" if masked is None else "masked"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.trainer import Trainer
@@ -35,7 +36,7 @@ class WatchedTrainer(Trainer):
         self._epoch, self._step = None, 0  # where training stands
         self._evaluated = None  # the file whose weights are evaluated; None for the trained ones
         self._masked: SeenItems | None = None  # what validation does not rank
-        self._novel: FullSortEvalDataLoader | None = None  # the rows that it goes by; None: all
+        self._novel: np.ndarray | None = None  # the rows that it goes by; None: all
         self.alongside: RanksAlongside | None = None  # takes the scores of a full ranking, if set
         if config["single_spec"]:  # else the other processes look for the first one's file
             # RecBole's name is exact to the second: of two runs that start in the same one, each would
@@ -81,8 +82,7 @@ class WatchedTrainer(Trainer):
 
     def _valid_epoch(self, valid_data, show_progress=False):
         if self._masked is not None:
-            rows = valid_data if self._novel is None else self._novel
-            valid_data = BlockDataLoader.of(rows, self.model, self._masked)
+            valid_data = BlockDataLoader.of(valid_data, self.model, self._masked, self._novel)
         return super()._valid_epoch(valid_data, show_progress)
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):

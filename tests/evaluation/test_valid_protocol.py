@@ -84,7 +84,7 @@ def test_a_second_fit_goes_by_its_own_rows(small_data, settings):
     half = rows.copy(rows.inter_feat[: len(rows) // 2])
     valid_data = type(experiment.valid_data)(trainer.config, half, experiment.valid_data._sampler)
     trainer._follow_valid_protocol(experiment.train_data, valid_data)
-    assert 0 < len(trainer._novel._dataset) < len(first._dataset)
+    assert 0 < len(trainer._novel) < len(first)
 
 
 @pytest.mark.parametrize("model", ["SASRec", "TSLRec_SASRec"])

@@ -33,14 +33,21 @@ class PositionBudgetSampler(Sampler[list[tuple[int, float]]]):
             by itself.
         seed: the same seed and epoch give the same batches.
         process, processes: which share is iterated over.
+        tell_epoch: called with each epoch that is chosen, as what an example holds may follow from it.
     """
 
     def __init__(
-        self, lengths: np.ndarray, budget: int, seed: int, process: int = 0, processes: int = 1
+        self,
+        lengths: np.ndarray,
+        budget: int,
+        seed: int,
+        process: int = 0,
+        processes: int = 1,
+        tell_epoch: Callable[[int], None] = lambda epoch: None,
     ):
         self.lengths = np.asarray(lengths)
         self.seed, self.process, self.processes = seed, process, processes
-        self.epoch = 0
+        self.epoch, self._tell_epoch = 0, tell_epoch
         self._grid_lengths = _round_up(self.lengths)
         self._ends = _cut(np.sort(self._grid_lengths), budget)
 
@@ -55,6 +62,7 @@ class PositionBudgetSampler(Sampler[list[tuple[int, float]]]):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose shuffling the next iteration has."""
         self.epoch = epoch
+        self._tell_epoch(epoch)
 
     def batches(self) -> list[np.ndarray]:
         """The epoch's batches of all processes together, positions in ``lengths``."""
@@ -84,12 +92,16 @@ class PositionBudgetSampler(Sampler[list[tuple[int, float]]]):
 
 def make_batches(task: Task, settings: TrainingSettings) -> tuple[PositionBudgetSampler, int]:
     """The batches of an epoch, and the positions that are computed in it; logs what they are."""
+    more = {}
+    if hasattr(task.examples, "set_epoch"):
+        more["tell_epoch"] = task.examples.set_epoch
     sampler = PositionBudgetSampler(
         task.lengths,
         settings.batch_positions,
         settings.seed,
         processes.number(),
         processes.count(),
+        **more,
     )
     positions = _positions_an_epoch(task, sampler)
     getLogger(__name__).info(
@@ -134,12 +146,14 @@ class Weighted(Dataset):
 
 
 class Batches(DataLoader):
-    """torch's loader, which passes the epoch on to the sampler of batches and to the examples."""
+    """torch's loader, which passes the epoch on to the sampler of batches.
+
+    Where training goes on within an epoch, transformers puts another loader in its place and tells the
+    epoch to the sampler alone. So it is the sampler that tells the examples.
+    """
 
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)
-        if hasattr(self.dataset.examples, "set_epoch"):
-            self.dataset.examples.set_epoch(epoch)
 
 
 def own_lengths(template: Template, values: Values) -> np.ndarray:

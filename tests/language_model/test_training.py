@@ -182,6 +182,46 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(stop_in, tmp_path):
     assert report.epochs == whole.epochs
 
 
+class Drawn:
+    """Examples that are other ones every epoch; they note which was set and which are read."""
+
+    def __init__(self):
+        self.epoch, self.read = -1, []
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        self.read.append((self.epoch, number))
+        return texts()[number][::-1] if self.epoch % 2 else texts()[number]
+
+
+@pytest.mark.parametrize("stop_at", [3, 13, 26])
+def test_within_an_epoch_the_examples_are_told_which_it_is(stop_at, tmp_path, monkeypatch):
+    """transformers then reads by another loader, and tells the epoch to the sampler alone."""
+    monkeypatch.setattr(training, "_SECONDS_A_CHECKPOINT", -1)
+    whole, broken, resumed = Drawn(), Drawn(), Drawn()
+    unbroken, _ = run(task_of(examples=whole), tmp_path / "whole")
+    assert {epoch for epoch, _ in whole.read} == {0, 1, 2, 3}
+    take_step = Toy.forward
+
+    def stop(self, target, **prompts):
+        if len(self.calls) == stop_at:
+            raise KeyboardInterrupt
+        return take_step(self, target, **prompts)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Toy, "forward", stop)
+        run(task_of(examples=broken), tmp_path / "broken")
+    model, _ = run(task_of(examples=resumed), tmp_path / "broken")
+    assert 0 < len(resumed.read) % 40
+    assert resumed.read == whole.read[-len(resumed.read) :]
+    assert torch.equal(model.reader.values.weight, unbroken.reader.values.weight)
+
+
 def test_a_loss_that_is_not_finite_names_the_task_and_its_key(tmp_path):
     model = Toy()
     with torch.no_grad():

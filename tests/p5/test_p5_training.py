@@ -40,12 +40,31 @@ def die_at(step: int, model: str, dataset: str, settings: dict) -> None:
     run_experiment(model, dataset, config_dict=settings)
 
 
-@pytest.mark.parametrize(("model", "kill_at"), [("P5", 3), ("POD", 7)])
-def test_killed_it_goes_on_to_the_same_bits(model, kill_at, small_data, settings, monkeypatch):
-    """Within an epoch, whose sentences and segments are drawn again."""
+@pytest.fixture
+def read(monkeypatch) -> list[tuple[int, int, list]]:
+    """The batches that are trained on: the step, the steps of an epoch, the token ids."""
+    batches, compute_loss = [], training._TaskTrainer.compute_loss
+
+    def noting(self, model, inputs, *args, **kwargs):
+        if model.training:
+            ids = inputs["token_ids"].tolist()
+            batches.append((self.state.global_step, self.steps_an_epoch, ids))
+        return compute_loss(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(training._TaskTrainer, "compute_loss", noting)
+    return batches
+
+
+@pytest.mark.parametrize(("model", "kill_at"), [("P5", 17), ("POD", 7)])
+def test_killed_it_goes_on_to_the_same_bits(
+    model, kill_at, small_data, settings, monkeypatch, read
+):
+    """Within the second epoch, whose sentences and segments are drawn again."""
     torch.set_num_threads(1)
     monkeypatch.setattr(training, "_SECONDS_A_CHECKPOINT", -1)
     unbroken = run_experiment(model, small_data, config_dict=settings | WITHOUT_TRACE)
+    of_unbroken = read.copy()
+    read.clear()
     process = multiprocessing.get_context("fork").Process(
         target=die_at, args=(kill_at, model, small_data, settings)
     )
@@ -57,7 +76,9 @@ def test_killed_it_goes_on_to_the_same_bits(model, kill_at, small_data, settings
         training._Watch, "on_step_begin", lambda *args, **_: begun.append(args[2].global_step)
     )
     resumed = run_experiment(model, small_data, config_dict=settings)
-    assert begun[0] == kill_at - 1
+    steps = read[0][1]
+    assert steps < begun[0] == kill_at - 1 < 2 * steps - 1
+    assert read == of_unbroken[kill_at - 1 :]
     assert_same(state_of(unbroken), state_of(resumed))
     assert resumed.test_result == unbroken.test_result
     assert re.search(rf", {model.lower()} \d+ s, test \d+ s\n", summary(resumed))

@@ -136,6 +136,33 @@ def test_a_model_with_rows_for_users_is_refused_in_another_order(tmp_path, setti
         trained_backbone(other)
 
 
+def test_a_given_model_with_rows_for_users_needs_the_users_it_was_trained_on(tmp_path, settings):
+    """The items keep their order, and two users change places."""
+    users = histories() | {"u28": ["i0"] * 9, "u29": ["i1"] * 9}
+    swapped = [*list(users)[:28], "u29", "u28"]
+    write_histories(tmp_path, "two", users)
+    base = settings | {"train_neg_sample_args": None}
+    given = {
+        model: settings
+        | {"backbone_checkpoint": run_experiment(model, "two", config_dict=base).checkpoint}
+        for model in ("Caser", "SASRec")
+    }
+    one = pipeline_of(given["Caser"], "two", "TSLRec_Caser")
+    trained_backbone(one)
+    silent = load_checkpoint(given["Caser"]["backbone_checkpoint"])
+    del silent["config"]["trained_on"]["users"]
+    write_checkpoint(silent, tmp_path / "silent.pth")
+    earlier = settings | {"backbone_checkpoint": str(tmp_path / "silent.pth")}
+    with pytest.raises(ValueError, match=r"silent.pth\] has a vector a user and does not say of"):
+        trained_backbone(pipeline_of(earlier, "two", "TSLRec_Caser"))
+    write_histories(tmp_path, "two", users, order=swapped)
+    other = pipeline_of(given["Caser"], "two", "TSLRec_Caser")
+    assert other.tokens == one.tokens
+    with pytest.raises(ValueError, match="a vector a user.*its rows would be other users'"):
+        trained_backbone(other)
+    trained_backbone(pipeline_of(given["SASRec"], "two", "TSLRec_SASRec"))  # which has none
+
+
 def test_a_given_backbone_is_read_from_its_file(small_data, settings, tmp_path):
     base = settings | {"train_neg_sample_args": None}
     checkpoint = run_experiment("SASRec", small_data, config_dict=base).checkpoint

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.evaluation.candidates import scores
 from recbole_tslrec.stages.backbone import USERS, BackboneStage
-from recbole_tslrec.stages.trained_on import check_features, numbering
+from recbole_tslrec.stages.trained_on import check_features, check_users, has_user_rows, numbering
 from recbole_tslrec.store.checkpoints import load_checkpoint, saying_which
 from recbole_tslrec.store.files import fingerprint
 from recbole_tslrec.store.store import remedy
@@ -34,9 +34,10 @@ def trained_backbone(pipeline: Pipeline) -> SequentialRecommender:
     """The trained backbone, frozen, in evaluation mode, its rows by this experiment's internal ids.
 
     Raises:
-        ValueError: a given ``backbone_checkpoint`` reads histories of another length; or the lines of
-            the data's file are in another order than when the model was trained, and it has more than
-            its item table by item or user; or so are the values of features.
+        ValueError: a given ``backbone_checkpoint`` reads histories of another length, or does not say
+            to which users its vectors of users belong; or the lines of the data's file are in another
+            order than when the model was trained, and it has more than its item table by item or user;
+            or so are the values of features.
     """
     stage = pipeline.stage(BackboneStage)
     stored = stage.stored
@@ -56,6 +57,8 @@ def trained_backbone(pipeline: Pipeline) -> SequentialRecommender:
         state = _in_this_order(state, stage, path)
     with saying_which(path):
         model = pipeline.backbone.model_class(config, pipeline.dataset)
+        if _given(pipeline) is not None:
+            _check_given_users(config["trained_on"], model, pipeline.dataset, path)
         model.load_state_dict(state)
         model.load_other_parameter(checkpoint.get("other_parameter"))
     return model.to(config["device"]).eval().requires_grad_(False)
@@ -127,6 +130,16 @@ def _in_same_order(config, notes: dict[str, Any], pipeline: Pipeline) -> bool:
     users = fingerprint(dataset.field2id_token[dataset.uid_field].tolist())
     same_users = _given(pipeline) is not None or notes.get(USERS) == users
     return same_users and trained_on.get("items") == numbering(dataset)
+
+
+def _check_given_users(noted: Mapping[str, str], model: nn.Module, dataset, path: Path) -> None:
+    """Raise ValueError if a given model's vectors of users are other users', or may be."""
+    if "users" not in noted and has_user_rows(model, dataset):
+        raise ValueError(
+            f"backbone_checkpoint: [{path}] has a vector a user and does not say of which users, as a "
+            f"file of an earlier version. Leave backbone_checkpoint out, or train it again."
+        )
+    check_users(noted, dataset, model, path)
 
 
 def _in_this_order(state: dict[str, Tensor], stage: BackboneStage, path: Path) -> dict[str, Tensor]:

@@ -179,19 +179,24 @@ def check_users(
     now = fingerprint(dataset.field2id_token[dataset.uid_field].tolist())
     if noted is None or noted.get("users", now) == now:
         return
-    backbone = backbone_of(model)
-    items = backbone and getattr(model, backbone.item_table)  # as long as that of users, maybe
-    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
-    has_vectors = any(
-        table.num_embeddings == dataset.user_num for table in tables if table is not items
-    )
-    if has_vectors or getattr(model, "knows_users", False):
+    if has_user_rows(model, dataset):
         raise ValueError(
             f"[{path}] has a vector a user, a number or a summary, and was trained on the users in "
             f"another order, or on others, than the data set [{dataset.dataset_name}] has now: its "
             f"rows would be other users'. Give the file that it was trained on (the order of the lines "
             f"counts)."
         )
+
+
+def has_user_rows(model: nn.Module, dataset) -> bool:
+    """Whether a model has a vector for each user of RecBole's data set, or ``knows_users`` otherwise."""
+    backbone = backbone_of(model)
+    items = backbone and getattr(model, backbone.item_table)  # as long as that of users, maybe
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    has_vectors = any(
+        table.num_embeddings == dataset.user_num for table in tables if table is not items
+    )
+    return has_vectors or getattr(model, "knows_users", False)
 
 
 def check_data(

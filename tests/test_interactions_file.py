@@ -341,11 +341,38 @@ def test_lists_of_numbers_hold_numbers(cell, taken, tmp_path, settings):
         ({"val_interval": {"item_id": "[0,1]"}}, r"val_interval: \[item_id\] holds tokens"),
         ({"USER_ID_FIELD": "item_id"}, r"USER_ID_FIELD and ITEM_ID_FIELD: both are \[item_id\]"),
         ({"load_col": {"inter": "user_id item_id timestamp"}}, "load_col: inter: .* not a list"),
+        ({"load_col": {"inter": "*", "item": None}}, r"load_col: item: .* leave \[item\] out"),
     ],
 )
 def test_keys_that_do_not_fit_the_columns_are_refused(keys, message, small_data, settings):
     with pytest.raises(ValueError, match=message):
         Config("TSLRec_SASRec", small_data, config_dict=settings | keys)
+
+
+@pytest.mark.parametrize(
+    ("model", "longest", "taken"),
+    [("SASRec", 2, False), ("SASRec", 3, True), ("SASRec", 9, True)]
+    + [(name, 9, False) for name in ("FMLPRec", "BSARec", "Caser")]
+    + [("FMLPRec", 3, True)],
+)
+def test_ready_made_lists_of_another_length_are_refused(model, longest, taken, settings):
+    folder = Path("data/made")
+    folder.mkdir(parents=True)
+    header = "user_id:token\titem_id_list:token_seq\titem_id:token"
+    parts = ["train", "valid", "test"]
+    for part in parts:
+        (folder / f"made.{part}.inter").write_text(f"{header}\nu1\ti1 i2\ti3\nu2\ti1 i2 i3\ti4\n")
+    keys = {"benchmark_filename": parts, "alias_of_item_id": ["item_id_list"]}
+    keys |= {"load_col": {"inter": ["user_id", "item_id_list", "item_id"]}}
+    keys |= {"MAX_ITEM_LIST_LENGTH": longest, "train_neg_sample_args": None}
+    config = Config(model, "made", config_dict=settings | keys)
+    if taken:
+        assert len(data_preparation(config, create_dataset(config))) == 3
+        return
+    with pytest.raises(
+        ValueError, match=rf"MAX_ITEM_LIST_LENGTH: \[{longest}\] .* 3 items .*: 3\."
+    ):
+        data_preparation(config, create_dataset(config))
 
 
 def test_filters_by_value_that_fit_are_taken(small_data, settings):

@@ -206,7 +206,7 @@ def _take_new_items(recommender: Recommender, args: argparse.Namespace) -> None:
     if args.new_items is not None:
         from recbole_tslrec.recommendation.new_items import read_new_items
 
-        texts = read_new_items(args.new_items, recommender.text_columns)
+        texts = read_new_items(args.new_items, *recommender.file_columns)
         recommender.add_items(texts, args.output is not None)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from recbole_tslrec.config.devices import bf16_is_fast
 from recbole_tslrec.config.key import KEYS, Effect
 from recbole_tslrec.config.keys import TRAINING_KEYS
+from recbole_tslrec.config.recbole_keys import modes_of
 
 
 def check_values(config: Mapping[str, Any]) -> None:
@@ -127,8 +128,8 @@ def check_valid_protocol(config: Mapping[str, Any], model: str, ours: bool) -> N
             f"valid_protocol: [{protocol}] is not to be had with [{model}], which RecBole's own trainer "
             f"trains. Set valid_protocol: ranked."
         )
-    mode = (config["eval_args"] or {}).get("mode", "full")
-    if (mode["valid"] if isinstance(mode, Mapping) else mode) != "full":
+    mode, _ = modes_of(config)
+    if mode != "full":
         raise ValueError(
             f"valid_protocol: [{protocol}] ranks all items, and eval_args: mode [{mode}] does not. Set "
             f"mode: full, or valid_protocol: ranked."

@@ -112,10 +112,15 @@ def _check_kinds(config: Mapping[str, Any]) -> None:
         )
 
 
-def modes_of(config: Mapping[str, Any]) -> list[str]:
-    """How validation and test rank: RecBole's ``eval_args: mode``, one for both or one for each."""
+def modes_of(config: Mapping[str, Any]) -> tuple[str, str]:
+    """How validation and test rank, by ``eval_args: mode``; where one alone is given, RecBole takes it
+    for both.
+    """
     mode = (config["eval_args"] or {}).get("mode", "full")
-    return list(mode.values()) if isinstance(mode, Mapping) else [mode]
+    if not isinstance(mode, Mapping):
+        return mode, mode
+    either = mode.get("valid", mode.get("test", "full"))
+    return mode.get("valid", either), mode.get("test", either)
 
 
 # ---- metrics and losses --------------------------------------------------------------------------
@@ -218,9 +223,9 @@ def check_full_ranking(config: Mapping[str, Any], model: str) -> None:
 
 def _check_features(config: Mapping[str, Any], key: str) -> None:
     """Raise ValueError for an item's feature that the model reads and ``load_col`` does not load."""
-    loaded = config["load_col"]
+    loaded = (config["load_col"] or {"item": "*"}).get("item") or ()
     for name in listed(config, key):
-        if loaded is not None and name not in loaded.get("item", ()):
+        if loaded != "*" and name not in loaded:
             raise ValueError(
                 f"{key}: [{name}] is no column of items that load_col loads. Give load_col with "
                 f"'item': ['{config['ITEM_ID_FIELD']}', '{name}'] in it, or {key} another column."

@@ -176,7 +176,8 @@ def loaded_columns(config: Mapping[str, Any], columns: list[str]) -> list[str]:
     return [name for name in columns if (loaded == "*" or name in loaded) and name not in left_out]
 
 
-def _check_loaded(config: Mapping[str, Any], columns: list[str]) -> None:
+def check_load_col(config: Mapping[str, Any]) -> None:
+    """Raise ValueError if ``load_col`` is no lists of columns by kind of file."""
     given = {"inter": "*"} if config["load_col"] is None else config["load_col"]
     if not isinstance(given, Mapping):
         raise ValueError(
@@ -185,11 +186,18 @@ def _check_loaded(config: Mapping[str, Any], columns: list[str]) -> None:
         )
     for kind, of_kind in given.items():
         # RecBole would take a text for a list of its letters.
-        if of_kind not in ("*", None) and not isinstance(of_kind, (list, tuple, set)):
+        if of_kind != "*" and not isinstance(of_kind, (list, tuple, set)):
             raise ValueError(
-                f"load_col: {kind}: [{of_kind!r}] is not a list of columns. Give one, or '*' for all."
+                f"load_col: {kind}: [{of_kind!r}] is not a list of columns. Give one, or '*' for all; "
+                f"for none leave [{kind}] out."
             )
-    loaded = given.get("inter") or []
+
+
+def _check_loaded(config: Mapping[str, Any], columns: list[str]) -> None:
+    check_load_col(config)
+    loaded = ({"inter": "*"} if config["load_col"] is None else config["load_col"]).get(
+        "inter"
+    ) or []
     loaded = columns if loaded == "*" else loaded
     left_out = (config["unload_col"] or {}).get("inter") or ()
     needed = {key: config[key] for key in _FIELDS}

@@ -288,3 +288,24 @@ def _as_written(path: Path, config: dict[str, Any], field: str, number: int) -> 
         if number in rows.index:
             return rows[field][number]
     raise AssertionError(f"row {number} is gone from [{path}]")
+
+
+def check_list_width(dataset, any_length: bool) -> None:
+    """Raise ValueError if ready-made item lists are not as long as the model takes them.
+
+    RecBole pads those of ``benchmark_filename`` to the longest of them, whatever
+    ``MAX_ITEM_LIST_LENGTH`` says.
+
+    Args:
+        dataset: RecBole's, of ready-made rows, as tensors.
+        any_length: whether the model takes lists that are shorter than ``MAX_ITEM_LIST_LENGTH``.
+    """
+    config = dataset.config
+    width = dataset.inter_feat[getattr(dataset, f"{dataset.iid_field}_list_field")].shape[1]
+    longest = config["MAX_ITEM_LIST_LENGTH"]
+    if width > longest or (width < longest and not any_length):
+        raise ValueError(
+            f"MAX_ITEM_LIST_LENGTH: [{longest}] is not the {width} items of the longest list in "
+            f"{config['benchmark_filename']}, and [{config['model']}] reads these as they are. Set "
+            f"MAX_ITEM_LIST_LENGTH: {width}."
+        )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from recbole_tslrec.config.recbole_keys import modes_of
 from recbole_tslrec.evaluation.blocks import with_bar
 from recbole_tslrec.evaluation.candidates import score_each_user_once
 from recbole_tslrec.evaluation.metrics import METRICS_OF_RANKS, of_each
@@ -150,8 +151,8 @@ class TermAtScoring:
 def check_choice(config: Mapping[str, Any]) -> None:
     """Raise ValueError if a term's settings cannot be chosen on this validation."""
     check_metric(str(config["valid_metric"]))
-    mode = config["eval_args"].get("mode", "full")
-    if (mode["valid"] if isinstance(mode, Mapping) else mode) != "full":
+    mode, _ = modes_of(config)
+    if mode != "full":
         raise ValueError(
             f"eval_args: its mode [{mode}] ranks a few items on validation, and a term of the scores is "
             f"chosen by a ranking of all. Set mode: full."

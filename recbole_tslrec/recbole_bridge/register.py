@@ -45,8 +45,8 @@ from recbole_tslrec.config.recbole_keys import (
 )
 from recbole_tslrec.config.spelling import check_command_line, check_spelling
 from recbole_tslrec.config.values import did_you_mean, text
-from recbole_tslrec.data.check_header import check_columns, check_label
-from recbole_tslrec.data.check_interactions import check_interactions
+from recbole_tslrec.data.check_header import check_columns, check_label, check_load_col
+from recbole_tslrec.data.check_interactions import check_interactions, check_list_width
 from recbole_tslrec.data.item_catalogue import check_item_columns
 from recbole_tslrec.data.time_order import check_order
 from recbole_tslrec.recbole_bridge.backbone_models import BackboneModels
@@ -273,6 +273,7 @@ def with_checks(original):
         if ours or backbone is not None:
             text().check("dataset", self.dataset)
             check_recbole_keys(values, self.internal_config_dict)
+            check_load_col(values)
         if backbone is not None:
             # S3Rec itself is pretrained under other keys than its variants are trained.
             needs = backbone.needs.items()
@@ -340,6 +341,9 @@ def with_a_look_at_the_order(original):
         if self.config["benchmark_filename"] is None and self.config["trained_on"] is None:
             check_order(self)
         original(self)
+        if self.config["benchmark_filename"] is not None:
+            backbone = BACKBONES.get(self.config["model"])
+            check_list_width(self, backbone is None or backbone.cuts_padding)
 
     return change_feat_format
 

@@ -167,12 +167,15 @@ def as_known(new: Tensor, known: Tensor, made_of_known: Tensor) -> Tensor:
     return ((new - centre) / spread @ turn + mean).float()
 
 
-def read_new_items(path: Path, columns: str | Sequence[str] | None = None) -> dict[str, str]:
+def read_new_items(
+    path: Path, columns: str | Sequence[str] | None = None, item_column: str = "item_id"
+) -> dict[str, str]:
     """The texts of new items by token, of a file as ``import`` takes it.
 
     Args:
         path: RecBole's ``.item``, or lines as ``read_texts`` takes them.
         columns: of an ``.item``, those that hold the texts, as ``item_text``; None: all.
+        item_column: that of the tokens, RecBole's ``ITEM_ID_FIELD``; if it is not there, a common name.
 
     Raises:
         ValueError: a line is something else or has no text, a column is not there, or a token comes
@@ -181,7 +184,7 @@ def read_new_items(path: Path, columns: str | Sequence[str] | None = None) -> di
     header = atomic_header(path)
     texts: dict[str, str] = {}
     lines: dict[str, int] = {}
-    rows = read_texts(path) if header is None else _of_columns(path, header, columns)
+    rows = read_texts(path) if header is None else _of_columns(path, header, columns, item_column)
     for line, token, text in rows:
         if not text:
             raise ValueError(f"{path}, line {line}: [{token}] has no text. Give it one.")
@@ -192,11 +195,11 @@ def read_new_items(path: Path, columns: str | Sequence[str] | None = None) -> di
 
 
 def _of_columns(
-    path: Path, header: Sequence[str], columns: str | Sequence[str] | None
+    path: Path, header: Sequence[str], columns: str | Sequence[str] | None, item_column: str
 ) -> Iterator[tuple[int, str, str]]:
     """Line, token and text of an ``.item``, the text as in training."""
     names, kinds = zip(*(column.rsplit(":", 1) for column in header), strict=True)
-    at_item = Columns().find("item", list(names), path)
+    at_item = _place_of_items(names, item_column, path)
     others = [name for name in names if name != names[at_item]]
     chosen = [columns] if isinstance(columns, str) else list(columns or others)
     if missing := [name for name in chosen if name not in others]:
@@ -208,3 +211,15 @@ def _of_columns(
     for line, token, values in atomic_rows(path, at_item):
         by_name = dict(zip(others, values, strict=True))
         yield line, token, joined((by_name[name] for name in chosen), chosen, words)
+
+
+def _place_of_items(names: Sequence[str], item_column: str, path: Path) -> int:
+    if item_column in names:
+        return names.index(item_column)
+    try:
+        return Columns().find("item", list(names), path)
+    except ValueError:
+        raise ValueError(
+            f"new_items: [{path}] has no column [{item_column}], in which the model's data have the "
+            f"items. It has {list(names)}. Rename one."
+        ) from None

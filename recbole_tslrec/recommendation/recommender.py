@@ -43,7 +43,7 @@ class Recommender:
     Attributes:
         items: the tokens of the catalogue, ``n_items - 1`` of them.
         titles: by token; None if there are none.
-        text_columns: those of the ``.item`` file whose words the model was trained with; None for none.
+        file_columns: of the ``.item``, as ``read_new_items`` takes them: of words, and of tokens.
         recall: the share of the best items by full scores that an approximate index found, for a
             sample of the latest users; None for an exact search.
 
@@ -71,8 +71,9 @@ class Recommender:
         dataset = self._trained.dataset
         self.items: list[str] = dataset.field2id_token[dataset.iid_field][1:].tolist()
         self._take_items()
-        self.titles = read_titles(self._trained.config.final_config_dict, self.items, titles)
-        self.text_columns: str | Sequence[str] | None = self._trained.config["item_text"]
+        config = self._trained.config
+        self.titles = read_titles(config.final_config_dict, self.items, titles)
+        self.file_columns = config["item_text"], config["ITEM_ID_FIELD"]
         self.recall: float | None = None
 
     def _take_items(self) -> None:
@@ -93,8 +94,7 @@ class Recommender:
             show_progress: whether to draw a progress bar.
 
         Raises:
-            ValueError: the model knows items by more than words, an item is known already or has no
-                text, or a stage of the model is not kept.
+            ValueError: the model knows items by more, one is known or has no text, a stage is not kept.
         """
         from recbole_tslrec.recommendation.new_items import add_new_items  # slow to import
 

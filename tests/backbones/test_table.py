@@ -108,6 +108,9 @@ def test_every_sequential_model_of_recbole_is_a_backbone_or_has_a_reason():
 def test_features_that_are_not_loaded_are_named(small_data, settings):
     with pytest.raises(ValueError, match=r"^selected_features: .class. .*load_col"):
         Config("TSLRec_SASRecF", small_data, config_dict=settings)
+    all_columns = settings | {"load_col": settings["load_col"] | {"item": "*"}}
+    config = Config("TSLRec_SASRecF", small_data, config_dict=all_columns)
+    assert config["load_col"]["item"] == "*"
 
 
 # ---- S3Rec's two stages ------------------------------------------------------------------------------

@@ -50,6 +50,18 @@ def test_the_epoch_is_chosen_by_masked_ranks(model, changes, small_data, setting
     assert dict(ranked) != dict(experiment.best_valid_result)
 
 
+@pytest.mark.parametrize(
+    "mode", [{"test": "full"}, {"valid": "full"}, {"valid": "full", "test": "uni5"}]
+)
+def test_a_mode_of_one_part_is_recboles_for_both(mode, small_data, settings):
+    eval_args = {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": mode}
+    given = settings | GIVEN | {"eval_args": eval_args, "valid_protocol": "masked"}
+    assert Config("SASRec", small_data, config_dict=given)["eval_args"]["mode"]["valid"] == "full"
+    given["eval_args"]["mode"] = {"test": "uni5"}
+    with pytest.raises(ValueError, match=r"valid_protocol: \[masked\] ranks all .* mode \[uni5\]"):
+        Config("SASRec", small_data, config_dict=given)
+
+
 @pytest.mark.parametrize("changes", [{}, SHORT])
 @pytest.mark.parametrize("model", ["GRU4Rec", "TSLRec_SASRec"])
 def test_the_epoch_is_chosen_by_novel_targets(model, changes, small_data, settings):

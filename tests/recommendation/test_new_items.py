@@ -143,6 +143,10 @@ def test_a_file_of_new_items():
     assert read_new_items(path, "title") == {"a": "red comb", "b": "blue"}
     with pytest.raises(ValueError, match=r"new_items: .* has no column \['genres'\]"):
         read_new_items(path, ["title", "genres"])
+    path.write_text("sku:token\ttitle:token_seq\na\tred comb\n")
+    assert read_new_items(path, "title", "sku") == {"a": "red comb"}
+    with pytest.raises(ValueError, match=r"new_items: .* has no column \[code\], .* Rename one"):
+        read_new_items(path, "title", "code")
     for text, message in (
         ("a\tred\nb\tnull\n", r"line 2: \[b\] has no text"),
         ("a\tred\nb\n", r"line 2: \[b\] is not"),

@@ -14,6 +14,7 @@ from filelock import FileLock
 from recbole.model.sequential_recommender.sasrec import SASRec
 from test_trainer import prepared
 
+from recbole_tslrec.backbones import class_code
 from recbole_tslrec.recbole_bridge import quick_start, unfinished
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.recbole_bridge.unfinished import (
@@ -184,7 +185,7 @@ def test_another_training_starts_anew(change, train, monkeypatch, tmp_path):
     if change == "start":  # as another file or stage would make it
         monkeypatch.setattr(SASRec, "_init_weights", lambda self, module: None)
     elif change == "code":
-        monkeypatch.setattr(unfinished, "file_hash", lambda path: "another")
+        monkeypatch.setattr(class_code, "file_hash", lambda path: "another")
     elif change == "data":
         file = next(tmp_path.rglob("*.inter"))
         file.write_text("\n".join(file.read_text().splitlines()[:-9]) + "\n")

@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from recbole_tslrec.backbones.class_code import class_code
+
 if TYPE_CHECKING:
     from recbole.model.abstract_recommender import SequentialRecommender
     from torch import Tensor
@@ -56,6 +58,16 @@ class Backbone:
     @property
     def model_class(self) -> type[SequentialRecommender]:
         return getattr(importlib.import_module(self.module), self.name)
+
+    @property
+    def code(self) -> list[str] | None:
+        """Hashes of a user's own class; None for those of the table below, which have a version.
+
+        Neither RecBole's classes nor torch's count, nor ours.
+        """
+        if self.name in _OF_THE_TABLE:
+            return None
+        return class_code(self.model_class, but=("recbole", "recbole_tslrec", "torch"))
 
     @property
     def batchings(self) -> tuple[str, ...]:
@@ -142,6 +154,7 @@ BACKBONES: dict[str, Backbone] = {
         ),
     )
 }
+_OF_THE_TABLE = frozenset(BACKBONES)  # a user's own come later
 
 
 # RecBole's sequential models that are none, and why: what is refused says so.

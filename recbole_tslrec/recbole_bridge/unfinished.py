@@ -8,7 +8,6 @@ CPU). The file's name is a hash of what the training follows from; with its end 
 
 from __future__ import annotations
 
-import inspect
 import math
 import random
 import shutil
@@ -24,6 +23,7 @@ from recbole.data.dataloader import AbstractDataLoader
 from recbole.trainer import Trainer
 
 import recbole_tslrec
+from recbole_tslrec.backbones.class_code import class_code
 from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.config.key import KEYS, result_values
 from recbole_tslrec.stages.backbone import feature_values
@@ -37,7 +37,7 @@ from recbole_tslrec.store.checkpoints import (
     without_layers,
     write_checkpoint,
 )
-from recbole_tslrec.store.files import file_hash, fingerprint
+from recbole_tslrec.store.files import fingerprint
 from recbole_tslrec.store.locks import lock_files
 
 SUFFIX = ".unfinished"
@@ -187,7 +187,7 @@ class UnfinishedTraining:
             "keys": result_values(config, sorted(KEYS)) if hasattr(trainer.model, "stages") else {},
             "data": notes | feature_values(self._loaders[0]._dataset),
             "start": self._start,
-            "code": _sources(type(trainer.model)),
+            "code": class_code(type(trainer.model)),
             "on": [trainer.device.type, recbole_tslrec.__version__, *map(version, _PACKAGES)],
         }
         return f"{config['model']}-{fingerprint(made_from)[:16]}{SUFFIX}"
@@ -245,12 +245,6 @@ class UnfinishedTraining:
             loader.generator.set_state(state)
         _set_generators(beside["generators"])
         self.seconds_before, self.ended = beside["seconds"], beside["ended"]
-
-
-def _sources(model: type) -> list[str]:
-    """A hash of each file that a model's classes are from, the user's own among them."""
-    files = {inspect.getfile(one) for one in model.__mro__ if one is not object}
-    return [file_hash(Path(file)) for file in sorted(files)]
 
 
 def clear_but_unfinished(folder: Path) -> None:

@@ -11,6 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from recbole.data import get_dataloader
 from recbole.sampler import RepeatableSampler
 from recbole.utils import get_trainer, init_seed
@@ -21,6 +22,7 @@ from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.stages.keys import GIVEN_BACKBONE
 from recbole_tslrec.stages.stage import Stage
 from recbole_tslrec.stages.user_inputs import POPULARITY, given_backbone
+from recbole_tslrec.store.arrays import arrays_hash
 from recbole_tslrec.store.checkpoints import load_checkpoint
 from recbole_tslrec.store.files import fingerprint
 from recbole_tslrec.store.item_tensors import ItemTensors
@@ -44,11 +46,26 @@ class BackboneStage(Stage):
         if self.config["backbone_checkpoint"] is not None:
             # Only e_v is taken from it; the file around e_v differs from one saving to the next.
             given = ItemTensors(self.pipeline.tokens, {ITEM_EMBEDDING: self._given})
-            return {"backbone": backbone, "items": given.content_hash()}
-        return {
+            return {"backbone": backbone, "items": given.content_hash()} | self._own_class()
+        return self._own_class() | {
             "backbone": backbone,
             "settings": training_settings(self.config.final_config_dict),
             "data": self.pipeline.data_fingerprint | feature_values(self.pipeline.dataset),
+        }
+
+    def _own_class(self) -> dict[str, Any]:
+        """What a user's own class is, and all that it may read; nothing for one of the table.
+
+        The scores of a given checkpoint follow from it as well.
+        """
+        pipeline, code = self.pipeline, self.pipeline.backbone.code
+        if code is None:
+            return {}
+        valid = pipeline.valid_data
+        return {
+            "code": code,
+            "interactions": interaction_values(pipeline.dataset),
+            "validated": interaction_values(valid._dataset) if valid else None,
         }
 
     def make(self, folder: Path) -> dict[str, Any]:
@@ -146,6 +163,34 @@ def feature_values(dataset) -> dict[str, str]:
             pairs = zip(tokens.tolist(), values.tolist(), strict=True)
             rows.append([column, sorted(pairs, key=itemgetter(0))])
     return {"features": fingerprint(rows)} if rows else {}
+
+
+def interaction_values(dataset) -> dict[str, str]:
+    """Hashes of the columns of a data set's rows, such as times and ratings, whatever the internal ids.
+
+    Rows count by their users' tokens, a user's in their order.
+
+    Returns:
+        a hash for each column but the users', by name.
+    """
+    rows, (_, user_ranks) = dataset.inter_feat, _sorted_tokens(dataset, dataset.uid_field)
+    order = np.argsort(user_ranks[rows[dataset.uid_field].numpy()], kind="stable")
+    hashes = {}
+    for column in sorted({*rows.columns} - {dataset.uid_field}):
+        values, tokens = rows[column].numpy()[order], []
+        field = column.removesuffix(dataset.config["LIST_SUFFIX"])  # what came before has its ids
+        if field in dataset.field2id_token:
+            tokens, ranks = _sorted_tokens(dataset, field)
+            values = ranks[values]
+        hashes[column] = fingerprint([tokens, list(values.shape), arrays_hash(values)])
+    return hashes
+
+
+def _sorted_tokens(dataset, field: str) -> tuple[list[str], np.ndarray]:
+    """The tokens of a field in order, and the place among them of each internal id."""
+    tokens = dataset.field2id_token[field].tolist()
+    order = sorted(range(len(tokens)), key=tokens.__getitem__)
+    return [tokens[number] for number in order], np.argsort(order)
 
 
 @contextmanager

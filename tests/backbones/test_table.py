@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,9 +15,12 @@ from recbole.model.sequential_recommender.sasrec import SASRec
 from recbole.quick_start import load_data_and_model
 from recbole.utils import get_model, get_trainer
 from support.small_backbones import keys_of, pretrained
+from support.stages import pipeline_of
 
 from recbole_tslrec import register_backbone
+from recbole_tslrec.backbones import class_code
 from recbole_tslrec.backbones.registry import BACKBONES, NO_BACKBONES, Backbone
+from recbole_tslrec.experiments.run.cells import Cell
 from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
 from recbole_tslrec.paradigms.tslrec.models import MODELS
 from recbole_tslrec.recbole_bridge.paradigm import PARADIGMS, staged_models
@@ -24,6 +28,7 @@ from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.recbole_bridge.register import _recbole_models
 from recbole_tslrec.recbole_bridge.trainers import BackboneTrainer
 from recbole_tslrec.recommendation.search import item_table
+from recbole_tslrec.stages.backbone import BackboneStage
 
 VARIANTS = ("TSLRec", "CI", "Norm")
 # Each backbone in one variant: which variant changes nothing that is a backbone's own.
@@ -203,6 +208,48 @@ def test_a_users_own_model_is_a_backbone_like_any_other(my_mean, small_data, set
     assert experiment.stages[0].name == "backbone"  # it serves the stages, too
     with pytest.raises(ValueError, match="a model .MyMean. already"):
         register_backbone(MyMean)
+
+
+def test_what_a_users_own_model_reads_makes_another_backbone(
+    my_mean, small_data, settings, tmp_path, monkeypatch
+):
+    """Its code, and columns of the rows; of a model of the table neither counts."""
+    file = tmp_path / "data" / small_data / f"{small_data}.inter"
+    header, *lines = file.read_text().splitlines()
+    columns = {"load_col": {"inter": ["user_id", "item_id", "timestamp", "rating", "place"]}}
+    given = settings | columns | {"my_width": 8, "loss_type": "CE", "train_neg_sample_args": None}
+
+    def stage(model="MyMean", rating=1, place="home", rows=lines, **more):
+        head = f"{header}\trating:float\tplace:token"
+        written = [f"{row}\t{rating if row == lines[2] else 2}\t{place}{row[1]}" for row in rows]
+        file.write_text("\n".join([head, *written]) + "\n")
+        pipeline = pipeline_of(given | more, small_data, f"TSLRec_{model}")
+        return pipeline.stage(BackboneStage)
+
+    first = stage()
+    assert {"code", "interactions", "validated"} < first.made_from.keys()
+    assert {"rating", "rating_list", "place_list"} < first.made_from["interactions"].keys()
+    # RecBole numbers all tokens otherwise; a user's rows keep their order.
+    last_user_first = sorted(lines, key=lambda row: -int(row.split("\t")[0][1:]))
+    renumbered = stage(rows=last_user_first)
+    assert renumbered.pipeline.tokens != first.pipeline.tokens
+    assert renumbered.made_from == first.made_from
+    assert stage(rating=3).fingerprint != first.fingerprint
+    assert stage(place="work").fingerprint != first.fingerprint
+    checkpoint = run_experiment("MyMean", small_data, config_dict=given).checkpoint
+    with_given = stage(backbone_checkpoint=checkpoint).fingerprint
+
+    of_the_table = [stage("SASRec"), stage("SASRec", rating=3)]
+    of_the_table.append(stage("SASRec"))
+    cells = [Cell("small", model, "Base", 1, {}, "0") for model in ("MyMean", "SASRec")]
+    ids = [(cell.id, cell.configuration) for cell in cells]
+    monkeypatch.setattr(class_code, "file_hash", lambda path: "another")
+    assert len({one.fingerprint for one in (*of_the_table, stage("SASRec"))}) == 1
+    assert of_the_table[0].made_from.keys() == {"backbone", "settings", "data"}
+    assert stage().fingerprint != first.fingerprint
+    assert stage(backbone_checkpoint=checkpoint).fingerprint != with_given
+    of_mine, of_sasrec = ((cell.id, cell.configuration) for cell in map(replace, cells))
+    assert not {*of_mine} & {*ids[0]} and of_sasrec == ids[1]
 
 
 def test_every_paradigm_with_a_backbone_has_a_model_of_a_users_own(my_mean):

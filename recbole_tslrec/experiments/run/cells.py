@@ -16,6 +16,7 @@ from typing import Any
 
 from recbole.config import Config
 
+from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.config.key import KEYS, Effect, counts
 from recbole_tslrec.config.recbole_keys import listed
@@ -94,8 +95,10 @@ class Cell:
             if variant.depends_on(key)
         }
         reads_texts = self.texts and read.get("item_text") is not None
-        texts = {"texts": self.texts} if reads_texts else {}  # older than kept results
-        return texts | {
+        added = {"texts": self.texts} if reads_texts else {}  # older than kept results
+        if (code := self._code) is not None:
+            added["code"] = code
+        return added | {
             "format": FORMAT,
             "dataset": self.dataset,
             "data": self.data,
@@ -111,6 +114,12 @@ class Cell:
                 if counts(key, value) and not (value is None and key in variant.if_given)
             },
         }
+
+    @property
+    def _code(self) -> list[str] | None:
+        """Of a user's own backbone what it computes; None for others, and for one without its class."""
+        backbone = BACKBONES.get(self.backbone)
+        return None if backbone is None else backbone.code
 
     def base(self) -> Cell:
         """The cell whose trained model is the backbone that this one's stages start from."""

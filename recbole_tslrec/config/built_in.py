@@ -26,6 +26,7 @@ class Row:
         of: the row in whose place a control stands; empty for one that stands beside all.
         sets: the keys that make the row what it is.
         rivals: rows that it is tested against besides Base and its own controls.
+        of_backbone: whether it is a backbone with something added, or starts from a trained one.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Row:
     of: str
     sets: tuple[str, ...]
     rivals: tuple[str, ...]
+    of_backbone: bool
 
 
 @dataclass(frozen=True)

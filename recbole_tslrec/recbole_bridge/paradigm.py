@@ -66,6 +66,7 @@ class Variant:
             its cells' ids.
         unread: the keys of ours, of those on which it depends, that it does not read under these values
             of all.
+        not_given: keys of a backbone's training that it is not given, since it trains nothing.
         label: what a table of results calls it, ``{backbone}`` in it. Empty: the model, and behind it
             the name of a control.
         results_of: since which change its results under these values of all keys are those of today.
@@ -86,6 +87,7 @@ class Variant:
     requires: tuple[str, ...] = ()
     if_given: tuple[str, ...] = ()
     unread: Callable[[Mapping[str, Any]], Collection[str]] = lambda values: ()
+    not_given: Collection[str] = ()
     label: str = ""
     results_of: Callable[[Mapping[str, Any]], str] = lambda values: SINCE_THE_FIRST
 
@@ -98,6 +100,13 @@ class Variant:
         """As a table of results calls it, with this backbone."""
         usual = f"{self.model}, {self.name}" if self.control else self.model
         return (self.label or usual).format(backbone=backbone)
+
+    @property
+    def of_backbone(self) -> bool:
+        """Whether it is a backbone with something added, or starts from a trained one."""
+        return "{backbone}" in self.model or any(
+            one.name == "backbone" for one in chain(self.stages)
+        )
 
     @property
     def takes_backbone(self) -> bool:
@@ -129,7 +138,7 @@ class Variant:
         return {
             key: value
             for key, value in given.items()
-            if key not in {*SET_BY_COMPARISONS, *(self.settings or {})}
+            if key not in {*SET_BY_COMPARISONS, *(self.settings or {}), *self.not_given}
             and (self.depends_on(key) or without_effect(key))
         }
 
@@ -262,6 +271,7 @@ def table_rows() -> dict[str, Row]:
             (one.of or methods.get(one.model, "")) if one.control else "",
             tuple(sorted(one.settings or ())),
             one.rivals,
+            one.of_backbone,
         )
         for name, one in known.items()
     }

@@ -108,6 +108,14 @@ def test_words_in_the_prompts_are_told_by_the_version():
         assert version(read | {"item_slots": "both"}) == "0.1.0, cold items with words like others"
 
 
+def test_a_rule_that_trains_nothing_is_not_asked_how(small_data, settings, capsys):
+    ways = {"train_batching": "sequence", "sampled_loss": "softmax", "sampled_negatives": 4}
+    grid = Grid((small_data,), ("GRU4Rec",), ("Base", "repeat"), settings=settings | ways)
+    assert not {*ways} & grid.groups()[1].settings.keys()
+    assert "will fail" not in capsys.readouterr().out
+    assert cell("repeat", **ways).id == cell("repeat").id
+
+
 def test_an_early_check_is_remembered_with_all_that_it_looks_at(language_model_folder, monkeypatch):
     checked = []
     look = classmethod(lambda cls, config, n_items: checked.append(config["llm"]))

@@ -297,6 +297,17 @@ def test_a_method_is_held_against_its_own_controls(tmp_path):
     assert "TSLRec is" not in said
 
 
+def test_a_row_that_trains_nothing_has_no_batching_to_differ_in(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    batching = {"Base": "sequence", "TSLRec": "sequence", "random": "sequence", "repeat": "prefix"}
+    for variant, way in batching.items():
+        writer.write("tiny", "SASRec", variant, 2020, effective={"train_batching": way})
+    assert Results(tmp_path).mismatches == []
+    writer.write("tiny", "SASRec", "CI", 2020, effective={"train_batching": "prefix"})
+    (said,) = Results(tmp_path).mismatches
+    assert "train_batching" in said and "repeat" not in said
+
+
 def test_without_tslrec_the_report_claims_nothing(tmp_path):
     writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
     writer.write("tiny", "SASRec", "Base", 2020)

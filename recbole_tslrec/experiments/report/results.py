@@ -287,7 +287,7 @@ def _without_controls(values: pd.Series) -> pd.Series:
 def _has_no_backbone(variant: str) -> bool:
     """Whether a row neither is a backbone nor starts from one."""
     row = table_rows().get(variant)
-    return row is not None and bool(row.stages) and "backbone" not in row.stages
+    return row is not None and not row.of_backbone
 
 
 def _starts_from_backbone(variant: str) -> bool:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from recbole_tslrec.config.key import names_of
+from recbole_tslrec.config.keys import LOSS, PRECISION, ROWS
 from recbole_tslrec.evaluation.scoring_term import check_choice
 from recbole_tslrec.paradigms.rules.models import MODELS
 from recbole_tslrec.recbole_bridge.paradigm import Paradigm, Variant
@@ -30,7 +32,12 @@ RULES = Paradigm(
     trainer=FrozenTrainer,
     keys=(GIVEN_BACKBONE, PLACE),
     variants=(
-        Variant("repeat", "Repeat", control=True),
+        Variant(
+            "repeat",
+            "Repeat",
+            control=True,
+            not_given=names_of((ROWS, LOSS, PRECISION)),
+        ),
         Variant("seen_penalty", "SeenPenalty_{backbone}", stages=(BackboneStage,), control=True),
     ),
     check=_check,

@@ -27,6 +27,7 @@ class Row:
         sets: the keys that make the row what it is.
         rivals: rows that it is tested against besides Base and its own controls.
         of_backbone: whether it is a backbone with something added, or starts from a trained one.
+        ranked_alone: whether its figures with seen items masked say nothing.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Row:
     sets: tuple[str, ...]
     rivals: tuple[str, ...]
     of_backbone: bool
+    ranked_alone: bool
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ class Variant:
         unread: the keys of ours, of those on which it depends, that it does not read under these values
             of all.
         not_given: keys of a backbone's training that it is not given, since it trains nothing.
+        ranked_alone: whether its figures with seen items masked say nothing.
         label: what a table of results calls it, ``{backbone}`` in it. Empty: the model, and behind it
             the name of a control.
         results_of: since which change its results under these values of all keys are those of today.
@@ -88,6 +89,7 @@ class Variant:
     if_given: tuple[str, ...] = ()
     unread: Callable[[Mapping[str, Any]], Collection[str]] = lambda values: ()
     not_given: Collection[str] = ()
+    ranked_alone: bool = False
     label: str = ""
     results_of: Callable[[Mapping[str, Any]], str] = lambda values: SINCE_THE_FIRST
 
@@ -272,6 +274,7 @@ def table_rows() -> dict[str, Row]:
             tuple(sorted(one.settings or ())),
             one.rivals,
             one.of_backbone,
+            one.ranked_alone,
         )
         for name, one in known.items()
     }

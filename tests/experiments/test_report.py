@@ -308,6 +308,39 @@ def test_a_row_that_trains_nothing_has_no_batching_to_differ_in(tmp_path):
     assert "train_batching" in said and "repeat" not in said
 
 
+def test_where_seen_items_are_masked_repeat_is_left_out(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40, repeated={"tiny": 0.3})
+    for variant in ("Base", "TSLRec", "seen_penalty", "repeat"):
+        for seed in SEEDS[:2]:
+            writer.write("tiny", "SASRec", variant, seed)
+    text, blocks = make_report(Results(tmp_path), "command")
+    having = {
+        block.name
+        for block in blocks
+        if "repeat" in block.numbers.get("method", pd.Series()).values
+    }
+    left_out = {"table_2", "tests", "gains", "slices", "figure_gain", "figure_popularity"}
+    assert {f"{name}_ranked" for name in left_out - {"gains"}} <= having
+    assert not any(name.endswith(("_masked", "_novel")) for name in having)
+    assert text.count("pictures is control: repeat: where seen items are masked") == 2
+    against = {
+        name: set(block.numbers["against"])
+        for block in blocks
+        for name in [block.name]
+        if name.startswith(("tests", "gains"))
+    }
+    assert "repeat" in against["tests_ranked"] & against["gains_ranked"]
+    assert not any("repeat" in against[f"tests_{name}"] for name in ("masked", "novel"))
+
+
+def test_results_of_repeat_alone_have_a_ranked_table(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    writer.write("tiny", "SASRec", "repeat", 2020)
+    blocks = make_report(Results(tmp_path), "command")[1]
+    tables = [block.name for block in blocks if block.name.startswith(("table_2", "slices"))]
+    assert tables == ["table_2_ranked", "slices_ranked"]
+
+
 def test_without_tslrec_the_report_claims_nothing(tmp_path):
     writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
     writer.write("tiny", "SASRec", "Base", 2020)

@@ -107,11 +107,12 @@ def _gain_by_group_figures(
 ) -> dict[str, Block]:
     found = {}
     for protocol, words in PROTOCOLS.items():
-        numbers = pd.DataFrame(_gains_by_group(results, protocol, column))
+        of = views(results)[protocol]
+        numbers = pd.DataFrame(_gains_by_group(of, protocol, column))
         if not numbers.empty:
-            title = f"{heading}, {words}, mean over {_seeds(results)}"
-            picture = _draw_gains_by_group(results, numbers, title, axis)
-            found[protocol] = Block(f"{name}_{protocol}", numbers, results.own, png=picture)
+            title = f"{heading}, {words}, mean over {_seeds(of)}"
+            picture = _draw_gains_by_group(of, numbers, title, axis)
+            found[protocol] = Block(f"{name}_{protocol}", numbers, of.own, png=picture)
     return found
 
 

@@ -1,7 +1,11 @@
-"""The results by novel targets alone: where users come back to items, half of a metric is of those."""
+"""What a table of each protocol is of, and the results by novel targets alone.
+
+Where users come back to items, half of a metric is of those.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from copy import copy
 from functools import cache
 
@@ -10,15 +14,36 @@ import pandas as pd
 from recbole_tslrec.evaluation.kept_ranks import user_metrics
 from recbole_tslrec.evaluation.metrics import PROTOCOLS
 from recbole_tslrec.experiments.report.results import METHOD, NOVEL, Results, targets
+from recbole_tslrec.recbole_bridge.paradigm import table_rows
 
 VIEWS = {**PROTOCOLS, NOVEL: "seen items masked, novel targets alone"}
 
 
 @cache  # tables, pictures and captions ask for it; a process makes one report
 def views(results: Results) -> dict[str, Results]:
-    """What a table is made of, by protocol, and by novel targets where not all are."""
-    novel = _by_novel_targets(results)
-    return dict.fromkeys(PROTOCOLS, results) | ({} if novel.cells.empty else {NOVEL: novel})
+    """What a table is made of, by protocol, and by novel targets where not all are.
+
+    Where seen items are masked, without the rows of which that says nothing.
+    """
+    masked = _without(results, ranked_alone(results))
+    novel = _by_novel_targets(masked)
+    found = {protocol: masked if protocol == "masked" else results for protocol in PROTOCOLS}
+    return found | ({} if novel.cells.empty else {NOVEL: novel})
+
+
+def ranked_alone(results: Results) -> list[str]:
+    """The rows there whose figures with seen items masked say nothing."""
+    rows = table_rows()
+    there = results.cells["variant"].drop_duplicates()
+    return [name for name in there if name in rows and rows[name].ranked_alone]
+
+
+def _without(results: Results, variants: Collection[str]) -> Results:
+    """The results without some rows."""
+    view = copy(results)
+    view.cells = results.cells[~results.cells["variant"].isin(variants)]
+    view.methods = {key: cells for key, cells in results.methods.items() if key[2] not in variants}
+    return view
 
 
 def _by_novel_targets(results: Results) -> Results:

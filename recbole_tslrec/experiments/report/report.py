@@ -15,7 +15,7 @@ from tqdm import tqdm
 from recbole_tslrec.evaluation.metrics import PROTOCOLS
 from recbole_tslrec.experiments.report import costs, figures, slice_tables, tables
 from recbole_tslrec.experiments.report.document import Block, render, write_document
-from recbole_tslrec.experiments.report.novel import VIEWS, views
+from recbole_tslrec.experiments.report.novel import VIEWS, ranked_alone, views
 from recbole_tslrec.experiments.report.results import MAIN_METRIC, Results, cell_name
 from recbole_tslrec.recbole_bridge.paradigm import controls
 
@@ -67,7 +67,10 @@ def make_report(results: Results, command: str) -> tuple[str, list[Block]]:
         found_of_others={
             protocol: tables.findings_beside_tslrec(one.numbers) for protocol, one in tested.items()
         },
-        seeds_and_gaps={name: tables.seeds_and_gaps(of) for name, of in views(results).items()},
+        seeds_and_gaps={
+            name: tables.seeds_and_gaps(views(results)[name]) for name in blocks["main"]
+        },
+        ranked_alone=[tables.variant_name(name) for name in ranked_alone(results)],
         families={name: tables.family_text(one.numbers) for name, one in tested.items()},
         family_text=tables.family_text,
         failed=[

@@ -7,6 +7,7 @@ import pandas as pd
 from recbole_tslrec.evaluation.metrics import PROTOCOLS
 from recbole_tslrec.evaluation.slices import sliced_metrics
 from recbole_tslrec.experiments.report.document import Block, escape
+from recbole_tslrec.experiments.report.novel import views
 from recbole_tslrec.experiments.report.results import MAIN_METRIC, Results
 from recbole_tslrec.experiments.report.tables import NOTHING, variant_name
 
@@ -16,10 +17,13 @@ _ON = ["dataset", "backbone", "method", "by", "slice"]
 
 def slice_tables(results: Results) -> dict[str, Block]:
     """The main metric of every method on every slice, a table a protocol; none without kept ranks."""
-    numbers = _numbers(results)
-    if numbers.empty:
-        return {}
-    return {protocol: _table(results, numbers, protocol) for protocol in PROTOCOLS}
+    numbers, found = _numbers(results), {}
+    for protocol in PROTOCOLS if not numbers.empty else ():
+        of = views(results)[protocol]
+        shown = numbers[numbers["method"].isin(of.own["variant"])]
+        if not shown.empty:
+            found[protocol] = _table(of, shown, protocol)
+    return found
 
 
 def _numbers(results: Results) -> pd.DataFrame:
@@ -59,7 +63,7 @@ def explained_by_penalty(results: Results) -> list[str]:
         columns = [f"{protocol} {MAIN_METRIC}" for protocol in ("ranked", "masked")]
         means = {
             variant: results.method(dataset, backbone, variant)[columns].astype(float).mean()
-            for variant in results.variants(dataset, backbone)
+            for variant in views(results)["masked"].variants(dataset, backbone)
         }
         if not {"Base", PENALTY} <= means.keys():
             continue

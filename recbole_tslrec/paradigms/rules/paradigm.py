@@ -37,6 +37,7 @@ RULES = Paradigm(
             "Repeat",
             control=True,
             not_given=names_of((ROWS, LOSS, PRECISION)),
+            ranked_alone=True,
         ),
         Variant("seen_penalty", "SeenPenalty_{backbone}", stages=(BackboneStage,), control=True),
     ),

@@ -100,6 +100,25 @@ def check_tables(tables: str) -> None:
     assert "stage fine_tuning" in tables and "stage backbone" not in tables
 
 
+def test_a_row_of_no_backbone_stands_beside_each_and_among_ranked_figures_alone():
+    grid = Grid(("small",), ("SASRec", "GRU4Rec"), ("Base", "repeat"), (1, 2))
+    figures = dict.fromkeys(("hit@5", "hit@10", "ndcg@5", "ndcg@10"), 0.5)
+    cells = [
+        Cell("small", backbone, variant, seed, {}, "0")
+        for seed in grid.seeds
+        for backbone in grid.backbones
+        for variant in grid.variants
+    ]
+    line = {"status": "done", "test": {"ranked": figures, "masked": figures}, "effective": {}}
+    lines = [line | {"variant": one.variant, "backbone": one.backbone} for one in cells]
+    parts = tables.FinishedGrid(grid, cells, lines).tables().split("\n\n")
+    names = [re.findall(r"^\| (\S.*?)  *\| 0", part, re.MULTILINE) for part in parts]
+    base = [f"{backbone} (Base)" for backbone in grid.backbones]
+    beside = [f"Repeat, repeat, beside {backbone}" for backbone in grid.backbones]
+    assert names[:2] == [[base[0], beside[0], base[1], beside[1]], base]
+    assert sum("Repeat, repeat, beside" in row for row in names[2]) == 2
+
+
 def test_texts_at_scoring_take_bases_training_and_no_other(small_data, settings):
     write_texts()
     variants = ("Base", "TextTerm", "tfidf_term")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
@@ -11,6 +12,7 @@ from tabulate import tabulate
 
 from recbole_tslrec.evaluation.metrics import METRICS, PROTOCOLS, beside_figures
 from recbole_tslrec.experiments.run.kept_cells import DONE, seconds_of_parts
+from recbole_tslrec.recbole_bridge.paradigm import table_rows
 
 if TYPE_CHECKING:
     from recbole_tslrec.experiments.run.cells import Cell
@@ -44,26 +46,38 @@ class FinishedGrid:
         """
         parts = []
         for dataset in self.grid.datasets:
-            methods = self._methods(dataset)
-            parts += [self._results(dataset, methods, protocol) for protocol in PROTOCOLS]
-            times = [[row, f"{mean(seconds):.0f}"] for row, seconds in _times(methods).items()]
+            parts += [self._results(dataset, protocol) for protocol in PROTOCOLS]
+            times = _times(self._methods(dataset))
+            times = [[row, f"{mean(seconds):.0f}"] for row, seconds in times.items()]
             parts.append(_markdown([f"{dataset}, where the time went", "seconds a seed"], times))
         return "\n\n".join(parts)
 
-    def _methods(self, dataset: str) -> dict[str, list[dict[str, Any]]]:
-        """The finished lines of every row of the table."""
-        methods: dict[str, list[dict[str, Any]]] = {}
+    def _methods(
+        self, dataset: str, protocol: str | None = None
+    ) -> dict[str, list[dict[str, Any]]]:
+        """The finished lines of every row of the table.
+
+        Args:
+            protocol: leaves out the rows of whose figures it says nothing.
+        """
+        rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for cell, line in zip(self.cells, self.lines, strict=True):
-            if cell.dataset == dataset:
-                finished = methods.setdefault(cell.method, [])
+            left_out = protocol == "masked" and table_rows()[cell.variant].ranked_alone
+            if cell.dataset == dataset and not left_out:
+                finished = rows.setdefault((cell.method, cell.backbone), [])
                 if line["status"] == DONE:
                     finished.append(line)
-        return methods
+        # A model of no backbone stands beside each of several.
+        often = Counter(method for method, _ in rows)
+        return {
+            f"{method}, beside {backbone}" if often[method] > 1 else method: lines
+            for (method, backbone), lines in rows.items()
+        }
 
-    def _results(self, dataset: str, methods: dict[str, list], protocol: str) -> str:
+    def _results(self, dataset: str, protocol: str) -> str:
         seeds = len(self.grid.seeds)
         rows = []
-        for method, lines in methods.items():
+        for method, lines in self._methods(dataset, protocol).items():
             name = method if len(lines) == seeds else f"{method} ({len(lines)} of {seeds} seeds)"
             values = [
                 mean_text([line["test"][protocol][metric] for line in lines])

@@ -8,11 +8,19 @@ import torch
 from conftest import small_tokenizer
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from recbole_tslrec.language_model.batches import PositionBudgetSampler
-from recbole_tslrec.language_model.prompts.segments import Field, Items, Soft, TokenTable, Words
+from recbole_tslrec.language_model.prompts.segments import (
+    Field,
+    Items,
+    Soft,
+    TokenTable,
+    Words,
+    tokens_of,
+    tokens_of_texts,
+)
 from recbole_tslrec.language_model.prompts.template import (
     ANSWER,
     Template,
@@ -20,6 +28,7 @@ from recbole_tslrec.language_model.prompts.template import (
     make_template,
     with_answer,
 )
+from recbole_tslrec.language_model.source import open_source
 
 N_ITEMS = 6
 
@@ -318,6 +327,68 @@ def test_letters_have_the_ids_that_they_have_behind_the_prompt():
         tokenizer.convert_tokens_to_ids(["▁A"]),
         tokenizer.convert_tokens_to_ids(["▁B"]),
     ]
+
+
+def bytes_tokenizer():
+    """As SmolLM2's and Llama 3's: pieces of bytes, and a chat's special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({byte: number for number, byte in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    names = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+
+
+TOKENIZERS = [
+    open_source("embedded").tokenizer,  # BERT's WordPiece
+    bytes_tokenizer(),
+    blanks_first_tokenizer(),
+    small_tokenizer(),
+]
+SPECIAL = sorted({name for one in TOKENIZERS for name in one.all_special_tokens})
+
+
+def ids_of(texts: TokenTable) -> list[list[int]]:
+    return [text(texts, row) for row in range(len(texts.lengths))]
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=4))
+def test_texts_without_special_tokens_are_as_any_words(texts):
+    assume(not any(name in one for name in SPECIAL for one in texts))
+    for tokenizer in TOKENIZERS:
+        as_words = [list(tokens_of(tokenizer, one)) for one in texts]
+        assert ids_of(TokenTable.of(tokenizer, texts)) == as_words
+        assert tokens_of_texts(tokenizer, texts) == as_words
+        behind = ids_of(TokenTable.behind(tokenizer, "(A)", texts))
+        front = list(tokens_of(tokenizer, "(A)"))
+        for one, own, alone in zip(texts, behind, as_words, strict=True):
+            whole = list(tokens_of(tokenizer, "(A)" + one))
+            assert own == (whole[len(front) :] if whole[: len(front)] == front else alone)
+
+
+@given(st.lists(st.lists(st.sampled_from([*SPECIAL, "a", " ", "the film"])).map("".join)))
+def test_a_special_token_in_a_text_is_the_letters_it_is_written_in(texts):
+    for tokenizer in TOKENIZERS[:2]:
+        special = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+        for table in (TokenTable.of(tokenizer, texts), TokenTable.behind(tokenizer, "(A)", texts)):
+            assert not special & {*table.tokens.tolist()}
+        assert tokenizer(SPECIAL)["input_ids"] == [tokenizer(one)["input_ids"] for one in SPECIAL]
+    assert [TOKENIZERS[1].decode(row) for row in tokens_of_texts(TOKENIZERS[1], texts)] == texts
+
+
+def test_words_of_ours_may_name_special_tokens():
+    assert tokens_of(TOKENIZERS[0], "[SEP]") == (TOKENIZERS[0].sep_token_id,)
+    assert tokens_of(TOKENIZERS[1], "<|im_end|>") == (TOKENIZERS[1].eos_token_id,)
+    assert len(tokens_of_texts(TOKENIZERS[1], ["<|im_end|>"])[0]) == len("<|im_end|>")
+
+
+def test_a_tokenizer_that_cannot_be_told_reads_texts_as_it_does():
+    def only_plain(texts, **options):
+        if "split_special_tokens" in options:
+            raise ValueError("not supported")
+        return TOKENIZERS[1](texts, **options)
+
+    assert tokens_of_texts(only_plain, ["a b"]) == [list(tokens_of(TOKENIZERS[1], "a b"))]
 
 
 def test_answers_that_the_tokenizer_joins_or_splits_are_refused():

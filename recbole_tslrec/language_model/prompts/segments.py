@@ -29,8 +29,23 @@ _NOTHING = {"token_ids": 0, "item_rows": -1}
 
 
 def tokens_of(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
-    """A text's token ids by itself, without special tokens."""
+    """The token ids of words of ours by themselves; special tokens are those that they name."""
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def tokens_of_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """The token ids of texts that others wrote, items' or a language model's, each by itself.
+
+    A special token's name in them is read as the letters that it is written in: a title with ``[SEP]``
+    or ``<|im_end|>`` must not end a prompt.
+    """
+    if not len(texts):
+        return []
+    options = {"add_special_tokens": False, "split_special_tokens": True}
+    try:
+        return tokenizer(list(texts), **options)["input_ids"]
+    except ValueError:  # mistral-common's refuses to be told
+        return tokenizer(list(texts), add_special_tokens=False)["input_ids"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +65,7 @@ class TokenTable:
         cls, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], most: int | None = None
     ) -> TokenTable:
         """Tokenise ``texts``, of each the first ``most`` tokens."""
-        ids = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if len(texts) else []
+        ids = tokens_of_texts(tokenizer, texts)
         rows = Ragged.of([np.array(row, dtype=np.int64) for row in ids], most, keep="start")
         return cls(rows.flat, rows.counts)
 
@@ -66,13 +81,13 @@ class TokenTable:
 
         A tokenizer that puts a word's start before whatever it reads puts none there.
         """
-        front = tokens_of(tokenizer, before)
-        whole = tokenizer([before + text for text in texts], add_special_tokens=False)["input_ids"]
+        (front,) = tokens_of_texts(tokenizer, [before])
+        whole = tokens_of_texts(tokenizer, [before + text for text in texts])
         # Where the words' own tokens change, a text has those that it has by itself.
         ids = [
-            tuple(row[len(front) :])
-            if tuple(row[: len(front)]) == front
-            else tokens_of(tokenizer, text)
+            row[len(front) :]
+            if row[: len(front)] == front
+            else tokens_of_texts(tokenizer, [text])[0]
             for row, text in zip(whole, texts, strict=True)
         ]
         rows = Ragged.of([np.array(row, dtype=np.int64) for row in ids], most, keep="start")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recbole_tslrec.language_model.prompts.segments import tokens_of_texts
 from recbole_tslrec.paradigms.llmtrsr.histories import TARGETS, UserHistories
 from recbole_tslrec.store.arrays import arrays_hash
 
@@ -51,7 +52,7 @@ def as_tokens(
     """
     rows = [(one, *before) for one in histories for before in one.before.items()]
     written = [texts[one.token, target] for one, target, _ in rows]
-    tokens = tokenizer(written, add_special_tokens=False)["input_ids"] if written else []
+    tokens = tokens_of_texts(tokenizer, written)
     if n_cut := sum(len(own) > most for own in tokens):
         getLogger(__name__).info(
             f"Summaries: {n_cut:,} of {len(tokens):,} have more than {most} tokens of the ranker's "

@@ -15,6 +15,7 @@ from recbole_tslrec.language_model.prompts.segments import (
     TokenTable,
     Words,
     tokens_of,
+    tokens_of_texts,
 )
 from recbole_tslrec.language_model.prompts.template import (
     Segment,
@@ -180,8 +181,9 @@ class Summariser:
             return
         ordered = sorted(new, key=lambda one: (one.text, [self.names[row] for row in one.items]))
         tokenizer = self.source.tokenizer
+        so_far = tokens_of_texts(tokenizer, [one.text for one in ordered])
         values = {
-            _SO_FAR: [np.array(tokens_of(tokenizer, one.text), np.int64) for one in ordered],
+            _SO_FAR: [np.array(row, np.int64) for row in so_far],
             _ITEMS: [np.array(one.items, np.int64) for one in ordered],
         }
         answers = generate(self.encoder, template, values, self.most, self.ends)

@@ -60,6 +60,9 @@ from recbole_tslrec.store.files import broken_seal, seal
 _FIRST_BATCHES = 5
 # Within an epoch a checkpoint is written every so many seconds: what a kill can cost at the most.
 _SECONDS_A_CHECKPOINT = 600
+# The norm to which a step's gradient is cut down: transformers' own default. A large batch has the
+# larger gradient, so it is cut more often, and its examples then count for less than a small one's.
+_MOST_GRADIENT = 1.0
 _HELD_OUT = "eval_"  # what transformers puts before the name of a metric
 _NOT_METRICS = {"loss", "runtime", "samples_per_second", "steps_per_second"}  # it adds these
 
@@ -112,8 +115,9 @@ class _TaskTrainer(Trainer):
         outputs = dict(model(**inputs))
         self._outputs = list(outputs)
         if model.training:
-            # Batches differ in size. Every example of the epoch counts the same: the sum over the
-            # batch, divided by the mean number of examples in one. DDP averages over the processes.
+            # Batches differ in size. In the loss every example of the epoch counts the same: the sum
+            # over the batch, divided by the mean number of examples in one. DDP averages over the
+            # processes. In a step whose gradient is clipped each counts for less (_MOST_GRADIENT).
             share = self.args.world_size / self._sampler.examples_a_batch
             loss = (outputs["error"] * weight).sum() * share
             self.last_loss = loss.item()
@@ -344,6 +348,7 @@ def _training_arguments(
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.schedule,
         weight_decay=settings.weight_decay,
+        max_grad_norm=_MOST_GRADIENT,
         warmup_steps=0.05 if settings.schedule == "linear" else 0,  # below 1: a share of all steps
         optim=settings.optimizer,
         per_device_eval_batch_size=held_out.batch_size if held_out else 1,

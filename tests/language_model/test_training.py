@@ -122,6 +122,15 @@ def test_every_example_of_an_epoch_counts_the_same(tmp_path):
     assert report.epochs[0].metrics == {}
 
 
+def test_a_steps_gradient_is_cut_down_to_a_norm_of_one(tmp_path):
+    """One batch, whose gradient is larger: the weights move by the learning rate."""
+    model, start = Toy(), Toy().reader.values.weight
+    once = {"epochs": 1, "batch_positions": 9999, "optimizer": "sgd", "schedule": "constant"}
+    run(task_of(), tmp_path, model, learning_rate=0.25, **once)
+    moved = torch.linalg.vector_norm((model.reader.values.weight - start).detach())
+    assert model.calls == [40] and moved.item() == pytest.approx(0.25, rel=1e-4)
+
+
 def scored(scores: list[float], weights: dict[int, torch.Tensor], model: Toy, numbers: list[int]):
     """A validation of the task's own, which notes the weights that it found."""
 

@@ -66,8 +66,14 @@ def make_prompt(
         a template whose context is no longer than its longest prompt.
 
     Raises:
-        ValueError: the words leave no room for a single item.
+        ValueError: the words leave no room for a single item, or the tokenizer finds no instruction.
     """
+    if not tokens_of(
+        tokenizer, instruction
+    ):  # where its opening and closing tokens are is not known
+        raise ValueError(
+            f"{key}: the tokenizer finds no word in [{instruction!r}]. Set {key}: <words to read>."
+        )
     opening, closing = special_tokens(tokenizer, instruction)
     before = Words(opening + tokens_of(tokenizer, instruction))
     after = Words(tokens_of(tokenizer, response) + closing)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from recbole_tslrec.language_model.prompt import items_of, make_prompt, of_histories
 from recbole_tslrec.language_model.prompts.segments import Items, Words
 from recbole_tslrec.language_model.prompts.template import Template
+from recbole_tslrec.language_model.source import open_source
 
 INSTRUCTION = "given the user history"
 
@@ -59,3 +60,11 @@ def test_history_is_cut_to_the_context_and_words_that_fill_it_are_refused():
     assert items_of(make_prompt(tokenizer, INSTRUCTION, "response :", 50, 10, "key")).most == 3
     with pytest.raises(ValueError, match="key and llm_response.*7 positions.*context has 7"):
         make_prompt(tokenizer, INSTRUCTION, "response :", 50, 7, "key")
+
+
+@pytest.mark.parametrize("instruction", ["", "\u200b", " \u00ad"])
+def test_an_instruction_of_no_words_is_refused(instruction):
+    """BERT's tokenizer cleans such letters away, and would not tell where [CLS] belongs."""
+    tokenizer = open_source("embedded").tokenizer
+    with pytest.raises(ValueError, match="^key: the tokenizer finds no word in .*. Set key: <"):
+        make_prompt(tokenizer, instruction, "response :", 5, 64, "key")

@@ -20,7 +20,7 @@ from transformers import PretrainedConfig
 
 from recbole_tslrec.language_model.load import meta_model
 from recbole_tslrec.language_model.source import LanguageModelSource
-from recbole_tslrec.language_model.weights import weight_files
+from recbole_tslrec.language_model.weight_files import weight_files
 
 # Of which configs tied embeddings scale the decoder's states; a T5's says so itself.
 _SCALED_IF_TIED = ("umt5", "switch_transformers")

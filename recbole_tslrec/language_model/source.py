@@ -40,6 +40,7 @@ from recbole_tslrec.language_model.gguf import SMOLLM2, dequantised, find_gguf
 from recbole_tslrec.language_model.hub import why_unreachable
 from recbole_tslrec.language_model.kinds import CAUSAL, ENCODER, check_kind, kind_of
 from recbole_tslrec.language_model.sizes import RANDOM, SIZES, config_of
+from recbole_tslrec.language_model.weight_files import weight_files
 from recbole_tslrec.store.files import file_hash
 
 EMBEDDED = "embedded"
@@ -208,7 +209,7 @@ def open_source(
     with cannot_be_opened(llm):
         _check_sizes(source)
     if is_folder:
-        _check_headers(llm, Path(location))
+        _check_headers(source)
     return source
 
 
@@ -298,12 +299,13 @@ def _embedded_folder() -> str:
     return str(folder)
 
 
-def _check_headers(llm: str, folder: Path) -> None:
-    """Read the headers of a folder's weights, which costs nothing and tells a file cut short."""
-    files = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
-    if not files:
-        raise OSError(f"llm: the folder of [{llm}] holds no weights (*.safetensors or *.bin).")
-    for file in files:
+def _check_headers(source: LanguageModelSource) -> None:
+    """Read the headers of a folder's weights, which costs nothing and tells a file cut short.
+
+    Of those that transformers would load: what else lies there, such as the same in another form, does
+    not matter.
+    """
+    for file in weight_files(source):
         if file.suffix == ".safetensors":
             try:
                 with safe_open(file, "pt"):

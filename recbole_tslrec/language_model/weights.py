@@ -20,17 +20,10 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers.modeling_utils import load_state_dict
-from transformers.utils import (
-    SAFE_WEIGHTS_INDEX_NAME,
-    SAFE_WEIGHTS_NAME,
-    WEIGHTS_INDEX_NAME,
-    WEIGHTS_NAME,
-    cached_file,
-)
 from transformers.utils import logging as transformers_logging
-from transformers.utils.hub import get_checkpoint_shard_files
 
 from recbole_tslrec.language_model.source import LanguageModelSource, check_is_no_adapter
+from recbole_tslrec.language_model.weight_files import weight_files
 
 _SHOWN = 3
 _REMEDY = "Give weights and a config.json that belong together."
@@ -75,40 +68,6 @@ def trunk_options(source: LanguageModelSource) -> dict[str, Any]:
     """
     arguments = inspect.signature(type(source.shape).__init__).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in arguments else {}
-
-
-def weight_files(source: LanguageModelSource) -> list[Path]:
-    """The files that transformers would load, in the order in which it looks for them.
-
-    Raises:
-        OSError: there are none, one that an index names is missing, or they cannot be fetched.
-    """
-    own_name = getattr(source.config, "transformers_weights", None)
-    names = [SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME]
-    for name in names if own_name is None else [own_name]:
-        found = cached_file(
-            source.location,
-            name,
-            _raise_exceptions_for_missing_entries=False,
-            **source.files_from,
-        )
-        if found is None:
-            continue
-        if not name.endswith(".json"):
-            return [Path(found)]
-        try:
-            shards, _ = get_checkpoint_shard_files(source.location, found, **source.files_from)
-        except (KeyError, TypeError, ValueError) as error:
-            raise OSError(f"llm: the index [{found}] cannot be read: {error!r}") from error
-        for shard in map(Path, shards):
-            if not shard.is_file():
-                raise OSError(f"llm: the weights [{shard}], which [{found}] names, are not there.")
-        return [Path(shard) for shard in shards]
-    where = " in this machine's cache of the hub" if source.revision is not None else ""
-    raise OSError(
-        f"llm: [{source.name}] has no weights{where} by a name that transformers looks for: "
-        f"{', '.join(names)}."
-    )
 
 
 def _header(file: Path) -> dict[str, Tensor]:

@@ -212,8 +212,16 @@ def test_weights_that_are_missing_or_cut_short_are_refused(tmp_path, language_mo
     with pytest.raises(OSError, match="llm: the weights .*model.safetensors.* cannot be read"):
         open_source(str(folder))
     weights.unlink()
-    with pytest.raises(OSError, match="llm: the folder .* holds no weights"):
+    with pytest.raises(OSError, match="llm: .* has no file of weights by a name that"):
         open_source(str(folder))
+
+
+def test_files_that_transformers_does_not_load_do_not_matter(tmp_path, language_model_folder):
+    """As consolidated.safetensors beside the model's own, of which a clone may have the pointer."""
+    folder = tmp_path / "model"
+    shutil.copytree(language_model_folder("llama"), folder)
+    (folder / "consolidated.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
+    load_language_model(open_source(str(folder)), "none", CPU)
 
 
 def test_a_model_that_is_not_there_is_refused():

@@ -146,7 +146,7 @@ def test_bin_files_and_shards_are_read_as_well(folder_of, language_model_folder,
         check_weights(open_source(str(folder)))
     (folder / "pytorch_model.bin").rename(folder / "weights.bin")
     with pytest.raises(
-        OSError, match="no weights by a name that transformers looks for: model.safe"
+        OSError, match="no file of weights by a name that transformers looks for: model.safe"
     ):
         check_weights(open_source(str(folder)))
 

@@ -353,14 +353,28 @@ def _first_position(shape: PreTrainedModel) -> int:
     return 0
 
 
-@cache
 def identity_of(llm: str, trust_remote_code: bool) -> Any:
     """What tells a language model from others, for a hash; its name, where it cannot be opened."""
     from recbole_tslrec.language_model.scratch import SHAPES
 
     if llm in (EMBEDDED, *SHAPES):  # one and the same, by its hash; or made anew
         return llm
+    return _identity_of(llm, trust_remote_code, _files_now(llm.removeprefix(RANDOM)))
+
+
+@cache  # of a hub's model a process takes one revision
+def _identity_of(llm: str, trust_remote_code: bool, files: tuple) -> Any:
     try:
         return open_source(llm, trust_remote_code).identity
     except (OSError, ValueError, ModuleNotFoundError):
         return llm  # whoever opens it says what is wrong
+
+
+def _files_now(path: str) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of writing of a folder's files, or of a file; none where neither is."""
+    if os.path.isdir(path):
+        entries = sorted(Path(path).iterdir())
+    else:
+        entries = [Path(path)] if os.path.isfile(path) else []
+    found = ((entry.name, os.stat(entry)) for entry in entries if entry.exists())
+    return tuple((name, status.st_size, status.st_mtime_ns) for name, status in found)

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -489,12 +490,27 @@ def test_the_id_is_of_a_language_models_revision(monkeypatch):
     ids = []
     for revision in ("aaa", "bbb"):
         comes = SimpleNamespace(identity={"hub": "organisation/model", "revision": revision})
-        source.identity_of.cache_clear()
+        source._identity_of.cache_clear()
         monkeypatch.setattr(source, "open_source", lambda *_, comes=comes: comes)
         ids.append(cell(llm="organisation/model").id)
         assert cell(llm="embedded").id == cell().id
     assert ids[0] != ids[1]
-    source.identity_of.cache_clear()
+    source._identity_of.cache_clear()
+
+
+def test_the_id_is_of_a_folders_files_as_they_are(tmp_path, language_model_folder):
+    """In one process, too: a notebook may write the model again."""
+    folder = tmp_path / "model"
+    shutil.copytree(language_model_folder("llama"), folder)
+    first = cell(llm=str(folder)).id
+    assert cell(llm=str(folder)).id == first
+    (folder / "generation_config.json").write_text("{}")
+    second = cell(llm=str(folder)).id
+    shutil.copy(folder / "model.safetensors", tmp_path / "kept")
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    assert len({first, second, cell(llm=str(folder)).id}) == 3
+    shutil.copy(tmp_path / "kept", folder / "model.safetensors")
+    assert cell(llm=str(folder)).id == second
 
 
 def test_the_id_is_of_a_checkpoints_weights(tmp_path):

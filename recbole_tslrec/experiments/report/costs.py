@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from recbole_tslrec.experiments.report.document import Block, escape
-from recbole_tslrec.experiments.report.results import Results, in_order
+from recbole_tslrec.experiments.report.lines import in_order
+from recbole_tslrec.experiments.report.results import Results
 from recbole_tslrec.experiments.report.tables import NOTHING, variant_name
 from recbole_tslrec.experiments.run.kept_cells import seconds_of_parts
 from recbole_tslrec.recbole_bridge.paradigm import table_rows

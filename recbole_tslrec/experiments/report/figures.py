@@ -19,8 +19,9 @@ from recbole_tslrec.evaluation.significance import bootstrap_interval
 from recbole_tslrec.evaluation.slices import quantile_groups, range_text
 from recbole_tslrec.experiments.report import drawing
 from recbole_tslrec.experiments.report.document import Block
+from recbole_tslrec.experiments.report.lines import METHOD
 from recbole_tslrec.experiments.report.novel import VIEWS, views
-from recbole_tslrec.experiments.report.results import MAIN_METRIC, METHOD, Results
+from recbole_tslrec.experiments.report.results import MAIN_METRIC, Results
 from recbole_tslrec.experiments.report.tables import variant_name
 from recbole_tslrec.experiments.run.tables import seeds_text
 from recbole_tslrec.recbole_bridge.paradigm import controls, table_rows

@@ -13,7 +13,8 @@ import pandas as pd
 
 from recbole_tslrec.evaluation.kept_ranks import user_metrics
 from recbole_tslrec.evaluation.metrics import PROTOCOLS
-from recbole_tslrec.experiments.report.results import METHOD, NOVEL, Results, targets
+from recbole_tslrec.experiments.report.lines import METHOD
+from recbole_tslrec.experiments.report.results import NOVEL, Results, targets
 from recbole_tslrec.recbole_bridge.paradigm import table_rows
 
 VIEWS = {**PROTOCOLS, NOVEL: "seen items masked, novel targets alone"}

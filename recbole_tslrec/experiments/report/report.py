@@ -15,8 +15,9 @@ from tqdm import tqdm
 from recbole_tslrec.evaluation.metrics import PROTOCOLS
 from recbole_tslrec.experiments.report import costs, figures, slice_tables, tables
 from recbole_tslrec.experiments.report.document import Block, render, write_document
+from recbole_tslrec.experiments.report.lines import cell_name
 from recbole_tslrec.experiments.report.novel import VIEWS, ranked_alone, views
-from recbole_tslrec.experiments.report.results import MAIN_METRIC, Results, cell_name
+from recbole_tslrec.experiments.report.results import MAIN_METRIC, Results
 from recbole_tslrec.recbole_bridge.paradigm import controls
 
 _ITEMS_NEEDED = "no TSLRec cell has kept its items"

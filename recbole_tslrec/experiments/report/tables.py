@@ -19,14 +19,9 @@ from recbole_tslrec.evaluation.significance import (
     verdict,
 )
 from recbole_tslrec.experiments.report.document import Block, escape
+from recbole_tslrec.experiments.report.lines import METHOD, Key, in_order
 from recbole_tslrec.experiments.report.published import published
-from recbole_tslrec.experiments.report.results import (
-    MAIN_METRIC,
-    METHOD,
-    Key,
-    Results,
-    in_order,
-)
+from recbole_tslrec.experiments.report.results import MAIN_METRIC, Results
 from recbole_tslrec.experiments.run.tables import mean_text, seeds_text
 from recbole_tslrec.recbole_bridge.paradigm import table_rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from recbole_tslrec.data.check_header import path_of
@@ -11,8 +12,12 @@ if TYPE_CHECKING:
     from recbole.config import Config
 
 
-def data_hash(config: Config) -> str:
-    """Of the interactions, and of the users' and items' files where RecBole loads those, too."""
+def data_hashes(config: Config) -> dict[str, str]:
+    """By its ending the hash of each file that RecBole loads: the interactions', maybe items' and users'.
+
+    Raises:
+        FileNotFoundError: there is no file of interactions.
+    """
     path = path_of(config)
     if not path.is_file():
         raise FileNotFoundError(
@@ -20,13 +25,17 @@ def data_hash(config: Config) -> str:
             f"data_path, or make it with: python -m recbole_tslrec import"
         )
     loaded = config["load_col"]
-    others = {
+    return {
         kind: file_hash(path.with_suffix(f".{kind}"))
-        for kind in ("item", "user")
-        if (loaded is None or kind in loaded) and path.with_suffix(f".{kind}").is_file()
+        for kind in ("inter", "item", "user")
+        if kind == "inter"
+        or ((loaded is None or kind in loaded) and path.with_suffix(f".{kind}").is_file())
     }
-    interactions = file_hash(path)
-    return fingerprint({"inter": interactions, **others}) if others else interactions
+
+
+def data_hash(hashes: Mapping[str, str]) -> str:
+    """Of all files of ``data_hashes``; of the interactions alone it is theirs."""
+    return fingerprint(dict(hashes)) if len(hashes) > 1 else hashes["inter"]
 
 
 def texts_hash(config: Config) -> str:

@@ -116,6 +116,17 @@ def test_a_rule_that_trains_nothing_is_not_asked_how(small_data, settings, capsy
     assert cell("repeat", **ways).id == cell("repeat").id
 
 
+def test_the_id_is_of_the_files_that_the_cells_own_model_loads(settings):
+    given = {key: value for key, value in settings.items() if key not in ("data_path", "load_col")}
+    grid = Grid(("ml-100k",), ("SASRec", "SASRecF"), ("Base", "CI"), settings=given)
+    found, turned = grid.groups(), replace(grid, backbones=("SASRecF", "SASRec")).groups()
+    assert [one.id for one in found] == [one.id for one in turned[2:] + turned[:2]]
+    plain, with_items = found[1], found[3]
+    assert plain.data == plain.files["inter"] == with_items.files["inter"] != with_items.data
+    assert [*with_items.files] == ["inter", "item"]
+    assert found[2].id == with_items.base().id
+
+
 def test_an_early_check_is_remembered_with_all_that_it_looks_at(language_model_folder, monkeypatch):
     checked = []
     look = classmethod(lambda cls, config, n_items: checked.append(config["llm"]))

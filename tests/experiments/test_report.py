@@ -600,6 +600,21 @@ def test_methods_of_other_data_are_said_not_to_compare(tmp_path):
     assert "a1 (SASRec Base, SASRec CI); b2 (SASRec TSLRec)" in note
 
 
+def test_who_loads_more_of_the_same_files_compares(tmp_path):
+    def write(variant, **files):
+        writer.write("tiny", "SASRec", variant, 1, data="".join(files.values()), files=files)
+
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    writer.write("tiny", "SASRec", "Norm", 1, data="a1")  # as older lines are
+    write("Base", inter="a1")
+    write("CI", inter="a1", item="b1")
+    assert Results(tmp_path).mismatches == []
+    write("TSLRec", inter="a1", item="b2")
+    (note,) = Results(tmp_path).mismatches
+    assert "the data set's .item file was changed" in note
+    assert "b1 (SASRec CI); b2 (SASRec TSLRec)" in note
+
+
 def test_the_table_says_who_has_fewer_seeds(tmp_path):
     writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
     seeds = {

@@ -25,7 +25,8 @@ Key = tuple[str, str, str, str]
 _NEEDED = ("dataset", "backbone", "variant", "seed", "status", "data", "configuration")
 _DEFAULTS: dict[str, Any] = {
     **dict.fromkeys(("embeddings_from", "error", "backbone_from", "epochs")),
-    **{name: {} for name in ("settings", "effective", "valid", "test", "seconds", "versions")},
+    **{name: {} for name in ("settings", "effective", "valid", "test", "seconds")},
+    **{name: {} for name in ("versions", "files")},
     **{name: "" for name in ("machine", "command", "finished_at")},
     "reused_stages": [],
 }

@@ -36,9 +36,10 @@ class Cell:
         variant: a name in ``paradigm.variants``.
         seed: RecBole's ``seed``.
         settings: what was given for this variant (``Variant.choose``), with what a search chose.
-        data: the hash of the data set's .inter file.
+        data: the hash of the files of the data set that RecBole loads for it.
         texts: the hash of its .item file, where columns of it are given to read.
         embeddings_from: the cell of another backbone whose enhanced embeddings this one takes.
+        files: the hash of each of the files of ``data``, by its ending.
     """
 
     dataset: str
@@ -49,6 +50,7 @@ class Cell:
     data: str = field(repr=False)
     texts: str = field(default="", repr=False)
     embeddings_from: Cell | None = None
+    files: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def model(self) -> str:
@@ -182,6 +184,7 @@ def description(cell: Cell) -> dict[str, Any]:
         "embeddings_from": source and source.backbone,
         "seed": cell.seed,
         "data": cell.data,
+        "files": dict(cell.files),
         "configuration": cell.configuration,
         # As json would read them back: yaml knows more types than json.
         "settings": json.loads(json.dumps(dict(cell.settings), default=str)),

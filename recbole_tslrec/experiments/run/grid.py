@@ -18,7 +18,7 @@ from recbole_tslrec.data.check_interactions import (
     items_in_file,
     keeps_all_items,
 )
-from recbole_tslrec.data.file_hashes import data_hash, texts_hash
+from recbole_tslrec.data.file_hashes import data_hash, data_hashes, texts_hash
 from recbole_tslrec.data.item_catalogue import catalogue_of, check_item_columns
 from recbole_tslrec.experiments.run.cells import Cell
 from recbole_tslrec.recbole_bridge.config_files import (
@@ -154,11 +154,13 @@ class Grid:
         ]
         self._tell_unused(dataset, given)
         configs, errors = [], []
+        loads = {}  # by the cell's place: which files RecBole loads is the model's
         checks = _EarlyChecks(searched)
         for place, cell in enumerate(groups):
             try:
                 config = cell.config()
                 groups[place] = _with_precision(cell, config)
+                loads[place] = config
                 checks.check(cell, config)
                 configs.append(config)
             except Exception as error:  # the cell's own, unless all have one
@@ -176,10 +178,10 @@ class Grid:
         texts = {"item_text": self.given(dataset).get("item_text")}
         check_item_columns(configs[0].final_config_dict | texts)
         check_interactions(configs[0].final_config_dict)
-        data = data_hash(configs[0])
+        groups = [_of_files(cell, loads.get(i, configs[0])) for i, cell in enumerate(groups)]
         for cell, error in errors:
             print(f"compare: {dataset}, {cell.method}, will fail: {error}", flush=True)
-        return [replace(cell, data=data, texts=_texts_hash(configs[0], cell)) for cell in groups]
+        return groups
 
     def _tell_unused(self, dataset: str, given: Mapping[str, Mapping[str, Any]]) -> None:
         """Say which given keys no cell takes, and which a row has at a value of its own.
@@ -281,9 +283,11 @@ def _with_precision(cell: Cell, config: Config) -> Cell:
     return replace(cell, settings={**cell.settings, **found})
 
 
-def _texts_hash(config: Config, cell: Cell) -> str:
-    """Of the items' file, if the cell is given columns of it to read; whether it does is its own."""
-    return texts_hash(config) if cell.settings.get("item_text") is not None else ""
+def _of_files(cell: Cell, config: Config) -> Cell:
+    """The cell with the hashes of its files; the items' texts count if it is given columns to read."""
+    files = data_hashes(config)
+    texts = texts_hash(config) if cell.settings.get("item_text") is not None else ""
+    return replace(cell, data=data_hash(files), files=files, texts=texts)
 
 
 def _check_same(given: Mapping[str, Mapping[str, Any]]) -> None:

@@ -67,8 +67,7 @@ _ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "seed": ("a whole number", _is_integer),
     "epochs": ("a whole number or null", lambda value: value is None or _is_integer(value)),
     "settings": ("an object", lambda value: isinstance(value, dict)),
-    "effective": ("an object of texts", _TEXTS),
-    "versions": ("an object of texts", _TEXTS),
+    **dict.fromkeys(("effective", "versions", "files"), ("an object of texts", _TEXTS)),
     "valid": ("an object of finite numbers, each metric among them", _is_measured),
     "test": (
         "an object of finite numbers for each protocol, each metric among them",

@@ -20,11 +20,12 @@ WITHOUT_EFFECT_ON_TRAINING = frozenset(
 )
 
 
-def training_settings(config: Mapping[str, Any]) -> dict[str, str]:
+def training_settings(config: Mapping[str, Any], own_loss: str | None = None) -> dict[str, str]:
     """The values of RecBole's keys on which the trained backbone depends, as text.
 
     Args:
-        config: RecBole's ``final_config_dict``.
+        config: RecBole's ``final_config_dict``, or a part of it.
+        own_loss: the model's ``loss_type`` where a part does not say it.
     """
     without_effect = set(WITHOUT_EFFECT_ON_TRAINING)
     if config.get("train_batching") in ("prefix", "trimmed"):
@@ -36,7 +37,9 @@ def training_settings(config: Mapping[str, Any]) -> dict[str, str]:
     if config.get("train_precision") == "float32":  # as before there was a choice
         without_effect.add("train_precision")
     without_effect |= _of_losses_not_taken(config)
-    if _draws_in_loaders(config):  # a loader's workers draw other items than it would by itself
+    if _draws_in_loaders(
+        {"loss_type": own_loss, **config}
+    ):  # a loader's workers draw other items than it would by itself
         without_effect.remove("worker")
         if (config.get("worker") or 0) > 1:  # which of them draws for whom is by the batch
             without_effect.remove("eval_batch_size")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def data_hashes(config: Config) -> dict[str, str]:
-    """By its ending the hash of each file that RecBole loads: the interactions', maybe items' and users'.
+    """The hash of each file that RecBole loads, by its ending; the interactions come first.
 
     Raises:
         FileNotFoundError: there is no file of interactions.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import recbole
 from recbole.config import Config
 from yaml import YAMLError
 
@@ -73,6 +75,15 @@ def read_config_file(file: str) -> dict[str, Any]:
     reader = Config.__new__(Config)
     reader.yaml_loader = reader._build_yaml_loader()
     return reader._load_config_files([file])
+
+
+@functools.cache
+def own_loss(model: str) -> str | None:
+    """The ``loss_type`` of a model's own yaml, RecBole's or ours; None if it has none."""
+    recboles = Path(recbole.__file__).parent / "properties"
+    files = [folder / "model" / f"{model}.yaml" for folder in (recboles, properties_folder())]
+    values = [read_config_file(str(file)) for file in files if file.is_file()]
+    return ChainMap(*reversed(values)).get("loss_type")
 
 
 def as_recbole_reads(settings: Mapping[str, Any]) -> dict[str, Any]:

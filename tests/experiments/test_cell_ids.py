@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.experiments.report.results import Results
 from recbole_tslrec.experiments.run.cells import Cell
 from recbole_tslrec.experiments.run.comparison import compare
@@ -13,6 +14,7 @@ from recbole_tslrec.experiments.run.grid import Grid, _EarlyChecks
 from recbole_tslrec.paradigms.rules.models import SeenPenalty
 from recbole_tslrec.paradigms.tslrec.augmentation.late_fusion import HistorySimilarity
 from recbole_tslrec.paradigms.tslrec.augmentation.tuned_texts import TextTuningStage
+from recbole_tslrec.recbole_bridge.config_files import own_loss
 from recbole_tslrec.recbole_bridge.paradigm import variants
 from recbole_tslrec.store.files import fingerprint
 
@@ -125,6 +127,24 @@ def test_the_id_is_of_the_files_that_the_cells_own_model_loads(settings):
     assert plain.data == plain.files["inter"] == with_items.files["inter"] != with_items.data
     assert [*with_items.files] == ["inter", "item"]
     assert found[2].id == with_items.base().id
+
+
+def test_a_backbone_whose_own_loss_takes_negatives_is_given_them(small_data, settings):
+    for backbone, drawn in (("TransRec", True), ("SASRec", False)):
+        for variant in ("Base", "CI", "repeat"):
+            of_loader = {}
+            for worker in (0, 2):
+                chosen = variants()[variant].choose(settings | {"worker": worker})
+                one = Cell(small_data, backbone, variant, 1, chosen, "0")
+                of_loader[one.id] = one.config()["train_neg_sample_args"]["distribution"]
+            draws = drawn and variant != "repeat"
+            assert len(of_loader) == (2 if draws else 1), (backbone, variant)
+            assert {*of_loader.values()} == {"uniform" if draws else "none"}
+
+
+def test_every_backbone_has_a_loss_of_its_own_in_a_yaml():
+    found = {name: own_loss(name) for name, one in BACKBONES.items() if one.code is None}
+    assert found == {name: "BPR" if name == "TransRec" else "CE" for name in found}
 
 
 def test_an_early_check_is_remembered_with_all_that_it_looks_at(language_model_folder, monkeypatch):

@@ -22,6 +22,7 @@ from recbole_tslrec.config.key import KEYS, Effect, counts
 from recbole_tslrec.config.recbole_keys import listed
 from recbole_tslrec.evaluation.metrics import CUTOFFS
 from recbole_tslrec.experiments.run.kept_cells import FORMAT
+from recbole_tslrec.recbole_bridge.config_files import own_loss
 from recbole_tslrec.recbole_bridge.paradigm import paradigm_of, variants
 from recbole_tslrec.store.checkpoints import weights_hash
 from recbole_tslrec.store.files import file_hash, fingerprint
@@ -108,7 +109,7 @@ class Cell:
             "variant": self.variant,
             "embeddings_from": self.embeddings_from and self.embeddings_from.id,
             "seed": self.seed,
-            "recbole": training_settings(settings),
+            "recbole": training_settings(settings, self._loss),
             "version": variant.results_of(values),
             "ours": {
                 key: _content(key, value, trust)
@@ -116,6 +117,13 @@ class Cell:
                 if counts(key, value) and not (value is None and key in variant.if_given)
             },
         }
+
+    @property
+    def _loss(self) -> str:
+        """RecBole's name of the loss: the given, or that of the backbone's own yaml."""
+        given = self.settings.get("loss_type")
+        own = own_loss(self.backbone) if variants()[self.variant].of_backbone else None
+        return given or own or "CE"
 
     @property
     def _code(self) -> list[str] | None:
@@ -136,7 +144,7 @@ class Cell:
             for key, value in self.settings.items()
         }
         given |= variants()[self.variant].settings or {}
-        if self.settings.get("loss_type", "CE") == "CE":
+        if self._loss == "CE":
             given.setdefault("train_neg_sample_args")  # RecBole's own CE models refuse its default
         return given | _measured(self.settings) | {"seed": self.seed}
 

@@ -85,6 +85,8 @@ class Cell:
             key: value for key, value in (variant.settings or {}).items() if key != "enhancement"
         }
         settings = {**self.settings, **own}
+        if "valid_metric" in settings:
+            settings["valid_metric"] = _as_usual(settings["valid_metric"])
         ours = {key: value for key, value in settings.items() if key in KEYS}
         paradigm = paradigm_of(self.model)
         defaults = {name: key.default for name, key in KEYS.items()}
@@ -155,6 +157,8 @@ class Cell:
 
 def _content(key: str, value: Any, trust_remote_code: bool) -> Any:
     """What stands for a value in a cell's id: of a file its content, not where it lies."""
+    if key == "item_text":
+        return _one_form(value)
     if isinstance(value, str):  # whatever else it is, the cell itself fails of it
         if key == "backbone_checkpoint" and Path(value).is_file():
             return weights_hash(Path(value))
@@ -165,6 +169,19 @@ def _content(key: str, value: Any, trust_remote_code: bool) -> Any:
 
             return identity_of(value, trust_remote_code)
     return str(value)
+
+
+def _one_form(columns: Any) -> str:
+    """One column is the same in a list and by itself; ml-100k's is in one in kept results."""
+    names = columns if isinstance(columns, (list, tuple)) else [columns]
+    return str(names[0]) if len(names) == 1 and names[0] != "movie_title" else str(list(names))
+
+
+def _as_usual(valid_metric: Any) -> str:
+    """The metric with RecBole's large letters, which it does not heed."""
+    name, at, cutoff = str(valid_metric).partition("@")
+    usual = {one.lower(): one for one in ("NDCG", "MRR", "MAP", "Hit", "Recall", "Precision")}
+    return usual.get(name.lower(), name) + at + cutoff
 
 
 def _measured(given: Mapping[str, Any]) -> dict[str, Any]:

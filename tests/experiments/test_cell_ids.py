@@ -185,6 +185,7 @@ def test_another_backbone_than_the_base_of_the_table_is_said(small_data, setting
     shutil.rmtree("results/checkpoints")  # as of a packed folder
     compare(replace(grid, variants=("Base", "CI")), "results")
     said = "CI_GRU4Rec, seed 2020: Base is finished, and its trained model is not in"
-    assert said in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert said in told and "and all lines with that cell as backbone_from" in told
     (note,) = Results(Path("results")).notes
     assert "CI: the backbone of seed 2020 is another training than the Base of this report" in note

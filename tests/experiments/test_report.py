@@ -590,6 +590,16 @@ def test_the_time_holds_a_base_of_other_settings_too(tmp_path):
     assert totals.to_dict() == {"Base": 101, "CI": 201}
 
 
+def test_what_was_made_of_a_base_before_it_was_made_again_is_said(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    base = writer.write("tiny", "SASRec", "Base", 1, finished_at="2026-01-02T00:00:00+00:00")
+    for variant, day in (("CI", 1), ("TSLRec", 3)):
+        finished = f"2026-01-0{day}T00:00:00+00:00"
+        writer.write("tiny", "SASRec", variant, 1, backbone_from=base, finished_at=finished)
+    (note,) = Results(tmp_path).notes
+    assert "SASRec, CI: the backbone of seed 1 was trained before the Base of this report" in note
+
+
 def test_methods_of_other_data_are_said_not_to_compare(tmp_path):
     writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
     for variant, data in (("Base", "a1"), ("CI", "a1"), ("TSLRec", "b2")):

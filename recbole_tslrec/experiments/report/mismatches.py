@@ -91,14 +91,22 @@ def _backbones(results: Results) -> Iterator[str]:
         base = results.method(dataset, backbone, "Base")
         if base is None or made_by or not _starts_from_backbone(variant):
             continue
-        of_base = base["cell"].reindex(cells.index)
-        seeds = cells.index[of_base.notna() & (cells["backbone_from"] != of_base)]
-        if len(seeds):
-            yield (
-                f"{dataset}, {backbone}, {variant}: the backbone of seed "
-                f"{', '.join(map(str, seeds))} is another training than the Base of this report, "
-                f"against which it is held."
-            )
+        of_base, its_end = (base[name].reindex(cells.index) for name in ("cell", "finished_at"))
+        other = of_base.notna() & (cells["backbone_from"] != of_base)
+        # A Base that is made again has the id of the one before.
+        earlier = (
+            ~other & (cells["finished_at"] != "") & (cells["finished_at"] < its_end.fillna(""))
+        )
+        for seeds, training in (
+            (cells.index[other], "is another training than"),
+            (cells.index[earlier], "was trained before"),
+        ):
+            if len(seeds):
+                yield (
+                    f"{dataset}, {backbone}, {variant}: the backbone of seed "
+                    f"{', '.join(map(str, seeds))} {training} the Base of this report, against which "
+                    f"it is held."
+                )
 
 
 def _told_by_the_row(variant: str) -> list[str]:

@@ -143,7 +143,8 @@ def _handed_on(cell: Cell, results: ResultsFolder) -> Path | None:
             f"compare: {cell.dataset}, {cell.method}, seed {cell.seed}: Base is finished, and its "
             f"trained model is not in [{results.checkpoints(base.id)}], as of a packed folder. Another "
             f"is trained under the same seed; made with another machine or version it is not the Base "
-            f"of the table. Take Base's line out of cells.jsonl to have it trained again.",
+            f"of the table. To have it trained again take out of cells.jsonl its line, of cell "
+            f"[{base.id}], and all lines with that cell as backbone_from: they were made from it.",
             flush=True,
         )
     return checkpoint

@@ -57,20 +57,27 @@ def _table(results: Results, numbers: pd.DataFrame, protocol: str) -> Block:
 
 
 def explained_by_penalty(results: Results) -> list[str]:
-    """A sentence for each gain of a penalty's size, or less, that is none with seen items masked."""
+    """A sentence for each gain of a penalty's size, or less, that is none with seen items masked.
+
+    Each is of the seeds that the method, Base and Base with the penalty have.
+    """
+    columns = [f"{protocol} {MAIN_METRIC}" for protocol in ("ranked", "masked")]
     found = []
     for dataset, backbone in results.places():
-        columns = [f"{protocol} {MAIN_METRIC}" for protocol in ("ranked", "masked")]
-        means = {
-            variant: results.method(dataset, backbone, variant)[columns].astype(float).mean()
-            for variant in views(results)["masked"].variants(dataset, backbone)
-        }
-        if not {"Base", PENALTY} <= means.keys():
+        base, penalised = (results.method(dataset, backbone, name) for name in ("Base", PENALTY))
+        if base is None or penalised is None:
             continue
-        by_penalty, _ = means[PENALTY] - means["Base"]
-        for variant, mean in means.items():
-            gain, masked = mean - means["Base"]
-            if variant not in ("Base", PENALTY) and 0 < gain <= by_penalty and masked <= 0:
+        for variant in views(results)["masked"].variants(dataset, backbone):
+            ours = results.method(dataset, backbone, variant)
+            seeds = ours.index.intersection(base.index).intersection(penalised.index)
+            if variant in ("Base", PENALTY) or seeds.empty:
+                continue
+            there, with_penalty, here = (
+                one.loc[seeds, columns].astype(float).mean() for one in (base, penalised, ours)
+            )
+            by_penalty, _ = with_penalty - there
+            gain, masked = here - there
+            if 0 < gain <= by_penalty and masked <= 0:
                 found.append(
                     f"{dataset}, {backbone}: {variant_name(variant)} gains {gain:+.4f} over Base, and "
                     f"Base with a penalty on seen items {by_penalty:+.4f}; with seen items masked it "

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from synthetic import VARIANTS, SyntheticResults
 
 from recbole_tslrec.__main__ import main
@@ -348,15 +349,29 @@ def test_without_tslrec_the_report_claims_nothing(tmp_path):
     assert "say nothing about TSLRec" in " ".join(text.split())
 
 
-def test_a_picture_says_when_not_all_methods_have_all_seeds(tmp_path, monkeypatch):
+def test_a_picture_says_of_how_many_seeds_it_is(tmp_path, monkeypatch):
     writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
-    for variant, seed in (("Base", 2020), ("Base", 2021), ("TSLRec", 2020)):
-        writer.write("tiny", "SASRec", variant, seed)
+    seeds = {"Base": SEEDS, "TSLRec": SEEDS[:2], "CI": SEEDS[:1], "E4SRec": [1]}
+    for variant, of_variant in seeds.items():
+        for seed in of_variant:
+            writer.write("tiny", "SASRec", variant, seed)
     headings = []
-    draw = drawing.panels
-    monkeypatch.setattr(drawing, "panels", lambda *given: headings.append(given[2]) or draw(*given))
-    figures.activity_figures(Results(tmp_path))
-    assert headings[0].endswith("mean over 1 to 2 seeds")
+    title = Figure.suptitle
+
+    def told(figure, text):
+        headings.append(" ".join(text.split()))
+        return title(figure, text)
+
+    monkeypatch.setattr(Figure, "suptitle", told)
+    results = Results(tmp_path)
+    figures.activity_figures(results)
+    figures.gain_figures(results)
+    assert all(heading.endswith("1 to 2 seeds") for heading in headings) and len(headings) == 4
+    headings.clear()
+    drawn = figures.category_figure(results) | {"gate": figures.gate_figure(results)[""]}
+    assert all(heading.endswith("TSLRec, mean over 2 seeds") for heading in headings)
+    for block in drawn.values():
+        assert set(block.cells["variant"]) == {"TSLRec"} and block.made()[0].startswith("2 seeds")
 
 
 def test_the_gain_is_over_base_of_the_same_seed(tmp_path):

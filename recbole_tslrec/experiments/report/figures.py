@@ -7,7 +7,7 @@ the axis names.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,6 @@ from recbole_tslrec.evaluation.significance import bootstrap_interval
 from recbole_tslrec.evaluation.slices import quantile_groups, range_text
 from recbole_tslrec.experiments.report import drawing
 from recbole_tslrec.experiments.report.document import Block
-from recbole_tslrec.experiments.report.lines import METHOD
 from recbole_tslrec.experiments.report.novel import VIEWS, views
 from recbole_tslrec.experiments.report.results import MAIN_METRIC, Results
 from recbole_tslrec.experiments.report.tables import variant_name
@@ -40,7 +39,8 @@ def gain_figures(results: Results) -> dict[str, Block]:
     for protocol, of in views(results).items():
         numbers = pd.DataFrame(_gains_by_seed(of, f"{protocol} {MAIN_METRIC}"))
         if not numbers.empty:
-            heading = f"Gain over Base in {MAIN_METRIC}, {VIEWS[protocol]}, {_seeds(of)}"
+            counts = numbers.groupby(["dataset", "backbone", "method"]).size()
+            heading = f"Gain over Base in {MAIN_METRIC}, {VIEWS[protocol]}, {_seeds(counts)}"
             picture = _draw_gains_by_seed(numbers, heading)
             found[protocol] = Block(f"figure_gain_{protocol}", numbers, of.own, png=picture)
     return found
@@ -111,7 +111,7 @@ def _gain_by_group_figures(
         of = views(results)[protocol]
         numbers = pd.DataFrame(_gains_by_group(of, protocol, column))
         if not numbers.empty:
-            title = f"{heading}, {words}, mean over {_seeds(of)}"
+            title = f"{heading}, {words}, mean over {_seeds(numbers['seeds'])}"
             picture = _draw_gains_by_group(of, numbers, title, axis)
             found[protocol] = Block(f"{name}_{protocol}", numbers, of.own, png=picture)
     return found
@@ -209,16 +209,13 @@ def shown_methods(
 
 def category_figure(results: Results) -> dict[str, Block]:
     """Figure 4: how often the language model infers an item's own category, over all items."""
-    rows = [
-        {
-            "dataset": cell["dataset"],
-            "backbone": cell["backbone"],
-            "seeds": 1,
-            "own": np.mean(items["place"] == 1),
-            "top three": np.mean((items["place"] > 1) & (items["place"] <= 3)),
-        }
-        for cell, items in _items(results, "place")
-    ]
+    cells, rows = [], []
+    for cell, items in _items(results, "place"):
+        cells.append(cell)
+        own = np.mean(items["place"] == 1)
+        top_three = np.mean((items["place"] > 1) & (items["place"] <= 3))
+        where = {"dataset": cell["dataset"], "backbone": cell["backbone"]}
+        rows.append({**where, "seeds": 1, "own": own, "top three": top_three})
     if not rows:
         return {}
     how = {"seeds": "sum", "own": "mean", "top three": "mean"}
@@ -243,17 +240,18 @@ def category_figure(results: Results) -> dict[str, Block]:
     axes.set_xlim(0, 100)
     axes.set_xlabel("share of the items (%)")
     axes.invert_yaxis()
-    figure.suptitle(f"Inferred category of an item, TSLRec, mean over {_seeds(results)}")
+    figure.suptitle(f"Inferred category of an item, TSLRec, mean over {_seeds(numbers['seeds'])}")
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    return {"": Block("figure_4_categories", numbers, results.own, png=drawing.png(figure))}
+    drawn = pd.DataFrame(cells, dtype=object)
+    return {"": Block("figure_4_categories", numbers, drawn, png=drawing.png(figure))}
 
 
 def gate_figure(results: Results) -> dict[str, Block]:
     """How much of an item's embedding is the id embedding, by how often the item occurs in training."""
-    numbers = _gates(results)
-    if numbers is None:
+    cells = list(_items(results, "mean_gate"))
+    if not cells:
         return {}
-
+    numbers = _gates(cells)
     styles = dict(zip(dict.fromkeys(numbers["backbone"]), drawing.styles(), strict=False))
 
     def draw(axes: Axes, dataset: str) -> None:
@@ -270,15 +268,20 @@ def gate_figure(results: Results) -> dict[str, Block]:
         axes.grid(alpha=0.3)
 
     places = [(dataset,) for dataset in dict.fromkeys(numbers["dataset"])]
-    heading = f"Mean gate by item popularity, TSLRec, mean over {_seeds(results)}"
+    heading = f"Mean gate by item popularity, TSLRec, mean over {_seeds(numbers['seeds'])}"
     picture = drawing.panels(places, draw, heading, 5.4, 3.8)
-    return {"": Block("figure_gate", numbers, results.own, png=picture)}
+    drawn = pd.DataFrame([cell for cell, _ in cells], dtype=object)
+    return {"": Block("figure_gate", numbers, drawn, png=picture)}
 
 
-def _gates(results: Results) -> pd.DataFrame | None:
-    """The gate by group of items, a row a group."""
+def _gates(cells: Sequence[tuple[dict, dict[str, np.ndarray]]]) -> pd.DataFrame:
+    """The gate by group of items, a row a group.
+
+    Args:
+        cells: with what is kept of their items.
+    """
     found: dict[tuple[str, str], list[pd.DataFrame]] = {}
-    for cell, items in _items(results, "mean_gate"):
+    for cell, items in cells:
         columns = {"count": items["training_count"], "gate": items["mean_gate"]}
         gates = pd.DataFrame(columns | {"item": items["item"]})
         found.setdefault((cell["dataset"], cell["backbone"]), []).append(gates)
@@ -294,7 +297,7 @@ def _gates(results: Results) -> pd.DataFrame | None:
             high=("gate", lambda gate: gate.quantile(0.75)),
         )
         parts.append(groups.assign(dataset=dataset, backbone=backbone, seeds=len(gates)))
-    return pd.concat(parts) if parts else None
+    return pd.concat(parts)
 
 
 def map_figures(results: Results) -> dict[str, Block]:
@@ -345,7 +348,6 @@ def _items(results: Results, needed: str) -> Iterator[tuple[dict, dict[str, np.n
             yield cell, items
 
 
-def _seeds(results: Results) -> str:
-    """How many seeds the methods have, "1 to 3 seeds" while a grid is unfinished."""
-    counts = results.own.groupby(METHOD).size()
+def _seeds(counts: pd.Series) -> str:
+    """How many seeds stand behind what is drawn, "1 to 3 seeds" while a grid is unfinished."""
     return seeds_text(counts.min(), counts.max())

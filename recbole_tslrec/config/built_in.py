@@ -28,6 +28,7 @@ class Row:
         rivals: rows that it is tested against besides Base and its own controls.
         of_backbone: whether it is a backbone with something added, or starts from a trained one.
         ranked_alone: whether its figures with seen items masked say nothing.
+        tested_alone: whether its validation is that of the method in whose place it stands.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Row:
     rivals: tuple[str, ...]
     of_backbone: bool
     ranked_alone: bool
+    tested_alone: bool
 
 
 @dataclass(frozen=True)

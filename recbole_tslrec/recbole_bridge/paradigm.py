@@ -68,6 +68,8 @@ class Variant:
             of all.
         not_given: keys of a backbone's training that it is not given, since it trains nothing.
         ranked_alone: whether its figures with seen items masked say nothing.
+        tested_alone: whether what makes it a control acts in tests alone: its validation is that of the
+            method in whose place it stands.
         label: what a table of results calls it, ``{backbone}`` in it. Empty: the model, and behind it
             the name of a control.
         results_of: since which change its results under these values of all keys are those of today.
@@ -90,6 +92,7 @@ class Variant:
     unread: Callable[[Mapping[str, Any]], Collection[str]] = lambda values: ()
     not_given: Collection[str] = ()
     ranked_alone: bool = False
+    tested_alone: bool = False
     label: str = ""
     results_of: Callable[[Mapping[str, Any]], str] = lambda values: SINCE_THE_FIRST
 
@@ -275,6 +278,7 @@ def table_rows() -> dict[str, Row]:
             one.rivals,
             one.of_backbone,
             one.ranked_alone,
+            one.tested_alone,
         )
         for name, one in known.items()
     }

@@ -342,6 +342,28 @@ def test_results_of_repeat_alone_have_a_ranked_table(tmp_path):
     assert tables == ["table_2_ranked", "slices_ranked"]
 
 
+def test_a_control_that_differs_in_tests_alone_has_no_validation(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    tested_alone = ("delrec_retriever_order", "delrec_shuffled")
+    trained = {"Base": 0.1, "DELRec": 0.3, "delrec_random_prompts": 0.2}
+    for variant in (*trained, *tested_alone):
+        valid = dict.fromkeys(("hit@5", "hit@10", "ndcg@5", "ndcg@10"), trained.get(variant, 0.3))
+        effective = {"valid_protocol": "masked"}
+        writer.write("tiny", "SASRec", variant, 1, valid=valid, effective=effective)
+    results = Results(tmp_path)
+    table = seeds_table(results).table.set_index("method")["validation NDCG@10"]
+    for variant in tested_alone:
+        assert table[variant.replace("_", "\\_")] == "–"
+    assert table["DELRec"] == "0.3000 masked"
+    among = [*trained, *tested_alone]
+    assert figures.shown_methods(results, "tiny", "SASRec", among) == [
+        "DELRec",
+        "delrec_random_prompts",
+    ]
+    among.remove("delrec_random_prompts")
+    assert figures.shown_methods(results, "tiny", "SASRec", among)[1] == tested_alone[0]
+
+
 def test_without_tslrec_the_report_claims_nothing(tmp_path):
     writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
     writer.write("tiny", "SASRec", "Base", 2020)

@@ -186,7 +186,8 @@ def shown_methods(
 ) -> list[str]:
     """Of some rows the methods beside Base, and of each one's controls that which is best on validation.
 
-    A picture of all would be unreadable.
+    A picture of all would be unreadable. Controls that differ in tests alone have no validation of their
+    own; where there are no others it is the first of the table.
     """
     rows, of_method = table_rows(), {}
     shown = []
@@ -199,7 +200,8 @@ def shown_methods(
             shown.append(name)
 
     def on_validation(name: str) -> float:
-        return results.method(dataset, backbone, name)[f"valid {MAIN_METRIC}"].mean()
+        found = results.method(dataset, backbone, name)[f"valid {MAIN_METRIC}"].mean()
+        return -np.inf if np.isnan(found) else found
 
     return [*shown, *(max(names, key=on_validation) for names in of_method.values())]
 

@@ -110,7 +110,10 @@ def _row(line: dict[str, Any], where: str) -> dict[str, Any]:
     row = {name: value for name, value in (_DEFAULTS | line).items() if name != "format"}
     made_by = row["embeddings_from"]
     row["made_by"] = "" if made_by in (None, row["backbone"]) else made_by
+    known = table_rows().get(row["variant"])
     if row["status"] == DONE:
+        if known is not None and known.tested_alone:  # what is kept is the method's in its place
+            row["valid"] = dict.fromkeys(METRICS.values(), float("nan"))
         measured = {"valid": row["valid"]}
         measured |= {protocol: row["test"][protocol] for protocol in PROTOCOLS}
         for part, metrics in measured.items():

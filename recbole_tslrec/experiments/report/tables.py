@@ -275,9 +275,10 @@ def seeds_table(results: Results) -> Block:
         row = {"data set": dataset, "backbone": backbone, "method": variant}
         row |= {"embeddings from": made_by, "seeds": ", ".join(map(str, cells.index))}
         epochs = ("?" if number is None else str(number) for number in cells["epochs"])
-        valid = ", ".join(cells[f"valid {MAIN_METRIC}"].map("{:.4f}".format))
+        of_seeds = cells[f"valid {MAIN_METRIC}"]
+        valid = NOTHING if of_seeds.isna().all() else ", ".join(of_seeds.map("{:.4f}".format))
         protocol = cells["effective"].iloc[0].get("valid_protocol", "ranked")
-        valid += "" if protocol == "ranked" else f" {protocol}"
+        valid += "" if protocol == "ranked" or valid == NOTHING else f" {protocol}"
         row |= {"epochs": ", ".join(epochs), f"validation {MAIN_METRIC}": valid}
         rows.append({name: escape(text) for name, text in row.items()})
     numbers = pd.concat([results.cells, results.failed])

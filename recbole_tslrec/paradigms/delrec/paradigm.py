@@ -69,6 +69,7 @@ def _row(name: str, **settings: str) -> Variant:
         DELRec.stages(defaults(read) | own),
         names_of(read),
         control=bool(settings),
+        tested_alone="rerank_control" in settings,
         unread=_unread,
     )
 

@@ -60,6 +60,7 @@ def _row(name: str, rerank_control: str) -> Variant:
         LlamaRec.stages(defaults(_READ)),
         names_of((*_READ, CONTROL)),
         control=rerank_control != "none",
+        tested_alone=rerank_control != "none",
         unread=_unread,
     )
 

@@ -51,6 +51,7 @@ def _row(name: str, control: bool = True, **settings: str) -> Variant:
         LLMTRSR.stages(defaults(read) | whole),
         tuple(key for key in names_of(read) if key not in unread),
         control=control,
+        tested_alone=not {"rerank_control", "trsr_control"}.isdisjoint(settings),
         requires=("item_text",),
     )
 

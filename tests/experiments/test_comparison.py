@@ -50,7 +50,7 @@ def lines(folder="results") -> list[dict]:
     return [json.loads(line) for line in Path(folder, "cells.jsonl").read_text().splitlines()]
 
 
-def test_base_is_trained_once_a_seed_and_every_cell_is_kept(small_data, settings):
+def test_base_is_trained_once_a_seed_and_every_cell_is_kept(small_data, settings, capsys):
     variants = ("Base", "CI", "TSLRec", "backbone_embedding")
     settings |= {"sft_epochs": 1}
     grid = Grid(**GRU4REC, variants=variants, seeds=(1, 2), settings=settings)
@@ -66,6 +66,10 @@ def test_base_is_trained_once_a_seed_and_every_cell_is_kept(small_data, settings
     for line in lines():
         check_what_is_kept(line)
     check_tables(comparison.tables())
+    assert "keep_checkpoints" not in capsys.readouterr().out
+    compare(grid, Path("results"), keep_checkpoints=True)
+    told = capsys.readouterr().out
+    assert "keep_checkpoints: 6 finished cells have no trained model" in told  # Base's are there
 
 
 def check_what_is_kept(line: dict) -> None:

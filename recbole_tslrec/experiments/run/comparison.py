@@ -55,9 +55,26 @@ def compare(
     errors = [_search_error(cell, failed_searches) for cell in cells]
     pairs = list(zip(cells, errors, strict=True))
     to_run = [cell for cell, error in pairs if error is None]
+    if keep_checkpoints:
+        _tell_without_checkpoint(to_run, results)
     lines = _run(to_run, results, keep_checkpoints, tried)
     outcome = [lines[cell.id] if error is None else failure(cell, error) for cell, error in pairs]
     return FinishedGrid(grid, cells, outcome)
+
+
+def _tell_without_checkpoint(cells: Sequence[Cell], results: ResultsFolder) -> None:
+    """Say how many cells were finished without their trained models being kept, if any were."""
+    done = {name for name, line in results.cells.read().items() if line["status"] == DONE}
+    without = [
+        cell for cell in cells if cell.id in done and not results.checkpoint(cell.id, cell.model)
+    ]
+    if without:
+        print(
+            f"compare: keep_checkpoints: {len(without)} finished cells have no trained model in "
+            f"[{results.folder}], and what is finished is not trained again. To have theirs run the "
+            f"same command with another --results folder.",
+            flush=True,
+        )
 
 
 def _search_error(cell: Cell, failed: Mapping[str, Exception]) -> Exception | None:

@@ -8,7 +8,7 @@ import pytest
 
 from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.experiments.report.results import Results
-from recbole_tslrec.experiments.run.cells import Cell, _content
+from recbole_tslrec.experiments.run.cells import Cell
 from recbole_tslrec.experiments.run.comparison import compare
 from recbole_tslrec.experiments.run.grid import Grid, _EarlyChecks
 from recbole_tslrec.paradigms.rules.models import SeenPenalty
@@ -147,7 +147,7 @@ def test_every_backbone_has_a_loss_of_its_own_in_a_yaml():
     assert found == {name: "BPR" if name == "TransRec" else "CE" for name in found}
 
 
-@pytest.mark.parametrize("column", ["title", "item_text", "movie_title"])
+@pytest.mark.parametrize("column", ["title", "item_text"])
 def test_two_ways_to_write_a_value_make_one_cell(column):
     def ids(**given) -> set[str]:
         return {cell(variant, "a file", **given).id for variant in ("TextTerm", "tfidf")}
@@ -156,12 +156,6 @@ def test_two_ways_to_write_a_value_make_one_cell(column):
     assert not ids(item_text=column) & ids(item_text=[column, "brand"])
     spelt = [{"valid_metric": f"{name}@10"} for name in ("NDCG", "ndcg", "Ndcg")]
     assert ids(**spelt[0]) == ids(**spelt[1]) == ids(**spelt[2]) != ids(valid_metric="NDCG@5")
-
-
-def test_the_forms_of_kept_results_stay():
-    assert _content("item_text", ["movie_title"], False) == "['movie_title']"
-    assert _content("item_text", "item_text", False) == "item_text"
-    assert _content("item_text", None, False) == "None"
 
 
 def test_an_early_check_is_remembered_with_all_that_it_looks_at(language_model_folder, monkeypatch):

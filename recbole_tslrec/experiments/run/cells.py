@@ -172,9 +172,9 @@ def _content(key: str, value: Any, trust_remote_code: bool) -> Any:
 
 
 def _one_form(columns: Any) -> str:
-    """One column is the same in a list and by itself; ml-100k's is in one in kept results."""
+    """One column is the same by itself and in a list."""
     names = columns if isinstance(columns, (list, tuple)) else [columns]
-    return str(names[0]) if len(names) == 1 and names[0] != "movie_title" else str(list(names))
+    return str(names[0]) if len(names) == 1 else str(list(names))
 
 
 def _as_usual(valid_metric: Any) -> str:

@@ -37,9 +37,8 @@ def training_settings(config: Mapping[str, Any], own_loss: str | None = None) ->
     if config.get("train_precision") == "float32":  # as before there was a choice
         without_effect.add("train_precision")
     without_effect |= _of_losses_not_taken(config)
-    if _draws_in_loaders(
-        {"loss_type": own_loss, **config}
-    ):  # a loader's workers draw other items than it would by itself
+    # A loader's workers draw other items than it would by itself.
+    if _draws_in_loaders({"loss_type": own_loss, **config}):
         without_effect.remove("worker")
         if (config.get("worker") or 0) > 1:  # which of them draws for whom is by the batch
             without_effect.remove("eval_batch_size")

@@ -68,9 +68,8 @@ def make_prompt(
     Raises:
         ValueError: the words leave no room for a single item, or the tokenizer finds no instruction.
     """
-    if not tokens_of(
-        tokenizer, instruction
-    ):  # where its opening and closing tokens are is not known
+    # Where the opening and closing tokens are is told by an instruction between them.
+    if not tokens_of(tokenizer, instruction):
         raise ValueError(
             f"{key}: the tokenizer finds no word in [{instruction!r}]. Set {key}: <words to read>."
         )

@@ -76,16 +76,20 @@ class EarlierRows:
         self._order = np.argsort(users, kind="stable")
         first = np.flatnonzero(np.diff(users[self._order], prepend=-1))
         sizes = np.diff(first, append=len(users))
-        self._first = np.empty(
-            len(users), dtype=np.int64
-        )  # of the row's user, a place in the order
+        # By row: where its user's rows begin in the order, and its number among them, from 0.
+        self._first = np.empty(len(users), dtype=np.int64)
         self._first[self._order] = np.repeat(first, sizes)
-        self.number = np.empty(len(users), dtype=np.int64)  # of the row among its user's, from 0
+        self.number = np.empty(len(users), dtype=np.int64)
         self.number[self._order] = np.arange(len(users)) - np.repeat(first, sizes)
 
     @classmethod
     def of(cls, dataset: SequentialDataset) -> EarlierRows | None:
-        """None where every user has one row, as when the last items are left out."""
+        """None where every user has one row, as when the last items are left out.
+
+        Ready-made rows (``benchmark_filename``) are nobody's, whatever users they name.
+        """
+        if dataset.config["benchmark_filename"] is not None:
+            return None
         found = cls(dataset)
         return found if found.number.any() else None
 

@@ -112,3 +112,13 @@ def test_both_ways_to_rank_the_test_agree(given, write_histories):
         assert ranks.rank_masked[row] == pytest.approx(
             1 + (scores[row] > scores[row, target]).sum(), abs=1
         )
+
+
+def test_ready_made_rows_have_none_before_them(settings, write_histories):
+    eval_args = {"order": "TO", "mode": "full", **SPLITS["shares of each user"]}
+    _, valid_data, _ = loaders_of(
+        settings | {"eval_args": eval_args, "train_neg_sample_args": None}
+    )
+    assert EarlierRows.of(valid_data._dataset) is not None
+    valid_data._dataset.config["benchmark_filename"] = ["train", "valid", "test"]
+    assert EarlierRows.of(valid_data._dataset) is None

@@ -12,7 +12,8 @@ from support.texts import write_texts
 from transformers import AutoModel, AutoTokenizer
 
 from recbole_tslrec.language_model.reader import open_source_for, tokenised_texts
-from recbole_tslrec.paradigms.tslrec.augmentation.controls import CONTROLS
+from recbole_tslrec.paradigms.tslrec.augmentation.columns import centre
+from recbole_tslrec.paradigms.tslrec.augmentation.controls import CONTROLS, VECTORS
 from recbole_tslrec.paradigms.tslrec.augmentation.text_controls import (
     gaussian_like,
     shuffled_rows,
@@ -20,9 +21,11 @@ from recbole_tslrec.paradigms.tslrec.augmentation.text_controls import (
 )
 from recbole_tslrec.recbole_bridge.paradigm import controls
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.recbole_bridge.trained_model import load_trained_model
 from recbole_tslrec.stages.text_vectors import TextVectorsStage
 
 OF_TEXT = [kind.name for kind in CONTROLS if kind.reads_text]
+UNTUNED = [*OF_TEXT, "shuffled_tfidf", "text_tfidf", "shuffled_text_tfidf"]
 
 
 @pytest.fixture
@@ -81,14 +84,14 @@ def test_no_interaction_enters_and_another_order_of_ids_is_the_same(settings, tm
         rows = [(f"u{user}", f"i{(user + n) % 30}", n) for user in range(40) for n in range(5)]
         write_atomic(tmp_path / "data", name, rows[::order])
         write_texts(name)
-        for kind in OF_TEXT:
+        for kind in UNTUNED:
             changes = {"item_text": "title", "enhancement": kind, "enhanced_dim": 8}
             pipeline = pipeline_of(settings | changes, name)
             rows_of = dict(zip(pipeline.tokens, item_vectors(pipeline), strict=True))
             by_name[name, kind] = torch.stack([rows_of[f"i{item}"] for item in range(30)])
         by_name[name] = pipeline.tokens
     assert by_name["one"] != by_name["other"]
-    for kind in OF_TEXT:
+    for kind in UNTUNED:
         torch.testing.assert_close(by_name["one", kind], by_name["other", kind])
 
 
@@ -115,6 +118,39 @@ def test_controls_of_text_vectors(n_items, width, seed):
     for control in (shuffled_rows, gaussian_like):
         again = control(vectors[order], [tokens[row] for row in order], seed)
         torch.testing.assert_close(again, control(vectors, tokens, seed)[order])
+
+
+@pytest.mark.parametrize("beside", ["text", "shuffled_text"])
+def test_beside_tfidf_the_cosine_is_the_mean_of_both(beside, with_text, small_data, tmp_path):
+    path = tmp_path / "data" / "small" / "small.item"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if not line.startswith("i3\t")) + "\n")
+    with_text |= {"item_text_missing": "unknown", "enhanced_dim": 5}
+
+    def of_items(kind):
+        pipeline = pipeline_of(with_text | {"enhancement": kind}, small_data)
+        vectors = VECTORS[kind].for_similarity(item_vectors(pipeline), pipeline)
+        assert VECTORS[kind].kept_width(pipeline.config, 8) == (10 if "_tfidf" in kind else 5)
+        return pipeline.tokens.index("i3"), vectors
+
+    def cosines(vectors):
+        directions = torch.linalg.svd(centre(vectors)).Vh[:5]
+        rows = torch.nn.functional.normalize(centre(vectors) @ directions.T, dim=1)
+        return rows @ rows.T
+
+    missing, joined = of_items(f"{beside}_tfidf")
+    parts = [cosines(of_items(kind)[1]) for kind in (beside, "tfidf")]
+    torch.testing.assert_close(joined @ joined.T, sum(parts), atol=1e-4, rtol=1e-4)
+    assert not joined[missing, 5:].any() and bool(joined[missing, :5].any()) == (beside != "text")
+
+
+def test_shuffled_tfidf_is_tfidf_of_other_items(with_text, small_data):
+    words, shuffled = (
+        item_vectors(pipeline_of(with_text | {"enhancement": kind}, small_data))
+        for kind in ("tfidf", "shuffled_tfidf")
+    )
+    assert sorted(map(tuple, words.tolist())) == sorted(map(tuple, shuffled.tolist()))
+    assert not torch.equal(words, shuffled)
 
 
 def test_gaussian_rows_have_the_vectors_mean_and_covariance():
@@ -201,12 +237,22 @@ def test_an_item_without_a_text_is_refused_before_any_training(
     assert not (tmp_path / "saved" / "tslrec").exists()
 
 
-@pytest.mark.parametrize("enhancement", ["text", "tfidf"])
+@pytest.mark.parametrize("enhancement", ["text", "tfidf", "text_tfidf"])
 def test_a_model_with_text_trains(enhancement, with_text, small_data):
     run = run_experiment(
         "TSLRec_SASRec", small_data, config_dict=with_text | {"enhancement": enhancement}
     )
     assert run.trainer.model.fusion.enhanced[1:].any(dim=1).all()
+
+
+def test_a_term_of_tuned_words_beside_tfidf_trains_and_loads(with_text, small_data):
+    changes = {"enhancement": "tuned_text_tfidf", "fusion": "none", "score_term": "after"}
+    changes |= {"score_map": "contrastive", "sft_epochs": 1, "epochs": 2, "enhanced_dim": 9}
+    run = run_experiment("TSLRec_SASRec", small_data, config_dict=with_text | changes)
+    vectors = run.trainer.model.scoring_term.vectors
+    assert vectors.shape[1] == 18 and vectors[1:, 9:].any()
+    loaded = load_trained_model(run.trainer.saved_model_file).model
+    assert torch.equal(loaded.scoring_term.vectors, vectors.cpu())
 
 
 def test_controls_of_texts_are_added_where_there_are_texts():
@@ -220,11 +266,13 @@ def test_controls_of_texts_are_added_where_there_are_texts():
     assert of_llamarec == {"llamarec_retriever_order", "llamarec_shuffled"}
     of_delrec = set(controls({}, ["DELRec"])) - {"repeat", "seen_penalty"}
     assert of_delrec == {"delrec_random_prompts", "delrec_retriever_order", "delrec_shuffled"}
-    of_term = {"tfidf_term", "shuffled_text_term"}
+    of_term = {"tfidf_term", "shuffled_text_term", "shuffled_tfidf_term"}
     assert of_term <= set(controls({"item_text": "title"}, ["TextTerm"]))
     assert not of_term & set(controls({}, ["TextTerm"]))
     of_tuned = {"shuffled_tuned_text_term"}
     assert of_tuned <= set(controls({"item_text": "title"}, ["TunedTextTerm"]))
+    of_joined = {"shuffled_text_tfidf_term"}
+    assert of_joined <= set(controls({"item_text": "title"}, ["TextTfidfTerm"]))
     of_trsr = {"llmtrsr_retriever_order", "llmtrsr_no_summary", "llmtrsr_shuffled_summaries"}
     assert of_trsr <= set(controls({"item_text": "title"}, ["LLMTRSR"]))
     assert set(controls()) == {
@@ -234,4 +282,5 @@ def test_controls_of_texts_are_added_where_there_are_texts():
         *of_trsr,
         *of_term,
         *of_tuned,
+        *of_joined,
     }

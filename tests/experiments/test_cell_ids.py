@@ -19,8 +19,9 @@ from recbole_tslrec.recbole_bridge.paradigm import variants
 from recbole_tslrec.store.files import fingerprint
 
 TERMS = {
-    *("TextTerm", "tfidf_term", "shuffled_text_term"),
+    *("TextTerm", "tfidf_term", "shuffled_text_term", "shuffled_tfidf_term"),
     *("TunedTextTerm", "shuffled_tuned_text_term"),
+    *("TextTfidfTerm", "shuffled_text_tfidf_term", "TunedTextTfidfTerm"),
 }
 
 

@@ -413,14 +413,15 @@ def test_the_id_ignores_what_cannot_change_the_result(language_model_folder, tmp
         for change in ({"seed": 2}, {"data": "1"}, {"learning_rate": 0.1}, {"epochs": 2}):
             assert cell(variant).id != cell(variant, **change).id, (variant, change)
     assert len({cell(variant).id for variant in known_variants()}) == len(known_variants())
-    by_tuned = {"TunedTextTerm", "shuffled_tuned_text_term"}
+    by_tuned = {"TunedTextTerm", "shuffled_tuned_text_term", "TunedTextTfidfTerm"}
+    joined = {"TextTfidfTerm", "shuffled_text_tfidf_term"}
     # They set the keys of the fusion themselves.
-    terms = {"TextTerm", *controls(of=["TextTerm"]), *by_tuned}
+    terms = {"TextTerm", *controls(of=["TextTerm"]), *by_tuned, *joined}
     fused = ({"TSLRec", *controls()} & {row.name for row in TSLREC.variants}) - terms
     reranked = {"LlamaRec", *controls(of=["LlamaRec"])} & {row.name for row in LLAMAREC.variants}
     by_codes = {row.name for row in (*P5.variants, *POD.variants)}
     by_model = {"random", "text", "shuffled_text", "gaussian_text"}  # as wide as its states
-    by_model |= {"TextTerm", "shuffled_text_term", *by_tuned}
+    by_model |= {"TextTerm", "shuffled_text_term", *by_tuned, *joined}
     tuned = {row.name for row in (*DELREC.variants, *LLM_TRSR.variants)}
     depends = {
         "n_categories": {"CI", "TSLRec", "mean_preference", "frozen_lm", "P5-embedding"},

@@ -259,7 +259,7 @@ def test_rows_of_one_length_are_a_rival_where_they_ran(tmp_path):
 
 def test_a_method_is_held_against_its_rivals(tmp_path):
     writer = SyntheticResults(tmp_path / "results")
-    for variant in ("Base", "TextTerm", "TunedTextTerm", "tfidf_term"):
+    for variant in ("Base", "TextTerm", "TunedTextTerm", "tfidf_term", "TunedTextTfidfTerm"):
         for seed in SEEDS:
             writer.write("beauty", "SASRec", variant, seed)
     tested = all_comparisons(Results(writer.folder), "ranked")
@@ -268,6 +268,8 @@ def test_a_method_is_held_against_its_rivals(tmp_path):
         ("TextTerm", "tfidf_term"),
         ("TunedTextTerm", "TextTerm"),
         ("TunedTextTerm", "tfidf_term"),
+        ("TunedTextTfidfTerm", "TunedTextTerm"),
+        ("TunedTextTfidfTerm", "tfidf_term"),
     }
 
 

@@ -218,9 +218,18 @@ TSLREC = Paradigm(
         _term("TextTerm", VECTORS["text"]),
         _term("tfidf_term", VECTORS["tfidf"], of="TextTerm"),
         _term("shuffled_text_term", VECTORS["shuffled_text"], of="TextTerm"),
+        _term("shuffled_tfidf_term", VECTORS["shuffled_tfidf"], of="TextTerm"),
         # What tuning adds, and what a language model adds at all.
         _term("TunedTextTerm", VECTORS["tuned_text"], rivals=("TextTerm", "tfidf_term")),
         _term("shuffled_tuned_text_term", VECTORS["shuffled_tuned_text"], of="TunedTextTerm"),
+        # What a language model adds to TF-IDF.
+        _term("TextTfidfTerm", VECTORS["text_tfidf"], rivals=("TextTerm", "tfidf_term")),
+        _term("shuffled_text_tfidf_term", VECTORS["shuffled_text_tfidf"], of="TextTfidfTerm"),
+        _term(
+            "TunedTextTfidfTerm",
+            VECTORS["tuned_text_tfidf"],
+            rivals=("TunedTextTerm", "TextTfidfTerm", "tfidf_term"),
+        ),
     ),
     check=_check,
 )

@@ -15,10 +15,16 @@ from recbole_tslrec.paradigms.tslrec.augmentation.item_vectors import (
     GivenVectors,
     ItemVectors,
 )
+from recbole_tslrec.paradigms.tslrec.augmentation.joined_vectors import (
+    ShuffledTextBesideTfidf,
+    TextBesideTfidf,
+    TunedTextBesideTfidf,
+)
 from recbole_tslrec.paradigms.tslrec.augmentation.stages import FrozenAugmentationStage
 from recbole_tslrec.paradigms.tslrec.augmentation.text_controls import (
     GaussianText,
     ShuffledText,
+    ShuffledTfidf,
     TextEmbedding,
     TfidfEmbedding,
 )
@@ -106,9 +112,19 @@ CONTROLS: tuple[type[ItemVectors], ...] = (
     GaussianText,
 )
 
-# The values of the key ``enhancement``. The last two come with a term at scoring.
+# Made for a term at scoring: a comparison has no row of them in the item table.
+_OF_TERMS: tuple[type[ItemVectors], ...] = (
+    TunedText,
+    ShuffledTunedText,
+    ShuffledTfidf,
+    TextBesideTfidf,
+    ShuffledTextBesideTfidf,
+    TunedTextBesideTfidf,
+)
+
+# The values of the key ``enhancement``.
 VECTORS: dict[str, type[ItemVectors]] = {
-    kind.name: kind for kind in (EnhancedEmbedding, *CONTROLS, TunedText, ShuffledTunedText)
+    kind.name: kind for kind in (EnhancedEmbedding, *CONTROLS, *_OF_TERMS)
 }
 
 

@@ -46,6 +46,11 @@ class ItemVectors(ABC):
     def width(config, dimension: int) -> int:
         """How many columns it has, known before anything is computed; ``dimension`` is d."""
 
+    @classmethod
+    def kept_width(cls, config, dimension: int) -> int:
+        """How many of these columns are kept."""
+        return min(cls.width(config, dimension), config["enhanced_dim"])
+
     @staticmethod
     @abstractmethod
     def make(pipeline: Pipeline) -> Tensor:

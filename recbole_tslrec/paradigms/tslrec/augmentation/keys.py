@@ -18,7 +18,8 @@ FUSION = declare(
         "items' texts (item_text) the frozen language model's vectors, TF-IDF with SVD, the text "
         "vectors dealt out among the items, Gaussian rows of their mean and covariance. tuned_text: "
         "the texts' vectors after the language model was tuned so that items that follow each other are "
-        "alike; its control: the same with the texts dealt out among the items.",
+        "alike; its control: the same with the texts dealt out among the items. shuffled_tfidf: TF-IDF, "
+        "dealt out. Those with two names: the first one's vectors beside TF-IDF.",
         one_of(*VECTORS),
     ),
     Key(
@@ -36,7 +37,7 @@ FUSION = declare(
         "enhanced_dim",
         128,
         "The most columns of h^v that are kept: wider ones are reduced once by PCA, and the log says "
-        "how much of the variance stays.",
+        "how much of the variance stays. Of two kinds of vectors beside each other: of each.",
         integer(1),
     ),
     Key(

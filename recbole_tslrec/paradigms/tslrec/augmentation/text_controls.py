@@ -62,14 +62,29 @@ class ShuffledText(TextEmbedding):
 
     @staticmethod
     def make(pipeline: Pipeline) -> Tensor:
-        vectors = TextEmbedding.make(pipeline)
-        return shuffled_rows(vectors, pipeline.tokens, pipeline.config["seed"])
+        return _dealt_out(TextEmbedding.make(pipeline), pipeline)
 
     @classmethod
     def for_similarity(cls, vectors: Tensor, pipeline: Pipeline) -> Tensor:
         """Its zeros are dealt out with the vectors."""
         known = TextEmbedding.for_similarity(TextEmbedding.make(pipeline), pipeline)
-        return shuffled_rows(known, pipeline.tokens, pipeline.config["seed"])
+        return _dealt_out(known, pipeline)
+
+
+class ShuffledTfidf(TfidfEmbedding):
+    """The vectors of ``tfidf``, dealt out likewise: of as many columns as these."""
+
+    name = "shuffled_tfidf"
+
+    @staticmethod
+    def make(pipeline: Pipeline) -> Tensor:
+        return _dealt_out(TfidfEmbedding.make(pipeline), pipeline)
+
+    @classmethod
+    def for_similarity(cls, vectors: Tensor, pipeline: Pipeline) -> Tensor:
+        """Its zeros are dealt out with the vectors."""
+        known = TfidfEmbedding.for_similarity(TfidfEmbedding.make(pipeline), pipeline)
+        return _dealt_out(known, pipeline)
 
 
 class GaussianText(TextEmbedding):
@@ -110,6 +125,10 @@ def tfidf_svd(texts: Sequence[str], n_columns: int, seed: int) -> Tensor:
     rank = min(n_columns, *counts.shape)
     result[:, :rank] = TruncatedSVD(rank, random_state=seed).fit_transform(counts)
     return torch.from_numpy(result)
+
+
+def _dealt_out(vectors: Tensor, pipeline: Pipeline) -> Tensor:
+    return shuffled_rows(vectors, pipeline.tokens, pipeline.config["seed"])
 
 
 def shuffled_rows(vectors: Tensor, tokens: Sequence[str], seed: int) -> Tensor:

@@ -346,6 +346,28 @@ def test_the_commands_on_a_true_experiment(small_data, settings, tmp_path, monke
         run_command(monkeypatch, capsys, "clean", "--tslrec_dir=nowhere")
 
 
+def test_the_trained_language_model_of_a_given_experiment_stays(
+    small_data, settings, tmp_path, monkeypatch, capsys
+):
+    run_experiment("E4SRec", small_data, config_dict=settings | {"sft_epochs": 1})
+    (tmp_path / "my.yaml").write_text(json.dumps(settings | {"sft_epochs": 1}))
+    experiment = ["--model=E4SRec", f"--dataset={small_data}", "--config_files=my.yaml"]
+    root = tmp_path / "saved" / "tslrec"
+    trained = by_name(root)["e4srec"].folder
+    said = run_command(monkeypatch, capsys, "stages", *experiment)
+    assert f"e4srec: may be taken up from [{trained.relative_to(tmp_path)}]" in said
+    clean_up = ["clean", *experiment, "--unused_days=0", "--older_than_days=0"]
+    assert "Nothing in" in run_command(monkeypatch, capsys, *clean_up)
+    made_from = json.loads((trained / MANIFEST).read_text())["made_from"]
+    os.rename(trained, f"{trained}.partial")  # as if it had been killed
+    (trained.with_suffix(".partial") / "unfinished.json").write_text(
+        json.dumps({"made_from": made_from})
+    )
+    assert "Nothing in" in run_command(monkeypatch, capsys, *clean_up)
+    said = run_command(monkeypatch, capsys, *clean_up, "--seed=7")  # of another backbone
+    assert f"{trained.name}.partial" in said
+
+
 def test_a_misspelt_option_removes_nothing(root, monkeypatch, capsys):
     unfinished = root / "data" / "augmentation-0123456789abcdef.partial"
     unfinished.mkdir()

@@ -10,7 +10,7 @@ from typing import Any
 
 from recbole_tslrec import plug_in
 from recbole_tslrec.commands.console import add_command
-from recbole_tslrec.stages.inventory import explain, size, stored_stages, table
+from recbole_tslrec.stages.inventory import StoredStage, explain, size, stored_stages, table
 from recbole_tslrec.stages.prune import leftovers, remove
 from recbole_tslrec.store.files import fingerprint
 
@@ -105,6 +105,23 @@ def wanted_by(
     return root, pipeline.made_from(kind.stages(config))
 
 
+def _own_training(
+    args: argparse.Namespace, wanted: Mapping[str, dict], stages: Sequence[StoredStage]
+) -> list[StoredStage]:
+    """What is stored of the experiment's own training, if its model is a trained language model.
+
+    What that is made from is known once the stages before it are there: it may be of other settings.
+    """
+    before = {name: fingerprint(made_from) for name, made_from in wanted.items()}
+    return [
+        stage
+        for stage in stages
+        if stage.name == (args.model or "").lower()
+        and stage.folder.parent.name == args.dataset
+        and all((stage.made_from or {}).get(name, one) == one for name, one in before.items())
+    ]
+
+
 def _nothing_yet(root: Path, args: argparse.Namespace) -> bool:
     """Whether the folder is not there, and nobody named it: no run has stored anything here."""
     return args.tslrec_dir is None and not root.is_dir()
@@ -119,19 +136,24 @@ def _stages(args: argparse.Namespace) -> None:
     print(table(stages, time.time()) if stages else f"Nothing{of} is stored in [{root}].")
     if args.model is not None:
         print(f"\n{args.model} on {args.dataset} under these settings:")
-        print("\n".join(explain(wanted, stages)) or "needs no stages")
+        trained = [
+            f"{stage.name}: may be taken up from [{stage.folder}]; the run looks"
+            for stage in _own_training(args, wanted, stages)
+        ]
+        print("\n".join([*explain(wanted, stages), *trained]) or "needs no stages")
 
 
 def _clean(args: argparse.Namespace) -> None:
     root, wanted = _wanted(args)
     found = []
     if not _nothing_yet(root, args):
+        own = [stage.made_from for stage in _own_training(args, wanted, stored_stages(root))]
         found = leftovers(
             root,
             time.time(),
             args.older_than_days,
             args.unused_days,
-            {fingerprint(made_from) for made_from in wanted.values()},
+            {fingerprint(made_from) for made_from in (*wanted.values(), *own)},
             args.checkpoint_dir,
         )
     n_bytes = 0

@@ -309,6 +309,16 @@ def test_links_are_not_followed_and_strange_folders_refused(root, tmp_path):
             leftovers(root, time.time(), **{key: days})
 
 
+def test_a_stage_that_is_reused_since_it_was_listed_stays(root):
+    for stage in stored_stages(root):
+        age(stage.folder, 100)
+    found = leftovers(root, time.time(), unused_days=50)
+    reused = Store(root / "data").get("augmentation", chain()["augmentation"], make)
+    gone = {leftover.path for leftover in found if remove(leftover)}
+    assert len(found) == 4 and len(gone) == 3 and reused.folder not in gone
+    assert [stage.folder for stage in stored_stages(root)] == [reused.folder]
+
+
 def test_a_clean_up_that_was_killed_is_finished_by_the_next(root):
     stage = by_name(root)["augmentation"].folder
     os.rename(stage, stage.with_name(f".{stage.name}.removed"))

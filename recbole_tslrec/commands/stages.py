@@ -33,7 +33,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         commands,
         "clean",
         "show what nothing uses of the stored stages, and with --yes remove it",
-        "Takes nothing that a living process makes or builds on.",
+        "Takes nothing that a living process makes, or from which it makes a stage. With --unused_days, "
+        "what a training read as it began may go: give it more days than a training takes.",
     )
     _add_experiment(command)
     command.add_argument("--yes", action="store_true", help="remove it; without, only show it")

@@ -1,7 +1,7 @@
 """Removing from ``tslrec_dir`` what nothing uses.
 
 Only what carries one of our names is ever touched, never through a link, and never a stage that a
-living process is making or building on.
+living process is making, or one from which it makes another.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from recbole_tslrec.config.built_in import stage_names
 from recbole_tslrec.stages.inventory import StoredStage, stored_stages
 from recbole_tslrec.store.files import fingerprint
 from recbole_tslrec.store.locks import is_held, lock_files
+from recbole_tslrec.store.store import MANIFEST
 
 # The names of write_atomically.
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[^/]+)-(?P<pid>\d+)\.tmp")
@@ -44,11 +45,13 @@ class Leftover:
         path: a folder of a stage, or a file.
         why: in words.
         bytes: how much space that frees.
+        last_used: of a finished stage, when it was looked at; None of anything else.
     """
 
     path: Path
     why: str
     bytes: int
+    last_used: float | None = None
 
 
 def _check_days(**days: float | None) -> None:
@@ -157,7 +160,7 @@ def _unused(
         ]
         if not free:
             return going
-        going += [Leftover(stage.folder, why, stage.bytes) for stage in free]
+        going += [Leftover(stage.folder, why, stage.bytes, stage.last_used) for stage in free]
         staying = [stage for stage in staying if stage not in free]
 
 
@@ -198,7 +201,7 @@ def _size(path: Path) -> int:
 
 
 def remove(leftover: Leftover) -> bool:
-    """Remove it, unless a living process has taken it up meanwhile; whether it is gone."""
+    """Remove it, unless a process has taken it up meanwhile; whether it is gone."""
     path = leftover.path
     stage = path.with_suffix("") if path.suffix == ".partial" else path
     beside = _beside(path)
@@ -210,7 +213,8 @@ def remove(leftover: Leftover) -> bool:
     lock_file, owner_file = lock_files(stage)
     try:
         with FileLock(lock_file, timeout=0):
-            if path.is_dir():
+            stays = _is_used_since(leftover)
+            if path.is_dir() and not stays:
                 # Out of the way at once: a kill in the middle leaves nothing that has a stage's name.
                 removed = stage.with_name(f".{stage.name}.removed")
                 if path != removed:
@@ -223,4 +227,12 @@ def remove(leftover: Leftover) -> bool:
             lock_file.unlink(missing_ok=True)  # held: whoever waits notices and makes a new one
     except Timeout:
         return False
-    return True
+    return not stays
+
+
+def _is_used_since(leftover: Leftover) -> bool:
+    """Whether a run reused the finished stage after it was looked at; whoever reads holds no lock."""
+    manifest = leftover.path / MANIFEST
+    if leftover.last_used is None or not manifest.is_file():
+        return False
+    return manifest.stat().st_mtime > leftover.last_used

@@ -21,9 +21,9 @@ from support.texts import write_texts
 
 from recbole_tslrec.__main__ import main
 from recbole_tslrec.config import checks
+from recbole_tslrec.experiments.run import cell_run, tables
 from recbole_tslrec.experiments.run import comparison as comparison_module
 from recbole_tslrec.experiments.run import search as search_module
-from recbole_tslrec.experiments.run import tables
 from recbole_tslrec.experiments.run.cells import Cell
 from recbole_tslrec.experiments.run.comparison import compare
 from recbole_tslrec.experiments.run.grid import MAIN_VARIANTS, Grid
@@ -206,6 +206,28 @@ def test_a_cell_that_was_stopped_goes_on_within_its_training(small_data, setting
     assert cell["test"] == same["test"] and cell["valid"] == same["valid"]
     assert cell["epochs"] == same["epochs"] == 4
     assert not list(Path("results").rglob("*.unfinished*"))
+
+
+def test_a_cell_whose_stages_are_removed_while_it_trains_is_finished(
+    small_data, settings, monkeypatch, capsys
+):
+    rank = cell_run.rank_test_targets
+
+    def ranked_after_a_clean_up(*given):
+        shutil.rmtree("saved/tslrec")
+        return rank(*given)
+
+    monkeypatch.setattr(cell_run, "rank_test_targets", ranked_after_a_clean_up)
+    grid = Grid(
+        backbones=("SASRec",),
+        datasets=(small_data,),
+        variants=("CI",),
+        seeds=(1,),
+        settings=settings | {"state": "WARNING"},
+    )
+    (line,) = compare(grid, Path("results")).lines
+    assert line["status"] == "done" and "nothing is kept of its items" in capsys.readouterr().err
+    assert not list(Path("results").rglob("*.unfinished"))
 
 
 def test_a_failed_cell_does_not_stop_the_others_and_is_tried_again(small_data, settings, capsys):

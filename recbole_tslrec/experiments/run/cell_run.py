@@ -67,9 +67,9 @@ def run_cell(cell: Cell, results: ResultsFolder, keep_checkpoint: bool = False) 
     )
     evaluation = monotonic() - start
     ranks.save(results.arrays_file("ranks", cell.id))
-    experiment.is_tested()
     if variants()[cell.variant].record_items and cell.embeddings_from is None:
         _keep_item_record(cell, experiment, results)
+    experiment.is_tested()
     if cell.variant != "Base" and not keep_checkpoint:
         shutil.rmtree(folder)
     return outcome(cell, experiment) | {
@@ -90,7 +90,8 @@ def _keep_item_record(cell: Cell, experiment: Experiment, results: ResultsFolder
         record = variants()[cell.variant].record_items(
             experiment.trainer.pipeline, experiment.trainer.model
         )
-    except ValueError as error:  # the cell is sound without it; the report's pictures leave it out
+    except (ValueError, FileNotFoundError) as error:  # a stage may have been removed meanwhile
+        # The cell is sound without it; the report's pictures leave it out.
         getLogger(__name__).warning(
             f"{cell.dataset}, {cell.method}: nothing is kept of its items. {error}"
         )

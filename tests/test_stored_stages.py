@@ -356,6 +356,17 @@ def test_the_commands_on_a_true_experiment(small_data, settings, tmp_path, monke
         run_command(monkeypatch, capsys, "clean", "--tslrec_dir=nowhere")
 
 
+def test_a_data_set_alone_is_the_only_one_that_is_cleaned(root, tmp_path, monkeypatch, capsys):
+    Store(root / "other").get("backbone", BACKBONE, make)
+    (tmp_path / "my.yaml").write_text(f"tslrec_dir: {root}\n")
+    clean_up = ["clean", "--config_files=my.yaml", "--unused_days=0", "--yes"]
+    monkeypatch.chdir(tmp_path)
+    said = run_command(monkeypatch, capsys, *clean_up, "--dataset=third")
+    assert f"Nothing in [{root}]" in said
+    run_command(monkeypatch, capsys, *clean_up, "--dataset=other")
+    assert {stage.folder.parent.name for stage in stored_stages(root)} == {"data"}
+
+
 def test_the_trained_language_model_of_a_given_experiment_stays(
     small_data, settings, tmp_path, monkeypatch, capsys
 ):

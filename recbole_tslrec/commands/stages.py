@@ -60,14 +60,16 @@ def add(commands: argparse._SubParsersAction) -> None:
 def _add_experiment(command: argparse.ArgumentParser) -> None:
     command.add_argument("--tslrec_dir", type=Path, default=None, help="default: saved/tslrec")
     command.add_argument("--model", default=None, help="an experiment's model")
-    command.add_argument("--dataset", default=None, help="an experiment's data set")
+    command.add_argument(
+        "--dataset", default=None, help="an experiment's data set; alone, no other is looked at"
+    )
     command.add_argument("--config_files", default="", help="yaml files, separated by spaces")
 
 
 def _wanted(args: argparse.Namespace) -> tuple[Path, dict]:
     """The folder of stages, and the stages of the experiment if one is given."""
     if args.model is None:
-        return args.tslrec_dir or Path("saved/tslrec"), {}
+        return _folder(args), {}
     if args.dataset is None:
         raise ValueError("--model needs --dataset.")
     plug_in()
@@ -75,6 +77,18 @@ def _wanted(args: argparse.Namespace) -> tuple[Path, dict]:
 
     given = {"tslrec_dir": str(args.tslrec_dir)} if args.tslrec_dir else {}
     return wanted_by(args.model, args.dataset, given_config_files(args.config_files), given)
+
+
+def _folder(args: argparse.Namespace) -> Path:
+    """The folder of stages where no experiment is given."""
+    named = {}
+    if args.tslrec_dir is None and args.config_files:
+        plug_in()
+        from recbole_tslrec.recbole_bridge.config_files import given_config_files, read_config_file
+
+        for file in given_config_files(args.config_files):
+            named |= read_config_file(file)
+    return args.tslrec_dir or Path(named.get("tslrec_dir") or "saved/tslrec")
 
 
 def wanted_by(
@@ -157,6 +171,8 @@ def _clean(args: argparse.Namespace) -> None:
             {fingerprint(made_from) for made_from in (*wanted.values(), *own)},
             args.checkpoint_dir,
         )
+    if args.dataset is not None and args.model is None:
+        found = [leftover for leftover in found if leftover.path.parent == root / args.dataset]
     n_bytes = 0
     for leftover in found:
         kept = args.yes and not remove(leftover)

@@ -9,6 +9,7 @@ from recbole.utils import get_model, get_trainer
 from support.small_backbones import keys_of
 
 from recbole_tslrec.config.recbole_keys import RECBOLE_KEYS, check_loss
+from recbole_tslrec.store.stored_config import config_state
 
 WRONG = [
     ("gpu_id", "cuda:0", "gpu_id: .'cuda:0'. is not numbers of GPUs"),
@@ -189,6 +190,16 @@ def test_what_recbole_takes_is_taken_up_to_the_trainer(changes, small_data, sett
     train_data, *_ = data_preparation(config, create_dataset(config))
     model = get_model(config["model"])(config, train_data._dataset)
     get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+
+
+@pytest.mark.parametrize("model", ["SASRec", "TSLRec_SASRec"])
+def test_a_set_of_columns_becomes_a_list_that_a_checkpoint_holds(model, small_data, settings):
+    columns = {"inter": {"user_id", "item_id", "timestamp"}}
+    keys = settings | {"load_col": columns, "train_neg_sample_args": None}
+    config = Config(model, small_data, config_dict=keys)
+    kept = config_state(config)["final_config_dict"]["load_col"]
+    assert kept == config["load_col"] == {"inter": ["item_id", "timestamp", "user_id"]}
+    assert columns["inter"] == {"user_id", "item_id", "timestamp"}  # the user's own
 
 
 @pytest.mark.parametrize("model", ["SASRec", "TSLRec_SASRec"])

@@ -13,7 +13,7 @@ from support.stages import STAGES, categories, stored
 
 from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.paradigms.tslrec import item_record as module
-from recbole_tslrec.paradigms.tslrec.item_record import item_record, places
+from recbole_tslrec.paradigms.tslrec.item_record import item_record, map_of, places
 from recbole_tslrec.paradigms.tslrec.models import MODELS
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.pipeline import Pipeline
@@ -61,6 +61,11 @@ def test_the_record_of_other_models(small_data, settings):
     control = settings | {"enhancement": "backbone_embedding"}
     with pytest.raises(ValueError, match=r"enhancement: \[backbone_embedding\]"):
         item_record(*finished_run("TSLRec_SASRec", small_data, control))
+
+
+def test_a_map_of_items_that_are_all_alike():
+    points = map_of(np.ones((30, 5), dtype=np.float32), np.arange(20))
+    assert (points[:20] == 0).all() and np.isnan(points[20:]).all()
 
 
 @given(arrays(np.float32, (3, 4), elements=st.sampled_from([0.0, 0.25, 0.5])), st.data())

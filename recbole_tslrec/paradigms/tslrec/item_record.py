@@ -98,9 +98,15 @@ def map_sample(tokens: list[str]) -> np.ndarray:
 
 
 def map_of(vectors: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """t-SNE of some rows after PCA to at most 50 columns; [n, 2] float32, NaN for the other rows."""
+    """t-SNE of some rows after PCA to at most 50 columns; [n, 2] float32, NaN for the other rows.
+
+    Rows that are all alike lie in one place, 0.
+    """
     points = np.full((len(vectors), 2), np.nan, dtype=np.float32)
     chosen = vectors[shown].astype(np.float64)
+    if not np.ptp(chosen, axis=0).any():  # t-SNE divides by their spread, and ends the process
+        points[shown] = 0
+        return points
     with threadpool_limits(1):  # the same sums on any number of cores
         columns = min(_MAP_COLUMNS, *chosen.shape)
         chosen = PCA(columns, random_state=_MAP_SEED).fit_transform(chosen)

@@ -5,14 +5,17 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from trained import N_ITEMS, make_toy, write_data
 
 from recbole_tslrec import Recommender
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.recommendation.explore import contents
+from recbole_tslrec.recommendation.explore.items import Items, _add_inferred
 from recbole_tslrec.recommendation.explore.page import write_page
 from recbole_tslrec.stages.categories import CategoriesStage
 
@@ -94,6 +97,13 @@ def test_two_models_side_by_side(small_data, settings):
     found = contents_in("page.html")
     assert [view["name"] for view in found["views"]] == ["In TSLRec_SASRec"]
     assert len(found["notes"]) == 4 and "category" not in found["items"]
+
+
+def test_two_categories_are_both_shown():
+    items = Items()
+    shares = torch.tensor([[0.25, 0.75], [1.0, 0.0]])
+    _add_inferred(items, SimpleNamespace(category_distributions=lambda: shares))
+    assert items.columns["inferred"] == [[[1, 0.75], [0, 0.25]], [[0, 1.0], [1, 0.0]]]
 
 
 def test_a_sample_of_the_users():

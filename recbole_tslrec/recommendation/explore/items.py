@@ -123,7 +123,8 @@ def _add_categories(items: Items, stage: CategoriesStage) -> None:
 
 
 def _add_inferred(items: Items, stage: AugmentationStage) -> None:
-    shares, categories = stage.category_distributions().topk(_INFERRED, dim=1)
+    distributions = stage.category_distributions()
+    shares, categories = distributions.topk(min(_INFERRED, distributions.shape[1]), dim=1)
     pairs = torch.stack([categories.double(), shares.double()], dim=2).numpy().round(3).tolist()
     items.columns.setdefault("inferred", [[[int(c), share] for c, share in row] for row in pairs])
 

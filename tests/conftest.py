@@ -219,6 +219,9 @@ ODD_CONFIGS = {
         num_attention_heads=2,
         max_position_embeddings=64,
     ),
+    "lfm2": lambda: transformers.Lfm2Config(
+        **_SIZES, num_key_value_heads=2, layer_types=["conv", "full_attention"]
+    ),  # causal, with a layer that keeps no keys and values
 }
 
 

@@ -30,8 +30,16 @@ from recbole_tslrec.language_model.packed_prefixes import (
 _TOLERANCE = 0.3
 # How far two passes over the same positions may be off. An encoder of random weights is at 0.004.
 _ROUNDING = 1e-3
-# What a model raises that does not take a cache, positions or a mask.
-_REFUSED = (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError)
+# What a model raises that does not take a cache, positions or a mask; LookupError comes from one
+# some of whose layers are no attention and ask the cache for a state of their own.
+_REFUSED = (
+    TypeError,
+    ValueError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 def continue_prefix(

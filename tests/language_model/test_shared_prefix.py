@@ -16,7 +16,11 @@ from recbole_tslrec.language_model.load import (
 )
 from recbole_tslrec.language_model.prompt import make_prompt, of_histories
 from recbole_tslrec.language_model.reader import shared_if_possible
-from recbole_tslrec.language_model.shared_prefix import can_share_prefix, looks_back_only
+from recbole_tslrec.language_model.shared_prefix import (
+    can_continue_prefixes,
+    can_share_prefix,
+    looks_back_only,
+)
 from recbole_tslrec.language_model.source import open_source
 
 CPU = torch.device("cpu")
@@ -64,6 +68,14 @@ def test_equal_to_the_whole_prompts(kind, quantization, pooling, language_model_
 def test_only_causal_models_share(kind, quantization, language_model_folder):
     reader, _ = reader_of(language_model_folder(kind), quantization)
     assert can_share_prefix(reader.language_model) == (kind in CAUSAL)
+
+
+def test_a_model_with_layers_of_another_kind_reads_each_prompt(language_model_folder):
+    """LFM2's convolutions ask the cache for a state that no layer of a prefix has."""
+    reader, prompt = reader_of(language_model_folder("lfm2"), "none")
+    config = {"llm_gradient_checkpointing": False, "llm": "lfm2"}
+    assert not shared_if_possible(prompt, reader, config, "key").shared_prefix
+    assert not can_continue_prefixes(reader.language_model)
 
 
 def test_the_words_are_the_same_in_both_forms(language_model_folder):
@@ -116,11 +128,11 @@ def test_the_prompt_follows_from_model_and_settings(language_model_folder):
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
-@pytest.mark.parametrize("kind", [*CONFIGS, "roberta", "distilbert"])
+@pytest.mark.parametrize("kind", [*CONFIGS, "roberta", "distilbert", "lfm2"])
 def test_causal_is_what_looks_back_only(kind, quantization, language_model_folder):
     source = open_source(language_model_folder(kind))
     model = load_language_model(source, quantization, CPU)
-    assert looks_back_only(model) == (kind in CAUSAL)
+    assert looks_back_only(model) == (kind in [*CAUSAL, "lfm2"])
 
 
 def test_a_causal_model_that_cannot_share_says_what_it_costs(

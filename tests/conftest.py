@@ -244,6 +244,7 @@ HEADED_CONFIGS = {
         **_SIZES, num_key_value_heads=2, logits_scaling=3
     ),
     "cohere": lambda: transformers.CohereConfig(**_SIZES, num_key_value_heads=2, logit_scale=0.3),
+    "gpt_neox": lambda: transformers.GPTNeoXConfig(**_SIZES),  # renamed as it is loaded
     "t5": lambda: transformers.T5Config(**_T5_SIZES, tie_word_embeddings=True),
     "t5-untied": lambda: transformers.T5Config(
         **_T5_SIZES, feed_forward_proj="gated-gelu", tie_word_embeddings=False

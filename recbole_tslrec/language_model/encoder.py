@@ -134,7 +134,18 @@ def trunk_of(language_model: nn.Module) -> nn.Module:
     plain = language_model
     if hasattr(plain, "get_base_model"):  # under adapters
         plain = plain.get_base_model()
-    return plain.base_model
+    # Llama 4 names as its base what only its variant for pictures has.
+    return plain.model if plain.base_model is plain else plain.base_model
+
+
+def without_head(language_model: nn.Module) -> nn.Module:
+    """A model that was loaded with its head, without peft's wrapper, as it would be without.
+
+    A T5 keeps its own, since encoder and decoder are no part by themselves.
+    """
+    if language_model.config.is_encoder_decoder:
+        return language_model.base_model
+    return trunk_of(language_model)
 
 
 class ItemPromptModel(ItemEncoder):

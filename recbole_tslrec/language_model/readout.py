@@ -21,6 +21,7 @@ from transformers import PretrainedConfig
 from recbole_tslrec.language_model.load import meta_model
 from recbole_tslrec.language_model.source import LanguageModelSource
 from recbole_tslrec.language_model.weight_files import weight_files
+from recbole_tslrec.language_model.weights import lacks
 
 # Of which configs tied embeddings scale the decoder's states; a T5's says so itself.
 _SCALED_IF_TIED = ("umt5", "switch_transformers")
@@ -111,8 +112,6 @@ class Head:
 def head_of(model: nn.Module) -> Head | None:
     """The head of a loaded model; of a trunk the token embeddings, where its config says "tied".
 
-    The files may hold another head all the same (``stores_a_head``), as a Flan-T5's do.
-
     Returns:
         the head, which follows the model's training; None if the model was loaded without it.
     """
@@ -139,9 +138,15 @@ def _around_the_head(config: PretrainedConfig) -> dict[str, float | None]:
 
 
 def stores_a_head(source: LanguageModelSource) -> bool:
-    """Whether a model's safetensors hold a head of its own, whatever its config says."""
-    name = None if source.is_random else f"{_head_name(meta_model(source, head=True))}.weight"
-    return any(name in _tensors(file) for file in weight_files(source)) if name else False
+    """Whether a model's weights hold a head, its own or one that it shares with its embeddings.
+
+    Of a model that comes quantised: whether its safetensors do, under the head's own name.
+    """
+    whole = meta_model(source, head=True)
+    name = f"{_head_name(whole)}.weight"
+    if getattr(source.config, "quantization_config", None) is None:
+        return not lacks(source, whole, name)
+    return any(name in _tensors(file) for file in weight_files(source))
 
 
 def _head_name(whole: nn.Module) -> str:
@@ -159,38 +164,32 @@ def _tensors(file: Path) -> Collection[str]:
 
 def stored_head(
     source: LanguageModelSource, token_ids: Sequence[int], device: torch.device
-) -> Head:
-    """The head of some tokens, read from the model's files; the rest of it is not.
+) -> Head | None:
+    """The head of some tokens as the model's files hold it, in their precision.
 
-    For a model that was loaded without a head that is a matrix of its own.
-
-    Raises:
-        ValueError: the weights are no safetensors, or hold no head.
+    Returns:
+        None if the model's safetensors hold no head under its own name.
     """
+    if source.is_random:
+        return None
     whole = meta_model(source, head=True)
     name, head = _head_name(whole), whole.get_output_embeddings()
-    around = _around_the_head(source.config.get_text_config())
-    if source.is_random:
-        weight = torch.randn(len(token_ids), head.weight.shape[1], device=device) * 0.02
-        return Head(weight, **around)
-    weight = _stored_rows(source, f"{name}.weight", token_ids).to(device)
-    if getattr(head, "bias", None) is None:
-        return Head(weight, **around)
-    bias = _stored_rows(source, f"{name}.bias", token_ids).to(device)
-    return Head(weight, bias, **around)
+    weight = _stored_rows(source, f"{name}.weight", token_ids)
+    if weight is None:
+        return None
+    has_bias = getattr(head, "bias", None) is not None
+    bias = _stored_rows(source, f"{name}.bias", token_ids).to(device) if has_bias else None
+    return Head(weight.to(device), bias, **_around_the_head(source.config.get_text_config()))
 
 
-def _stored_rows(source: LanguageModelSource, tensor: str, rows: Sequence[int]) -> Tensor:
-    """Rows of a tensor in the model's safetensors. [k, ...] float32"""
+def _stored_rows(source: LanguageModelSource, tensor: str, rows: Sequence[int]) -> Tensor | None:
+    """Rows of a tensor in the model's safetensors, if it is there. [k, ...] float32"""
     for file in weight_files(source):
         if tensor in _tensors(file):
             with safe_open(file, "pt") as stored:
                 part = stored.get_slice(tensor)
                 return torch.stack([part[row] for row in rows]).float()
-    raise ValueError(
-        f"llm: the safetensors of [{source.name}] hold no [{tensor}], whose rows give the logits of "
-        f"the answers. Give a language model with its head, as safetensors."
-    )
+    return None
 
 
 def first_answer_states(model: nn.Module, states: States) -> Tensor:

@@ -15,7 +15,7 @@ from recbole_tslrec.language_model.alphabet import LETTERS
 from recbole_tslrec.language_model.prompts.segments import TokenTable
 from recbole_tslrec.language_model.prompts.template import answers_in_context
 from recbole_tslrec.language_model.reader import tokenised_texts
-from recbole_tslrec.language_model.readout import Head, head_of, stored_head, stores_a_head
+from recbole_tslrec.language_model.readout import Head, head_of, stored_head
 from recbole_tslrec.language_model.source import LanguageModelSource
 
 # A prompt's last words: a letter is read behind them.
@@ -69,13 +69,11 @@ class FrozenHead(nn.Module):
 def head_of_answers(
     model: nn.Module, source: LanguageModelSource, token_ids: Sequence[int], device: torch.device
 ) -> FrozenHead:
-    """The head of some tokens, of a model with its head or without.
+    """The head of some tokens: as the files hold it, which may be finer than what was loaded of it.
 
-    Raises:
-        ValueError: there is none, neither in the model nor in its files.
+    Args:
+        model: loaded with its head, for files that hold it under another name, tied, or as no
+            safetensors.
     """
-    loaded = model.get_output_embeddings() is not None
-    whole = head_of(model) if loaded or not stores_a_head(source) else None
-    if whole is not None:
-        return FrozenHead(whole.rows(token_ids))
-    return FrozenHead(stored_head(source, token_ids, device))
+    stored = stored_head(source, token_ids, device)
+    return FrozenHead(head_of(model).rows(token_ids) if stored is None else stored)

@@ -19,6 +19,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.modeling_utils import load_state_dict
 from transformers.utils import logging as transformers_logging
 
@@ -41,14 +42,29 @@ def check_weights(source: LanguageModelSource) -> None:
     if source.is_random:
         return
     check_is_no_adapter(source.name, source.location, **source.files_from)
-    files = weight_files(source)
-    if getattr(source.config, "quantization_config", None) is not None:
-        return
+    weight_files(source)  # which fetches them, and names one that is not there
+    if getattr(source.config, "quantization_config", None) is None:
+        check_loaded(source, _tried(source, source.shape))
+
+
+def lacks(source: LanguageModelSource, model: PreTrainedModel, tensor: str) -> bool:
+    """Whether transformers would make up a tensor; errors as of ``check_weights``.
+
+    Args:
+        source: neither of random weights nor quantised.
+        model: of its shape, with its head or without.
+        tensor: its name in the model; in the files it may have another.
+    """
+    return tensor in _tried(source, model)["missing_keys"]
+
+
+def _tried(source: LanguageModelSource, model: PreTrainedModel) -> Mapping[str, Collection]:
+    """transformers' ``output_loading_info`` for the files' headers."""
     held: dict[str, Tensor] = {}
-    for file in files:
+    for file in weight_files(source):
         held |= _header(file)
     with loading_in_our_words(source, progress_bars=False):
-        _, outcome = type(source.shape).from_pretrained(
+        _, outcome = type(model).from_pretrained(
             None,
             config=copy.deepcopy(source.config),
             state_dict=held,
@@ -57,7 +73,7 @@ def check_weights(source: LanguageModelSource) -> None:
             output_loading_info=True,
             **trunk_options(source),
         )
-    check_loaded(source, outcome)
+    return outcome
 
 
 def trunk_options(source: LanguageModelSource) -> dict[str, Any]:

@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import HEADED_CONFIGS
+import transformers
+from conftest import HEADED_CONFIGS, small_tokenizer
 from safetensors.torch import load_file, save_file
 
-from recbole_tslrec.language_model.encoder import ItemEncoder
+from recbole_tslrec.language_model.encoder import ItemEncoder, trunk_of, without_head
 from recbole_tslrec.language_model.load import add_adapters, load_language_model
 from recbole_tslrec.language_model.own_head import check_head
 from recbole_tslrec.language_model.prompts.segments import Items, Soft, TokenTable, Words
@@ -20,6 +21,7 @@ from recbole_tslrec.language_model.readout import (
     pool,
     pooled,
     stored_head,
+    stores_a_head,
 )
 from recbole_tslrec.language_model.source import open_source
 from recbole_tslrec.language_model.verbalizer import head_of_answers
@@ -76,18 +78,42 @@ def test_letters_have_the_whole_models_logits(kind, headed_model_folder):
     torch.testing.assert_close(head_of(model).rows(LETTERS)(hidden), expected[:, LETTERS])
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("kind", HEADED_CONFIGS)
-def test_a_trunks_letters_are_the_heads_rows(kind, headed_model_folder):
-    folder = headed_model_folder(kind)
-    source = open_source(folder, kinds=KINDS)
-    trunk = load_language_model(source, "none", CPU, "eager")
-    assert trunk.get_output_embeddings() is None
+def test_letters_are_the_heads_rows_and_the_rest_can_do_without_it(kind, headed_model_folder):
+    source = open_source(headed_model_folder(kind), kinds=KINDS)
     whole = load_language_model(source, "none", CPU, "eager", head=True)
     check_head(whole, kind)
+    assert stores_a_head(source)
     expected = head_of(whole).rows(LETTERS)
-    letters = head_of_answers(trunk, source, LETTERS, CPU)
+    letters = head_of_answers(whole, source, LETTERS, CPU)
     assert torch.equal(letters.weight, expected.weight)
     assert letters.behind == {key: getattr(expected, key) for key in ("scale", "factor", "cap")}
+    alone = load_language_model(source, "none", CPU, "eager")
+    rest = without_head(whole)
+    # By the names of its weights what is trained of it is found again.
+    assert [name for name, _ in alone.named_parameters()] == [
+        name for name, _ in rest.named_parameters() if not name.startswith("lm_head")
+    ]
+    batch = {"input_ids": torch.tensor([[5, 6, 7]]), "attention_mask": torch.ones(1, 3).long()}
+    read = [trunk_of(one)(**batch).last_hidden_state for one in (alone, rest, whole)]
+    assert torch.equal(read[0], read[1]) and torch.equal(read[0], read[2])
+
+
+def test_llama_4_has_its_trunk_under_a_name_of_its_own():
+    config = transformers.Llama4TextConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        intermediate_size_mlp=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+        num_local_experts=2,
+    )
+    whole = transformers.Llama4ForCausalLM(config)
+    assert trunk_of(whole) is whole.model and without_head(whole) is whole.model
 
 
 def test_logits_of_a_kind_that_is_not_known_are_refused(headed_model_folder):
@@ -116,9 +142,6 @@ def test_rows_are_read_from_the_shard_that_holds_them_with_their_bias(
 
 
 def test_a_bias_belongs_to_the_letters(tmp_path):
-    import transformers
-    from conftest import small_tokenizer
-
     config = transformers.PhiConfig(
         vocab_size=64,
         hidden_size=32,
@@ -135,9 +158,9 @@ def test_a_bias_belongs_to_the_letters(tmp_path):
     torch.testing.assert_close(read(hidden), model.lm_head(hidden)[:, LETTERS])
 
 
-def test_a_model_that_was_saved_without_its_head_is_refused(language_model_folder):
-    with pytest.raises(ValueError, match=r"llm: the safetensors of .* hold no \[lm_head.weight\]"):
-        stored_head(open_source(language_model_folder("llama")), LETTERS, CPU)
+def test_a_model_that_was_saved_without_its_head_stores_none(language_model_folder):
+    source = open_source(language_model_folder("llama"))
+    assert stored_head(source, LETTERS, CPU) is None and not stores_a_head(source)
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])

@@ -471,6 +471,31 @@ def test_a_model_that_needs_a_cache_does_not_compute_activations_again(
         Experiment(titled, settings)
 
 
+def test_logits_that_are_not_the_models_own_are_refused(titled, settings, folder, tmp_path):
+    """A BART adds a bias that is no part of its head."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder("t5"))
+    sizes = {
+        f"{side}_{name}": size
+        for side in ("encoder", "decoder")
+        for name, size in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 32))
+    }
+    config = transformers.BartConfig(
+        vocab_size=len(tokenizer), d_model=32, max_position_embeddings=512, **sizes
+    )
+    model = transformers.BartForConditionalGeneration(config)
+    for bias, refused in ((0.0, False), (1.0, True)):
+        model.final_logits_bias[:] = bias
+        own = tmp_path / str(bias)
+        model.save_pretrained(own)
+        tokenizer.save_pretrained(own)
+        changes = {"llm": str(own)}
+        if not refused:
+            Experiment(titled, settings | changes)
+            continue
+        with pytest.raises(ValueError, match="a bart, makes its logits in a way"):
+            Experiment(titled, settings | changes)
+
+
 def test_an_encoder_is_refused(titled, settings, language_model_folder):
     with pytest.raises(ValueError, match="llm: .*encoder"):
         Experiment(titled, settings | {"llm": language_model_folder("bert")})

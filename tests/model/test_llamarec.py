@@ -127,6 +127,25 @@ def test_the_prompt_and_its_letters_in_context(kind, titled, settings, folder):
     assert (alone == [[token] for token in model.answers.tokens[:3]]) == (kind == "gpt2")
 
 
+def test_logits_that_are_not_the_models_own_are_refused(titled, settings, tmp_path):
+    """Between a ModernBERT decoder's states and its head there is a layer more."""
+    source = Path(settings["llm"])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    config = transformers.ModernBertDecoderConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=512,
+        **dict.fromkeys((f"{name}_token_id" for name in ("pad", "eos", "bos", "cls", "sep")), 0),
+    )
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="a modernbert-decoder, makes its logits in a way"):
+        Experiment(titled, settings | {"llm": str(tmp_path / "other")})
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_scores_are_the_whole_models_logits_at_the_letters(shared, titled, settings, monkeypatch):
     """GPT-2's tokens are those of the prompt in one piece: transformers' own model can be asked."""

@@ -18,6 +18,7 @@ from recbole_tslrec.language_model.prompt import items_of, make_prompt, of_histo
 from recbole_tslrec.language_model.prompts.segments import TokenTable
 from recbole_tslrec.language_model.source import open_source
 from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import fine_tune
+from recbole_tslrec.paradigms.tslrec.reconstruction.next_title import check_next_title
 from recbole_tslrec.paradigms.tslrec.reconstruction.reconstruction_model import ReconstructionModel
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import FineTuningStage
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
@@ -159,6 +160,11 @@ def test_what_cannot_be_predicted_is_refused_before_any_training(
     with pytest.raises(ValueError, match=f"sft_next_title=0.5: .*{message}"):
         run_experiment("TSLRec_SASRec", small_data, config_dict=with_words | changes)
     assert not Path("saved/tslrec").exists()
+
+
+def test_a_head_that_is_renamed_as_it_is_loaded_is_one(with_words, small_data, headed_model_folder):
+    llm = {"llm": headed_model_folder("gpt_neox")}
+    check_next_title(with_words | llm, open_source(llm["llm"]))
 
 
 @pytest.mark.parametrize("value", [-1, True, "much"])

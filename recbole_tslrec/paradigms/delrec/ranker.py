@@ -150,22 +150,24 @@ def make_ranker(
         with_adapters: whether the language model is to be trained.
 
     Raises:
-        ValueError: the language model has no head for the answers, or takes no adapters there.
+        ValueError: the language model has no head for the answers or one of an unknown kind, or takes
+            no adapters there.
     """
-    from recbole_tslrec.language_model.encoder import ItemEncoder
+    from recbole_tslrec.language_model.encoder import ItemEncoder, without_head
     from recbole_tslrec.language_model.load import keep_few_activations
 
-    model = load_for_prompts(config, source, with_adapters, head=titles is not None)
+    whole = load_for_prompts(config, source, with_adapters, head=True)
     if with_adapters:
-        model = without_wrapper(model)
+        whole = without_wrapper(whole)
     elif config["llm_gradient_checkpointing"]:  # the gradient goes back through frozen layers
-        keep_few_activations(model)
+        keep_few_activations(whole)
+    model = without_head(whole) if titles is None else whole
     slots = config["delrec_items"] == "slots"
     reader = ItemEncoder(model, item_embeddings.cpu() if slots else None)
     reader.keep_item_embeddings()
     vectors = _drawn_vectors(model, config["delrec_soft_vectors"], config["seed"])
     reader.register_buffer(VECTORS, vectors, persistent=True)
-    verbalizer = _verbalizer(config, source, model, titles)
+    verbalizer = _verbalizer(config, source, whole, titles)
     return CandidateRanker(reader, verbalizer).to(config["device"])
 
 

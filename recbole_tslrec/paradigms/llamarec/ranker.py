@@ -91,22 +91,27 @@ def make_ranker(
         width: columns of e_v.
 
     Raises:
-        ValueError: the language model has no head for letters, or takes no adapters there.
+        ValueError: the language model has no head for letters or one of an unknown kind, or takes no
+            adapters there.
     """
-    from recbole_tslrec.language_model.encoder import ItemEncoder
-    from recbole_tslrec.language_model.verbalizer import head_of_answers
+    from recbole_tslrec.language_model.encoder import ItemEncoder, without_head
+    from recbole_tslrec.language_model.readout import head_of
+    from recbole_tslrec.language_model.verbalizer import FrozenHead, head_of_answers
 
     over_vocabulary = config["llamarec_loss"] == "vocabulary"
-    model = load_for_prompts(config, source, with_adapters=True, head=over_vocabulary)
-    model = without_wrapper(model)
+    whole = load_for_prompts(config, source, with_adapters=True, head=answers is not None)
+    whole = without_wrapper(whole)
+    model = whole if over_vocabulary else without_head(whole)
     slots = config["llamarec_items"] == "slots"
     reader = ItemEncoder(model, torch.ones(n_items, width) if slots else None)
     reader.keep_item_embeddings()
+    pooling = "last"
     if answers is None:
         head = nn.Linear(source.hidden_size, config["n_candidates"])
         pooling = config["llm_pooling"]
+    elif over_vocabulary:  # asked with the very head of its training
+        head = FrozenHead(head_of(whole).rows(answers.tokens))
     else:
-        head = head_of_answers(model, source, answers.tokens, config["device"])
-        pooling = "last"
+        head = head_of_answers(whole, source, answers.tokens, config["device"])
     ranker = LetterRanker(reader, head, pooling, answers if over_vocabulary else None)
     return ranker.to(config["device"])

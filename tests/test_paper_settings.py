@@ -46,6 +46,12 @@ def test_every_backbone_is_256_wide_and_leaves_one_out(backbone, small_data):
     assert user.shape == (2, 256)
 
 
+@pytest.mark.parametrize("paradigm", ["llamarec", "llmtrsr"])
+def test_a_model_of_7_billion_has_batches_that_one_gpu_holds(paradigm):
+    values = read_config_file(f"properties/{paradigm}_paper.yaml")
+    assert values["llm_gradient_checkpointing"] and values["sft_batch_positions"] <= 8192
+
+
 def test_a_file_of_the_same_path_comes_before_ours(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert read_config_file(FILE)["topk"] == [5, 10]

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PretrainedConfig
 
 from recbole_tslrec.config.devices import bf16_is_fast
 from recbole_tslrec.language_model.encoder import ItemEncoder
 from recbole_tslrec.language_model.prompts.template import Template, Values
+from recbole_tslrec.language_model.source import LanguageModelSource
+
+
+def its_settings(source: LanguageModelSource) -> GenerationConfig | None:
+    """What a model's generation_config.json says; None if it has none."""
+    if source.is_random:
+        return None
+    try:
+        return GenerationConfig.from_pretrained(source.location, **source.files_from)
+    except OSError:
+        return None
+
+
+def ends_of(config: GenerationConfig | PretrainedConfig) -> Sequence[int | None]:
+    """The tokens by which a config says that a text ends."""
+    ends = config.eos_token_id
+    return ends if isinstance(ends, (list, tuple)) else [ends]
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """LLM-TRSR: blocks, summaries and whose they are, yes and no, and the whole of it in RecBole."""
 
 import copy
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -535,6 +536,33 @@ def test_the_day_is_in_no_summarys_prompt():
 
     before, after = summariser._frame(SimpleNamespace(tokenizer=Chat()))
     assert before == ("26", "Jul", "2024", "26", "Jul", "2024") and after == ("end",)
+
+
+def test_a_turns_end_by_the_generation_config_ends_a_summary(titled, settings, tmp_path):
+    """Gemma's stands there alone: without it a model talks on as the user."""
+    before = stage_of(titled, settings)
+    assert summariser.end_tokens(before.source) == [2] and "ends" not in before.made_from
+    folder = shutil.copytree(settings["llm"], tmp_path / "turns")
+    transformers.GenerationConfig(eos_token_id=[2, 7]).save_pretrained(folder)
+    stage = stage_of(titled, settings | {"llm": str(folder)})
+    assert summariser.end_tokens(stage.source) == [2, 7] and stage.made_from["ends"] == [7]
+    (folder / "generation_config.json").unlink()
+    source = stage_of(titled, settings | {"llm": str(folder)}).source
+    assert summariser.end_tokens(source) == [2] and summariser.made_otherwise(source) == {}
+
+
+def test_a_model_that_could_think_aloud_writes_at_once(titled, settings, tmp_path):
+    folder = shutil.copytree(settings["llm"], tmp_path / "thinks")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    words = "user {{ messages[0]['content'] }} response"
+    closed = "{% if enable_thinking is defined and not enable_thinking %} : {% endif %}"
+    for template, made in ((words, {}), (words + closed, {"thinking": False})):
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(folder)
+        source = stage_of(titled, settings | {"llm": str(folder)}).source
+        assert summariser.made_otherwise(source) == made
+        after = " response :" if made else " response"
+        assert summariser._frame(source)[1] == tokens_of(tokenizer, after)
 
 
 WRONG = [

@@ -89,6 +89,8 @@ class SummariesStage(Stage):
 
     @cached_property
     def made_from(self) -> dict[str, Any]:
+        from recbole_tslrec.paradigms.llmtrsr.summariser import made_otherwise
+
         data = self.pipeline.data_fingerprint
         # The texts stand for the columns that they are from, and each way of summarising has its words.
         of_the_other = {
@@ -103,7 +105,7 @@ class SummariesStage(Stage):
             "texts": self.pipeline.catalogue.fingerprint,
             "training": data["training"],
             "validation": data["validation"],  # before what is tested
-        }
+        } | made_otherwise(self.source)
 
     @classmethod
     def check(cls, config, n_items: int | None) -> None:

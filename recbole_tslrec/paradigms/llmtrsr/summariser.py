@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from recbole_tslrec.language_model.encoder import ItemEncoder
-from recbole_tslrec.language_model.generation import generate
+from recbole_tslrec.language_model.generation import ends_of, generate, its_settings
 from recbole_tslrec.language_model.prompts.segments import (
     Field,
     Items,
@@ -195,14 +195,12 @@ class Summariser:
 
 
 def end_tokens(source: LanguageModelSource) -> list[int]:
-    """The tokens that end an answer, by the tokenizer and by the model's config.
+    """The tokens that end an answer, by the tokenizer, the model's config and its generation config.
 
     Raises:
         ValueError: there is none.
     """
-    of_config = source.config.get_text_config().eos_token_id
-    several = of_config if isinstance(of_config, (list, tuple)) else [of_config]
-    known = {source.tokenizer.eos_token_id, *several} - {None}
+    known = _known_ends(source) | _further_ends(source)
     if not known:
         raise ValueError(
             f"trsr_summarizer: neither the tokenizer of [{source.name}] nor its config has a token that "
@@ -211,8 +209,36 @@ def end_tokens(source: LanguageModelSource) -> list[int]:
     return sorted(known)
 
 
-def _frame(source: LanguageModelSource) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The tokens before a prompt's words and behind its content: of a chat if the model has one."""
+def _known_ends(source: LanguageModelSource) -> set[int]:
+    """The end tokens by the tokenizer and by the model's config."""
+    ends = ends_of(source.config.get_text_config())
+    return {source.tokenizer.eos_token_id, *ends} - {None}
+
+
+def _further_ends(source: LanguageModelSource) -> set[int]:
+    """Those that the model's generation_config.json adds: Gemma's end of a turn stands there alone."""
+    settings = its_settings(source)
+    return set() if settings is None else {*ends_of(settings)} - {None} - _known_ends(source)
+
+
+def made_otherwise(source: LanguageModelSource) -> dict[str, Any]:
+    """What summaries are made from besides the model's identity, where that makes others of them.
+
+    Summaries that were kept before it was read are another model's only where it adds something.
+    """
+    ends = _further_ends(source)
+    thinks = _frame(source) != _frame(source, at_once=False)
+    return ({"ends": sorted(ends)} if ends else {}) | ({"thinking": False} if thinks else {})
+
+
+def _frame(
+    source: LanguageModelSource, at_once: bool = True
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The tokens before a prompt's words and behind its content: of a chat if the model has one.
+
+    Args:
+        at_once: whether a model that could think aloud first is not to: a summary has few tokens.
+    """
     tokenizer = source.tokenizer
     if not getattr(tokenizer, "chat_template", None):
         opening, _ = special_tokens(tokenizer)
@@ -225,6 +251,7 @@ def _frame(source: LanguageModelSource) -> tuple[tuple[int, ...], tuple[int, ...
         # Some templates, Llama 3's for one, say what day it is: summaries would differ by day.
         date_string=_DAY,
         strftime_now=lambda _: _DAY,
+        **({"enable_thinking": False} if at_once else {}),
     )
     before, _, after = chat.partition(_MARK)
     return tokens_of(tokenizer, before), tokens_of(tokenizer, after)

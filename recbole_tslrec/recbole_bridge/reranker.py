@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from recbole_tslrec.stages.stage import Stage
 
 
-# The column of rows of given histories, of nobody in the data set: int64 [B, any], padded with 0. The
-# list that a model reads has the latest items alone.
-WHOLE_HISTORY = "whole_history"
+# The column of items that are no candidates of a row, in the place of those that the key ``candidates``
+# leaves out: int64 [B, any], padded with 0.
+NO_CANDIDATES = "no_candidates"
 
 
 class Reranker(LanguageModelRecommender, ABC):
@@ -153,7 +153,8 @@ class Reranker(LanguageModelRecommender, ABC):
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """The scores of all items: the retriever's, and its candidates above them in their new order.
 
-        With ``candidates: unseen`` what the user had is no candidate, and keeps its score. Under
+        With ``candidates: unseen`` what the user had is no candidate, and keeps its score; so does what
+        rows have in a column :data:`NO_CANDIDATES`. Under
         ``targets_alone`` candidates without the row's target stay in the retriever's order.
 
         Returns:
@@ -214,15 +215,14 @@ class Reranker(LanguageModelRecommender, ABC):
         return score_each_user_once(self, interaction)
 
     def _candidates(self, interaction: Interaction, retrieved: Tensor) -> Tensor:
-        """int64 [B, k], by the key ``candidates``."""
+        """int64 [B, k], by the rows' own column or the key ``candidates``."""
+        if NO_CANDIDATES in interaction:
+            return top_items(retrieved, self.n_candidates, interaction[NO_CANDIDATES])
         if self._seen is None:
             return top_items(retrieved, self.n_candidates)
         if self.USER_ID in interaction:
             return self._without(self._seen.pairs(interaction), retrieved)
-        given = WHOLE_HISTORY if WHOLE_HISTORY in interaction else self.ITEM_SEQ
-        histories = interaction[given]
-        rows, places = histories.nonzero(as_tuple=True)
-        return self._without((rows, histories[rows, places]), retrieved)
+        return top_items(retrieved, self.n_candidates, interaction[self.ITEM_SEQ])
 
     def _without(self, seen: tuple[Tensor, Tensor], retrieved: Tensor) -> Tensor:
         """The candidates without seen items. int64 [B, k]"""

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from recbole_tslrec.backbones.registry import backbone_of, without_padding
 from recbole_tslrec.evaluation.blocks import BlockDataLoader
-from recbole_tslrec.recbole_bridge.reranker import WHOLE_HISTORY, Reranker
+from recbole_tslrec.recbole_bridge.reranker import NO_CANDIDATES, Reranker
 from recbole_tslrec.recbole_bridge.trained_model import TrainedModel
 from recbole_tslrec.recommendation.requests import Requests
 from recbole_tslrec.recommendation.search import FullScores, Search, choose_search
@@ -89,15 +89,25 @@ class BestItems:
         with parametrize.cached(), without_padding(self._model):
             for rows, *_ in blocks:
                 places = blocks.order[done : done + len(rows)]
-                histories = [torch.from_numpy(requests.histories[place]) for place in places]
-                left_out = None if seen else pad_sequence(histories, batch_first=True)
-                found, of_found = self._of_block(search, rows, k, left_out)
+                whole = [torch.from_numpy(requests.histories[place]) for place in places]
+                histories = pad_sequence(whole, batch_first=True)
+                if self._ranks_unseen(seen):
+                    rows.interaction[NO_CANDIDATES] = histories
+                found, of_found = self._of_block(search, rows, k, None if seen else histories)
                 items[places, : found.shape[1]] = found
                 scores[places, : found.shape[1]] = of_found
                 done += len(rows)
                 if bar is not None:
                     bar.update(len(rows))
         return items, scores
+
+    def _ranks_unseen(self, seen: bool) -> bool:
+        """Whether no item of the whole history, of which lists hold the latest, is to be a candidate.
+
+        One that is left out afterwards would use up a place.
+        """
+        model = self._model
+        return isinstance(model, Reranker) and not (seen and model.candidates == "all")
 
     def _of_block(
         self, search: Search, rows: Interaction, k: int, left_out: Tensor | None
@@ -123,8 +133,7 @@ class BestItems:
         """The histories as RecBole's rows, by length in blocks."""
         dataset, config = self._trained.train_data._dataset, self._trained.config
         most = config["MAX_ITEM_LIST_LENGTH"]
-        whole = [torch.from_numpy(history) for history in requests.histories]
-        recent = [history[-most:] for history in whole]
+        recent = [torch.from_numpy(history[-most:]) for history in requests.histories]
         lists = torch.zeros(len(requests), most, dtype=torch.int64)
         for row, history in zip(lists, recent, strict=True):
             row[: len(history)] = history
@@ -135,7 +144,5 @@ class BestItems:
         }
         if requests.users is not None:
             columns[self._model.USER_ID] = torch.from_numpy(requests.users)
-        elif isinstance(self._model, Reranker):
-            columns[WHOLE_HISTORY] = pad_sequence(whole, batch_first=True)
         rows = dataset.copy(Interaction(columns))
         return BlockDataLoader(config, rows, None, backbone_of(self._model))

@@ -179,6 +179,23 @@ def test_a_history_given_as_tokens_is_as_good_as_a_user(toy):
     pd.testing.assert_frame_equal(recommender.recommend(histories=given, k=3), of_users)
 
 
+@pytest.mark.parametrize(("candidates", "seen"), [("all", False), ("unseen", True)])
+def test_what_is_left_out_is_no_candidate_of_a_reranker(candidates, seen, keys_of_reranker):
+    keys = keys_of_reranker("LlamaRec_SASRec") | {"candidates": candidates}
+    several = {"split": {"RS": [4, 2, 4]}, "order": "TO", "group_by": "user", "mode": "full"}
+    toy = make_toy("LlamaRec_SASRec", **keys, eval_args=several, MAX_ITEM_LIST_LENGTH=2)
+    recommender = Recommender(toy.checkpoint)
+    model, asked = recommender._trained.model, []
+    model.rerank = lambda rows, candidates: asked.append((rows, candidates)) or candidates.float()
+    users = [user for user in toy.histories if user != "all"]
+    recommender.recommend(users, k=3, seen=seen)
+    ((rows, found),) = asked
+    tokens = recommender._trained.dataset.field2id_token
+    for user, items in zip(rows["user_id"].tolist(), found.tolist(), strict=True):
+        history = toy.histories[tokens["user_id"][user]]
+        assert len(items) == 5 and not {*tokens["item_id"][items]} & {*history}
+
+
 def test_parts_and_blocks_change_nothing(toy, monkeypatch):
     whole = Recommender(toy.checkpoint).recommend(k=3)
     monkeypatch.setattr("recbole_tslrec.recommendation.recommender._USERS_AT_ONCE", 5)

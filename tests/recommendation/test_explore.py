@@ -106,6 +106,21 @@ def test_two_categories_are_both_shown():
     assert items.columns["inferred"] == [[[1, 0.75], [0, 0.25]], [[0, 1.0], [1, 0.0]]]
 
 
+def test_two_models_may_call_their_fields_otherwise():
+    def of_fields(user: str, item: str, last: str) -> SimpleNamespace:
+        tokens = {user: np.array(["[PAD]", "u1"]), item: np.array(["[PAD]", "i1", last])}
+        data = {"uid_field": user, "iid_field": item, "item_num": 3, "field2id_token": tokens}
+        dataset = SimpleNamespace(dataset_name="toy", **data)
+        return SimpleNamespace(
+            config={"benchmark_filename": None}, checkpoint="a.pth", dataset=dataset
+        )
+
+    first = of_fields("user_id", "item_id", "i2")
+    contents.check_pair([first, of_fields("u", "i", "i2")])
+    with pytest.raises(ValueError, match="^beside: .* has other users or items"):
+        contents.check_pair([first, of_fields("u", "i", "i3")])
+
+
 def test_a_sample_of_the_users():
     toy = make_toy("SASRec")
     write_page(toy.checkpoint, "page.html", n_users=4)

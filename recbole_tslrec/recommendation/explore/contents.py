@@ -41,8 +41,9 @@ def check_pair(trained: Sequence[TrainedModel]) -> None:
             f"holds at most {MOST_ITEMS:,}. The commands recommend and similar take any number."
         )
     for other in trained[1:]:
-        for field in (first.dataset.iid_field, first.dataset.uid_field):
-            one, two = (part.dataset.field2id_token[field] for part in (first, other))
+        for field in ("iid_field", "uid_field"):  # whose names may differ
+            parts = first.dataset, other.dataset
+            one, two = (part.field2id_token[getattr(part, field)] for part in parts)
             if not np.array_equal(one, two):
                 raise ValueError(
                     f"beside: [{other.checkpoint}] has other users or items, of the data set "

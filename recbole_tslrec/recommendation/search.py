@@ -149,6 +149,9 @@ def product_table(
         rows: some of RecBole's rows, on the model's device.
         full: the model's scores.
     """
+    term = getattr(model, "scoring_term", None)
+    if term is not None and term.in_use:  # it may be nothing for the rows of the trial alone
+        return None
     table = item_table(model)
     takes = list(inspect.signature(model.forward).parameters)
     if table is None or takes != ["item_seq", "item_seq_len"]:

@@ -255,6 +255,18 @@ def test_an_exact_index_finds_what_all_scores_do(name, seen, language_model_fold
     pd.testing.assert_frame_equal(by_index, full, check_exact=False, rtol=1e-4)
 
 
+def test_a_term_at_scoring_has_no_index_whatever_it_is_for_the_first_rows():
+    keys = {"enhanced_width": 5, "score_weight": 2.0, "score_decay": 0.7}
+    toy = make_toy("TSLRec_SASRec", score_term="during", **keys)
+    recommender = Recommender(toy.checkpoint, index="exact")
+    term = recommender._trained.model.scoring_term
+    rows = torch.randn(N_ITEMS, 5)
+    rows[[recommender.items.index(item) for item in ("i1", "i2")]] = 0  # without words
+    term.set_rows(rows)
+    with pytest.raises(ValueError, match="^index: .exact. finds items by a product"):
+        recommender.recommend(histories={"new": ["i1", "i2"]}, k=4)
+
+
 def test_an_index_leaves_out_what_each_row_has_seen():
     toy = make_toy("SASRec")
     users = toy.loaders[0]._dataset.inter_feat[:8]

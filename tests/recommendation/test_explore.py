@@ -106,6 +106,15 @@ def test_two_categories_are_both_shown():
     assert items.columns["inferred"] == [[[1, 0.75], [0, 0.25]], [[0, 1.0], [1, 0.0]]]
 
 
+def test_a_control_without_stages_has_its_gate_and_its_view(language_model_folder):
+    keys = {"enhancement": "random", "enhanced_width": 5, "llm": language_model_folder()}
+    write_page(make_toy("TSLRec_SASRec", **keys).checkpoint, "page.html")
+    found = contents_in("page.html")
+    names = [view["name"] for view in found["views"]]
+    assert names == ["Control random", "In TSLRec_SASRec"] and found["notes"] == []
+    assert len(found["items"]["gate"]) == N_ITEMS
+
+
 def test_two_models_may_call_their_fields_otherwise():
     def of_fields(user: str, item: str, last: str) -> SimpleNamespace:
         tokens = {user: np.array(["[PAD]", "u1"]), item: np.array(["[PAD]", "i1", last])}

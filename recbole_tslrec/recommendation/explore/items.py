@@ -26,6 +26,7 @@ from recbole_tslrec.recommendation.similar import (
     item_vectors,
     kept_stages,
 )
+from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.categories import CategoriesStage
 
 # Of the categories that the language model infers, the most probable ones.
@@ -61,9 +62,9 @@ def describe_items(trained: Sequence[TrainedModel], k: int) -> Items:
     items = Items()
     dataset = trained[0].dataset
     on_map = np.sort(map_sample(dataset.field2id_token[dataset.iid_field][1:].tolist()))
-    staged = [one for one in trained if isinstance(one.model, FusedItemTable) and _stages(one)]
-    for one in staged:
-        of = f" ({one.config['model']})" if len(staged) > 1 else ""
+    fused = [one for one in trained if isinstance(one.model, FusedItemTable)]
+    for one in fused:
+        of = f" ({one.config['model']})" if len(fused) > 1 else ""
         _add_columns(items, one)
         for under, name, note in _vectors(one):
             try:
@@ -87,10 +88,11 @@ def _stages(trained: TrainedModel) -> tuple:
 
 
 def _vectors(trained: TrainedModel) -> list[tuple[str, str, str]]:
-    """Of a model with stages: vectors, their name on the page, what they are."""
-    views = [
-        (E_V, "Before the language model", "nearest under e_v, the trained backbone's embeddings")
-    ]
+    """Of a model with a fused item table: vectors, their name on the page, what they are."""
+    views = []
+    if BackboneStage in chain(_stages(trained)):
+        note = "nearest under e_v, the trained backbone's embeddings"
+        views.append((E_V, "Before the language model", note))
     if not isinstance(trained.model, EnhancedItemTable):
         return views
     vectors = vectors_of(trained.config)

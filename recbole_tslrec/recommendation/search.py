@@ -124,12 +124,13 @@ def user_vectors(model: SequentialRecommender, rows: Interaction) -> Tensor:
 
 
 def item_table(model: SequentialRecommender) -> Tensor | None:
-    """The items' vectors of a model, [n_items, d]; None if it has none by a name that is known."""
+    """The items' vectors with which a model scores, [n_items, d]; None if none has a known name."""
     backbone = backbone_of(model)
     if backbone is not None:
         weight = getattr(model, backbone.item_table).weight
         return weight[: len(weight) - backbone.rows_beyond]
-    for name in ("item_embedding", "item_scores"):
+    # HGN reads by one table and scores by another.
+    for name in ("item_embedding_for_prediction", "item_embedding", "item_scores"):
         module = getattr(model, name, None)
         weight = module.weight if isinstance(module, (nn.Embedding, nn.Linear)) else None
         if weight is not None and len(weight) >= model.n_items:

@@ -30,6 +30,14 @@ def test_neighbours_under_the_item_table(name):
         assert rows["title"].tolist() == [recommender.titles[one] for one in rows["neighbour"]]
 
 
+def test_neighbours_are_those_of_the_table_that_scores():
+    toy = make_toy("HGN")
+    recommender = Recommender(toy.checkpoint)
+    table = toy.model.item_embedding_for_prediction.weight[1:].detach().numpy()
+    found = recommender.similar("i7", k=4)["neighbour"].tolist()
+    assert found == naive(table, recommender.items, "i7", 4)
+
+
 def test_before_and_after_the_language_model(small_data, settings):
     experiment = run_experiment("TSLRec_SASRec", small_data, config_dict=settings)
     pipeline = experiment.trainer.pipeline

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from recbole_tslrec.data.import_.interaction_files import Columns
 from recbole_tslrec.data.import_.item_text import atomic_rows, read_texts
-from recbole_tslrec.data.import_.text_files import atomic_header
+from recbole_tslrec.data.import_.text_files import UNREADABLE, atomic_header
 from recbole_tslrec.data.item_catalogue import joined
 from recbole_tslrec.language_model.item_inputs import has_slots
 from recbole_tslrec.language_model.item_states import read_items
@@ -168,7 +168,10 @@ def as_known(new: Tensor, known: Tensor, made_of_known: Tensor) -> Tensor:
 
 
 def read_new_items(
-    path: Path, columns: str | Sequence[str] | None = None, item_column: str = "item_id"
+    path: Path,
+    columns: str | Sequence[str] | None = None,
+    item_column: str = "item_id",
+    between_words: str = " ",
 ) -> dict[str, str]:
     """The texts of new items by token, of a file as ``import`` takes it.
 
@@ -176,6 +179,7 @@ def read_new_items(
         path: RecBole's ``.item``, or lines as ``read_texts`` takes them.
         columns: of an ``.item``, those that hold the texts, as ``item_text``; None: all.
         item_column: that of the tokens, RecBole's ``ITEM_ID_FIELD``; if it is not there, a common name.
+        between_words: of a ``token_seq`` column of an ``.item``, RecBole's ``seq_separator``.
 
     Raises:
         ValueError: a line is something else or has no text, a column is not there, or a token comes
@@ -184,7 +188,11 @@ def read_new_items(
     header = atomic_header(path)
     texts: dict[str, str] = {}
     lines: dict[str, int] = {}
-    rows = read_texts(path) if header is None else _of_columns(path, header, columns, item_column)
+    rows = (
+        read_texts(path)
+        if header is None
+        else _of_columns(path, header, columns, item_column, between_words)
+    )
     for line, token, text in rows:
         if not text:
             raise ValueError(f"{path}, line {line}: [{token}] has no text. Give it one.")
@@ -195,7 +203,11 @@ def read_new_items(
 
 
 def _of_columns(
-    path: Path, header: Sequence[str], columns: str | Sequence[str] | None, item_column: str
+    path: Path,
+    header: Sequence[str],
+    columns: str | Sequence[str] | None,
+    item_column: str,
+    between_words: str,
 ) -> Iterator[tuple[int, str, str]]:
     """Line, token and text of an ``.item``, the text as in training."""
     names, kinds = zip(*(column.rsplit(":", 1) for column in header), strict=True)
@@ -207,9 +219,11 @@ def _of_columns(
             f"new_items: [{path}] has no column {missing}, of which item_text says that it holds the "
             f"texts. It has {others}. Rename one."
         )
-    words = {name: " " for name, kind in zip(names, kinds, strict=True) if kind == "token_seq"}
+    kind_of = zip(names, kinds, strict=True)
+    words = {name: between_words for name, kind in kind_of if kind == "token_seq"}
     for line, token, values in atomic_rows(path, at_item):
-        by_name = dict(zip(others, values, strict=True))
+        readable = ("" if value in UNREADABLE else value for value in values)
+        by_name = dict(zip(others, readable, strict=True))
         yield line, token, joined((by_name[name] for name in chosen), chosen, words)
 
 

@@ -22,6 +22,8 @@ from recbole_tslrec.recommendation.titles import read_titles
 
 # Users whose rows and results are in memory at a time.
 _USERS_AT_ONCE = 2**15
+# Which columns of an .item hold words and tokens, and what stands between words.
+_FORM_OF_ITEMS = ("item_text", "ITEM_ID_FIELD", "seq_separator")
 
 
 class Recommender:
@@ -43,7 +45,7 @@ class Recommender:
     Attributes:
         items: the tokens of the catalogue, ``n_items - 1`` of them.
         titles: by token; None if there are none.
-        file_columns: of the ``.item``, as ``read_new_items`` takes them: of words, and of tokens.
+        file_columns: what ``read_new_items`` asks of the form of an ``.item``.
         recall: the share of the best items by full scores that an approximate index found, for a
             sample of the latest users; None for an exact search.
 
@@ -73,7 +75,7 @@ class Recommender:
         self._take_items()
         config = self._trained.config
         self.titles = read_titles(config.final_config_dict, self.items, titles)
-        self.file_columns = config["item_text"], config["ITEM_ID_FIELD"]
+        self.file_columns = tuple(config[key] for key in _FORM_OF_ITEMS)
         self.recall: float | None = None
 
     def _take_items(self) -> None:

@@ -143,6 +143,8 @@ def test_a_file_of_new_items():
     assert read_new_items(path, "title") == {"a": "red comb", "b": "blue"}
     with pytest.raises(ValueError, match=r"new_items: .* has no column \['genres'\]"):
         read_new_items(path, ["title", "genres"])
+    path.write_text("item_id:token\tclass:token_seq\ttitle:token\na\tNA\tA|B\nb\tx|y\tNaN\n")
+    assert read_new_items(path, between_words="|") == {"a": "A|B", "b": "x y"}  # as in training
     path.write_text("sku:token\ttitle:token_seq\na\tred comb\n")
     assert read_new_items(path, "title", "sku") == {"a": "red comb"}
     with pytest.raises(ValueError, match=r"new_items: .* has no column \[code\], .* Rename one"):

@@ -211,6 +211,13 @@ def test_unused_stages_go_but_never_what_others_were_made_from(root):
     assert len(clean(root, unused_days=0)[0]) == 4 and not stored_stages(root)
 
 
+def test_what_a_stage_of_an_unknown_name_is_made_from_stays(root):
+    """A user's own paradigm is not imported by ``clean``."""
+    own = Store(root / "data").get("mine", {"backbone": fingerprint(BACKBONE)}, make)
+    clean(root, unused_days=0)
+    assert {stage.name for stage in stored_stages(root)} == {"backbone"} and own.folder.is_dir()
+
+
 def test_what_an_unfinished_stage_is_made_from_stays(root):
     with pytest.raises(KeyboardInterrupt):
         Store(root / "data").get("fine_tuning", chain(epochs=9)["fine_tuning"], stop)

@@ -65,7 +65,12 @@ class StoredStage:
 
 def stage_folders(root: Path) -> list[Path]:
     """The folders of stages below ``tslrec_dir``, by data set and name; links are not followed."""
-    name = re.compile(rf"({'|'.join(stage_names())})-[0-9a-f]{{16}}(\.partial)?")
+    return _folders(root, f"({'|'.join(stage_names())})")
+
+
+def _folders(root: Path, names: str) -> list[Path]:
+    """Those whose stages have such names, a regular expression."""
+    name = re.compile(rf"{names}-[0-9a-f]{{16}}(\.partial)?")
     return [
         folder
         for dataset in sorted(root.iterdir())
@@ -73,6 +78,15 @@ def stage_folders(root: Path) -> list[Path]:
         for folder in sorted(dataset.iterdir())
         if name.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink()
     ]
+
+
+def parents_of_others(root: Path) -> set[str]:
+    """As ``StoredStage.parents``, of stages whose names are not known here: a user's own paradigm's."""
+    found: set[str] = set()
+    for folder in set(_folders(root, r"[^.].*")) - set(stage_folders(root)):
+        with suppress(FileNotFoundError):
+            found |= _read(folder, verify=False).parents
+    return found
 
 
 def stored_stages(root: Path, verify: bool = False) -> list[StoredStage]:

@@ -18,7 +18,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from recbole_tslrec.config.built_in import stage_names
-from recbole_tslrec.stages.inventory import StoredStage, stored_stages
+from recbole_tslrec.stages.inventory import StoredStage, parents_of_others, stored_stages
 from recbole_tslrec.store.files import fingerprint
 from recbole_tslrec.store.locks import is_held, lock_files
 from recbole_tslrec.store.store import MANIFEST
@@ -108,8 +108,9 @@ def leftovers(
     found = [*unfinished, *damaged]
     # What cannot be read now may be in use, and does not say what it was made from.
     if unused_days is not None and not any(s.problem and not s.broken for s in stages):
+        needed = {*keep, *parents_of_others(root)}
         found += _unused(
-            staying, now - unused_days * _DAY, f"not used for {unused_days:g} days", keep
+            staying, now - unused_days * _DAY, f"not used for {unused_days:g} days", needed
         )
     before = now - older_than_days * _DAY
     if checkpoints and checkpoints.is_dir():

@@ -34,10 +34,10 @@ def write_tables(tables: Iterable[pd.DataFrame], path: Path) -> int:
     def write(temporary: Path) -> None:
         nonlocal n_rows
         with open(temporary, "w", encoding="utf-8", newline="") as file:
-            for table in tables:
+            for number, table in enumerate(tables):
                 if path.suffix == ".csv":
-                    table.to_csv(file, index=False, header=not n_rows, lineterminator="\n")
-                else:
+                    table.to_csv(file, index=False, header=number == 0, lineterminator="\n")
+                elif len(table):  # of none pandas writes an empty line
                     table.to_json(file, orient="records", lines=True, force_ascii=False)
                 n_rows += len(table)
 

@@ -10,6 +10,7 @@ from trained import make_toy
 
 from recbole_tslrec import Recommender
 from recbole_tslrec.__main__ import main
+from recbole_tslrec.recommendation.output import write_tables
 
 
 @pytest.fixture
@@ -32,6 +33,18 @@ def test_three_users_on_the_screen(command):
     expected = command.recommender.recommend(["u1", "u2", "u3"], k=2)
     assert [line.split()[2] for line in printed[2:]] == expected["item"].tolist()
     assert expected["title"][0] in printed[2]
+
+
+def test_tables_without_a_row_leave_no_line():
+    rows = pd.DataFrame({"user": ["u1"], "item": ["i1"]})
+    for name, expected in (
+        ("a.csv", "user,item\nu1,i1\n"),
+        ("a.jsonl", '{"user":"u1","item":"i1"}\n'),
+    ):
+        assert write_tables([rows[:0], rows, rows[:0]], Path(name)) == 1
+        assert Path(name).read_text() == expected
+    assert write_tables([rows[:0]], Path("none.jsonl")) == 0
+    assert Path("none.jsonl").read_text() == ""
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])

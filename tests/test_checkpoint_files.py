@@ -7,7 +7,8 @@ import pytest
 import torch
 from recbole.config import Config
 
-from recbole_tslrec.store.checkpoints import load_checkpoint
+from recbole_tslrec.store.checkpoints import convert_checkpoint, load_checkpoint
+from recbole_tslrec.store.files import file_hash
 
 WEIGHTS = {"weight": torch.zeros(1)}
 
@@ -49,6 +50,20 @@ def test_an_old_checkpoint_is_refused_until_saved_again(tmp_path):
         load_checkpoint(file)
     torch.save(torch.load(file, weights_only=False), file)
     assert load_checkpoint(file)["config"]["model"] == "SASRec"
+
+
+def test_an_old_checkpoint_with_a_path_and_a_set_is_converted(tmp_path, monkeypatch):
+    old, new = tmp_path / "old.pth", tmp_path / "new.pth"
+    config = make_config()
+    columns = {"inter": {"user_id", "item_id", "timestamp"}}
+    config.final_config_dict |= {"checkpoint_dir": tmp_path, "load_col": columns}
+    with monkeypatch.context() as alone:  # RecBole without recbole_tslrec
+        alone.delattr(Config, "__getstate__")
+        torch.save({"config": config, "state_dict": WEIGHTS}, old, pickle_protocol=4)
+    convert_checkpoint(old, new, file_hash(old))
+    found = load_checkpoint(new)["config"]
+    assert found["checkpoint_dir"] == str(tmp_path)
+    assert found["load_col"] == {"inter": ["item_id", "timestamp", "user_id"]}
 
 
 def test_a_foreign_class_is_refused_by_name(tmp_path):

@@ -247,7 +247,7 @@ def test_whatever_a_yaml_holds_can_be_read_back(trainer):
     assert {key: values[key] for key in odd} == {
         "day": "2024-11-21",
         "paths": ("a", 1),
-        "names": "{'x'}",
+        "names": ["x"],
         3: 1,
     }
 

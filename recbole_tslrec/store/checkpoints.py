@@ -21,17 +21,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from recbole.config import Config
 
 from recbole_tslrec.store.files import check_output, file_hash, write_atomically
 from recbole_tslrec.store.stored_config import (
+    config_state,
     fault_of_config,
     fault_of_plain,
     fault_of_tensor,
     numbers_of_numpy_too,
+    restore_config,
 )
 
 if TYPE_CHECKING:
-    from recbole.config import Config
     from torch.serialization import MAP_LOCATION
 
 # What a zip with altered bits raises, by where they are.
@@ -312,6 +314,8 @@ def convert_checkpoint(checkpoint: Path, output: Path, trusted_sha256: str) -> N
         )
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
+        if isinstance(state, dict) and isinstance(config := state.get("config"), Config):
+            restore_config(config, config_state(config))  # as it will be written
     except (*_SIGNS_OF_FORGERY, pickle.UnpicklingError) as error:
         raise ValueError(
             f"[{checkpoint}] is not a checkpoint of RecBole: {in_one_line(error)}"

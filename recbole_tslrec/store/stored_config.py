@@ -136,6 +136,8 @@ def _as_plain_values(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         entries = [_as_plain_values(entry) for entry in value]
         return entries if isinstance(value, list) else tuple(entries)
+    if isinstance(value, (set, frozenset)):  # of columns; a text of it could not be loaded by
+        return sorted(map(_as_plain_values, value), key=str)
     return value if value is None or type(value) in _READABLE else str(value)
 
 

@@ -34,7 +34,7 @@ def read_titles(
     try:
         found = columns or _column_of_titles(config)
         return dict(read_catalogue(config, tokens, found, missing="").texts) if found else None
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         told = f"titles: {str(error).removeprefix('item_text: ')}"
         if columns:
             kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError

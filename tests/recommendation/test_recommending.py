@@ -227,6 +227,16 @@ def test_titles_that_cannot_be_read_are_an_error_only_if_asked_for(toy, content,
         Recommender(toy.checkpoint, titles="title")
 
 
+def test_titles_that_may_not_be_read_are_an_error_only_if_asked_for(toy, caplog, monkeypatch):
+    def refused(*given, **named):
+        raise PermissionError(13, "Permission denied", "data/toy/toy.item")
+
+    monkeypatch.setattr("recbole_tslrec.recommendation.titles.read_catalogue", refused)
+    assert Recommender(toy.checkpoint).titles is None and "Permission denied" in caplog.text
+    with pytest.raises(ValueError, match=r"^titles: .*Permission denied: 'data/toy/toy.item'"):
+        Recommender(toy.checkpoint, titles="movie_title")
+
+
 def test_titles_are_found_by_name_or_given(toy):
     found = Recommender(toy.checkpoint).recommend(["u1"], k=2)
     assert found["title"].tolist() == [titles()[item] for item in found["item"]]

@@ -180,14 +180,17 @@ def load_for_prompts(
         head: whether with its language-model head.
 
     Raises:
-        ValueError: ``lora_target_modules`` matches no layer.
+        ValueError: ``lora_target_modules`` matches no layer, the head is of an unknown kind, or an
+            encoder reads padding.
     """
+    from recbole_tslrec.language_model.kinds import ENCODER
     from recbole_tslrec.language_model.load import (
         add_adapters,
         keep_few_activations,
         load_language_model,
     )
     from recbole_tslrec.language_model.own_head import check_head
+    from recbole_tslrec.language_model.own_padding import check_padding
     from recbole_tslrec.language_model.random_model import random_language_model
 
     load = random_language_model if source.is_random else load_language_model
@@ -197,6 +200,8 @@ def load_for_prompts(
         )
     if head:
         check_head(language_model, source.name)
+    if source.kind == ENCODER:
+        check_padding(language_model, source.name)
     if with_adapters:
         language_model = add_adapters(
             language_model,

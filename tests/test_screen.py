@@ -175,6 +175,8 @@ def test_the_log_is_recboles_and_comes_once_nothing_is_refused(small_data, setti
     for part in (*parts, "running environment"):
         assert told.count(part) == 1, part
     assert told.index("Hyper Parameters") < told.index("Stage backbone: start")
+    (unread,) = [line for line in told.splitlines() if "[TSLRec_SASRec] does not read" in line]
+    assert "llamarec_head, " in unread and "n_categories" not in unread
 
 
 def test_a_model_that_scores_no_single_items_is_described(small_data, settings):

@@ -25,8 +25,10 @@ from recbole.utils import (
 )
 
 from recbole_tslrec.backbones.registry import backbone_of
+from recbole_tslrec.config.key import KEYS, names_of
 from recbole_tslrec.config.recbole_keys import check_validation
 from recbole_tslrec.evaluation.ranks import RanksAlongside
+from recbole_tslrec.recbole_bridge.paradigm import paradigm_of
 from recbole_tslrec.recbole_bridge.trainers import StagesFirst
 from recbole_tslrec.recbole_bridge.watched_trainer import WatchedTrainer
 from recbole_tslrec.store.store import StoredResult
@@ -74,6 +76,19 @@ def _new_log(config) -> None:
     for handler in root.handlers[:]:  # else this run would go on in the log file of the one before
         root.removeHandler(handler)
     init_logger(config)
+
+
+def _tell_unread(config) -> None:
+    """Name the given keys of ours that other paradigms read: they stand in a file for several, or were
+    meant for this one."""
+    paradigm = paradigm_of(config["model"])
+    if paradigm is None:
+        return
+    others = KEYS.keys() - set(names_of(paradigm.keys))
+    if unread := [key for key in config.external_config_dict if key in others]:
+        logging.getLogger().warning(
+            f"{', '.join(unread)}: [{config['model']}] does not read what is given here."
+        )
 
 
 def _flops(config, data, model) -> str:
@@ -170,6 +185,7 @@ def run_experiment(
             trainer.check(train_data, valid_data, config["show_progress"])
         for part in described:
             logging.getLogger().info(part)  # to the root, as RecBole does
+        _tell_unread(config)
     trainer.unfinished_until_tested = True
     start = monotonic()
     score, best_valid_result = trainer.fit(

@@ -1,6 +1,8 @@
 """DELRec: its two tasks, the weights of their losses, verbalizers, what each stage trains, runs."""
 
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +22,8 @@ from recbole_tslrec.experiments.run.comparison import compare
 from recbole_tslrec.experiments.run.grid import Grid
 from recbole_tslrec.language_model import memory
 from recbole_tslrec.language_model.prompts.ragged import Ragged
-from recbole_tslrec.language_model.prompts.segments import Items, TokenTable, tokens_of
+from recbole_tslrec.language_model.prompts.segments import Items, TokenTable, Words, tokens_of
+from recbole_tslrec.language_model.prompts.template import Template
 from recbole_tslrec.language_model.readout import Head, States
 from recbole_tslrec.language_model.source import open_source
 from recbole_tslrec.language_model.trie import Trie, log_likelihoods
@@ -29,9 +32,10 @@ from recbole_tslrec.paradigms.delrec import stages as delrec_stages
 from recbole_tslrec.paradigms.delrec import verbalizers
 from recbole_tslrec.paradigms.delrec.examples import Pair, analysis_values, pattern_values
 from recbole_tslrec.paradigms.delrec.imitated import best_behind_histories
-from recbole_tslrec.paradigms.delrec.prompts import make_prompts
+from recbole_tslrec.paradigms.delrec.prompts import Prompts, check_prompts, make_prompts
 from recbole_tslrec.paradigms.delrec.ranker import Imitation, gradient_weights
 from recbole_tslrec.paradigms.delrec.stages import SoftPromptsStage
+from recbole_tslrec.paradigms.delrec.verbalizers import Titles
 from recbole_tslrec.recbole_bridge.candidate_examples import values_of
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.stages.trained_backbone import trained_backbone
@@ -459,6 +463,33 @@ def test_what_contradicts_itself_is_refused(changes, message, titled, settings):
 def test_what_cannot_be_is_refused_before_any_training(changes, message, titled, settings):
     with pytest.raises(ValueError, match=message):
         Experiment(titled, settings | changes)
+
+
+def test_a_prompt_must_leave_room_for_the_title_behind_it():
+    titles = TokenTable(np.arange(1, 241), np.array([0] + [8] * 30))
+    segments = (
+        Words((1,) * 10),
+        Items("history", texts=titles, most=5),
+        Items("candidates", texts=titles, candidates=True),
+        Words((2, 2)),
+    )
+    words = SimpleNamespace(num_embeddings=1000)
+    source = SimpleNamespace(
+        kind="causal", shape=SimpleNamespace(get_input_embeddings=lambda: words)
+    )
+    values = {"history": [np.array([1, 2])], "candidates": [np.arange(3, 8)]}
+    needed = 10 + 8 + 5 * 8 + 2  # with one item of the history
+    for context, fits in ((needed + 7, False), (needed + 8, True)):
+        template = Template(segments, context)
+        prompts = Prompts(template, template, template)
+        check_prompts(source, prompts, 5)  # letters take no room
+        batch = partial(Titles(titles, 5, writes=False).batch, template, values)
+        for refuses in (partial(check_prompts, source, prompts, 5, titles), batch):
+            if fits:
+                refuses()
+                continue
+            with pytest.raises(ValueError, match=f"take {needed + 8} positions"):
+                refuses()
 
 
 def test_a_model_that_needs_a_cache_does_not_compute_activations_again(

@@ -100,7 +100,7 @@ class PromptedModel:
             min(config["delrec_max_history"], config["MAX_ITEM_LIST_LENGTH"]),
             config["delrec_soft_vectors"],
         )
-        check_prompts(source, prompts, config["n_candidates"])
+        check_prompts(source, prompts, config["n_candidates"], titles)
         return cls(config, source, prompts, titles)
 
     def ranker(

@@ -5,7 +5,7 @@ The words are ours. All begin alike, so that what leads is read once a batch whe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -35,6 +35,8 @@ from recbole_tslrec.paradigms.delrec.examples import (
     NEXT,
     PLACES,
 )
+
+_TITLE = "title"  # the name of what is answered
 
 
 @dataclass(frozen=True)
@@ -108,13 +110,28 @@ def make_prompts(
     )
 
 
-def check_prompts(source: LanguageModelSource, prompts: Prompts, n_candidates: int) -> None:
+def check_prompts(
+    source: LanguageModelSource,
+    prompts: Prompts,
+    n_candidates: int,
+    titles: TokenTable | None = None,
+) -> None:
     """Raise ValueError if candidates with long texts and one item of each kind do not fit the context,
-    or the language model does not know the words."""
+    or the language model does not know the words.
+
+    Args:
+        titles: the items' texts as they are answered; a causal model reads each behind the prompt.
+    """
+    behind = []
+    if titles is not None and source.kind != ENCODER_DECODER:
+        behind = [Items(_TITLE, texts=titles, candidates=True)]
     for template in (prompts.analysis, prompts.pattern, prompts.choice):
         segments = [part for part in template.segments if isinstance(part, Items)]
         texts = segments[0].texts
         lengths = np.zeros(n_candidates + 1) if texts is None else texts.lengths
         longest = np.argsort(-lengths[1:], kind="stable")[:n_candidates] + 1
         values = {part.name: [longest if part.candidates else longest[:1]] for part in segments}
-        check_prompt(source, template, values)
+        if behind:
+            values[_TITLE] = [np.array([titles.lengths.argmax()])]
+        whole = replace(template, segments=(*template.segments, *behind))
+        check_prompt(source, whole, values)

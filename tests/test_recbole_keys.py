@@ -8,6 +8,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer
 from support.small_backbones import keys_of
 
+from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.config.recbole_keys import RECBOLE_KEYS, check_loss
 from recbole_tslrec.store.stored_config import config_state
 
@@ -200,6 +201,7 @@ def test_a_set_of_columns_becomes_a_list_that_a_checkpoint_holds(model, small_da
     kept = config_state(config)["final_config_dict"]["load_col"]
     assert kept == config["load_col"] == {"inter": ["item_id", "timestamp", "user_id"]}
     assert columns["inter"] == {"user_id", "item_id", "timestamp"}  # the user's own
+    assert training_settings({"load_col": columns}) == {"load_col": str(kept)}  # of a cell
 
 
 @pytest.mark.parametrize("model", ["SASRec", "TSLRec_SASRec"])

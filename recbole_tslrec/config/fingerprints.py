@@ -45,13 +45,25 @@ def training_settings(config: Mapping[str, Any], own_loss: str | None = None) ->
     if config.get("train_batching") == "trimmed":  # which is that, computed otherwise
         config = {**config, "train_batching": "prefix"}
     settings = {
-        key: str(value)
+        key: str(sets_as_lists(value))
         for key, value in sorted(config.items())
         if key not in KEYS and key not in without_effect
     }
     if config.get("train_stage") == "finetune":  # S3Rec goes on from what is in the file
         settings["pre_model_path"] = file_hash(Path(config["pre_model_path"]))
     return settings
+
+
+def sets_as_lists(value: Any) -> Any:
+    """A value with lists in the place of sets of columns, as ``load_col`` may have them.
+
+    A set's text differs by process, and no checkpoint holds one.
+    """
+    if not isinstance(value, Mapping) or not any(isinstance(one, set) for one in value.values()):
+        return value
+    return {
+        kind: sorted(one, key=str) if isinstance(one, set) else one for kind, one in value.items()
+    }
 
 
 def _of_losses_not_taken(config: Mapping[str, Any]) -> set[str]:

@@ -37,6 +37,7 @@ from recbole_tslrec.config.checks import (
     check_values,
     choose_precision,
 )
+from recbole_tslrec.config.fingerprints import sets_as_lists
 from recbole_tslrec.config.recbole_keys import (
     check_full_ranking,
     check_loss,
@@ -259,8 +260,8 @@ def with_checks(original):
         for key, value in values.items():
             if isinstance(value, np.generic):  # as a loop over np.arange gives; json knows none
                 values[key] = value.item()
-            elif isinstance(value, dict) and any(isinstance(one, set) for one in value.values()):
-                values[key] = _with_lists(value)
+            else:
+                values[key] = sets_as_lists(value)
         paradigm, backbone = paradigm_of(self.model), _backbone_of(self.model, values)
         ours = self.model in our_models()
         if paradigm is not None:
@@ -305,14 +306,6 @@ def with_checks(original):
             check_label(values)
 
     return set_default_parameters
-
-
-def _with_lists(columns: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Lists in the place of sets, whose text differs by process, and which no checkpoint holds."""
-    return {
-        kind: sorted(names, key=str) if isinstance(names, set) else names
-        for kind, names in columns.items()
-    }
 
 
 def with_our_precision(original):

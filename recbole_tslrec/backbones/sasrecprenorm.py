@@ -1,4 +1,4 @@
-"""SASRec in the form of published logs; RecBole's has BERT's layers, these are nearer to its authors'.
+"""SASRec near the form of published logs; RecBole's has BERT's layers, these are nearer to its authors'.
 
 Item embeddings enter times √d; LayerNorm comes before attention, where queries alone go through it,
 and before the feed-forward part, which is as narrow as the rest; weights start by Xavier's rule. The
@@ -8,7 +8,9 @@ layer.
 Reference:
     Wang-Cheng Kang and Julian McAuley. "Self-Attentive Sequential Recommendation." in ICDM 2018.
     Reference code, with the softmax over all items: https://github.com/MTandHJ/CE-SCE-LLMRec
-    (arXiv 2402.06216). It pads on the left, and its positions count from the latest item.
+    (arXiv 2402.06216). It pads on the left, and its positions count from the latest item. Other than
+    here padding takes part in its attention, as rows of zeros; its feed-forward layers start as torch's
+    convolutions do; and its softmax has no column for padding.
 """
 
 from __future__ import annotations

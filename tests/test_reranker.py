@@ -13,7 +13,7 @@ from support.stages import pipeline_of
 from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.data.histories import training_histories
 from recbole_tslrec.data.negatives import random_negatives, shuffled_in
-from recbole_tslrec.evaluation.ranks import rank_test_targets
+from recbole_tslrec.evaluation.ranks import rank_test_targets, target_ranks
 from recbole_tslrec.recbole_bridge.language_model_trainer import LanguageModelTrainer
 from recbole_tslrec.recbole_bridge.reranker import Reranker
 
@@ -169,6 +169,23 @@ def test_masked_figures_are_of_unseen_candidates(candidates, small_data, setting
             expected = masked.index(target) + 1
         assert ranks.rank_masked[row] == expected
         assert ranks.rank[row] == order_of(scores[row]).index(target) + 1
+
+
+def test_masked_validation_gives_a_target_the_masked_rank_of_tests(small_data, settings):
+    """One that the user had before, too, which is no candidate."""
+    changes = {"candidates": "unseen", "valid_protocol": "masked"}
+    experiment = Experiment(settings | changes, small_data)
+    model, rows = experiment.model, experiment.rows
+    targets, seen = rows["item_id"].clone(), model._seen.pairs(rows)
+    again = torch.arange(len(rows)) % 2 == 0
+    targets[again] = rows["item_id_list"][again, 0]  # the list may have them anyway
+    rows.interaction["item_id"] = targets
+    _, masked = model.protocol_scores(rows, seen, targets)
+    expected = target_ranks(masked, targets, seen)[1]
+    assert (model.full_sort_predict(rows)[again] != experiment.retrieved[again]).any()
+    model.is_tested = False
+    for model.targets_alone in (True, False):
+        assert torch.equal(target_ranks(model.full_sort_predict(rows), targets, seen)[1], expected)
 
 
 @pytest.mark.parametrize(

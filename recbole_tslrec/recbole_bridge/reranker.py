@@ -25,7 +25,7 @@ from recbole_tslrec.evaluation.candidates import (
     scores,
     top_items,
 )
-from recbole_tslrec.evaluation.seen_items import SeenItems
+from recbole_tslrec.evaluation.seen_items import SeenItems, repeated_targets
 from recbole_tslrec.recbole_bridge.language_model_recommender import LanguageModelRecommender
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.trained_backbone import take_trained_backbone
@@ -54,6 +54,7 @@ class Reranker(LanguageModelRecommender, ABC):
         backbone: the retriever's line in the table of backbones.
         n_candidates, candidates, control: the keys of these names, and ``rerank_control``.
         retriever: the trained backbone, frozen; untrained before ``prepare``.
+        validates_masked: whether validation ranks no seen items.
         ranker: what is trained, a subclass makes it.
         settings: the values on which the trained weights depend, by key; so does a subclass.
     """
@@ -75,7 +76,8 @@ class Reranker(LanguageModelRecommender, ABC):
             )
         self.retriever = self.backbone.model_class(config, dataset).requires_grad_(False)
         protocol = config["valid_protocol"]
-        if self.candidates == "all" and protocol != "ranked":
+        self.validates_masked = protocol != "ranked"
+        if self.candidates == "all" and self.validates_masked:
             raise ValueError(
                 f"candidates: [all] has seen items among them, which valid_protocol: [{protocol}] does "
                 f"not rank: they would take up places. Set candidates: unseen."
@@ -154,8 +156,10 @@ class Reranker(LanguageModelRecommender, ABC):
         """The scores of all items: the retriever's, and its candidates above them in their new order.
 
         With ``candidates: unseen`` what the user had is no candidate, and keeps its score; so does what
-        rows have in a column :data:`NO_CANDIDATES`. Under
-        ``targets_alone`` candidates without the row's target stay in the retriever's order.
+        rows have in a column :data:`NO_CANDIDATES`. Under ``targets_alone`` candidates without the row's
+        target stay in the retriever's order. So do all items, in validation with seen items masked, if
+        the target is one that the user had before: it has the rank that ``protocol_scores`` gives it in
+        the test.
 
         Returns:
             [B, n_items] float32, finite.
@@ -164,8 +168,14 @@ class Reranker(LanguageModelRecommender, ABC):
         candidates = self._candidates(interaction, retrieved)
         if self.targets_alone:
             targets = interaction[self.ITEM_ID]
-            return self._with_targets(interaction, retrieved, candidates, targets)[0]
-        return merged_scores(retrieved, candidates, self._reranked(interaction, candidates))
+            found, _ = self._with_targets(interaction, retrieved, candidates, targets)
+        else:
+            found = merged_scores(retrieved, candidates, self._reranked(interaction, candidates))
+        if self.validates_masked and not self.is_tested:
+            seen = self._seen.pairs(interaction)
+            again = repeated_targets(interaction[self.ITEM_ID].cpu(), seen).to(found.device)
+            found[again] = retrieved[again].to(found)
+        return found
 
     @torch.no_grad()
     def protocol_scores(

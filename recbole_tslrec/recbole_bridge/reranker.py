@@ -196,7 +196,7 @@ class Reranker(LanguageModelRecommender, ABC):
         """
         retrieved = scores(self.retriever, interaction)
         candidates = self._candidates(interaction, retrieved)
-        unseen_ones = self._without(seen, retrieved)
+        unseen_ones = _unseen(retrieved, self.n_candidates, seen)
         ranked, rows = self._with_targets(interaction, retrieved, candidates, targets)
         unseen = ranked
         if not torch.equal(candidates, unseen_ones):  # else the same prompts are read once
@@ -231,13 +231,8 @@ class Reranker(LanguageModelRecommender, ABC):
         if self._seen is None:
             return top_items(retrieved, self.n_candidates)
         if self.USER_ID in interaction:
-            return self._without(self._seen.pairs(interaction), retrieved)
+            return _unseen(retrieved, self.n_candidates, self._seen.pairs(interaction))
         return top_items(retrieved, self.n_candidates, interaction[self.ITEM_SEQ])
-
-    def _without(self, seen: tuple[Tensor, Tensor], retrieved: Tensor) -> Tensor:
-        """The candidates without seen items. int64 [B, k]"""
-        left_out = padded(*seen, len(retrieved)).to(retrieved.device)
-        return top_items(retrieved, self.n_candidates, left_out)
 
     def _reranked(self, interaction: Interaction, candidates: Tensor) -> Tensor:
         """The candidates' new scores, [B, k], in the order that they have."""
@@ -265,6 +260,11 @@ def _shuffled(model: Reranker, interaction: Interaction, candidates: Tensor, see
     draws = [np.random.default_rng((seed, *own)).random(k) for own in drawn_by]
     order = random_order(candidates.cpu().numpy(), np.stack(draws))
     return torch.from_numpy(order).to(candidates.device)
+
+
+def _unseen(retrieved: Tensor, k: int, seen: tuple[Tensor, Tensor]) -> Tensor:
+    """The k best items without seen ones, as ``SeenItems.pairs`` gives them. int64 [B, k]"""
+    return top_items(retrieved, k, padded(*seen, len(retrieved)).to(retrieved.device))
 
 
 def _as_they_stand(candidates: Tensor) -> Tensor:

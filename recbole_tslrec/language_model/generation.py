@@ -94,15 +94,18 @@ def _written(
     """What the model writes behind each prompt, filled up with an end token. [B, tokens]"""
     device = model.get_input_embeddings().weight.device
     batch = {name: part.to(device) for name, part in batch.items()}
-    mask = batch["attention_mask"]
-    embeddings = encoder.embed(batch["token_ids"], batch.get("item_rows"), batch.get("soft_rows"))
+    read, mask = batch["token_ids"], batch["attention_mask"]
+    rows = batch.get("item_rows"), batch.get("soft_rows")
+    name = "input_ids"  # words alone as such: some models write behind nothing else
+    if any(own is not None for own in rows):
+        name, read = "inputs_embeds", encoder.embed(read, *rows)
     if model.config.is_encoder_decoder:
-        with _fast_products(model, head, device):
-            written = model.generate(inputs_embeds=embeddings, attention_mask=mask)[:, 1:]
+        before = 1  # what a decoder starts with
     else:  # what is written must follow the last position
-        embeddings, mask = _padded_on_the_left(embeddings, mask)
-        with _fast_products(model, head, device):
-            written = model.generate(inputs_embeds=embeddings, attention_mask=mask)
+        read, mask = _padded_on_the_left(read, mask)
+        before = read.shape[1] if name == "input_ids" else 0  # transformers gives it back
+    with _fast_products(model, head, device):
+        written = model.generate(**{name: read}, attention_mask=mask)[:, before:]
     return written.cpu().numpy()
 
 
@@ -143,10 +146,10 @@ def _by_length(lengths: np.ndarray, most: int) -> list[np.ndarray]:
     return batches
 
 
-def _padded_on_the_left(embeddings: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Prompts [B, T, H] and their mask [B, T] with padding before them in place of behind."""
+def _padded_on_the_left(prompts: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Prompts [B, T, ...] and their mask [B, T] with padding before them in place of behind."""
     width = mask.shape[1]
     missing = width - mask.sum(dim=1, keepdim=True)
     source = (torch.arange(width, device=mask.device) - missing) % width
     rows = torch.arange(len(mask), device=mask.device)[:, None]
-    return embeddings[rows, source], mask[rows, source]
+    return prompts[rows, source], mask[rows, source]

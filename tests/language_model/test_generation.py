@@ -1,9 +1,12 @@
 """What is written behind prompts, against one prompt and one token at a time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from conftest import HEADED_CONFIGS
+import transformers
+from conftest import HEADED_CONFIGS, small_tokenizer
 from torch.nn import functional
 
 from recbole_tslrec.language_model.encoder import ItemEncoder
@@ -34,7 +37,7 @@ def encoder_of(folder: str) -> tuple[ItemEncoder, "object"]:
 def one_at_a_time(encoder: ItemEncoder, template, example: int, n_tokens: int) -> list[int]:
     model = encoder.language_model
     batch = template.batch({name: [rows[example]] for name, rows in VALUES.items()})
-    embeddings = encoder.embed(batch["token_ids"], batch["item_rows"], None)
+    embeddings = encoder.embed(batch["token_ids"], batch.get("item_rows"), None)
     written: list[int] = []
     for _ in range(n_tokens):
         if model.config.is_encoder_decoder:
@@ -57,6 +60,30 @@ def test_the_most_likely_token_again_and_again(kind, headed_model_folder):
     for positions_at_once in (1, 30, 10_000):
         written = generate(encoder, template, VALUES, 5, never, positions_at_once)
         assert [row.tolist() for row in written] == expected
+
+
+@pytest.mark.parametrize("kind", [*HEADED_CONFIGS, "bamba"])
+def test_behind_words_alone_it_is_the_same(kind, headed_model_folder, tmp_path):
+    """A Bamba writes behind nothing else: transformers takes no embeddings for it."""
+    if kind == "bamba":
+        sizes = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8}
+        config = transformers.BambaConfig(
+            vocab_size=64,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            attn_layer_indices=[1],
+            **sizes,
+        )
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+        small_tokenizer().save_pretrained(tmp_path)
+    encoder, template = encoder_of(str(tmp_path) if kind == "bamba" else headed_model_folder(kind))
+    template = replace(template, segments=(Words((7, 8)), Field("text"), Words((9,))))
+    expected = [one_at_a_time(encoder, template, example, 5) for example in range(4)]
+    written = generate(encoder, template, {"text": VALUES["text"]}, 5, [63])
+    assert [row.tolist() for row in written] == expected
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])

@@ -7,13 +7,16 @@ import pytest
 import torch
 from recbole.config import Config
 from recbole.quick_start import load_data_and_model
+from support.letter_models import save_letter_model
 from support.stages import STAGES, item_vectors, pipeline_of
-from support.texts import write_texts
+from support.texts import write_texts, write_titles_of_two_words
 from transformers import AutoTokenizer
 
-from recbole_tslrec.language_model.item_inputs import slot_inputs
+from recbole_tslrec.language_model.item_inputs import slot_inputs, within_a_sentence
 from recbole_tslrec.language_model.prompt import of_histories
+from recbole_tslrec.language_model.prompts.segments import TokenTable
 from recbole_tslrec.language_model.reader import open_source_for
+from recbole_tslrec.language_model.source import open_source
 from recbole_tslrec.paradigms.tslrec.prompt import make_prompt
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
@@ -52,6 +55,34 @@ def test_a_prompt_holds_the_words_of_its_items(with_text, small_data):
             histories[row]
         )
     assert prompt.lengths(of_histories(histories)).tolist() == [len(tokens) for tokens in expected]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_words_have_the_tokens_that_they_have_within_a_sentence(
+    kind, with_text, small_data, tmp_path
+):
+    write_titles_of_two_words("Ab", "Cd")
+    llm = save_letter_model(tmp_path / kind, kind)
+    pipeline = pipeline_of(with_text | {"item_prompt": "text", "llm": llm}, small_data)
+    source = open_source_for(pipeline.config)
+    rows = pipeline.catalogue.rows(pipeline.tokens)
+    prompt = make_prompt(pipeline.config, source, texts=rows)
+    table, tokenizer = prompt.segments[1].texts, source.tokenizer
+    words = tokenizer.convert_ids_to_tokens(table.tokens[: table.lengths[1]].tolist())
+    # A Llama 2's tokenizer puts a word's start before whatever it reads: by itself there are two.
+    assert words[:2] == (["▁A", "b"] if kind == "llama" else ["ĠA", "b"])
+    noted = {"words": "within a sentence"} if kind == "llama" else {}
+    assert within_a_sentence(tokenizer) == noted
+
+
+@pytest.mark.parametrize("llm", ["embedded", "smollm2"])
+def test_most_tokenizers_read_a_text_as_within_a_sentence(llm):
+    tokenizer = open_source(llm).tokenizer
+    assert within_a_sentence(tokenizer) == {}
+    texts = ["", " Nail file", " 'Til (500) days", " ;) …", " Émile, 東京", " 2001: A"]
+    alone, within = TokenTable.of(tokenizer, texts), TokenTable.behind(tokenizer, ";", texts)
+    assert np.array_equal(alone.tokens, within.tokens)
+    assert np.array_equal(alone.lengths, within.lengths)
 
 
 def test_the_oldest_items_go_where_words_do_not_fit(with_text, small_data, caplog):

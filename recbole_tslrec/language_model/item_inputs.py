@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from recbole_tslrec.data.item_catalogue import check_item_text
 from recbole_tslrec.data.keys import ITEM_TEXT
+from recbole_tslrec.language_model.prompts.segments import TokenTable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BETWEEN_ITEMS = ";"  # where their words stand in a prompt
 
 
 def has_slots(config: Mapping[str, Any]) -> bool:
@@ -40,6 +46,17 @@ def unread_texts(config: Mapping[str, Any]) -> tuple[str, ...]:
 def reads_text_alone(config: Mapping[str, Any]) -> bool:
     """Whether the prompts hold nothing of an item but its words, or their vector."""
     return not has_slots(config) or config["item_slots"] == "text"
+
+
+def within_a_sentence(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """What a fingerprint says of how items' words are read; nothing where that makes no difference.
+
+    Stages that were kept before it was told apart are another tokenizer's only where it does: one that
+    puts a word's start before whatever it reads, as Llama 2's.
+    """
+    alone = TokenTable.of(tokenizer, [" a"])
+    within = TokenTable.behind(tokenizer, BETWEEN_ITEMS, [" a"])
+    return {} if alone.tokens.tolist() == within.tokens.tolist() else {"words": "within a sentence"}
 
 
 def check_item_inputs(config: Mapping[str, Any]) -> None:

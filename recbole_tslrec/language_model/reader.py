@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from recbole_tslrec.language_model.item_inputs import has_slots, has_words
+from recbole_tslrec.language_model.item_inputs import BETWEEN_ITEMS, has_slots, has_words
 from recbole_tslrec.language_model.prompt import HISTORY, items_of, make_prompt, n_words
 from recbole_tslrec.language_model.prompts.segments import Items, TokenTable, Words, tokens_of
 from recbole_tslrec.language_model.prompts.template import (
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 # transformers is slow to import, and the models that use this file are imported with the package.
 
-_BETWEEN_ITEMS = ";"
 _WORTH = "which makes it two to five times as fast"
 
 
@@ -76,14 +75,15 @@ def _with_words(
     config, source: LanguageModelSource, prompt: Template, texts: Sequence[str]
 ) -> Template:
     """The prompt with the items' words in place of their slots, or behind them."""
-    # A blank before each text, as within a sentence.
-    table = tokenised_texts(config, source, [f" {text}" if text else "" for text in texts])
+    # A blank before each text, and the tokens that it has behind the separator.
+    words = [f" {text}" if text else "" for text in texts]
+    table = tokenised_texts(config, source, words, BETWEEN_ITEMS)
     before, history, after = prompt.segments
     items = replace(
         history,
         slots=has_slots(config),
         texts=table,
-        separator=tokens_of(source.tokenizer, _BETWEEN_ITEMS),
+        separator=tokens_of(source.tokenizer, BETWEEN_ITEMS),
         most=config["llm_max_history"],
     )
     longest = int(table.lengths.max(initial=0)) + items.slots + len(items.separator)

@@ -22,7 +22,12 @@ from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.config.devices import bf16_is_fast
 from recbole_tslrec.config.key import result_values
 from recbole_tslrec.data.item_catalogue import catalogue_of
-from recbole_tslrec.language_model.item_inputs import has_words, slot_inputs, slots_hold_text
+from recbole_tslrec.language_model.item_inputs import (
+    has_words,
+    slot_inputs,
+    slots_hold_text,
+    within_a_sentence,
+)
 from recbole_tslrec.language_model.keys import ITEM_INPUTS
 from recbole_tslrec.language_model.learner import TrainedParts
 from recbole_tslrec.language_model.prompt import of_histories
@@ -167,7 +172,9 @@ class E4SRec(LanguageModelRecommender):
 
     def made_from(self, task: Task) -> dict[str, Any]:
         """What the trained weights depend on, for a fingerprint; after ``prepare``."""
-        texts = {} if self.texts_fingerprint is None else {"texts": self.texts_fingerprint}
+        texts = {}
+        if self.texts_fingerprint is not None:
+            texts = {"texts": self.texts_fingerprint, **within_a_sentence(self.source.tokenizer)}
         return texts | {
             "settings": self.settings | self._draws,
             "language_model": self.source.identity,

@@ -20,6 +20,7 @@ from recbole_tslrec.language_model.item_inputs import (
     slot_inputs,
     slots_hold_text,
     unread_texts,
+    within_a_sentence,
 )
 from recbole_tslrec.language_model.keys import (
     ADAPTERS,
@@ -106,7 +107,10 @@ class ReadsItems(Stage):
 
     def texts_made_from(self) -> dict[str, Any]:
         """What ``made_from`` says of the items' texts; nothing where they are not read."""
-        of_words = {"texts": self.pipeline.catalogue.fingerprint} if has_words(self.config) else {}
+        of_words = {}
+        if has_words(self.config):
+            of_words = {"texts": self.pipeline.catalogue.fingerprint}
+            of_words |= within_a_sentence(self.source.tokenizer)
         _, *texts = self.sources
         return of_words | {stage.name: stage.fingerprint for stage in texts}
 

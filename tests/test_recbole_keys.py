@@ -193,9 +193,10 @@ def test_what_recbole_takes_is_taken_up_to_the_trainer(changes, small_data, sett
     get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
 
 
+@pytest.mark.parametrize("kind", [set, frozenset])
 @pytest.mark.parametrize("model", ["SASRec", "TSLRec_SASRec"])
-def test_a_set_of_columns_becomes_a_list_that_a_checkpoint_holds(model, small_data, settings):
-    columns = {"inter": {"user_id", "item_id", "timestamp"}}
+def test_a_set_of_columns_becomes_a_list_that_a_checkpoint_holds(model, kind, small_data, settings):
+    columns = {"inter": kind({"user_id", "item_id", "timestamp"})}
     keys = settings | {"load_col": columns, "train_neg_sample_args": None}
     config = Config(model, small_data, config_dict=keys)
     kept = config_state(config)["final_config_dict"]["load_col"]

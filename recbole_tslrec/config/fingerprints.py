@@ -59,11 +59,12 @@ def sets_as_lists(value: Any) -> Any:
 
     A set's text differs by process, and no checkpoint holds one.
     """
-    if not isinstance(value, Mapping) or not any(isinstance(one, set) for one in value.values()):
+    if not isinstance(value, Mapping):
         return value
-    return {
-        kind: sorted(one, key=str) if isinstance(one, set) else one for kind, one in value.items()
-    }
+    sets = {kind: one for kind, one in value.items() if isinstance(one, set | frozenset)}
+    return (
+        {**value, **{kind: sorted(one, key=str) for kind, one in sets.items()}} if sets else value
+    )
 
 
 def _of_losses_not_taken(config: Mapping[str, Any]) -> set[str]:

@@ -18,13 +18,22 @@ from recbole_tslrec.language_model.source import LanguageModelSource
 
 
 def its_settings(source: LanguageModelSource) -> GenerationConfig | None:
-    """What a model's generation_config.json says; None if it has none."""
+    """What a model's generation_config.json says; None if it has none.
+
+    Raises:
+        ValueError: transformers refuses what it says.
+    """
     if source.is_random:
         return None
     try:
         return GenerationConfig.from_pretrained(source.location, **source.files_from)
     except OSError:
         return None
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"llm: [{source.name}] has a generation_config.json that cannot be used: {error}. Mend the "
+            f"file, or give another model."
+        ) from None
 
 
 def ends_of(config: GenerationConfig | PretrainedConfig) -> Sequence[int | None]:

@@ -175,10 +175,11 @@ def stored_head(
     whole = meta_model(source, head=True)
     name, head = _head_name(whole), whole.get_output_embeddings()
     weight = _stored_rows(source, f"{name}.weight", token_ids)
-    if weight is None:
-        return None
+    bias = _stored_rows(source, f"{name}.bias", token_ids)
     has_bias = getattr(head, "bias", None) is not None
-    bias = _stored_rows(source, f"{name}.bias", token_ids).to(device) if has_bias else None
+    if weight is None or (has_bias and bias is None):
+        return None
+    bias = bias.to(device) if has_bias else None
     return Head(weight.to(device), bias, **_around_the_head(source.config.get_text_config()))
 
 

@@ -549,6 +549,9 @@ def test_a_turns_end_by_the_generation_config_ends_a_summary(titled, settings, t
     (folder / "generation_config.json").unlink()
     source = stage_of(titled, settings | {"llm": str(folder)}).source
     assert summariser.end_tokens(source) == [2] and summariser.made_otherwise(source) == {}
+    (folder / "generation_config.json").write_text('{"num_return_sequences": 3}')
+    with pytest.raises(ValueError, match=r"llm: \[.*turns\] has a generation_config.json that"):
+        summariser.end_tokens(source)
 
 
 def test_a_model_that_could_think_aloud_writes_at_once(titled, settings, tmp_path):

@@ -96,7 +96,7 @@ def _vectors(trained: TrainedModel) -> list[tuple[str, str, str]]:
     if not isinstance(trained.model, EnhancedItemTable):
         return views
     vectors = vectors_of(trained.config)
-    if vectors is EnhancedEmbedding:
+    if issubclass(vectors, EnhancedEmbedding):  # in a given file, too
         return [*views, (H_V, "After the language model", "nearest under h^v, its hidden states")]
     return [
         *views,

@@ -69,7 +69,7 @@ class ItemVectors(ABC):
         """
         if not cls.words_alone(pipeline.config):
             return vectors
-        return torch.where(_has_words(pipeline)[:, None], vectors, 0.0)
+        return torch.where(has_words(pipeline)[:, None], vectors, 0.0)
 
     @classmethod
     def for_cold(cls, vectors: Tensor, cold: Tensor, pipeline: Pipeline) -> Tensor:
@@ -82,10 +82,10 @@ class ItemVectors(ABC):
         """
         if cls.words_alone(pipeline.config):
             return vectors
-        return torch.where((~cold | _has_words(pipeline))[:, None], vectors, 0.0)
+        return torch.where((~cold | has_words(pipeline))[:, None], vectors, 0.0)
 
 
-def _has_words(pipeline: Pipeline) -> Tensor:
+def has_words(pipeline: Pipeline) -> Tensor:
     """Which items have a text of their own, and not ``item_text_missing``. [n_items - 1] bool"""
     missing = pipeline.catalogue.substituted
     return torch.tensor([token not in missing for token in pipeline.tokens])

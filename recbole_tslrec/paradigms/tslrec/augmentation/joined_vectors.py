@@ -20,9 +20,9 @@ from recbole_tslrec.stages.pipeline import Pipeline
 
 
 class BesideTfidf(ItemVectors):
-    """Two vectors of an item in one: of any two items the cosine is the mean of both cosines.
+    """Two vectors of an item in one, of one length each: the cosine is the mean of both cosines.
 
-    ``enhanced_dim`` is of each. What is not known is 0 in its part, so that an item without words is 0.
+    ``enhanced_dim`` is of each. Where nothing is known a part is 0.
 
     Attributes:
         beside: what stands beside TF-IDF.

@@ -15,7 +15,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 
 from recbole_tslrec.language_model.reader import open_source_for
-from recbole_tslrec.paradigms.tslrec.augmentation.item_vectors import ItemVectors
+from recbole_tslrec.paradigms.tslrec.augmentation.item_vectors import ItemVectors, has_words
 from recbole_tslrec.stages.pipeline import Pipeline
 from recbole_tslrec.stages.text_vectors import TextVectorsStage
 
@@ -67,8 +67,7 @@ class ShuffledText(TextEmbedding):
     @classmethod
     def for_similarity(cls, vectors: Tensor, pipeline: Pipeline) -> Tensor:
         """Its zeros are dealt out with the vectors."""
-        known = TextEmbedding.for_similarity(TextEmbedding.make(pipeline), pipeline)
-        return _dealt_out(known, pipeline)
+        return torch.where(_dealt_out(has_words(pipeline), pipeline)[:, None], vectors, 0.0)
 
 
 class ShuffledTfidf(TfidfEmbedding):
@@ -83,8 +82,7 @@ class ShuffledTfidf(TfidfEmbedding):
     @classmethod
     def for_similarity(cls, vectors: Tensor, pipeline: Pipeline) -> Tensor:
         """Its zeros are dealt out with the vectors."""
-        known = TfidfEmbedding.for_similarity(TfidfEmbedding.make(pipeline), pipeline)
-        return _dealt_out(known, pipeline)
+        return ShuffledText.for_similarity(vectors, pipeline)
 
 
 class GaussianText(TextEmbedding):

@@ -228,7 +228,7 @@ TSLREC = Paradigm(
         _term(
             "TunedTextTfidfTerm",
             VECTORS["tuned_text_tfidf"],
-            rivals=("TunedTextTerm", "TextTfidfTerm", "tfidf_term"),
+            rivals=("TunedTextTerm", "TextTfidfTerm", "tfidf_term", "shuffled_text_tfidf_term"),
         ),
     ),
     check=_check,

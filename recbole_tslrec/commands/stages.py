@@ -131,7 +131,7 @@ def _own_training(
     return [
         stage
         for stage in stages
-        if stage.name == (args.model or "").lower()
+        if stage.name == args.model.lower()
         and stage.folder.parent.name == args.dataset
         and all((stage.made_from or {}).get(name, one) == one for name, one in before.items())
     ]
@@ -162,7 +162,8 @@ def _clean(args: argparse.Namespace) -> None:
     root, wanted = _wanted(args)
     found = []
     if not _nothing_yet(root, args):
-        own = [stage.made_from for stage in _own_training(args, wanted, stored_stages(root))]
+        stages = () if args.model is None else stored_stages(root)
+        own = [stage.made_from for stage in _own_training(args, wanted, stages)]
         found = leftovers(
             root,
             time.time(),

@@ -7,6 +7,7 @@ first appeared, changes none of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -55,14 +56,14 @@ class TfidfEmbedding(ItemVectors):
         return vectors[torch.from_numpy(order).argsort()]
 
 
-class ShuffledText(TextEmbedding):
-    """The vectors of ``text``, dealt out among the items at random."""
+class _DealtOut(ItemVectors):
+    """Mixin for the control of vectors ``of``: theirs, dealt out among the items at random."""
 
-    name = "shuffled_text"
+    of: ClassVar[type[ItemVectors]]
 
-    @staticmethod
-    def make(pipeline: Pipeline) -> Tensor:
-        return _dealt_out(TextEmbedding.make(pipeline), pipeline)
+    @classmethod
+    def make(cls, pipeline: Pipeline) -> Tensor:
+        return _dealt_out(cls.of.make(pipeline), pipeline)
 
     @classmethod
     def for_similarity(cls, vectors: Tensor, pipeline: Pipeline) -> Tensor:
@@ -70,19 +71,18 @@ class ShuffledText(TextEmbedding):
         return torch.where(_dealt_out(has_words(pipeline), pipeline)[:, None], vectors, 0.0)
 
 
-class ShuffledTfidf(TfidfEmbedding):
+class ShuffledText(_DealtOut, TextEmbedding):
+    """The vectors of ``text``, dealt out among the items at random."""
+
+    name = "shuffled_text"
+    of = TextEmbedding
+
+
+class ShuffledTfidf(_DealtOut, TfidfEmbedding):
     """The vectors of ``tfidf``, dealt out likewise: of as many columns as these."""
 
     name = "shuffled_tfidf"
-
-    @staticmethod
-    def make(pipeline: Pipeline) -> Tensor:
-        return _dealt_out(TfidfEmbedding.make(pipeline), pipeline)
-
-    @classmethod
-    def for_similarity(cls, vectors: Tensor, pipeline: Pipeline) -> Tensor:
-        """Its zeros are dealt out with the vectors."""
-        return ShuffledText.for_similarity(vectors, pipeline)
+    of = TfidfEmbedding
 
 
 class GaussianText(TextEmbedding):

@@ -57,8 +57,7 @@ class EnhancedItemTable(TermAtScoring, FusedItemTable):
         if vectors_of(config) is BackboneEmbedding:
             width_of += f" d={id_embeddings.shape[1]}"
         if config["enhanced_width"] is None or config["enhanced_width_of"] not in (None, width_of):
-            kept = vectors_of(config).kept_width(config, id_embeddings.shape[1])
-            config["enhanced_width"] = kept
+            config["enhanced_width"] = vectors_of(config).kept_width(config, id_embeddings.shape[1])
             config["enhanced_width_of"] = width_of
         fusion = FUSIONS[config["fusion"]](
             id_embeddings, config["enhanced_width"], config["enhanced_scale"]

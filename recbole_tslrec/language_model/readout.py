@@ -162,37 +162,6 @@ def _tensors(file: Path) -> Collection[str]:
         return set(stored.keys())
 
 
-def stored_head(
-    source: LanguageModelSource, token_ids: Sequence[int], device: torch.device
-) -> Head | None:
-    """The head of some tokens as the model's files hold it, in their precision.
-
-    Returns:
-        None if the model's safetensors hold no head under its own name.
-    """
-    if source.is_random:
-        return None
-    whole = meta_model(source, head=True)
-    name, head = _head_name(whole), whole.get_output_embeddings()
-    weight = _stored_rows(source, f"{name}.weight", token_ids)
-    bias = _stored_rows(source, f"{name}.bias", token_ids)
-    has_bias = getattr(head, "bias", None) is not None
-    if weight is None or (has_bias and bias is None):
-        return None
-    bias = bias.to(device) if has_bias else None
-    return Head(weight.to(device), bias, **_around_the_head(source.config.get_text_config()))
-
-
-def _stored_rows(source: LanguageModelSource, tensor: str, rows: Sequence[int]) -> Tensor | None:
-    """Rows of a tensor in the model's safetensors, if it is there. [k, ...] float32"""
-    for file in weight_files(source):
-        if tensor in _tensors(file):
-            with safe_open(file, "pt") as stored:
-                part = stored.get_slice(tensor)
-                return torch.stack([part[row] for row in rows]).float()
-    return None
-
-
 def first_answer_states(model: nn.Module, states: States) -> Tensor:
     """The states that give an encoder-decoder's first answered token. [B, H] float32
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from recbole_tslrec.data.item_catalogue import Catalogue
@@ -15,7 +14,7 @@ from recbole_tslrec.language_model.alphabet import LETTERS
 from recbole_tslrec.language_model.prompts.segments import TokenTable
 from recbole_tslrec.language_model.prompts.template import answers_in_context
 from recbole_tslrec.language_model.reader import tokenised_texts
-from recbole_tslrec.language_model.readout import Head, head_of, stored_head
+from recbole_tslrec.language_model.readout import Head
 from recbole_tslrec.language_model.source import LanguageModelSource
 
 # A prompt's last words: a letter is read behind them.
@@ -64,16 +63,3 @@ class FrozenHead(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., H] -> [..., k] float32."""
         return Head(self.weight, self.bias, **self.behind)(hidden)
-
-
-def head_of_answers(
-    model: nn.Module, source: LanguageModelSource, token_ids: Sequence[int], device: torch.device
-) -> FrozenHead:
-    """The head of some tokens: as the files hold it, which may be finer than what was loaded of it.
-
-    Args:
-        model: loaded with its head, for files that hold it under another name, tied, or as no
-            safetensors.
-    """
-    stored = stored_head(source, token_ids, device)
-    return FrozenHead(head_of(model).rows(token_ids) if stored is None else stored)

@@ -1,13 +1,10 @@
 """What is read out of hidden states, against the logits of the whole model."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 import transformers
 from conftest import HEADED_CONFIGS, small_tokenizer
-from safetensors.torch import load_file, save_file
 
 from recbole_tslrec.language_model.encoder import ItemEncoder, trunk_of, without_head
 from recbole_tslrec.language_model.load import add_adapters, load_language_model
@@ -20,11 +17,10 @@ from recbole_tslrec.language_model.readout import (
     head_of,
     pool,
     pooled,
-    stored_head,
     stores_a_head,
 )
 from recbole_tslrec.language_model.source import open_source
-from recbole_tslrec.language_model.verbalizer import head_of_answers
+from recbole_tslrec.language_model.verbalizer import FrozenHead
 
 CPU = torch.device("cpu")
 KINDS = ("causal", "encoder", "encoder-decoder")
@@ -86,7 +82,7 @@ def test_letters_are_the_heads_rows_and_the_rest_can_do_without_it(kind, headed_
     check_head(whole, kind)
     assert stores_a_head(source)
     expected = head_of(whole).rows(LETTERS)
-    letters = head_of_answers(whole, source, LETTERS, CPU)
+    letters = FrozenHead(expected)
     assert torch.equal(letters.weight, expected.weight)
     assert letters.behind == {key: getattr(expected, key) for key in ("scale", "factor", "cap")}
     alone = load_language_model(source, "none", CPU, "eager")
@@ -124,23 +120,6 @@ def test_logits_of_a_kind_that_is_not_known_are_refused(headed_model_folder):
         check_head(model, "this one")
 
 
-def test_rows_are_read_from_the_shard_that_holds_them_with_their_bias(
-    tmp_path, headed_model_folder
-):
-    source = open_source(headed_model_folder("llama"))
-    whole = load_file(f"{source.location}/model.safetensors")
-    source.tokenizer.save_pretrained(tmp_path)
-    source.config.save_pretrained(tmp_path)
-    head = {"lm_head.weight": whole.pop("lm_head.weight")}
-    save_file(whole, tmp_path / "a.safetensors", {"format": "pt"})
-    save_file(head, tmp_path / "b.safetensors", {"format": "pt"})
-    index = {name: "a.safetensors" for name in whole} | {name: "b.safetensors" for name in head}
-    listing = json.dumps({"metadata": {}, "weight_map": index})
-    (tmp_path / "model.safetensors.index.json").write_text(listing)
-    read = stored_head(open_source(str(tmp_path)), LETTERS, CPU)
-    assert torch.equal(read.weight, head["lm_head.weight"][LETTERS]) and read.bias is None
-
-
 def test_a_bias_belongs_to_the_letters(tmp_path):
     config = transformers.PhiConfig(
         vocab_size=64,
@@ -153,14 +132,22 @@ def test_a_bias_belongs_to_the_letters(tmp_path):
     torch.nn.init.normal_(model.lm_head.bias)
     model.save_pretrained(tmp_path)
     small_tokenizer().save_pretrained(tmp_path)
-    read = stored_head(open_source(str(tmp_path)), LETTERS, CPU)
-    hidden = torch.randn(2, 32)
-    torch.testing.assert_close(read(hidden), model.lm_head(hidden)[:, LETTERS])
+    whole = load_language_model(open_source(str(tmp_path)), "none", CPU, head=True)
+    letters, hidden = FrozenHead(head_of(whole).rows(LETTERS)), torch.randn(2, 32)
+    torch.testing.assert_close(letters(hidden), model.lm_head(hidden)[:, LETTERS])
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_a_head_is_not_quantised_with_the_rest(kind, quantization, headed_model_folder):
+    source = open_source(headed_model_folder(kind), kinds=KINDS)
+    loaded = [load_language_model(source, how, CPU, head=True) for how in ("none", quantization)]
+    assert torch.equal(*(head_of(model).weight for model in loaded))
 
 
 def test_a_model_that_was_saved_without_its_head_stores_none(language_model_folder):
     source = open_source(language_model_folder("llama"))
-    assert stored_head(source, LETTERS, CPU) is None and not stores_a_head(source)
+    assert not stores_a_head(source)
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])

@@ -183,7 +183,8 @@ def _verbalizer(
     config, source: LanguageModelSource, model: nn.Module, titles: TokenTable | None
 ) -> Verbalizer:
     from recbole_tslrec.language_model.kinds import ENCODER_DECODER
-    from recbole_tslrec.language_model.verbalizer import LAST_WORDS, head_of_answers, letters_behind
+    from recbole_tslrec.language_model.readout import head_of
+    from recbole_tslrec.language_model.verbalizer import LAST_WORDS, FrozenHead, letters_behind
     from recbole_tslrec.paradigms.delrec.verbalizers import Letters, Titles
 
     writes = source.kind == ENCODER_DECODER
@@ -191,4 +192,4 @@ def _verbalizer(
         return Titles(titles, config["n_candidates"], writes)
     words = "" if writes else LAST_WORDS
     tokens = letters_behind(source, words, config["n_candidates"])
-    return Letters(head_of_answers(model, source, tokens, config["device"]), writes)
+    return Letters(FrozenHead(head_of(model).rows(tokens)), writes)

@@ -96,7 +96,7 @@ def make_ranker(
     """
     from recbole_tslrec.language_model.encoder import ItemEncoder, without_head
     from recbole_tslrec.language_model.readout import head_of
-    from recbole_tslrec.language_model.verbalizer import FrozenHead, head_of_answers
+    from recbole_tslrec.language_model.verbalizer import FrozenHead
 
     over_vocabulary = config["llamarec_loss"] == "vocabulary"
     whole = load_for_prompts(config, source, with_adapters=True, head=answers is not None)
@@ -109,9 +109,7 @@ def make_ranker(
     if answers is None:
         head = nn.Linear(source.hidden_size, config["n_candidates"])
         pooling = config["llm_pooling"]
-    elif over_vocabulary:  # asked with the very head of its training
-        head = FrozenHead(head_of(whole).rows(answers.tokens))
     else:
-        head = head_of_answers(whole, source, answers.tokens, config["device"])
+        head = FrozenHead(head_of(whole).rows(answers.tokens))
     ranker = LetterRanker(reader, head, pooling, answers if over_vocabulary else None)
     return ranker.to(config["device"])

@@ -19,6 +19,9 @@ WITHOUT_EFFECT_ON_TRAINING = frozenset(
     "allow_new_data topk metrics".split()
 )
 
+# Keys that are left out at the value before there was a choice: what was stored then stays valid.
+BEFORE_A_CHOICE = {"valid_protocol": "ranked", "train_precision": "float32", "sampled_loss": "none"}
+
 
 def training_settings(config: Mapping[str, Any], own_loss: str | None = None) -> dict[str, str]:
     """The values of RecBole's keys on which the trained backbone depends, as text.
@@ -30,12 +33,7 @@ def training_settings(config: Mapping[str, Any], own_loss: str | None = None) ->
     without_effect = set(WITHOUT_EFFECT_ON_TRAINING)
     if config.get("train_batching") in ("prefix", "trimmed"):
         without_effect.add("train_window_context")
-    if (
-        config.get("valid_protocol") == "ranked"
-    ):  # RecBole's own: what was stored before stays valid
-        without_effect.add("valid_protocol")
-    if config.get("train_precision") == "float32":  # as before there was a choice
-        without_effect.add("train_precision")
+    without_effect |= {key for key, value in BEFORE_A_CHOICE.items() if config.get(key) == value}
     without_effect |= _of_losses_not_taken(config)
     # A loader's workers draw other items than it would by itself.
     if _draws_in_loaders({"loss_type": own_loss, **config}):
@@ -72,7 +70,7 @@ def _of_losses_not_taken(config: Mapping[str, Any]) -> set[str]:
     sampled = config.get("sampled_loss", "none")
     keys = set() if sampled == "gbce" else {"gbce_calibration"}
     if sampled == "none":
-        keys |= {"sampled_loss", "sampled_negatives"}
+        keys.add("sampled_negatives")
     return keys
 
 

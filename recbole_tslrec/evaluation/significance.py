@@ -199,10 +199,14 @@ def verdict(one: pd.Series) -> str:
     """
     direction = "better" if one["difference"] > 0 else "worse"
     users, seeds = one["p_users_holm"] < ALPHA, one["p_seeds_holm"] < ALPHA
+    tests = {"the users": one["p_users_holm"], "the seeds": one["p_seeds_holm"]}
+    untested = [name for name, p_value in tests.items() if np.isnan(p_value)]
+    if len(untested) == 2:
+        return "not tested against"
     if users and seeds:
         return f"{direction} than"
-    if users:
-        return f"{direction} over the users, not over the seeds, than"
-    if seeds:
-        return f"{direction} over the seeds, not over the users, than"
-    return "cannot be told from"
+    if not users and not seeds:
+        return "cannot be told from"
+    shown, other = ("the users", "the seeds") if users else ("the seeds", "the users")
+    without = "without a test" if other in untested else "not"
+    return f"{direction} over {shown}, {without} over {other}, than"

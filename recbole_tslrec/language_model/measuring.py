@@ -45,16 +45,17 @@ class Measured:
     share_of_matrix_rate: float | None
 
 
-def sampled_batches(workload: Workload, turns: int) -> list[int]:
+def sampled_batches(workload: Workload, turns: int) -> tuple[np.ndarray, np.ndarray]:
     """Batches that stand for the whole: evenly from the cheapest to the dearest.
 
     Returns:
-        places in ``workload.batches``, each once.
+        places in ``workload.batches``, each once; how many of the turns fall on each.
     """
     order = np.argsort(workload.weights, kind="stable")
     reached = np.cumsum(workload.weights[order])
     wanted = (np.arange(turns) + 0.5) / turns * reached[-1]
-    return list(dict.fromkeys(order[np.searchsorted(reached, wanted)].tolist()))
+    places, turns_of_each = np.unique(np.searchsorted(reached, wanted), return_counts=True)
+    return order[places], turns_of_each
 
 
 def measure(row: str, workload: Workload, turns: int) -> Measured:
@@ -63,7 +64,7 @@ def measure(row: str, workload: Workload, turns: int) -> Measured:
     Args:
         turns: the batches that are timed, after one that is not.
     """
-    chosen = sampled_batches(workload, turns)
+    chosen, turns_of_each = sampled_batches(workload, turns)
     device = next(workload.reader.parameters()).device
 
     def run(batch: int) -> float:
@@ -79,6 +80,8 @@ def measure(row: str, workload: Workload, turns: int) -> Measured:
         seconds = np.array([run(batch) for batch in chosen])
     weights, cost = workload.weights[chosen], meter.cost()
     whole = workload.weights.sum()
+    each = np.average(seconds / weights, weights=turns_of_each)
+    of_all = seconds.sum() if len(chosen) == len(workload.batches) else each * whole
     return Measured(
         row,
         workload.part,
@@ -90,7 +93,7 @@ def measure(row: str, workload: Workload, turns: int) -> Measured:
         round(cost["positions"] / weights.sum() * whole),
         cost["padding_share"],
         float(weights.sum() / whole),
-        float((seconds / weights).mean() * whole),
+        float(of_all),
         _peak(workload, device),
         cost["share_of_matrix_rate"],
     )

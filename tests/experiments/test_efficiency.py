@@ -1,3 +1,4 @@
+from collections import Counter
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 
@@ -108,13 +109,16 @@ def titled_items() -> list[str]:
 def test_a_sample_goes_evenly_from_the_cheapest_to_the_dearest(weights, turns):
     batches = [np.arange(weight) for weight in weights]
     run = Workload("", When.EPOCH, "", nn.Linear(1, 1), batches, np.array(weights), None)
-    chosen = sampled_batches(run, turns)
+    chosen, turns_of_each = sampled_batches(run, turns)
     assert len(set(chosen)) == len(chosen) <= min(turns, len(weights))
     ascending = sorted(weights)
     reached = [sum(ascending[: n + 1]) for n in range(len(weights))]
     wanted = [(turn + 0.5) / turns * reached[-1] for turn in range(turns)]
     naive = [next(w for w, r in zip(ascending, reached, strict=True) if r >= one) for one in wanted]
-    assert {weights[batch] for batch in chosen} == set(naive)
+    assert Counter(naive) == sum(
+        (Counter({weights[place]: n}) for place, n in zip(chosen, turns_of_each, strict=True)),
+        Counter(),
+    )
     if turns >= reached[-1]:  # a point in every unit of weight
         assert sorted(chosen) == list(range(len(weights)))
 
@@ -139,6 +143,29 @@ def test_the_whole_is_extrapolated_by_what_the_cost_goes_by(monkeypatch):
     one = measure("row", Workload("", When.ONCE, "users", reader, batches, sizes, run), 2)
     assert (one.examples, one.positions, one.seconds) == (60, 180, pytest.approx(180))
     assert 0 < one.sampled < 1 and one.padding_share == 0
+
+
+@pytest.mark.parametrize(
+    ("sizes", "turns", "expected"),
+    [((300, 20), 40, 360), ((300, 20), 1, 320 / 300 * 320), ((300,) * 10 + (20,) * 10, 20, 3563)],
+)
+def test_a_small_batch_stands_for_little(monkeypatch, sizes, turns, expected):
+    """Batches that take 20 s each, and one for each example; what all of them are is no estimate."""
+    now, batches = [0.0], [np.arange(size) for size in sizes]
+
+    def run(places, meter):
+        now[0] += 20 + len(places)
+        ones = torch.ones(1, 1, dtype=torch.int64)
+        reader(token_ids=ones, attention_mask=ones)
+
+    class Reader(nn.Linear):
+        def forward(self, token_ids, attention_mask):
+            return token_ids
+
+    reader = Reader(1, 1)
+    monkeypatch.setattr(measuring, "perf_counter", lambda: now[0])
+    work = Workload("", When.ONCE, "users", reader, batches, np.array(sizes), run)
+    assert measure("row", work, turns).seconds == pytest.approx(expected, rel=1e-3)
 
 
 def test_an_ablation_computes_more_positions(titled, settings, monkeypatch):

@@ -82,3 +82,11 @@ def test_a_damaged_packed_file_is_named(writer):
 def test_a_folder_without_cells_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="has no cells.jsonl"):
         pack(tmp_path)
+
+
+def test_two_data_sets_of_one_file_are_refused_and_keep_their_ranks(writer):
+    writer.write("other_set", "SASRec", "Base", 1)
+    before = files(writer.folder)
+    with pytest.raises(ValueError, match="two differ by a / alone"):
+        pack(writer.folder)
+    assert files(writer.folder) == before

@@ -209,8 +209,10 @@ def test_reuse(written):
         (0.1, 0.01, 0.2, "better over the users, not over the seeds, than"),
         (-0.1, 0.2, 0.01, "worse over the seeds, not over the users, than"),
         (0.1, 0.2, 0.2, "cannot be told from"),
-        (0.1, 0.01, None, "better over the users, not over the seeds, than"),
-        (0.1, None, None, "cannot be told from"),
+        (0.1, 0.01, None, "better over the users, without a test over the seeds, than"),
+        (-0.1, None, 0.01, "worse over the seeds, without a test over the users, than"),
+        (0.1, 0.2, None, "cannot be told from"),
+        (0.1, None, None, "not tested against"),
     ],
 )
 def test_the_rules_of_the_text(difference, users, seeds, said):
@@ -235,7 +237,7 @@ def test_what_is_missing_is_said(tmp_path):
     text = text_of(Results(tmp_path))
     assert "no ranks are kept; the tests over users leave it out" in text
     assert "TSLRec is better than: none." in text
-    assert "It cannot be told from: Base (1); in brackets in how many places." in text
+    assert "It was not tested against: Base (1); in brackets in how many places." in text
 
 
 def test_rows_of_one_length_are_a_rival_where_they_ran(tmp_path):
@@ -791,3 +793,32 @@ def test_without_a_package_of_the_report_s_the_error_says_what_to_install(
     said = rf"report: .* needs {package}: pip install 'recbole_tslrec\[report\]'"
     with pytest.raises(SystemExit, match=said):
         main()
+
+
+def test_a_key_that_is_left_out_at_its_default_has_that_value(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    given = {"valid_protocol": "masked", "train_precision": "bfloat16"}
+    writer.write("tiny", "SASRec", "Base", 1, effective={"epochs": "9"})
+    writer.write("tiny", "SASRec", "CI", 1, effective={"epochs": "9"} | given, settings=given)
+    writer.write("tiny", "SASRec", "P5", 1, effective={"valid_protocol": "masked"})
+    protocol, precision = Results(tmp_path).mismatches
+    assert "differ in valid_protocol: ranked (Base); masked (CI, P5)" in protocol
+    assert "differ in train_precision: float32 (Base); bfloat16 (CI)" in precision
+    text = text_of(Results(tmp_path))
+    assert "valid\\_protocol: masked (2 cells), ranked (1 cells)" in text
+
+
+def test_seconds_of_different_machines_are_not_averaged(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    for seed, training, machine in (
+        (1, 4000.0, "2 cores"),
+        (2, 140.0, "a GPU"),
+        (3, 160.0, "a GPU"),
+    ):
+        seconds = {"training": training, "evaluation": 0.0, "stages": {}}
+        writer.write("tiny", "SASRec", "Base", seed, seconds=seconds, machine=machine)
+    table = cost_table(Results(tmp_path))[""].table
+    assert dict(zip(table["machine"], table["all"], strict=True)) == {
+        "2 cores": "1 h 6 min",
+        "a GPU": "2 min 30 s",
+    }

@@ -12,28 +12,33 @@ from recbole_tslrec.experiments.run.kept_cells import seconds_of_parts
 from recbole_tslrec.recbole_bridge.paradigm import table_rows
 from recbole_tslrec.store.duration import duration
 
+_OF_CELL = ["dataset", "backbone", "variant", "machine"]
+_ROW = ["dataset", "backbone", "method", "machine"]
 _AFTER_STAGES = {"training": "its own training", "evaluation": "test"}
 
 
 def cost_table(results: Results) -> dict[str, Block]:
-    """The seconds of every method's parts, the mean over the seeds; none if no cell has kept any."""
+    """The seconds of every method's parts, the mean over the seeds; none if no cell has kept any.
+
+    Seeds that ran on different machines have a row each machine.
+    """
     numbers = _mean_seconds(results)
     if numbers.empty or numbers["seconds"].sum() == 0:
         return {}
     rows = []
-    for (dataset, backbone, method), parts in numbers.groupby(
-        ["dataset", "backbone", "method"], sort=False
-    ):
+    for (dataset, backbone, method, machine), parts in numbers.groupby(_ROW, sort=False):
         seconds = parts.set_index("part")["seconds"]
         stages = seconds.drop(list(_AFTER_STAGES))
         made = [f"{escape(name)} {_time(one)}" for name, one in stages.items() if one > 0]
-        row = {"dataset": dataset, "backbone": backbone, "variant": method}
+        row = {"dataset": dataset, "backbone": backbone, "variant": method, "machine": machine}
         row |= {"stages before": "<br>".join(made) or NOTHING}
         row |= {name: _time(seconds[part]) for part, name in _AFTER_STAGES.items()}
         rows.append(row | {"all": _time(seconds.sum())})
     table = pd.DataFrame(rows).sort_values(["dataset", "backbone", "variant"], key=in_order)
     table["variant"] = table["variant"].map(variant_name)
-    columns = ["dataset", "backbone", "variant"]
+    if table["machine"].nunique() == 1:
+        table = table.drop(columns="machine")
+    columns = table.columns.intersection(["dataset", "backbone", "variant", "machine"])
     table[columns] = table[columns].map(escape)
     table = table.rename(columns={"dataset": "data set", "variant": "method"})
     return {"": Block("costs", numbers, results.own, table)}
@@ -51,12 +56,12 @@ def _mean_seconds(results: Results) -> pd.DataFrame:
         # The stage has only taken the embeddings out of the trained Base, which was the work.
         taken = trainings.get(cell["backbone_from"], 0.0)
         seconds["backbone"] = seconds.get("backbone", 0.0) + taken
-        where = {"dataset": cell["dataset"], "backbone": cell["backbone"]}
+        where = dict(zip(_ROW, (cell[name] for name in _OF_CELL), strict=True))
         rows += [
-            {**where, "method": cell["variant"], "part": part, "seconds": seconds.get(part, 0.0)}
+            {**where, "part": part, "seconds": seconds.get(part, 0.0)}
             for part in (*known, *_AFTER_STAGES)
         ]
-    by = ["dataset", "backbone", "method", "part"]
+    by = [*_ROW, "part"]
     columns = [*by, "seconds"]
     return pd.DataFrame(rows, columns=columns).groupby(by, sort=False, as_index=False).mean()
 

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from recbole_tslrec.backbones.registry import BACKBONES
+from recbole_tslrec.config.fingerprints import BEFORE_A_CHOICE
 from recbole_tslrec.evaluation.metrics import METRICS, PROTOCOLS
 from recbole_tslrec.experiments.run.kept_cells import DONE, FORMAT, ResultsFolder
 from recbole_tslrec.recbole_bridge.paradigm import table_rows
@@ -108,6 +109,8 @@ def _row(line: dict[str, Any], where: str) -> dict[str, Any]:
     if missing := [name for name in _NEEDED if name not in line]:
         raise ValueError(f"{where} lacks a part of a cell: {', '.join(missing)}")
     row = {name: value for name, value in (_DEFAULTS | line).items() if name != "format"}
+    if row["effective"]:  # which leaves these out
+        row["effective"] = BEFORE_A_CHOICE | row["effective"]
     made_by = row["embeddings_from"]
     row["made_by"] = "" if made_by in (None, row["backbone"]) else made_by
     known = table_rows().get(row["variant"])

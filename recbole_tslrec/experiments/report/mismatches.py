@@ -13,6 +13,8 @@ from recbole_tslrec.recbole_bridge.paradigm import table_rows
 if TYPE_CHECKING:
     from recbole_tslrec.experiments.report.results import Results
 
+_OF_A_BACKBONES_TRAINING = ("train_batching", "train_precision", "sampled_loss")
+
 
 def mismatches(results: Results) -> list[str]:
     """What makes methods that stand side by side not compare."""
@@ -65,9 +67,8 @@ def _settings(results: Results) -> Iterator[str]:
         made_by = cells["made_by"]
         names = cells["variant"].where(made_by == "", cells["variant"] + " from " + made_by)
         values = pd.DataFrame(cells["effective"].tolist(), index=names)
-        if "train_batching" in values:  # which nothing but a backbone's training reads
-            without = [_has_no_backbone(variant) for variant in cells["variant"]]
-            values.loc[without, "train_batching"] = None
+        without = [_has_no_backbone(variant) for variant in cells["variant"]]
+        values.loc[without, values.columns.intersection(_OF_A_BACKBONES_TRAINING)] = None
         for name, variant in zip(names, cells["variant"], strict=True):
             values.loc[name, values.columns.intersection(_told_by_the_row(variant))] = None
         differing: dict[tuple, list[str]] = {}  # keys that tell the same methods apart

@@ -265,7 +265,7 @@ def _reuse_table(results: Results, dataset: str, protocol: str) -> Block:
     last = [f"{means[base[user]]:.4f}" if user in base else NOTHING for user in users]
     rows.append(dict(zip(rows[0], ["Base, without", *last], strict=True)))
     numbers, used = comparison_table(tested), cells[cells["variant"].isin(["TSLRec", "Base"])]
-    return Block(f"reuse_{dataset}_{protocol}", numbers, used, pd.DataFrame(rows))
+    return Block(f"reuse_{dataset.replace('/', '_')}_{protocol}", numbers, used, pd.DataFrame(rows))
 
 
 def seeds_table(results: Results) -> Block:

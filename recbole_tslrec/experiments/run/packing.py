@@ -39,7 +39,7 @@ def pack(folder: Path) -> int:
 
     Raises:
         FileNotFoundError: it is no results folder.
-        ValueError: a file is damaged.
+        ValueError: a file is damaged, or two data sets would have one file.
     """
     results = ResultsFolder(folder)
     if not results.cells.path.is_file():
@@ -49,7 +49,11 @@ def pack(folder: Path) -> int:
     mapped = {}
     for line in sorted(lines, key=lambda line: line["seed"]):
         mapped.setdefault(line["configuration"], line["cell"])
-    for dataset in {line["dataset"] for line in lines}:
+    datasets = {line["dataset"] for line in lines}
+    if len({results.arrays_file("ranks", dataset) for dataset in datasets}) < len(datasets):
+        names = ", ".join(sorted(datasets))
+        raise ValueError(f"results: of the data sets [{names}] two differ by a / alone.")
+    for dataset in datasets:
         cells = [line for line in lines if line["dataset"] == dataset]
         for kind, names in _READ.items():
             found = {cell["cell"]: results.arrays(kind, cell) for cell in cells}

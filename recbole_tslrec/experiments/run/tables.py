@@ -90,18 +90,24 @@ class FinishedGrid:
 
 
 def _times(methods: dict[str, list[dict[str, Any]]]) -> dict[str, list[float]]:
-    """Every training and every stage; a stage's time is that of when it was made."""
+    """Every training and every stage; a stage's time is that of when it was made.
+
+    Where the lines are of several machines, each has rows of its own.
+    """
     rows: dict[str, list[float]] = {}
+    several = len({line["machine"] for lines in methods.values() for line in lines}) > 1
     for method, lines in methods.items():
         for line in lines:
+            where = f" ({line['machine']})" if several else ""
             parts = seconds_of_parts(line)
             own = parts.pop("training") + parts.pop("evaluation")
             if line.get("backbone_from") is not None:
                 parts.pop("backbone", None)  # a Base, handed on: the stage took the embeddings out
             frozen = ", frozen_lm" if line["variant"] == "frozen_lm" else ""
             for stage, seconds in parts.items():
-                rows.setdefault(f"{line['backbone']}: stage {stage}{frozen}", []).append(seconds)
-            rows.setdefault(f"{method}: training and evaluation", []).append(own)
+                name = f"{line['backbone']}: stage {stage}{frozen}{where}"
+                rows.setdefault(name, []).append(seconds)
+            rows.setdefault(f"{method}: training and evaluation{where}", []).append(own)
     return rows
 
 

@@ -1,6 +1,7 @@
 """Late fusion: the term is its formula, is chosen on validation, kept, loaded and never folded away."""
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from recbole_tslrec.paradigms.tslrec.augmentation.late_fusion import HistorySimi
 from recbole_tslrec.paradigms.tslrec.folding import fold_checkpoint
 from recbole_tslrec.recbole_bridge import trainers
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.store.checkpoints import load_checkpoint, write_checkpoint
 
 AFTER = {"score_term": "after", "enhancement": "random", "metric_decimal_place": 12}
@@ -388,3 +390,27 @@ def test_metrics_of_ranks():
     check_metric("MRR@10")
     with pytest.raises(ValueError, match="valid_metric: .AUC."):
         check_metric("AUC")
+
+
+TERM_ALONE = {"fusion": "none", "score_term": "after"}
+
+
+def test_a_given_backbone_is_refused_before_the_language_model_runs(small_data, settings):
+    plain = settings | {"n_layers": 1, "train_neg_sample_args": None}
+    trained = run_experiment("SASRec", small_data, config_dict=plain)
+    changes = TERM_ALONE | {"backbone_checkpoint": str(trained.checkpoint), "n_layers": 2}
+    with pytest.raises(ValueError, match="backbone_checkpoint: it is a SASRec of other settings"):
+        run_experiment("TSLRec_SASRec", small_data, config_dict=settings | changes)
+    made = {path.name.partition("-")[0] for path in Path("saved/tslrec/small").iterdir()}
+    assert made == {"backbone"}
+
+
+def test_a_term_is_of_the_backbone_whose_scores_it_is_added_to(small_data, settings, monkeypatch):
+    """The same settings give another backbone on another machine."""
+    first = run_experiment("TSLRec_SASRec", small_data, config_dict=settings | TERM_ALONE)
+    (made,) = (stage for stage in first.stages if stage.name == "backbone")
+    shutil.rmtree(made.folder)
+    train = BackboneStage.train
+    monkeypatch.setattr(BackboneStage, "train", lambda *given: train(*given) + 0.01)
+    with pytest.raises(ValueError, match="augmentation: .* was made of other item embeddings"):
+        run_experiment("TSLRec_SASRec", small_data, config_dict=settings | TERM_ALONE)

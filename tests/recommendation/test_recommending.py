@@ -433,19 +433,33 @@ def test_other_words_than_in_training_are_refused(keys_of_reranker, caplog):
     assert "item_text: these weights are of an earlier version" in caplog.text
 
 
-def test_of_ready_made_sequences_histories_are_given():
+def ready_made_sequences() -> dict:
+    """Writes the data set ``sess``; what its keys are."""
     folder = Path("data/sess")
     folder.mkdir(parents=True)
     header = "user_id:token\titem_id_list:token_seq\titem_id:token"
     for at, part in enumerate(("train", "valid", "test")):
         rows = [f"s{at}{n}\ti{n} i{n + 1}\ti{n + 2}" for n in range(9)]
         (folder / f"sess.{part}.inter").write_text("\n".join([header, *rows]) + "\n")
-    keys = {
+    titles = [f"i{n}\tTitle {n}" for n in range(11)]
+    (folder / "sess.item").write_text("\n".join(["item_id:token\ttitle:token_seq", *titles]))
+    return {
         "benchmark_filename": ["train", "valid", "test"],
         "alias_of_item_id": ["item_id_list"],
         "load_col": {"inter": ["user_id", "item_id_list", "item_id"]},
         "epochs": 1,
     }
+
+
+def test_ready_made_sequences_are_refused_before_the_texts_are_read(settings):
+    keys = ready_made_sequences() | {"enhancement": "text", "item_text": ["title"]}
+    with pytest.raises(ValueError, match="benchmark_filename=.*not supported"):
+        run_experiment("TSLRec_SASRec", "sess", config_dict=settings | keys)
+    assert not list(Path("saved/tslrec").glob("*/text_vectors-*"))
+
+
+def test_of_ready_made_sequences_histories_are_given():
+    keys = ready_made_sequences()
     checkpoint = run_experiment("GRU4Rec", "sess", config_dict=KEYS | keys).checkpoint
     recommender = Recommender(checkpoint)
     assert len(recommender.recommend(histories={"new": ["i1", "i2"]}, k=3)) == 3

@@ -19,6 +19,7 @@ from recbole_tslrec.paradigms.tslrec.augmentation.controls import BackboneEmbedd
 from recbole_tslrec.paradigms.tslrec.augmentation.fusions import FUSIONS
 from recbole_tslrec.paradigms.tslrec.augmentation.late_fusion import HistorySimilarity
 from recbole_tslrec.paradigms.tslrec.models.fused_item_table import FusedItemTable
+from recbole_tslrec.stages import provenance
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.trained_backbone import take_trained_backbone
 
@@ -72,23 +73,37 @@ class EnhancedItemTable(TermAtScoring, FusedItemTable):
         return tuple(dict.fromkeys((*own, *vectors_of(config).stages)))
 
     def prepare(self, pipeline: Pipeline) -> None:
-        kind = vectors_of(pipeline.config)
+        config, kind = pipeline.config, vectors_of(pipeline.config)
+        # What may be refused comes before the vectors, which may take hours.
+        mapped = self.scoring_term is not None and config["score_map"] != "none"
+        read = mapped or self.fusion.alike is not None
+        histories = pipeline.histories if read else None
+        given = config["backbone_checkpoint"] is not None
+        first = self.frozen and (given or not pipeline.missing([BackboneStage]))
+        if first:
+            self._take_backbone(pipeline)
         vectors = kind.make(pipeline)  # what is wrong with texts, or a file, shows soon
         of_known = kind.for_similarity(vectors, pipeline)
+        if self.frozen and not first:
+            self._take_backbone(pipeline)
         if self.frozen:
-            table = self.backbone.item_table
-            fused = {f"{table}.weight": f"{table}.parametrizations.weight.original"}
-            take_trained_backbone(pipeline, self, fused)
+            for stage in map(pipeline.stage, kind.stages):
+                provenance.check_read(stage, pipeline.stage(BackboneStage))
         self.fusion.start(of_known, self.id_embeddings)
         self.fusion.set_enhanced(vectors)
         if self.scoring_term is not None:
             self._set_term(of_known, pipeline)
         if self.fusion.alike is not None:
-            had = np.bincount(pipeline.histories.items, minlength=len(pipeline.tokens) + 1)
+            had = np.bincount(histories.items, minlength=len(pipeline.tokens) + 1)
             cold = torch.from_numpy(had[1:] == 0)
             self.fusion.set_cold(cold, kind.for_cold(of_known, cold, pipeline))
             if self.frozen and self.backbone.item_bias is not None:
                 self._give_cold_items_biases()
+
+    def _take_backbone(self, pipeline: Pipeline) -> None:
+        table = self.backbone.item_table
+        fused = {f"{table}.weight": f"{table}.parametrizations.weight.original"}
+        take_trained_backbone(pipeline, self, fused)
 
     @torch.no_grad()
     def _give_cold_items_biases(self) -> None:

@@ -122,6 +122,9 @@ def test_a_row_of_no_backbone_stands_beside_each_and_among_ranked_figures_alone(
     beside = [f"Repeat, repeat, beside {backbone}" for backbone in grid.backbones]
     assert names[:2] == [[base[0], beside[0], base[1], beside[1]], base]
     assert sum("Repeat, repeat, beside" in row for row in names[2]) == 2
+    lines = [one | {"machine": f"m{cell.seed}"} for one, cell in zip(lines, cells, strict=True)]
+    times = tables.FinishedGrid(grid, cells, lines).tables().split("\n\n")[2]
+    assert "SASRec (Base): training and evaluation (m1)" in times and "evaluation (m2)" in times
 
 
 def test_texts_at_scoring_take_bases_training_and_no_other(small_data, settings):

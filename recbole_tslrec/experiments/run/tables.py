@@ -95,10 +95,10 @@ def _times(methods: dict[str, list[dict[str, Any]]]) -> dict[str, list[float]]:
     Where the lines are of several machines, each has rows of its own.
     """
     rows: dict[str, list[float]] = {}
-    several = len({line["machine"] for lines in methods.values() for line in lines}) > 1
+    machines = {line.get("machine") for lines in methods.values() for line in lines}
     for method, lines in methods.items():
         for line in lines:
-            where = f" ({line['machine']})" if several else ""
+            where = f" ({line['machine']})" if len(machines) > 1 else ""
             parts = seconds_of_parts(line)
             own = parts.pop("training") + parts.pop("evaluation")
             if line.get("backbone_from") is not None:

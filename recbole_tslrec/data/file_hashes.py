@@ -38,6 +38,28 @@ def data_hash(hashes: Mapping[str, str]) -> str:
     return fingerprint(dict(hashes)) if len(hashes) > 1 else hashes["inter"]
 
 
+def check_unchanged(config: Config, files: Mapping[str, str], texts: str) -> None:
+    """Raise ValueError if a file is not the one that was hashed.
+
+    Args:
+        files: as from ``data_hashes``.
+        texts: as from ``texts_hash``; "": they are not read.
+
+    Raises:
+        FileNotFoundError: the file of interactions is gone.
+    """
+    hashed, now = dict(files), data_hashes(config)
+    if texts:
+        hashed["item"], now["item"] = texts, texts_hash(config)
+    for kind in {**hashed, **now}:
+        if hashed.get(kind) != now.get(kind):
+            raise ValueError(
+                f"dataset: [{path_of(config).with_suffix(f'.{kind}')}] has changed since this "
+                f"comparison began, and a result would be kept as if it were of the file before. Start "
+                f"the comparison again."
+            )
+
+
 def texts_hash(config: Config) -> str:
     """Of the items' file; "" if there is none."""
     path = path_of(config).with_suffix(".item")

@@ -6,7 +6,8 @@ import gc
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import version
 from logging import getLogger
@@ -24,6 +25,7 @@ from recbole_tslrec.config.devices import device_of, machine
 from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.config.key import KEYS, Effect
 from recbole_tslrec.config.refusals import tell_failure
+from recbole_tslrec.data.file_hashes import check_unchanged
 from recbole_tslrec.evaluation.metrics import METRICS
 from recbole_tslrec.evaluation.ranks import rank_test_targets
 from recbole_tslrec.experiments.run.cells import Cell, description
@@ -52,20 +54,22 @@ def run_cell(cell: Cell, results: ResultsFolder, keep_checkpoint: bool = False) 
         The cell's line.
 
     Raises:
+        ValueError: as ``on_planned_files``.
         Whatever the experiment raises.
     """
     folder = results.checkpoints(cell.id)
     clear_but_unfinished(folder)  # of a run that was interrupted, whose training goes on
-    given = experiment_settings_with_inputs(cell, results) | {"checkpoint_dir": str(folder)}
-    experiment = run_experiment(cell.model, cell.dataset, config_dict=given, test=False)
-    model = experiment.trainer.model
-    state = load_checkpoint(experiment.checkpoint, experiment.trainer.device)["state_dict"]
-    model.load_state_dict(state)  # the best epoch's
-    start = monotonic()
-    ranks = rank_test_targets(
-        model, experiment.train_data, experiment.valid_data, experiment.test_data
-    )
-    evaluation = monotonic() - start
+    with on_planned_files(cell):
+        given = experiment_settings_with_inputs(cell, results) | {"checkpoint_dir": str(folder)}
+        experiment = run_experiment(cell.model, cell.dataset, config_dict=given, test=False)
+        model = experiment.trainer.model
+        state = load_checkpoint(experiment.checkpoint, experiment.trainer.device)["state_dict"]
+        model.load_state_dict(state)  # the best epoch's
+        start = monotonic()
+        ranks = rank_test_targets(
+            model, experiment.train_data, experiment.valid_data, experiment.test_data
+        )
+        evaluation = monotonic() - start
     ranks.save(results.arrays_file("ranks", cell.id))
     if variants()[cell.variant].record_items and cell.embeddings_from is None:
         _keep_item_record(cell, experiment, results)
@@ -83,6 +87,19 @@ def run_cell(cell: Cell, results: ResultsFolder, keep_checkpoint: bool = False) 
         },
         "reused_stages": [stage.name for stage in experiment.stages if stage.reused],
     }
+
+
+@contextmanager
+def on_planned_files(cell: Cell) -> Iterator[None]:
+    """Have the data set's files be, before and after, those of which the cell's id is.
+
+    Raises:
+        ValueError: one has changed since the comparison was planned, which may be hours ago.
+    """
+    config, texts = cell.config(), cell.texts if cell.reads_texts else ""
+    check_unchanged(config, cell.files, texts)
+    yield
+    check_unchanged(config, cell.files, texts)
 
 
 def _keep_item_record(cell: Cell, experiment: Experiment, results: ResultsFolder) -> None:

@@ -121,6 +121,11 @@ class Cell:
         }
 
     @property
+    def reads_texts(self) -> bool:
+        """Whether the result depends on the words of the .item file."""
+        return "texts" in self._identity
+
+    @property
     def _loss(self) -> str:
         """RecBole's name of the loss: the given, or that of the backbone's own yaml."""
         given = self.settings.get("loss_type")

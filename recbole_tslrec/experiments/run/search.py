@@ -29,6 +29,7 @@ from recbole_tslrec.config.recbole_keys import SAME_FOR_ALL
 from recbole_tslrec.experiments.run.cell_run import (
     experiment_settings_with_inputs,
     line_or_failure,
+    on_planned_files,
     outcome,
 )
 from recbole_tslrec.experiments.run.cells import Cell
@@ -286,8 +287,10 @@ def _run_trial(trial: Cell, values: dict[str, Any], results: ResultsFolder) -> d
 
     def run() -> dict[str, Any]:
         # With what it takes from other cells, so that its stages are those of the cell it may become.
-        given = experiment_settings_with_inputs(trial, results) | {"checkpoint_dir": str(folder)}
-        experiment = run_experiment(trial.model, trial.dataset, config_dict=given, test=False)
+        with on_planned_files(trial):
+            given = experiment_settings_with_inputs(trial, results)
+            given |= {"checkpoint_dir": str(folder)}
+            experiment = run_experiment(trial.model, trial.dataset, config_dict=given, test=False)
         return outcome(trial, experiment) | {
             "score": experiment.best_valid_score,
             "bigger": bool(experiment.trainer.config["valid_metric_bigger"]),

@@ -1,0 +1,83 @@
+"""A comparison keeps no result of files that are not those by whose hashes it names its cells."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support.texts import write_texts
+
+from recbole_tslrec.experiments.run import cell_run
+from recbole_tslrec.experiments.run import search as search_module
+from recbole_tslrec.experiments.run.comparison import compare
+from recbole_tslrec.experiments.run.grid import Grid
+from recbole_tslrec.experiments.run.kept_cells import ResultsFolder
+from recbole_tslrec.experiments.run.search import declare
+
+SMALL = {"backbones": ("GRU4Rec",), "datasets": ("small",)}
+
+
+def changed(path: Path) -> None:
+    """Without its last line."""
+    *lines, _ = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines))
+
+
+def changing(monkeypatch, module, path: Path) -> None:
+    """Have a file change while the next experiment of a module trains, once it has read it."""
+    run = module.run_experiment
+
+    def run_and_change(*args, **kwargs):
+        experiment = run(*args, **kwargs)
+        changed(path)
+        monkeypatch.setattr(module, "run_experiment", run)
+        return experiment
+
+    monkeypatch.setattr(module, "run_experiment", run_and_change)
+
+
+@pytest.mark.parametrize("kind", ["inter", "item"])
+def test_files_that_changed_before_a_cell_are_refused(kind, titled, settings, monkeypatch):
+    """Those that the cell reads: Base reads no texts."""
+    monkeypatch.setattr(cell_run, "run_experiment", None)
+    grid = Grid(**SMALL, variants=("tfidf_term",), settings=settings | {"item_text": "title"})
+    (cell,) = grid.groups()
+    changed(path := Path(f"data/small/small.{kind}"))
+    with pytest.raises(ValueError, match=rf"\[{path}\] has changed since this comparison began"):
+        cell_run.run_cell(cell, ResultsFolder(Path("results")))
+
+
+def test_files_that_change_while_a_cell_trains_are_refused(small_data, settings, monkeypatch):
+    path = Path("data/small/small.inter")
+    before = path.read_text()
+    changing(monkeypatch, cell_run, path)
+    grid = Grid(**SMALL, variants=("Base",), settings=settings)
+    results = ResultsFolder(Path("results"))
+    (line,) = compare(grid, results.folder).lines
+    assert line["status"] == "failed" and f"[{path}] has changed since" in line["error"]
+    assert not results.arrays_file("ranks", line["cell"]).exists()
+    assert results.checkpoint(line["cell"], "GRU4Rec") is None
+    path.write_text(before)
+    (again,) = compare(grid, results.folder).lines
+    assert again["cell"] == line["cell"] and again["status"] == "done"
+
+
+def test_texts_that_change_while_base_trains_fail_their_readers_alone(
+    titled, settings, monkeypatch
+):
+    changing(monkeypatch, cell_run, Path("data/small/small.item"))
+    settings |= {"item_text": "title"}
+    grid = Grid(**SMALL, variants=("Base", "tfidf_term"), settings=settings)
+    base, term = compare(grid, Path("results")).lines
+    assert base["status"] == "done"
+    assert term["status"] == "failed" and "small.item] has changed since" in term["error"]
+    write_texts()
+    assert not compare(grid, Path("results")).failed
+
+
+def test_a_trial_of_files_that_change_fails(small_data, settings, monkeypatch):
+    pytest.importorskip("hyperopt")
+    changing(monkeypatch, search_module, Path("data/small/small.inter"))
+    grid = Grid(**SMALL, variants=("Base",), settings=settings)
+    compare(grid, Path("results"), declare("learning_rate=[0.002,0.003]", None, 2))
+    trials = [json.loads(line) for line in Path("results/searches.jsonl").read_text().splitlines()]
+    assert all("small.inter] has changed since" in trial["error"] for trial in trials)

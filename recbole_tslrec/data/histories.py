@@ -10,8 +10,9 @@ else.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -106,6 +107,17 @@ def training_histories(dataset: SequentialDataset) -> Histories:
     return Histories(users[order[first]].astype(np.int64), offsets, items)
 
 
+def check_not_ready_made(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for ready-made sequences (``benchmark_filename``)."""
+    if config["benchmark_filename"] is not None:
+        raise ValueError(
+            f"benchmark_filename={config['benchmark_filename']} is not supported: its rows come "
+            "ready-made, so their item lists may be cut or be arbitrary prefixes, and a user's full "
+            "training history cannot be told from them. Give the plain .inter file and let RecBole "
+            "augment and split it."
+        )
+
+
 def latest_rows(users: np.ndarray, most: int) -> np.ndarray:
     """The positions of every user's last ``most`` rows, ascending.
 
@@ -172,13 +184,7 @@ def fingerprint(histories: Histories, user_tokens: np.ndarray, item_tokens: np.n
 
 def _check_dataset(dataset: SequentialDataset) -> None:
     """Refuses datasets whose rows are not RecBole's own augmentation, or are none at all."""
-    if dataset.config["benchmark_filename"] is not None:
-        raise ValueError(
-            f"benchmark_filename={dataset.config['benchmark_filename']} is not supported: its rows "
-            "come ready-made, so their item lists may be cut or be arbitrary prefixes, and a "
-            "user's full training history cannot be told from them. Give the plain .inter file "
-            "and let RecBole augment and split it."
-        )
+    check_not_ready_made(dataset.config)
     if not hasattr(dataset, f"{dataset.iid_field}_list_field"):
         raise ValueError(
             f"{type(dataset).__name__} [{dataset.dataset_name}] has no item lists: pass the "

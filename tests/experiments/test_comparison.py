@@ -381,6 +381,11 @@ def test_a_data_set_that_recbole_saves_is_not_the_trained_model(tmp_path):
         ({}, {"eval_args": {"order": "TO", "mode": "uni10"}}, "eval_args: .* ranks all items"),
         ({}, {"eval_step": 0}, r"eval_step: \[0\] never validates"),
         (
+            {"datasets": ("made",)},
+            {"benchmark_filename": ["train", "valid", "test"]},
+            "benchmark_filename=.*ready-made.*Give the plain .inter file",
+        ),
+        (
             {},
             {"eval_args": {"order": "TO", "split": {"RS": [8, 1, 1]}}},
             "eval_args: .* one item a user",

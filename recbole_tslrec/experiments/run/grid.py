@@ -19,6 +19,7 @@ from recbole_tslrec.data.check_interactions import (
     keeps_all_items,
 )
 from recbole_tslrec.data.file_hashes import data_hash, data_hashes, texts_hash
+from recbole_tslrec.data.histories import check_not_ready_made
 from recbole_tslrec.data.item_catalogue import catalogue_of, check_item_columns
 from recbole_tslrec.experiments.run.cells import Cell
 from recbole_tslrec.recbole_bridge.config_files import (
@@ -309,6 +310,7 @@ def _check_same(given: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _check_evaluation(config: Config) -> None:
+    check_not_ready_made(config)
     if config["eval_step"] < 1:
         raise ValueError(
             f"eval_step: [{config['eval_step']}] never validates, and a comparison tests the epoch that "

@@ -58,7 +58,7 @@ def check_interactions(config: dict[str, Any]) -> None:
         return
     try:
         with decoding(path, encoding_of(config)):
-            has_quotes = _check_characters(path, config)
+            has_quotes = check_characters(path, config)
             _check_all_rows(path, config)
             if has_quotes and len(config["field_separator"]) == 1:
                 _check_marks(path, config)
@@ -106,8 +106,12 @@ def _read(path: Path, config: dict[str, Any], **how: Any) -> Iterator[pd.DataFra
             yield rows.rename(columns=lambda column: column.split(":")[0])
 
 
-def _check_characters(path: Path, config: dict[str, Any]) -> bool:
-    """Raise ValueError for a NUL or a lone carriage return; whether there are quotation marks."""
+def check_characters(path: Path, config: Mapping[str, Any]) -> bool:
+    """Raise ValueError for a NUL or a lone carriage return; whether there are quotation marks.
+
+    Args:
+        path: one of RecBole's files, which can be decoded.
+    """
     encoding = encoding_of(config)
     has_quotes = False
     with open(path, encoding=encoding, newline="") as file:
@@ -117,8 +121,8 @@ def _check_characters(path: Path, config: dict[str, Any]) -> bool:
             if "\0" in block:
                 line = _line_with(path, encoding, lambda text: "\0" in text)
                 raise ValueError(
-                    f"[{path}] line {line} holds a NUL byte, at which a user or item ends for pandas: "
-                    f"two may become one. Take it out."
+                    f"[{path}] line {line} holds a NUL byte, at which a user, item or text ends for "
+                    f"pandas: two may become one. Take it out."
                 )
             if block.count("\r") != block.count("\r\n"):
                 line = _line_with(path, encoding, _CARRIAGE_RETURN.search)

@@ -17,6 +17,7 @@ import pandas as pd
 
 from recbole_tslrec.config.values import did_you_mean
 from recbole_tslrec.data.check_header import decoding, encoding_of, path_of, read_header
+from recbole_tslrec.data.check_interactions import check_characters
 from recbole_tslrec.store.files import fingerprint
 
 ERROR = "error"  # the value of ``missing`` that refuses items without a text
@@ -95,8 +96,8 @@ def read_catalogue(
 
     Raises:
         FileNotFoundError: there is no ``.item`` file.
-        ValueError: a column is not there or cannot be text, the file cannot be read, an item has two
-            rows, or items have no text.
+        ValueError: a column is not there or cannot be text, the file cannot be read or holds a NUL or a
+            lone carriage return, an item has two rows, or items have no text.
     """
     path, types = _file_and_columns(config, columns)
     wanted = dict.fromkeys(tokens)
@@ -164,6 +165,7 @@ def _read(
     item, separator = config["ITEM_ID_FIELD"], config["field_separator"]
     try:
         with decoding(path, encoding_of(config)):
+            check_characters(path, config)
             table = pd.read_csv(
                 path,
                 sep=separator,

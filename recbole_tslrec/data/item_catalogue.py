@@ -110,9 +110,16 @@ def read_catalogue(
         item: joined(values, list(types), separators)
         for item, values in zip(table[config["ITEM_ID_FIELD"]], rows, strict=True)
     }
+    unread = _taken_for_missing(config, path, list(types), table)
     without = [item for item in wanted if not found.get(item)]
     if without:
-        found |= dict.fromkeys(without, _substitute(missing, without, found, wanted, types, path))
+        why = _told([(item, words) for item, words in unread if not found[item]])
+        text = _substitute(missing, without, found, wanted, types, path, why)
+        found |= dict.fromkeys(without, text)
+    if unread:
+        getLogger(__name__).warning(
+            f"item_text: [{path}]: {_told(unread)}Write them otherwise if they are texts."
+        )
     return Catalogue({item: found[item] for item in wanted}, frozenset(without))
 
 
@@ -162,17 +169,11 @@ def _read(
     config: Mapping[str, Any], path: Path, columns: list[str], wanted: Mapping[str, None]
 ) -> pd.DataFrame:
     """The rows of the wanted items, as RecBole reads them; empty texts for missing values."""
-    item, separator = config["ITEM_ID_FIELD"], config["field_separator"]
+    item = config["ITEM_ID_FIELD"]
     try:
         with decoding(path, encoding_of(config)):
             check_characters(path, config)
-            table = pd.read_csv(
-                path,
-                sep=separator,
-                encoding=encoding_of(config),
-                dtype=str,
-                engine="c" if len(separator.encode()) == 1 else "python",
-            )
+            table = _table(config, path)
     except pd.errors.ParserError as error:
         raise ValueError(f"item_text: [{path}] cannot be read: {str(error).strip()}") from error
     if len(table) and not isinstance(table.index, pd.RangeIndex):  # pandas: columns without a name
@@ -180,7 +181,6 @@ def _read(
             f"item_text: rows of [{path}] have more columns than line 1 names. Name all of them, or "
             f"take what is too much out."
         )
-    table.columns = [column.split(":")[0] for column in table.columns]
     table = table.fillna("")
     # A mark in any column may hide the rows that follow.
     complete = wanted.keys() <= set(table[item])
@@ -200,6 +200,41 @@ def _read(
             f"{_named(twice.unique())}. Leave one each."
         )
     return table
+
+
+def _table(config: Mapping[str, Any], path: Path, **how: Any) -> pd.DataFrame:
+    """All columns by name, as text; as RecBole takes the file apart."""
+    separator = config["field_separator"]
+    table = pd.read_csv(
+        path,
+        sep=separator,
+        encoding=encoding_of(config),
+        dtype=str,
+        engine="c" if len(separator.encode()) == 1 else "python",
+        **how,
+    )
+    return table.rename(columns=lambda column: column.split(":")[0])
+
+
+def _taken_for_missing(
+    config: Mapping[str, Any], path: Path, columns: list[str], table: pd.DataFrame
+) -> list[tuple[str, str]]:
+    """The item and the words of each cell that is empty in the table and is not so in the file.
+
+    Args:
+        table: the rows of the wanted items.
+    """
+    if not (table[columns] == "").any(axis=None):
+        return []
+    written = _table(config, path, keep_default_na=False).fillna("").loc[table.index]
+    return [
+        (item, words)
+        for column in columns
+        for item, read, words in zip(
+            table[config["ITEM_ID_FIELD"]], table[column], written[column], strict=True
+        )
+        if not read and words.strip()
+    ]
 
 
 def joined(values: Iterable[str], columns: list[str], separators: Mapping[str, str]) -> str:
@@ -224,6 +259,7 @@ def _substitute(
     wanted: Mapping[str, None],
     columns: Iterable[str],
     path: Path,
+    why: str,
 ) -> str:
     """The text of items that have none, said in the log; ValueError if there is to be none."""
     no_row = sum(item not in found for item in without)
@@ -233,11 +269,22 @@ def _substitute(
     )
     if missing == ERROR:
         raise ValueError(
-            f"item_text: {what}. Add their texts or, to have one text for all of these items, give it "
-            f"as item_text_missing, for one: unknown."
+            f"item_text: {what}. {why}Add their texts or, to have one text for all of these items, give "
+            f"it as item_text_missing, for one: unknown."
         )
     getLogger(__name__).warning(f"item_text: {what}. Their text is [{missing}].")
     return missing
+
+
+def _told(unread: Sequence[tuple[str, str]]) -> str:
+    """What ``_taken_for_missing`` has found, as a sentence; nothing of nothing."""
+    if not unread:
+        return ""
+    item, words = unread[0]
+    return (
+        f"{len(unread)} cells hold what pandas takes for missing (NA, nan, None, null and the like), "
+        f"such as [{words}] of item {item!r}, and count as empty. "
+    )
 
 
 def _named(items: Sequence[str]) -> str:

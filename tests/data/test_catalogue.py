@@ -76,6 +76,23 @@ def test_items_without_a_text_are_named_or_have_one(caplog):
         read(columns="brand")
 
 
+def test_words_that_pandas_takes_for_missing_are_counted(caplog):
+    """They are read as ever: stages are known by what is read."""
+    write_items("a\tNone\tWar\tNA\t\t", "b\t\tWar\t\t\t", "c\tnull\t\t\t\t", "d\tx\t\t\t\t")
+    assert read() == {"a": "War", "b": "War"}
+    (told,) = caplog.messages
+    assert "small.item]: 1 cells hold what pandas takes for missing" in told
+    assert "such as [None] of item 'a'" in told
+    with pytest.raises(
+        ValueError, match=r"among them 'c' .* 1 cells .* such as \[null\] of item 'c'"
+    ):
+        read("abcd")
+    with pytest.raises(ValueError, match=r"among them 'b' \(0 of them have no row\)\. Add their"):
+        read("bd", columns="title")
+    caplog.clear()
+    assert read("d") == {"d": "x"} and not caplog.messages
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [

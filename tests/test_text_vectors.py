@@ -177,6 +177,9 @@ def test_tfidf_against_its_formula():
     assert wide.shape == (5, 20) and not wide[:, len(words) :].any()
     with pytest.raises(ValueError, match="item_text: the texts have no words to count"):
         tfidf_svd(["", "!"], 2, seed=0)
+    of_one_word = tfidf_svd(["Same", "", "same same"], 2, seed=0)
+    np.testing.assert_array_equal(of_one_word, [[1, 0], [0, 0], [1, 0]])
+    assert tfidf_svd(["a lone text"], 2, seed=0).abs().sum() > 0
 
 
 @pytest.mark.parametrize(

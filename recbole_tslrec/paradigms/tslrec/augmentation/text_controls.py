@@ -120,6 +120,9 @@ def tfidf_svd(texts: Sequence[str], n_columns: int, seed: int) -> Tensor:
     except ValueError as error:
         raise ValueError(f"item_text: the texts have no words to count: {error}.") from None
     result = np.zeros((len(texts), n_columns), dtype=np.float32)
+    if counts.shape[1] == 1:  # which TruncatedSVD refuses, and which is its own direction
+        result[:, :1] = counts.toarray()
+        return torch.from_numpy(result)
     rank = min(n_columns, *counts.shape)
     result[:, :rank] = TruncatedSVD(rank, random_state=seed).fit_transform(counts)
     return torch.from_numpy(result)

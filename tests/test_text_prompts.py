@@ -34,8 +34,8 @@ def test_a_prompt_holds_the_words_of_its_items(with_text, small_data):
     texts = write_texts()
     changes = {"item_prompt": "both", "item_text_tokens": 3, "llm_instruction": "given history"}
     pipeline = pipeline_of(with_text | changes, small_data)
-    config, rows = pipeline.config, pipeline.catalogue.rows(pipeline.tokens)
-    prompt = make_prompt(config, open_source_for(config), texts=rows)
+    config, by_item = pipeline.config, pipeline.catalogue.of(pipeline.tokens)
+    prompt = make_prompt(config, open_source_for(config), texts=by_item)
     tokenizer = AutoTokenizer.from_pretrained(config["llm"])
 
     def ids(text):
@@ -65,8 +65,8 @@ def test_words_have_the_tokens_that_they_have_within_a_sentence(
     llm = save_letter_model(tmp_path / kind, kind)
     pipeline = pipeline_of(with_text | {"item_prompt": "text", "llm": llm}, small_data)
     source = open_source_for(pipeline.config)
-    rows = pipeline.catalogue.rows(pipeline.tokens)
-    prompt = make_prompt(pipeline.config, source, texts=rows)
+    by_item = pipeline.catalogue.of(pipeline.tokens)
+    prompt = make_prompt(pipeline.config, source, texts=by_item)
     table, tokenizer = prompt.segments[1].texts, source.tokenizer
     words = tokenizer.convert_ids_to_tokens(table.tokens[: table.lengths[1]].tolist())
     # A Llama 2's tokenizer puts a word's start before whatever it reads: by itself there are two.
@@ -88,9 +88,9 @@ def test_most_tokenizers_read_a_text_as_within_a_sentence(llm, language_model_fo
 def test_the_oldest_items_go_where_words_do_not_fit(with_text, small_data, caplog):
     changes = {"item_prompt": "text", "llm_max_history": 50}
     pipeline = pipeline_of(with_text | changes, small_data)
-    config, rows = pipeline.config, pipeline.catalogue.rows(pipeline.tokens)
+    config, by_item = pipeline.config, pipeline.catalogue.of(pipeline.tokens)
     source = open_source_for(config)
-    prompt = make_prompt(config, source, texts=rows)
+    prompt = make_prompt(config, source, texts=by_item)
     assert "items with their words as few as" in caplog.text
     batch = prompt.batch(of_histories([np.arange(1, 31)]))
     assert batch["token_ids"].shape[1] <= source.context_length
@@ -105,7 +105,7 @@ def test_a_text_without_a_word_is_refused_before_the_backbone(enhancement, with_
     rows = path.read_text(encoding="utf-8").splitlines()
     path.write_text("\n".join([rows[0], "i0\t\u200b", *rows[2:]]) + "\n", encoding="utf-8")
     given = with_text | {"item_prompt": "text", "enhancement": enhancement, "llm": "embedded"}
-    with pytest.raises(ValueError, match="finds no word in the texts of 1 items"):
+    with pytest.raises(ValueError, match="finds no word in the texts of 1 items, among them 'i0' "):
         run_experiment("TSLRec_GRU4Rec", small_data, config_dict=given, test=False)
     assert not list(Path("saved").rglob("backbone*"))
 

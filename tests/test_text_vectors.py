@@ -210,8 +210,10 @@ def test_refused_before_any_training(changes, error, message, small_data, settin
 def test_texts_without_a_word_are_named(with_text, small_data):
     config = Config("TSLRec_SASRec", small_data, config_dict=with_text)
     source = open_source_for(config)
-    with pytest.raises(ValueError, match=r"finds no word in the texts of 1 items, among them ' '"):
-        tokenised_texts(config, source, ["", "given", " "])
+    with pytest.raises(
+        ValueError, match=r"finds no word in the texts of 1 items, among them 'b' \(' '\)"
+    ):
+        tokenised_texts(config, source, {"a": "given", "b": " "})
 
 
 def test_a_text_beyond_the_context_is_refused_before_any_training(with_text, small_data, tmp_path):

@@ -41,6 +41,10 @@ class Catalogue:
         """A hash of the texts by token: the same whatever RecBole's internal ids."""
         return fingerprint(sorted(self.texts.items()))
 
+    def of(self, tokens: Iterable[str]) -> dict[str, str]:
+        """The texts of some items by token, in the order in which they are given."""
+        return {token: self.texts[token] for token in tokens}
+
     def rows(self, tokens: Sequence[str]) -> list[str]:
         """The texts by internal id; padding, which is row 0, has an empty one.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from logging import getLogger
@@ -44,14 +44,14 @@ def make_prompt_for(
     source: LanguageModelSource,
     words: str,
     key: str,
-    texts: Sequence[str] | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> Template:
     """The experiment's prompt for a language model; logs how much of a history it holds.
 
     Args:
         words: those before the history.
         key: by which the user chooses these words.
-        texts: of the items by internal id, if their words stand in the prompt.
+        texts: as ``tokenised_texts`` takes them, if the items' words stand in the prompt.
     """
     from recbole_tslrec.language_model.source import cannot_be_opened
 
@@ -72,11 +72,11 @@ def make_prompt_for(
 
 
 def _with_words(
-    config, source: LanguageModelSource, prompt: Template, texts: Sequence[str]
+    config, source: LanguageModelSource, prompt: Template, texts: Mapping[str, str]
 ) -> Template:
     """The prompt with the items' words in place of their slots, or behind them."""
     # A blank before each text, and the tokens that it has behind the separator.
-    words = [f" {text}" if text else "" for text in texts]
+    words = {item: f" {text}" if text else "" for item, text in texts.items()}
     table = tokenised_texts(config, source, words, BETWEEN_ITEMS)
     before, history, after = prompt.segments
     items = replace(
@@ -216,12 +216,12 @@ def load_for_prompts(
 
 
 def tokenised_texts(
-    config, source: LanguageModelSource, texts: Sequence[str], before: str = ""
+    config, source: LanguageModelSource, texts: Mapping[str, str], before: str = ""
 ) -> TokenTable:
     """The items' texts for a language model, of each the first ``item_text_tokens`` tokens.
 
     Args:
-        texts: by internal id; the first, padding's, is empty.
+        texts: by the item's token, in the order of internal ids, without padding, whose row is empty.
         before: the words behind which they stand, if their tokens are to be those that they have there.
 
     Raises:
@@ -229,10 +229,12 @@ def tokenised_texts(
     """
     from recbole_tslrec.language_model.source import cannot_be_opened
 
+    rows = ["", *texts.values()]
     with cannot_be_opened(source.name):
-        table = TokenTable.behind(source.tokenizer, before, texts, config["item_text_tokens"])
+        table = TokenTable.behind(source.tokenizer, before, rows, config["item_text_tokens"])
     check_words(source, int(table.tokens.max(initial=0)))
-    empty = [repr(texts[row]) for row in (table.lengths[1:] == 0).nonzero()[0] + 1]
+    lengths = zip(texts, table.lengths[1:], strict=True)
+    empty = [f"{item!r} ({texts[item]!r})" for item, length in lengths if not length]
     if empty:
         raise ValueError(
             f"item_text: the tokenizer of [{source.name}] finds no word in the texts of {len(empty)} "

@@ -41,7 +41,8 @@ def item_texts(
     Args:
         tokens: the items' by internal id, without padding.
     """
-    return tokenised_texts(config, source, [f" {text}" for text in catalogue.rows(tokens)], "(A)")
+    texts = {item: f" {text}" for item, text in catalogue.of(tokens).items()}
+    return tokenised_texts(config, source, texts, "(A)")
 
 
 class FrozenHead(nn.Module):

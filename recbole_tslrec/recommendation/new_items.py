@@ -128,19 +128,18 @@ def _no_place(trained: TrainedModel) -> str:
 
 def _read(trained: TrainedModel, texts: Mapping[str, str], show_progress: bool) -> Tensor:
     """What the language model makes of the words, before they are scaled: [n_new, hidden]."""
-    config, rows = trained.config, ["", *texts.values()]
-    source = open_source_for(config)
+    config, source = trained.config, open_source_for(trained.config)
     kind = vectors_of(config)
     if kind is TextEmbedding:
-        reader, prompt = make_text_encoder(config, source, tokenised_texts(config, source, rows))
+        reader, prompt = make_text_encoder(config, source, tokenised_texts(config, source, texts))
     elif kind is TunedText:
         stages = TextVectorsStage, TextTuningStage
         reader, _ = kept_stages(trained, stages).stage(TextTuningStage).tuned_encoder()
-        prompt = text_prompts(source, tokenised_texts(config, source, rows))
+        prompt = text_prompts(source, tokenised_texts(config, source, texts))
     else:
         fine_tuning = kept_stages(trained, (FineTuningStage,)).stage(FineTuningStage)
         reader = fine_tuning.tuned_model().reader
-        prompt = as_read_by(reader, make_prompt(config, source, rows), config, training=False)
+        prompt = as_read_by(reader, make_prompt(config, source, texts), config, training=False)
     with TemporaryDirectory() as folder:
         return read_items(reader, prompt, list(texts), Path(folder), "New items", show_progress)
 

@@ -67,7 +67,7 @@ class TextVectorsStage(Stage):
     @cached_property
     def tokenised(self) -> TokenTable:
         """The texts' tokens by internal id."""
-        texts = self.pipeline.catalogue.rows(self.pipeline.tokens)
+        texts = self.pipeline.catalogue.of(self.pipeline.tokens)
         return tokenised_texts(self.config, self.source, texts)
 
     def check_inputs(self) -> None:

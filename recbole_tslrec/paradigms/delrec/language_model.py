@@ -90,7 +90,7 @@ class PromptedModel:
             if config["delrec_verbalizer"] == "title":
                 # An encoder-decoder answers behind nothing.
                 before = "" if source.kind == ENCODER_DECODER else LAST_WORDS
-                titles = tokenised_texts(config, source, catalogue.rows(tokens), before)
+                titles = tokenised_texts(config, source, catalogue.of(tokens), before)
         prompts = make_prompts(
             source,
             config["delrec_instruction"],

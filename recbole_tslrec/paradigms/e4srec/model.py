@@ -101,7 +101,7 @@ class E4SRec(LanguageModelRecommender):
         if has_words(config):
             tokens = dataset.field2id_token[dataset.iid_field][1:].tolist()
             catalogue = catalogue_of(config, tokens)
-            self.texts_fingerprint, texts = catalogue.fingerprint, catalogue.rows(tokens)
+            self.texts_fingerprint, texts = catalogue.fingerprint, catalogue.of(tokens)
         prompt = make_prompt_for(config, self.source, *words, texts)
         self.prompt = shared_if_possible(prompt, self.reader, config, _INSTRUCTION, training=True)
         self.reader.language_model = without_wrapper(self.reader.language_model)

@@ -131,7 +131,7 @@ class LLMTRSR(Reranker):
         tokens = dataset.field2id_token[dataset.iid_field][1:].tolist()
         catalogue = catalogue_of(config, tokens)
         self.texts_fingerprint = catalogue.fingerprint
-        return tokenised_texts(config, self.source, catalogue.rows(tokens))
+        return tokenised_texts(config, self.source, catalogue.of(tokens))
 
     # ---- what the trainer asks ------------------------------------------------------------------
 

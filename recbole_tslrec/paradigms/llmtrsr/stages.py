@@ -126,7 +126,7 @@ class SummariesStage(Stage):
         from recbole_tslrec.paradigms.llmtrsr.summariser import Summariser
 
         pipeline = self.pipeline
-        texts = tokenised_texts(self.config, self.source, pipeline.catalogue.rows(pipeline.tokens))
+        texts = tokenised_texts(self.config, self.source, pipeline.catalogue.of(pipeline.tokens))
         summariser = Summariser(self.config, self.source, texts, ["", *pipeline.tokens])
         summariser.check(1 + int(texts.lengths[1:].argmax()))
         return summariser

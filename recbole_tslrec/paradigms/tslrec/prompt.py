@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from recbole_tslrec.language_model.reader import (
@@ -41,7 +41,7 @@ def chosen_words(config, source: LanguageModelSource) -> str:
 
 
 def make_prompt(
-    config, source: LanguageModelSource, texts: Sequence[str] | None = None
+    config, source: LanguageModelSource, texts: Mapping[str, str] | None = None
 ) -> Template:
     """The experiment's prompt; arguments and errors as of ``make_prompt_for``."""
     return make_prompt_for(config, source, instruction(config, source), KEY, texts)

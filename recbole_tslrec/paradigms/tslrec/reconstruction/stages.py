@@ -127,7 +127,7 @@ class ReadsItems(Stage):
     def _whole_prompt(self) -> Template:
         """The words around the items, and theirs where these stand in it."""
         pipeline = self.pipeline
-        texts = pipeline.catalogue.rows(pipeline.tokens) if has_words(self.config) else None
+        texts = pipeline.catalogue.of(pipeline.tokens) if has_words(self.config) else None
         return make_prompt(self.config, self.source, texts)
 
     def reader(self, with_adapters: bool, head: bool = False) -> ItemPromptModel:

@@ -201,7 +201,7 @@ def verdict(one: pd.Series) -> str:
     users, seeds = one["p_users_holm"] < ALPHA, one["p_seeds_holm"] < ALPHA
     tests = {"the users": one["p_users_holm"], "the seeds": one["p_seeds_holm"]}
     untested = [name for name, p_value in tests.items() if np.isnan(p_value)]
-    if len(untested) == 2:
+    if len(untested) == 2 and one["difference"]:  # of the same ranks there is nothing to test
         return "not tested against"
     if users and seeds:
         return f"{direction} than"

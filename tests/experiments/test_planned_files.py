@@ -1,6 +1,7 @@
 """A comparison keeps no result of files that are not those by whose hashes it names its cells."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from recbole_tslrec.experiments.run.comparison import compare
 from recbole_tslrec.experiments.run.grid import Grid
 from recbole_tslrec.experiments.run.kept_cells import ResultsFolder
 from recbole_tslrec.experiments.run.search import declare
+from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
 SMALL = {"backbones": ("GRU4Rec",), "datasets": ("small",)}
 
@@ -43,6 +45,21 @@ def test_files_that_changed_before_a_cell_are_refused(kind, titled, settings, mo
     (cell,) = grid.groups()
     changed(path := Path(f"data/small/small.{kind}"))
     with pytest.raises(ValueError, match=rf"\[{path}\] has changed since this comparison began"):
+        cell_run.run_cell(cell, ResultsFolder(Path("results")))
+
+
+def test_a_given_checkpoint_that_changed_is_refused(small_data, settings):
+    plain = settings | {"train_neg_sample_args": None}
+    given, other = (
+        run_experiment("GRU4Rec", small_data, config_dict=plain | {"seed": seed}).checkpoint
+        for seed in (1, 2)
+    )
+    settings |= {"backbone_checkpoint": str(given)}
+    (cell,) = Grid(**SMALL, variants=("random",), settings=settings).groups()
+    shutil.copy(other, given)
+    with pytest.raises(
+        ValueError, match=rf"^backbone_checkpoint: what is in \[{given}\] has changed"
+    ):
         cell_run.run_cell(cell, ResultsFolder(Path("results")))
 
 

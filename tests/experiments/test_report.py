@@ -213,6 +213,7 @@ def test_reuse(written):
         (-0.1, None, 0.01, "worse over the seeds, without a test over the users, than"),
         (0.1, 0.2, None, "cannot be told from"),
         (0.1, None, None, "not tested against"),
+        (0.0, None, None, "cannot be told from"),
     ],
 )
 def test_the_rules_of_the_text(difference, users, seeds, said):
@@ -817,8 +818,15 @@ def test_seconds_of_different_machines_are_not_averaged(tmp_path):
     ):
         seconds = {"training": training, "evaluation": 0.0, "stages": {}}
         writer.write("tiny", "SASRec", "Base", seed, seconds=seconds, machine=machine)
+        (base,) = Results(tmp_path).cells.query(f"seed == {seed} and variant == 'Base'")["cell"]
+        term = {"machine": "2 cores", "backbone_from": base}
+        term["seconds"] = {"training": 60.0, "evaluation": 0.0, "stages": {}}
+        writer.write("tiny", "SASRec", "TextTerm", seed, **term)
     table = cost_table(Results(tmp_path))[""].table
-    assert dict(zip(table["machine"], table["all"], strict=True)) == {
-        "2 cores": "1 h 6 min",
-        "a GPU": "2 min 30 s",
-    }
+    columns = ("method", "machine", "stages before", "all")
+    assert list(table[list(columns)].itertuples(index=False, name=None)) == [
+        ("Base", "2 cores", "–", "1 h 6 min"),
+        ("Base", "a GPU", "–", "2 min 30 s"),
+        ("TextTerm", "2 cores", "backbone 1 h 6 min", "1 h 7 min"),
+        ("TextTerm", "2 cores", "backbone 2 min 30 s (a GPU)", "3 min 30 s"),
+    ]

@@ -12,26 +12,28 @@ from recbole_tslrec.experiments.run.kept_cells import seconds_of_parts
 from recbole_tslrec.recbole_bridge.paradigm import table_rows
 from recbole_tslrec.store.duration import duration
 
-_OF_CELL = ["dataset", "backbone", "variant", "machine"]
-_ROW = ["dataset", "backbone", "method", "machine"]
+# ``base_machine`` trained the Base that a method starts from; "" if it starts from none.
+_ROW = ["dataset", "backbone", "method", "machine", "base_machine"]
 _AFTER_STAGES = {"training": "its own training", "evaluation": "test"}
 
 
 def cost_table(results: Results) -> dict[str, Block]:
     """The seconds of every method's parts, the mean over the seeds; none if no cell has kept any.
 
-    Seeds that ran on different machines have a row each machine.
+    Seeds that ran, or whose Base did, on different machines have a row each machine.
     """
     numbers = _mean_seconds(results)
     if numbers.empty or numbers["seconds"].sum() == 0:
         return {}
     rows = []
-    for (dataset, backbone, method, machine), parts in numbers.groupby(_ROW, sort=False):
+    for (dataset, backbone, method, machine, of_base), parts in numbers.groupby(_ROW, sort=False):
         seconds = parts.set_index("part")["seconds"]
         stages = seconds.drop(list(_AFTER_STAGES))
-        made = [f"{escape(name)} {_time(one)}" for name, one in stages.items() if one > 0]
+        made = {name: f"{escape(name)} {_time(one)}" for name, one in stages.items() if one > 0}
+        if of_base not in ("", machine):
+            made["backbone"] += f" ({escape(of_base)})"
         row = {"dataset": dataset, "backbone": backbone, "variant": method, "machine": machine}
-        row |= {"stages before": "<br>".join(made) or NOTHING}
+        row |= {"stages before": "<br>".join(made.values()) or NOTHING}
         row |= {name: _time(seconds[part]) for part, name in _AFTER_STAGES.items()}
         rows.append(row | {"all": _time(seconds.sum())})
     table = pd.DataFrame(rows).sort_values(["dataset", "backbone", "variant"], key=in_order)
@@ -48,15 +50,18 @@ def _mean_seconds(results: Results) -> pd.DataFrame:
     """The mean seconds of every part of a method's cells; 0 for a part that it does not have."""
     # A cell may have started from a Base of other settings than the reported one.
     finished = pd.concat([results.cells, results.replaced]).to_dict("records")
-    trainings = {cell["cell"]: seconds_of_parts(cell)["training"] for cell in finished}
+    trainings = {
+        cell["cell"]: (seconds_of_parts(cell)["training"], cell["machine"]) for cell in finished
+    }
     known = dict.fromkeys(stage for row in table_rows().values() for stage in row.stages)
     rows = []
     for cell in results.own.to_dict("records"):
         seconds = seconds_of_parts(cell)
         # The stage has only taken the embeddings out of the trained Base, which was the work.
-        taken = trainings.get(cell["backbone_from"], 0.0)
+        taken, its_machine = trainings.get(cell["backbone_from"], (0.0, ""))
         seconds["backbone"] = seconds.get("backbone", 0.0) + taken
-        where = dict(zip(_ROW, (cell[name] for name in _OF_CELL), strict=True))
+        of_row = (cell["dataset"], cell["backbone"], cell["variant"], cell["machine"], its_machine)
+        where = dict(zip(_ROW, of_row, strict=True))
         rows += [
             {**where, "part": part, "seconds": seconds.get(part, 0.0)}
             for part in (*known, *_AFTER_STAGES)

@@ -25,7 +25,6 @@ from recbole_tslrec.config.devices import device_of, machine
 from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.config.key import KEYS, Effect
 from recbole_tslrec.config.refusals import tell_failure
-from recbole_tslrec.data.file_hashes import check_unchanged
 from recbole_tslrec.evaluation.metrics import METRICS
 from recbole_tslrec.evaluation.ranks import rank_test_targets
 from recbole_tslrec.experiments.run.cells import Cell, description
@@ -91,15 +90,14 @@ def run_cell(cell: Cell, results: ResultsFolder, keep_checkpoint: bool = False) 
 
 @contextmanager
 def on_planned_files(cell: Cell) -> Iterator[None]:
-    """Have the data set's files be, before and after, those of which the cell's id is.
+    """Have the files be, before and after, those of which the cell's id is.
 
     Raises:
         ValueError: one has changed since the comparison was planned, which may be hours ago.
     """
-    config, texts = cell.config(), cell.texts if cell.reads_texts else ""
-    check_unchanged(config, cell.files, texts)
+    cell.check_unchanged()
     yield
-    check_unchanged(config, cell.files, texts)
+    cell.check_unchanged()
 
 
 def _keep_item_record(cell: Cell, experiment: Experiment, results: ResultsFolder) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.config.key import KEYS, Effect, counts
 from recbole_tslrec.config.recbole_keys import listed
+from recbole_tslrec.data.file_hashes import check_unchanged
 from recbole_tslrec.evaluation.metrics import CUTOFFS
 from recbole_tslrec.experiments.run.kept_cells import FORMAT
 from recbole_tslrec.recbole_bridge.config_files import own_loss
@@ -120,10 +121,22 @@ class Cell:
             },
         }
 
-    @property
-    def reads_texts(self) -> bool:
-        """Whether the result depends on the words of the .item file."""
-        return "texts" in self._identity
+    def check_unchanged(self) -> None:
+        """Raise ValueError if a file on which the id depends is another than when it was planned.
+
+        Raises:
+            FileNotFoundError: the file of interactions is gone.
+        """
+        check_unchanged(self.config(), self.files, self._identity.get("texts", ""))
+        planned, now = self._identity["ours"], replace(self)._identity["ours"]
+        for key in planned:
+            if now[key] != planned[key]:
+                value = self.settings.get(key, KEYS[key].default)
+                raise ValueError(
+                    f"{key}: what is in [{value}] has changed since this comparison began, and a "
+                    f"result would be kept as if it were of what was there before. Start the "
+                    f"comparison again."
+                )
 
     @property
     def _loss(self) -> str:

@@ -22,6 +22,7 @@ from recbole_tslrec.paradigms.tslrec.models.fused_item_table import FusedItemTab
 from recbole_tslrec.stages import provenance
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.trained_backbone import take_trained_backbone
+from recbole_tslrec.store import processes
 
 if TYPE_CHECKING:
     from recbole_tslrec.stages.pipeline import Pipeline
@@ -79,7 +80,8 @@ class EnhancedItemTable(TermAtScoring, FusedItemTable):
         read = mapped or self.fusion.alike is not None
         histories = pipeline.histories if read else None
         given = config["backbone_checkpoint"] is not None
-        first = self.frozen and (given or not pipeline.missing([BackboneStage]))
+        ready = self.frozen and (given or not pipeline.missing([BackboneStage]))
+        first = processes.agree(ready)
         if first:
             self._take_backbone(pipeline)
         vectors = kind.make(pipeline)  # what is wrong with texts, or a file, shows soon

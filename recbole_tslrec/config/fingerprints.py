@@ -23,12 +23,14 @@ WITHOUT_EFFECT_ON_TRAINING = frozenset(
 BEFORE_A_CHOICE = {"valid_protocol": "ranked", "train_precision": "float32", "sampled_loss": "none"}
 
 
-def training_settings(config: Mapping[str, Any], own_loss: str | None = None) -> dict[str, str]:
+def training_settings(
+    config: Mapping[str, Any], own: Mapping[str, Any] | None = None
+) -> dict[str, str]:
     """The values of RecBole's keys on which the trained backbone depends, as text.
 
     Args:
         config: RecBole's ``final_config_dict``, or a part of it.
-        own_loss: the model's ``loss_type`` where a part does not say it.
+        own: the model's ``loss_type`` and ``transform`` where a part does not say them.
     """
     without_effect = set(WITHOUT_EFFECT_ON_TRAINING)
     if config.get("train_batching") in ("prefix", "trimmed"):
@@ -36,10 +38,14 @@ def training_settings(config: Mapping[str, Any], own_loss: str | None = None) ->
     without_effect |= {key for key, value in BEFORE_A_CHOICE.items() if config.get(key) == value}
     without_effect |= _of_losses_not_taken(config)
     # A loader's workers draw other items than it would by itself.
-    if _draws_in_loaders({"loss_type": own_loss, **config}):
+    whole = {**(own or {}), **config}
+    if _draws_in_loaders(whole):
         without_effect.remove("worker")
         if (config.get("worker") or 0) > 1:  # which of them draws for whom is by the batch
             without_effect.remove("eval_batch_size")
+    if whole.get("transform") is not None:  # it draws once a batch, in validation as well
+        without_effect.discard("eval_batch_size")
+        config = {"eval_batch_size": None, **config}
     if config.get("train_batching") == "trimmed":  # which is that, computed otherwise
         config = {**config, "train_batching": "prefix"}
     settings = {

@@ -98,6 +98,10 @@ class BlockDataLoader(FullSortEvalDataLoader):
         processes = 1 if config["single_spec"] else config["world_size"]
         n_blocks = -(-len(self.order) // (rows * processes)) * processes
         self._blocks = np.array_split(self.order, min(n_blocks, len(self.order)))
+        if config["transform"] is not None and processes == 1:
+            # It draws once a batch, and training goes on from there: RecBole's own batches, then.
+            size = config["eval_batch_size"]
+            self._blocks = np.split(self.order, list(range(size, len(self.order), size)))
         super().__init__(config, dataset, sampler)
 
     @classmethod

@@ -78,12 +78,12 @@ def read_config_file(file: str) -> dict[str, Any]:
 
 
 @functools.cache
-def own_loss(model: str) -> str | None:
-    """The ``loss_type`` of a model's own yaml, RecBole's or ours; None if it has none."""
+def own_value(model: str, key: str) -> Any:
+    """The value of a key in a model's own yaml, RecBole's or ours; None if it has none."""
     recboles = Path(recbole.__file__).parent / "properties"
     files = [folder / "model" / f"{model}.yaml" for folder in (recboles, properties_folder())]
     values = [read_config_file(str(file)) for file in files if file.is_file()]
-    return ChainMap(*reversed(values)).get("loss_type")
+    return ChainMap(*reversed(values)).get(key)
 
 
 def as_recbole_reads(settings: Mapping[str, Any]) -> dict[str, Any]:

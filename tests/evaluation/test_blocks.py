@@ -78,6 +78,16 @@ def test_a_transform_may_move_items_so_nothing_is_cut():
     assert rows["item_id_list"].shape[1] == MAX_LENGTH
 
 
+def test_what_draws_once_a_batch_gets_recboles_own_batches(monkeypatch):
+    monkeypatch.setattr(blocks, "_ROWS_ON_CPU", 3)
+    toy = make_toy("BERT4Rec", eval_batch_size=5)
+    batches = [
+        rows["user_id"].tolist() for rows, *_ in BlockDataLoader.of(toy.loaders[2], toy.model)
+    ]
+    assert batches == [rows["user_id"].tolist() for rows, *_ in toy.loaders[2]]
+    assert [len(batch) for batch in batches] == [5, 5, 3]
+
+
 def test_a_model_that_only_stands_on_a_backbone_is_none(small_data, settings):
     experiment = run_experiment("E4SRec", small_data, config_dict=settings)
     assert backbone_of(experiment.trainer.model) is None

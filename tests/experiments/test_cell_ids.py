@@ -14,7 +14,7 @@ from recbole_tslrec.experiments.run.grid import Grid, _EarlyChecks
 from recbole_tslrec.paradigms.rules.models import SeenPenalty
 from recbole_tslrec.paradigms.tslrec.augmentation.late_fusion import HistorySimilarity
 from recbole_tslrec.paradigms.tslrec.augmentation.tuned_texts import TextTuningStage
-from recbole_tslrec.recbole_bridge.config_files import own_loss
+from recbole_tslrec.recbole_bridge.config_files import own_value
 from recbole_tslrec.recbole_bridge.paradigm import variants
 from recbole_tslrec.store.files import fingerprint
 
@@ -143,8 +143,18 @@ def test_a_backbone_whose_own_loss_takes_negatives_is_given_them(small_data, set
             assert {*of_loader.values()} == {"uniform" if draws else "none"}
 
 
+@pytest.mark.parametrize("key", ["worker", "eval_batch_size"])
+def test_who_draws_once_a_batch_draws_otherwise_in_others(key):
+    """BERT4Rec's masks, whose transform its own yaml has."""
+    for backbone, n_ids in (("BERT4Rec", 2), ("SASRec", 1)):
+        cells = [Cell("small", backbone, "Base", 1, {key: value}, "0") for value in (2, 16)]
+        assert len({cell.id for cell in cells}) == n_ids
+
+
 def test_every_backbone_has_a_loss_of_its_own_in_a_yaml():
-    found = {name: own_loss(name) for name, one in BACKBONES.items() if one.code is None}
+    found = {
+        name: own_value(name, "loss_type") for name, one in BACKBONES.items() if one.code is None
+    }
     assert found == {name: "BPR" if name == "TransRec" else "CE" for name in found}
 
 

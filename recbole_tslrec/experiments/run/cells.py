@@ -23,7 +23,7 @@ from recbole_tslrec.config.recbole_keys import listed
 from recbole_tslrec.data.file_hashes import check_unchanged
 from recbole_tslrec.evaluation.metrics import CUTOFFS
 from recbole_tslrec.experiments.run.kept_cells import FORMAT
-from recbole_tslrec.recbole_bridge.config_files import own_loss
+from recbole_tslrec.recbole_bridge.config_files import own_value
 from recbole_tslrec.recbole_bridge.paradigm import paradigm_of, variants
 from recbole_tslrec.store.checkpoints import weights_hash
 from recbole_tslrec.store.files import file_hash, fingerprint
@@ -100,6 +100,7 @@ class Cell:
             for key, value in values.items()
             if variant.depends_on(key)
         }
+        own = {"loss_type": self._loss, "transform": self._own("transform")}
         reads_texts = self.texts and read.get("item_text") is not None
         added = {"texts": self.texts} if reads_texts else {}  # older than kept results
         if (code := self._code) is not None:
@@ -112,7 +113,7 @@ class Cell:
             "variant": self.variant,
             "embeddings_from": self.embeddings_from and self.embeddings_from.id,
             "seed": self.seed,
-            "recbole": training_settings(settings, self._loss),
+            "recbole": training_settings(settings, own),
             "version": variant.results_of(values),
             "ours": {
                 key: _content(key, value, trust)
@@ -141,9 +142,12 @@ class Cell:
     @property
     def _loss(self) -> str:
         """RecBole's name of the loss: the given, or that of the backbone's own yaml."""
-        given = self.settings.get("loss_type")
-        own = own_loss(self.backbone) if variants()[self.variant].of_backbone else None
-        return given or own or "CE"
+        return self._own("loss_type") or "CE"
+
+    def _own(self, key: str) -> Any:
+        """A key's value: the given, or that of the backbone's own yaml."""
+        own = own_value(self.backbone, key) if variants()[self.variant].of_backbone else None
+        return self.settings.get(key, own)
 
     @property
     def _code(self) -> list[str] | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from recbole.data.interaction import Interaction
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -85,15 +86,20 @@ def take_trained_backbone(
     same = all(name in own and own[name].shape == weight.shape for name, weight in state.items())
     if same:
         into.load_state_dict(own | state)
-        rows = pipeline.dataset.inter_feat[:_ROWS_COMPARED].to(pipeline.config["device"])
         into.eval()
         with torch.no_grad():
-            same = _alike(scores(trained, rows), scores(into, rows))
+            same = _alike(*(scores(model, _rows(pipeline)) for model in (trained, into)))
     if not same:
         raise ValueError(
             f"backbone_checkpoint: it is a {pipeline.backbone.name} of other settings than this "
             f"experiment's. Give the settings it was trained with."
         )
+
+
+def _rows(pipeline: Pipeline) -> Interaction:
+    """The first training rows, on the device; a copy, for a model may change what it scores (HRM)."""
+    rows = pipeline.dataset.inter_feat[:_ROWS_COMPARED].to(pipeline.config["device"])
+    return Interaction({name: rows[name].clone() for name in rows.columns})
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

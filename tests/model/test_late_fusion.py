@@ -414,3 +414,10 @@ def test_a_term_is_of_the_backbone_whose_scores_it_is_added_to(small_data, setti
     monkeypatch.setattr(BackboneStage, "train", lambda *given: train(*given) + 0.01)
     with pytest.raises(ValueError, match="augmentation: .* was made of other item embeddings"):
         run_experiment("TSLRec_SASRec", small_data, config_dict=settings | TERM_ALONE)
+
+
+def test_a_model_that_changes_what_it_scores_changes_no_training_row(small_data, settings):
+    """HRM shortens the lists' lengths in place."""
+    changes = TERM_ALONE | {"enhancement": "random", "pooling_type_layer_1": "average"}
+    experiment = run_experiment("TSLRec_HRM", small_data, config_dict=settings | changes)
+    assert experiment.by_protocol is not None

@@ -12,9 +12,11 @@ import pytest
 import torch
 from filelock import FileLock
 from recbole.model.sequential_recommender.sasrec import SASRec
+from support.ready_made import ready_made_sequences
 from test_trainer import prepared
 
 from recbole_tslrec.backbones import class_code
+from recbole_tslrec.backbones.registry import Backbone
 from recbole_tslrec.recbole_bridge import quick_start, unfinished
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 from recbole_tslrec.recbole_bridge.unfinished import (
@@ -67,11 +69,11 @@ def every_epoch_is_kept(monkeypatch):
 def train(small_data, settings, monkeypatch):
     """Train a model to its end, or stop it after some epochs; its trainer, and what ``fit`` gave."""
 
-    def train(which: str, stop_after: int | None = None, **changes):
+    def train(which: str, stop_after: int | None = None, data: str = small_data, **changes):
         model, own = MODELS[which]
         own = own | (ONE_NEGATIVE if own.get("loss_type") == "BPR" else {})
         given = settings | {"epochs": 6, "stopping_step": 2, "learning_rate": 0.01} | own | changes
-        trainer, train_data, valid_data = prepared(model, given, small_data)
+        trainer, train_data, valid_data = prepared(model, given, data)
         done, epoch_ends = [], UnfinishedTraining.epoch_ends
 
         def stop(self, epoch, score):  # a backbone's epochs in a stage count, too
@@ -195,6 +197,26 @@ def test_another_training_starts_anew(change, train, monkeypatch, tmp_path):
     trainer, _ = train("whole sequences", **more)
     assert trainer.start_epoch == 0
     assert len(kept()) == 1  # the other one's
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_users_own_class_may_read_any_column(own, train, monkeypatch, tmp_path):
+    monkeypatch.setattr(Backbone, "code", ["of the user"] if own else None)
+    train("whole sequences", 2)
+    file = next(tmp_path.rglob("*.inter"))
+    header, *rows = [line.split("\t") for line in file.read_text().splitlines()]
+    at = header.index("timestamp:float")
+    later = [[*row[:at], str(float(row[at]) + 1), *row[at + 1 :]] for row in rows]
+    file.write_text("\n".join("\t".join(row) for row in (header, *later)) + "\n")
+    assert train("whole sequences")[0].start_epoch == (0 if own else 2)
+
+
+def test_ready_made_rows_that_changed_are_another_training(train):
+    keys = ready_made_sequences() | {"epochs": 6}
+    train("prefixes", 2, data="sess", **keys)
+    file = Path("data/sess/sess.train.inter")
+    file.write_text(file.read_text().replace("i0 i1", "i1 i0"))
+    assert train("prefixes", data="sess", **keys)[0].start_epoch == 0
 
 
 def test_keys_that_it_does_not_read_do_not_matter(train):

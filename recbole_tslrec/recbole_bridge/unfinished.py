@@ -24,9 +24,10 @@ from recbole.trainer import Trainer
 
 import recbole_tslrec
 from recbole_tslrec.backbones.class_code import class_code
+from recbole_tslrec.backbones.registry import backbone_of
 from recbole_tslrec.config.fingerprints import training_settings
 from recbole_tslrec.config.key import KEYS, result_values
-from recbole_tslrec.stages.backbone import feature_values
+from recbole_tslrec.stages.data_values import feature_values, interaction_values
 from recbole_tslrec.stages.trained_on import data_notes
 from recbole_tslrec.store.checkpoints import (
     check_checkpoint,
@@ -180,12 +181,16 @@ class UnfinishedTraining:
 
     def _name(self, notes: dict[str, str]) -> str:
         trainer, config = self._trainer, self._trainer.config
+        data = notes | feature_values(self._loaders[0]._dataset)
+        backbone = backbone_of(trainer.model)
+        if backbone is None or backbone.code is not None:  # who knows which columns it reads
+            data["rows"] = [interaction_values(loader._dataset) for loader in self._loaders]
         made_from = {
             "settings": training_settings(config.final_config_dict),
             "metrics": f"{config['topk']} {config['metrics']}",  # of the best epoch's result
             # A backbone by itself reads none; what a file or language model gives is in the start.
             "keys": result_values(config, sorted(KEYS)) if hasattr(trainer.model, "stages") else {},
-            "data": notes | feature_values(self._loaders[0]._dataset),
+            "data": data,
             "start": self._start,
             "code": class_code(type(trainer.model)),
             "on": [trainer.device.type, recbole_tslrec.__version__, *map(version, _PACKAGES)],

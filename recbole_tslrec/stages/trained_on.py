@@ -20,6 +20,7 @@ from torch import nn
 from recbole_tslrec.backbones.registry import backbone_of
 from recbole_tslrec.data.histories import fingerprint as histories_fingerprint
 from recbole_tslrec.data.histories import training_histories
+from recbole_tslrec.stages.data_values import interaction_values
 from recbole_tslrec.store.checkpoints import check_checkpoint, config_of
 from recbole_tslrec.store.files import fingerprint
 
@@ -27,6 +28,7 @@ from recbole_tslrec.store.files import fingerprint
 NOTED = {
     "items": "items",
     "training": "training interactions",
+    "rows": "ready-made rows",
     "validation": "validation interactions",
     "test": "test interactions",
 }
@@ -50,8 +52,8 @@ def data_notes(dataset, valid_data) -> dict[str, str]:
         of the validation and test rows; all but the first are the same whatever the internal ids.
         Besides, under ``users``, of the users by internal id, and under ``features`` of the values of
         all features by internal id, where such columns are loaded.
-        The histories' is left out where rows do not make any (ready-made sequences), and the test
-        rows' where RecBole has not split this data set.
+        The histories' is left out where rows do not make any (ready-made sequences): these have one of
+        all columns under ``rows``. The test rows' is left out where RecBole has not split this data set.
     """
     users = dataset.field2id_token[dataset.uid_field]
     items = dataset.field2id_token[dataset.iid_field]
@@ -61,6 +63,8 @@ def data_notes(dataset, valid_data) -> dict[str, str]:
         notes["training"] = histories_fingerprint(training_histories(dataset), users, items)
     except ValueError as error:
         getLogger(__name__).debug(f"This model cannot serve as a backbone_checkpoint: {error}")
+        held_out = interaction_values(valid_data._dataset) if valid_data else {}
+        notes["rows"] = fingerprint([interaction_values(dataset), held_out])
     notes["validation"] = validation_fingerprint(dataset, valid_data)
     return notes | _test_note(dataset)
 

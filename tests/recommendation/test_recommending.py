@@ -11,6 +11,7 @@ from recbole.config import Config
 from recbole.data.interaction import Interaction
 from recbole.utils.case_study import full_sort_topk
 from support.letter_models import save_letter_model
+from support.ready_made import ready_made_sequences
 from trained import KEYS, N_ITEMS, make_toy, write_data
 
 from recbole_tslrec import Recommender, write_page
@@ -431,24 +432,6 @@ def test_other_words_than_in_training_are_refused(keys_of_reranker, caplog):
     assert "item_text" not in caplog.text
     Recommender("earlier.pth")
     assert "item_text: these weights are of an earlier version" in caplog.text
-
-
-def ready_made_sequences() -> dict:
-    """Writes the data set ``sess``; what its keys are."""
-    folder = Path("data/sess")
-    folder.mkdir(parents=True)
-    header = "user_id:token\titem_id_list:token_seq\titem_id:token"
-    for at, part in enumerate(("train", "valid", "test")):
-        rows = [f"s{at}{n}\ti{n} i{n + 1}\ti{n + 2}" for n in range(9)]
-        (folder / f"sess.{part}.inter").write_text("\n".join([header, *rows]) + "\n")
-    titles = [f"i{n}\tTitle {n}" for n in range(11)]
-    (folder / "sess.item").write_text("\n".join(["item_id:token\ttitle:token_seq", *titles]))
-    return {
-        "benchmark_filename": ["train", "valid", "test"],
-        "alias_of_item_id": ["item_id_list"],
-        "load_col": {"inter": ["user_id", "item_id_list", "item_id"]},
-        "epochs": 1,
-    }
 
 
 def test_ready_made_sequences_are_refused_before_the_texts_are_read(settings):

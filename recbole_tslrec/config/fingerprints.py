@@ -16,7 +16,7 @@ WITHOUT_EFFECT_ON_TRAINING = frozenset(
     "save_dataset dataset_save_path save_dataloaders dataloaders_save_path log_wandb wandb_project "
     "loss_decimal_place eval_batch_size device single_spec local_rank verbose model "
     "nproc world_size ip port offset group_offset enhanced_width enhanced_width_of trained_on "
-    "allow_new_data topk metrics".split()
+    "enhanced_texts allow_new_data topk metrics".split()
 )
 
 # Keys that are left out at the value before there was a choice: what was stored then stays valid.

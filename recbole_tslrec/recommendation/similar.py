@@ -125,9 +125,17 @@ def item_vectors(trained: TrainedModel, under: str) -> Tensor:
         if under == E_V:
             return kept_stages(trained, (BackboneStage,)).stage(BackboneStage).item_embeddings()
         vectors = vectors_of(trained.config)
-        return vectors.make(kept_stages(trained, vectors.stages))
+        pipeline = kept_stages(trained, vectors.stages)
     except LookupError:
         raise ValueError(_without(trained, under)) from None
+    of_training = trained.config["enhanced_texts"]
+    if of_training is not None and of_training != pipeline.catalogue.fingerprint:
+        raise ValueError(
+            f"under: the .item file has other texts than those that [{under}] of "
+            f"[{trained.checkpoint}] was made of. Give the file of its training, or set "
+            f"under={ITEM_TABLE}."
+        )
+    return vectors.make(pipeline)
 
 
 def _without(trained: TrainedModel, under: str) -> str:

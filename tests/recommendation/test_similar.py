@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from support.texts import write_texts
 from trained import N_ITEMS, make_toy
 
 from recbole_tslrec import Recommender
@@ -99,3 +100,15 @@ def test_no_titles_no_words():
     recommender.titles = None
     with pytest.raises(ValueError, match=r"^under: \[text\] needs the items' texts"):
         recommender.similar("i1", under="text")
+
+
+def test_vectors_of_words_are_of_the_words_of_training(small_data, settings):
+    write_texts()
+    changes = {"enhancement": "tfidf", "item_text": ["title"]}
+    recommender = Recommender(
+        run_experiment("TSLRec_SASRec", small_data, config_dict=settings | changes).checkpoint
+    )
+    assert len(recommender.similar("i3", k=5, under="h_v")) == 5
+    write_texts(seed=1)
+    with pytest.raises(ValueError, match="^under: the .item file has other texts than those that"):
+        recommender.similar("i3", under="h_v")

@@ -92,7 +92,7 @@ def _plain(config: Config, backbone: str) -> Config:
     plain.final_config_dict = {
         key: value
         for key, value in config.final_config_dict.items()
-        if key not in KEYS and key not in ("enhanced_width", "enhanced_width_of")
+        if key not in (*KEYS, "enhanced_width", "enhanced_width_of", "enhanced_texts")
     } | {"model": backbone}
     if config["trained_on"] is not None:
         # What the enhanced embeddings were made from it does not say: no stage may take the folded

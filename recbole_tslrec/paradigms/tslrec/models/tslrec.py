@@ -85,6 +85,8 @@ class EnhancedItemTable(TermAtScoring, FusedItemTable):
         if first:
             self._take_backbone(pipeline)
         vectors = kind.make(pipeline)  # what is wrong with texts, or a file, shows soon
+        if kind.reads_text:  # kept in the checkpoint: ``similar`` makes the vectors anew
+            config["enhanced_texts"] = pipeline.catalogue.fingerprint
         of_known = kind.for_similarity(vectors, pipeline)
         if self.frozen and not first:
             self._take_backbone(pipeline)

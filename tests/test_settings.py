@@ -215,6 +215,28 @@ def test_what_is_not_trained_on_products_is_trained_in_float32(
             Config(model, small_data, config_dict=settings | auto | {"train_precision": "bfloat16"})
 
 
+@pytest.mark.parametrize("model", ["HGN", "RepeatNet", "P5", "Repeat"])
+def test_what_trains_no_backbone_is_in_float32(model, small_data, settings, monkeypatch):
+    monkeypatch.setattr(checks, "bf16_is_fast", lambda device: True)
+
+    def precision(asked, **more):
+        changes = {"train_precision": asked, "train_neg_sample_args": None} | more
+        return Config(model, small_data, config_dict=settings | changes)["train_precision"]
+
+    assert precision("auto") == "float32"
+    with pytest.raises(ValueError, match=rf"train_precision: .*\[{model}\] is none. Set .*float32"):
+        precision("bfloat16")
+    if model == "P5":  # of which the codes may be a trained backbone's
+        assert precision("auto", item_code="embedding") == "bfloat16"
+
+
+def test_a_comparison_does_not_give_the_precision_to_rows_without_a_backbone(small_data, settings):
+    names = ("P5", "P5-embedding", "POD", "repeat")
+    changes = settings | {"train_precision": "bfloat16"}
+    read = [name for name in names if "train_precision" in variants()[name].choose(changes)]
+    assert read == ["P5-embedding"]
+
+
 def test_losses_that_stand_aside_are_in_no_fingerprint():
     usual = {name: key.default for name, key in TRAINING_KEYS.items()}
     names = {"sampled_loss", "sampled_negatives", "gbce_calibration", "train_precision"}

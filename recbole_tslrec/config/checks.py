@@ -33,7 +33,7 @@ def check_files(config: Mapping[str, Any]) -> None:
 
 
 def check_training_keys(
-    config: dict[str, Any], model: str, batchings: Sequence[str], by_product: bool | None
+    config: dict[str, Any], model: str, batchings: Sequence[str], by_product: bool
 ) -> None:
     """Check these keys, and put in the place of ``train_batching: auto`` what it is for a backbone.
 
@@ -42,7 +42,7 @@ def check_training_keys(
         model: RecBole's name of the model.
         batchings: the values of ``train_batching`` that its backbone takes, the quickest first.
         by_product: whether it is, or starts from, a backbone that scores by products of states and
-            items; None for neither.
+            items.
 
     Raises:
         ValueError: a value is unknown, or one that the model cannot have.
@@ -58,7 +58,7 @@ def check_training_keys(
         )
     if config["sampled_loss"] != "none":
         _check_sampled_loss(config, model, by_product)
-    if by_product is False:
+    if not by_product:
         _check_precision_of_others(config, model)
     if config["train_precision"] != "float32" and config.get("enable_amp"):
         raise ValueError(
@@ -68,7 +68,7 @@ def check_training_keys(
 
 
 def _check_precision_of_others(config: dict[str, Any], model: str) -> None:
-    """``auto`` is float32 where the loss is another than the softmax of products with the items."""
+    """``auto`` is float32 where nothing is trained by the softmax of products with the items."""
     if config["train_precision"] == "bfloat16":
         raise ValueError(
             f"train_precision: [bfloat16] is for backbones whose scores are products of states and "

@@ -63,7 +63,7 @@ PRECISION = KeyGroup(
             "In what a backbone's training computes its matrix products, in [float32, bfloat16, auto]; "
             "weights, sums, the softmax, evaluation and a GPU's recurrent layers are float32. bfloat16 "
             "takes 0.6 of the time where the processor has it; auto: bfloat16 there, float32 elsewhere, "
-            "and for backbones that do not score by products of states and items.",
+            "and for all but backbones that score by products of states and items.",
             one_of("float32", "bfloat16", "auto"),
         ),
     ),

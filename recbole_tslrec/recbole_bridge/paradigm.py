@@ -66,7 +66,7 @@ class Variant:
             its cells' ids.
         unread: the keys of ours, of those on which it depends, that it does not read under these values
             of all.
-        not_given: keys of a backbone's training that it is not given, since it trains nothing.
+        not_given: keys of a backbone's training that it is not given, since it trains none.
         ranked_alone: whether its figures with seen items masked say nothing.
         tested_alone: whether what makes it a control acts in tests alone: its validation is that of the
             method in whose place it stands.

@@ -271,7 +271,7 @@ def with_checks(original):
             paradigm.check(values | {"model": self.model})
             check_files(values)
         batchings = ("prefix",) if backbone is None else backbone.batchings
-        by_product = None if backbone is None else backbone.by_product
+        by_product = backbone is not None and backbone.by_product
         check_training_keys(values, self.model, batchings, by_product)
         if ours or backbone is not None:
             text().check("dataset", self.dataset)

@@ -1,6 +1,7 @@
 """What P5 hands over: its model, keys, and rows of a comparison."""
 
 from recbole_tslrec.config.key import names_of
+from recbole_tslrec.config.keys import PRECISION
 from recbole_tslrec.paradigms.p5 import keys
 from recbole_tslrec.paradigms.p5.keys import CODES, LANGUAGE_MODEL, OWN, TRAINING, WRITING
 from recbole_tslrec.paradigms.p5.model import P5 as Model
@@ -28,6 +29,7 @@ def row(name: str, model: str, code: str, read: tuple) -> Variant:
         {"item_code": code, "llm": "scratch"},
         stages=(EmbeddingCodesStage if embedding else ItemCodesStage,),
         keys=names_of(read),
+        not_given=() if embedding else names_of((PRECISION,)),
         backbone="SASRec",
         label=name,
     )

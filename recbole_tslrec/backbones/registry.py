@@ -38,7 +38,8 @@ class Backbone:
             may stand for CE.
         rows_beyond: how many rows the table has behind the items', as for a mask token.
         item_bias: the attribute with a bias for each item's score, [n_items]; None for none.
-        needs: RecBole's keys with the values without which no variant of it can be trained.
+        needs: RecBole's keys with the values without which no variant of it can be trained, or its table
+            is not that of its scores. ``loss_type`` is asked of the plain model as well.
         scores_single_items: whether its ``predict`` gives what ``full_sort_predict`` does.
     """
 
@@ -149,7 +150,7 @@ BACKBONES: dict[str, Backbone] = {
         Backbone(
             "GRU4RecCPR",
             f"{_RECBOLE}.gru4reccpr",
-            needs={"loss_type": "CE"},
+            needs={"loss_type": "CE", "use_out_emb": False},
             scores_single_items=False,
         ),
     )

@@ -278,7 +278,8 @@ def with_checks(original):
             check_recbole_keys(values, self.internal_config_dict)
             check_load_col(values)
         if backbone is not None:
-            # S3Rec itself is pretrained under other keys than its variants are trained.
+            # S3Rec itself is pretrained under other keys than its variants are trained, and GRU4RecCPR
+            # may have a table of its own for scores.
             needs = backbone.needs.items()
             needs = {
                 key: value for key, value in needs if paradigm is not None or key == "loss_type"

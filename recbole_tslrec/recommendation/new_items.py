@@ -119,8 +119,6 @@ def _no_place(trained: TrainedModel) -> str:
         return f"[{backbone.name}] has a bias of each known item"
     if backbone.name == "TransRec":
         return "[TransRec] has a bias of each known item"
-    if config["use_out_emb"]:  # GRU4RecCPR's
-        return "use_out_emb: [True] scores with a second table of the known items"
     if config["selected_features"]:
         return f"[{backbone.name}] reads the known items' features"
     return ""

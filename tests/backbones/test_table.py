@@ -195,6 +195,15 @@ def test_what_the_cpr_models_cannot_do_is_said_early(model, small_data, settings
         Config(model, small_data, config_dict=given | bpr)
 
 
+def test_a_variant_has_no_table_beside_the_fused_one_for_scores(small_data, settings):
+    given = settings | {"use_out_emb": True, "train_neg_sample_args": None}
+    assert Config("GRU4RecCPR", small_data, config_dict=given)["use_out_emb"]
+    for model in ("TSLRec_GRU4RecCPR", "CI_GRU4RecCPR", "LlamaRec_GRU4RecCPR"):
+        with pytest.raises(ValueError, match=r"use_out_emb: \[True\] is not .* use_out_emb: False"):
+            Config(model, small_data, config_dict=given)
+    Config("SASRecCPR", small_data, config_dict=given)  # it has no such key
+
+
 def test_a_users_own_model_is_a_backbone_like_any_other(my_mean, small_data, settings, tmp_path):
     keys = settings | {"my_width": 8, "loss_type": "CE"}
     experiment = run_experiment(

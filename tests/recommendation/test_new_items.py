@@ -113,11 +113,6 @@ def test_a_model_that_knows_no_words_takes_none(name):
     [
         ("LRURec", {}, "has a bias of each known item"),
         ("SASRec", {"score_term": "during"}, "has a vector of each known item"),
-        (
-            "GRU4RecCPR",
-            {"use_out_emb": True, "reranker_CAN_NUM": 5},
-            r"use_out_emb: \[True\] scores with a second table",
-        ),
     ],
 )
 def test_a_model_with_more_by_item_than_its_table_takes_none(

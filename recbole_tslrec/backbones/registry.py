@@ -40,6 +40,7 @@ class Backbone:
         item_bias: the attribute with a bias for each item's score, [n_items]; None for none.
         needs: RecBole's keys with the values without which no variant of it can be trained, or its table
             is not that of its scores. ``loss_type`` is asked of the plain model as well.
+        own_losses: values of ``loss_type``, besides CE and BPR, that the plain model takes.
         scores_single_items: whether its ``predict`` gives what ``full_sort_predict`` does.
     """
 
@@ -54,6 +55,7 @@ class Backbone:
     rows_beyond: int = 0
     item_bias: str | None = None
     needs: Mapping[str, Any] = field(default_factory=dict)
+    own_losses: tuple[str, ...] = ()
     scores_single_items: bool = True
 
     @property
@@ -134,7 +136,7 @@ BACKBONES: dict[str, Backbone] = {
         Backbone("SRGNN", f"{_RECBOLE}.srgnn", by_product=True, ignores_padding=True),
         Backbone("GCSAN", f"{_RECBOLE}.gcsan", by_product=True, ignores_padding=True),
         Backbone("NextItNet", f"{_RECBOLE}.nextitnet", by_product=True),
-        Backbone("SINE", f"{_RECBOLE}.sine", by_product=True),
+        Backbone("SINE", f"{_RECBOLE}.sine", by_product=True, own_losses=("NLL",)),
         Backbone("FOSSIL", f"{_RECBOLE}.fossil"),
         Backbone("HRM", f"{_RECBOLE}.hrm", by_product=True),
         Backbone("SHAN", f"{_RECBOLE}.shan", by_product=True),

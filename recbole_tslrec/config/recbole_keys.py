@@ -27,17 +27,20 @@ SAME_FOR_ALL = frozenset({*dataset_arguments, *evaluation_arguments, "data_path"
 SAME_FOR_ALL -= {"MAX_ITEM_LIST_LENGTH", "eval_batch_size", "metric_decimal_place"}
 
 
-def check_recbole_keys(config: Mapping[str, Any], model_keys: Collection[str]) -> None:
+def check_recbole_keys(
+    config: Mapping[str, Any], model_keys: Collection[str], own_losses: Collection[str] = ()
+) -> None:
     """Raise ValueError for the first of RecBole's keys whose value is not one it takes.
 
     Args:
         config: all values, before RecBole has changed any.
         model_keys: those that RecBole's defaults of the model hold. Another backbone's may be given,
             too, and are not read.
+        own_losses: values of ``loss_type`` that the model takes besides those of all.
     """
     check_metrics(config)
     for key, values in RECBOLE_KEYS.items():
-        if key in model_keys:
+        if key in model_keys and not (key == "loss_type" and config[key] in own_losses):
             values.check(key, config[key])
     ENCODING.check("encoding", config.get("encoding"))
     _check_transform(config)

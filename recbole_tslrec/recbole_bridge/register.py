@@ -275,7 +275,8 @@ def with_checks(original):
         check_training_keys(values, self.model, batchings, by_product)
         if ours or backbone is not None:
             text().check("dataset", self.dataset)
-            check_recbole_keys(values, self.internal_config_dict)
+            own_losses = () if ours else backbone.own_losses
+            check_recbole_keys(values, self.internal_config_dict, own_losses)
             check_load_col(values)
         if backbone is not None:
             # S3Rec itself is pretrained under other keys than its variants are trained, and GRU4RecCPR

@@ -195,6 +195,19 @@ def test_what_the_cpr_models_cannot_do_is_said_early(model, small_data, settings
         Config(model, small_data, config_dict=given | bpr)
 
 
+def test_sine_alone_has_its_third_loss(small_data, settings):
+    """The softmax in other words, with a term that keeps its concepts apart."""
+    given = settings | {"loss_type": "NLL", "train_neg_sample_args": None, "epochs": 1}
+    experiment = run_experiment("SINE", small_data, config_dict=given)
+    assert isinstance(experiment.trainer, BackboneTrainer)
+    assert experiment.trainer.model.loss_type == "NLL" and experiment.test_result["ndcg@10"] >= 0
+    for model in ("TSLRec_SINE", "LlamaRec_SINE", "SASRec"):
+        with pytest.raises(ValueError, match="^loss_type: .'NLL'. is not one of CE, BPR"):
+            Config(model, small_data, config_dict=given)
+    with pytest.raises(ValueError, match=r"sampled_loss: .*loss_type is \[NLL\]"):
+        Config("SINE", small_data, config_dict=given | {"sampled_loss": "gbce"})
+
+
 def test_a_variant_has_no_table_beside_the_fused_one_for_scores(small_data, settings):
     given = settings | {"use_out_emb": True, "train_neg_sample_args": None}
     assert Config("GRU4RecCPR", small_data, config_dict=given)["use_out_emb"]

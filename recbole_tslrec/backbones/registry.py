@@ -174,7 +174,9 @@ NO_BACKBONES: dict[str, str] = {
 
 def backbone_of(model: SequentialRecommender) -> Backbone | None:
     """The backbone that a model is, or is a variant of; None for one that is neither (E4SRec)."""
-    backbone = getattr(model, "backbone", None) or BACKBONES.get(type(model).__name__)
+    backbone = getattr(model, "backbone", None)
+    if not isinstance(backbone, Backbone):  # a user's model may have a layer of that name
+        backbone = BACKBONES.get(type(model).__name__)
     return backbone if backbone and isinstance(model, backbone.model_class) else None
 
 

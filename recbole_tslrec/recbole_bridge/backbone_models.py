@@ -2,12 +2,48 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Mapping
 
 from recbole.model.abstract_recommender import SequentialRecommender
 
 from recbole_tslrec.backbones.registry import BACKBONES, Backbone
+
+# What the trainers ask of a model, whether its mixin has it or not.
+_ASKED_BY_TRAINERS = frozenset({"frozen", "scoring_term", "term_in_training"})
+
+
+class OwnNames:
+    """Stands between a mixin and a backbone's class: a name that both have is refused.
+
+    A user's layer ``fusion`` would else give way to the mixin's, and never be called.
+    """
+
+    def __init__(self, config, dataset):
+        try:
+            super().__init__(config, dataset)
+        except Exception as error:  # it may come of just that: a property of ours cannot be set
+            self._check_names(str(error) if isinstance(error, (AttributeError, KeyError)) else "")
+            raise
+        self._check_names()
+
+    def _check_names(self, failure: str = "") -> None:
+        """Raise ValueError for a name of the mixin's that the backbone has defined, set or missed."""
+        mro = type(self).__mro__
+        place = mro.index(OwnNames)
+        mixin, backbone = mro[:place], mro[place + 1]
+        ours = _ASKED_BY_TRAINERS.union(*map(vars, mixin), *map(inspect.get_annotations, mixin))
+        ours -= set(dir(SequentialRecommender))
+        theirs = {*dir(backbone), *vars(self)}
+        for parts in ("_modules", "_parameters", "_buffers"):
+            theirs.update(vars(self).get(parts, ()))
+        theirs.update(name for name in ours if f"'{name}'" in failure)
+        if both := sorted(ours & theirs):
+            raise ValueError(
+                f"model: [{type(self).__name__}] has [{', '.join(both)}] of its own, and so has "
+                f"[{backbone.__name__}]. Rename it in {backbone.__name__}."
+            )
 
 
 class BackboneModels(dict[str, type[SequentialRecommender]]):
@@ -47,5 +83,5 @@ class BackboneModels(dict[str, type[SequentialRecommender]]):
             "__doc__": f"{kind.__doc__} The backbone is {backbone.name}.",
             "backbone": backbone,
         }
-        bases = (kind,) if whole else (kind, backbone.model_class)
+        bases = (kind,) if whole else (kind, OwnNames, backbone.model_class)
         return type(f"{beginning}_{backbone.name}", bases, own)

@@ -830,3 +830,12 @@ def test_seconds_of_different_machines_are_not_averaged(tmp_path):
         ("TextTerm", "2 cores", "backbone 1 h 6 min", "1 h 7 min"),
         ("TextTerm", "2 cores", "backbone 2 min 30 s (a GPU)", "3 min 30 s"),
     ]
+
+
+def test_a_base_of_another_machine_may_have_kept_no_seconds(tmp_path):
+    writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
+    base = writer.write("tiny", "SASRec", "Base", 1, seconds={}, machine="a GPU")
+    seconds = {"training": 60.0, "evaluation": 0.0, "stages": {}}
+    writer.write("tiny", "SASRec", "TextTerm", 1, backbone_from=base, seconds=seconds)
+    table = cost_table(Results(tmp_path))[""].table.set_index("method")
+    assert table.loc["TextTerm", "stages before"] == "–"

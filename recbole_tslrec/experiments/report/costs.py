@@ -30,8 +30,8 @@ def cost_table(results: Results) -> dict[str, Block]:
         seconds = parts.set_index("part")["seconds"]
         stages = seconds.drop(list(_AFTER_STAGES))
         made = {name: f"{escape(name)} {_time(one)}" for name, one in stages.items() if one > 0}
-        if of_base not in ("", machine):
-            made["backbone"] += f" ({escape(of_base)})"
+        if "backbone" in made and of_base != machine:  # older lines have no seconds, or no machine
+            made["backbone"] += f" ({escape(of_base)})" if of_base else ""
         row = {"dataset": dataset, "backbone": backbone, "variant": method, "machine": machine}
         row |= {"stages before": "<br>".join(made.values()) or NOTHING}
         row |= {name: _time(seconds[part]) for part, name in _AFTER_STAGES.items()}

@@ -33,8 +33,16 @@ _SCORE_BYTES = 2**27
 
 
 def scores(model: SequentialRecommender, interaction: Interaction) -> Tensor:
-    """The scores of all items, [B, n_items], with a column for padding."""
-    return model.full_sort_predict(interaction).view(len(interaction), -1)
+    """The scores of all items, [B, n_items], with a column for padding.
+
+    The model reads a copy of the rows, for it may change what it scores (RecBole's HRM does).
+    """
+    return model.full_sort_predict(own_rows(interaction)).view(len(interaction), -1)
+
+
+def own_rows(interaction: Interaction) -> Interaction:
+    """A copy of rows that shares nothing with them."""
+    return type(interaction)({name: interaction[name].clone() for name in interaction.columns})
 
 
 def score_each_user_once(model: SequentialRecommender, interaction: Interaction) -> Tensor:

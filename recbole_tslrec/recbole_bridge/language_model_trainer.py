@@ -65,6 +65,11 @@ class LanguageModelTrainer(StagesFirst, WatchedTrainer):
                 f"nproc: [{config['model']}] is trained in one process, or in several that torchrun "
                 f"starts. Set nproc=1."
             )
+        if config["eval_step"] > 1:
+            raise ValueError(
+                f"eval_step: [{config['eval_step']}] is for backbones; [{config['model']}] validates "
+                f"after every epoch, or never. Set eval_step: 1, or 0."
+            )
         super().__init__(config, model)
         self.epochs = config["sft_epochs"]
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from recbole.data.interaction import Interaction
 from small_evaluations import MAX_LENGTH, make_toy
 from support.stages import pipeline_of
 
@@ -15,6 +16,7 @@ from recbole_tslrec.evaluation.candidates import (
     items_before,
     merged_scores,
     row_candidates,
+    scores,
     top_items,
 )
 from recbole_tslrec.evaluation.ranks import target_ranks
@@ -55,6 +57,21 @@ def test_top_items_beside_a_naive_loop(drawn, data):
             out = set() if left_out is None else set(seen[row])
             expected = [item for item in order(scores[row].tolist()) if item not in out][:k]
             assert found[row].tolist() == expected + [0] * (k - len(expected))
+
+
+def test_a_model_that_changes_what_it_scores_leaves_the_rows_as_they_are():
+    class Shortens:
+        """As RecBole's HRM."""
+
+        def full_sort_predict(self, interaction):
+            interaction["item_length"][:] = 2
+            interaction["item_id_list"].zero_()
+            return torch.zeros(len(interaction) * 5)
+
+    given = {"item_length": torch.tensor([6, 3]), "item_id_list": torch.ones(2, 6)}
+    rows = Interaction({name: column.clone() for name, column in given.items()})
+    assert scores(Shortens(), rows).shape == (2, 5)
+    assert all(torch.equal(rows[name], column) for name, column in given.items())
 
 
 def test_an_item_that_is_not_to_be_ranked_is_no_candidate():

@@ -28,6 +28,7 @@ from recbole_tslrec.language_model.readout import Head, States
 from recbole_tslrec.language_model.source import open_source
 from recbole_tslrec.language_model.trie import Trie, log_likelihoods
 from recbole_tslrec.language_model.verbalizer import LAST_WORDS
+from recbole_tslrec.paradigms.delrec import examples as delrec_examples
 from recbole_tslrec.paradigms.delrec import stages as delrec_stages
 from recbole_tslrec.paradigms.delrec import verbalizers
 from recbole_tslrec.paradigms.delrec.examples import Pair, analysis_values, pattern_values
@@ -457,12 +458,32 @@ def test_what_contradicts_itself_is_refused(changes, message, titled, settings):
     ("changes", "message"),
     [
         ({"item_text": None}, "item_text"),
-        ({"delrec_soft_vectors": 600}, "the prompt: its words and candidates"),
+        (
+            {"delrec_soft_vectors": 600},
+            "the prompt: its words .* fewer candidates or learned vectors",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_training(changes, message, titled, settings):
     with pytest.raises(ValueError, match=message):
         Experiment(titled, settings | changes)
+
+
+@pytest.mark.parametrize(
+    ("share", "message"),
+    [
+        (1.0, "of 3 items or more, and the data have none. Set delrec_soft_prompts"),
+        (0.5, "the share .0.5. of the users, sft_users, has none. Set sft_users to more"),
+    ],
+)
+def test_histories_that_are_too_short_are_refused_before_any_training(
+    share, message, titled, settings, monkeypatch
+):
+    monkeypatch.setattr(delrec_examples, "SHORTEST", 1_000)
+    message = message.replace("3 items", "1000 items")
+    with pytest.raises(ValueError, match=message):
+        run_experiment(MODEL, titled, config_dict=settings | {"sft_users": share})
+    assert not list(Path("saved/tslrec").glob("**/manifest.json"))
 
 
 def test_a_prompt_must_leave_room_for_the_title_behind_it():

@@ -237,6 +237,21 @@ def test_an_evaluation_in_parts_gives_the_same_scores(small_data, settings, monk
     torch.testing.assert_close(parts, whole, rtol=0.05, atol=0.02)  # bfloat16, other padding
 
 
+def test_a_sampled_evaluation_reads_each_user_once(small_data, settings):
+    experiment = Experiment(small_data, settings)
+    rows = experiment.test._dataset.inter_feat[:3]
+    again = rows[torch.tensor([0, 1, 2, 0, 1, 2])]
+    again.interaction["item_id"] = torch.tensor([1, 2, 3, 4, 5, 6])
+    batches = []
+    original = experiment.model._read
+    experiment.model._read = lambda histories: batches.append(len(histories)) or original(histories)
+    with torch.no_grad():
+        found = experiment.model.predict(again)
+        whole = experiment.model.full_sort_predict(rows)
+    assert sum(batches) == 6  # three users, twice
+    torch.testing.assert_close(found, whole[[0, 1, 2, 0, 1, 2], [1, 2, 3, 4, 5, 6]])
+
+
 def test_what_cannot_serve_is_refused_before_any_training(small_data, settings):
     for changes, message in (
         ({"llm": "no/such"}, "llm: .*no/such"),

@@ -92,6 +92,14 @@ def test_trained_weights_are_a_stage_and_serve_again(small_data, settings):
     assert [stage.reused for stage in other.stages] == [True, False]
 
 
+def test_validation_every_other_epoch_is_refused_before_any_training(small_data, settings):
+    with pytest.raises(
+        ValueError, match="eval_step: .2. is for backbones; .E4SRec. validates after"
+    ):
+        run_experiment("E4SRec", small_data, config_dict=settings | {"eval_step": 2})
+    assert not Path("saved/tslrec").exists()
+
+
 @pytest.mark.parametrize("eval_step", [0, 1])
 def test_recboles_metric_stops_it_and_chooses_the_epoch(
     eval_step, small_data, settings, monkeypatch

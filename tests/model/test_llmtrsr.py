@@ -276,7 +276,8 @@ def test_a_row_has_the_latest_summary_of_what_was_before_it():
         return words.tolist()
 
     assert found(1, 5, 6) == [10] and found(1, 5, 6, 7) == [11, 11] and found(1, 5, 6, 7, 8) == []
-    assert found(1, 7, 8, 3, 4) == []  # later than all
+    assert found(1, 7, 8, 3, 4, latest="validation") == [11, 11]  # a full list later than all
+    assert found(1, 7, 8, 3, 4, latest="training") == [10] and found(1, 8, 3, 4) == []
     assert found(1, 6, 5) == found(1, 5) == found(3, 5, 6) == []  # of others
     assert found(2, 9, 9, 9, 9) == [20]  # where two could be meant, that of fewer items
     assert found(2, 9, 9, 9, 4) == [20]
@@ -308,7 +309,7 @@ def test_a_validated_row_reads_no_summary_of_its_future():
     """Its cut history may begin with an item that the user has again later."""
     own, history = KeptSummaries(3, seed=0), [np.array([3, 4, 5])]
     own.take([kept(4, 1, [1, 2], [30]), kept(4, 2, [1, 2, 3, 4, 5, 6, 3], [31])])
-    assert own.of([4], history, "validation")[0].tolist() == []
+    assert own.of([4], history, "validation")[0].tolist() == [30]
     assert own.of([4], history)[0].tolist() == [31]
 
 

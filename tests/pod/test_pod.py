@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from support.codes import untrained
 
 from recbole_tslrec.data.histories import Histories
 from recbole_tslrec.paradigms.p5.vocabulary import END
-from recbole_tslrec.paradigms.pod.examples import Segments
+from recbole_tslrec.paradigms.pod.examples import Segments, longest_segment
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
 LENGTHS = [2, 3, 9, 30]
@@ -41,6 +43,16 @@ def test_a_segment_and_its_target_follow_each_other_in_training():
     # Every beginning before the last item, every end behind it.
     assert seen[0] == {(0, 1)} and seen[1] == {(0, 1), (0, 2), (1, 2)}
     assert len(seen[2]) == 8 * 9 / 2
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 14))
+def test_no_segment_takes_more_positions_than_the_longest(history, most):
+    history, sizes = np.array(history), np.array([0, 3, 1, 1, 2, 5, 1, 4, 2, 1])
+    n = min(most, len(history))
+    windows = [history[start : start + n] for start in range(len(history) - n + 1)]
+    found = longest_segment(history, sizes, most)
+    assert any(np.array_equal(found, window) for window in windows)
+    assert sizes[found].sum() == max(sizes[window].sum() for window in windows)
 
 
 def test_candidates_are_the_positive_and_items_outside_the_history():

@@ -167,9 +167,13 @@ class Template:
                 f"the prompt: its words and candidates, and one item of a history, take "
                 f"{self.context_length - room.min()} positions, and the language model's context "
                 f"has {self.context_length}. Shorten the words or the items' texts, or give fewer "
-                f"candidates."
+                f"candidates{self._or_vectors()}."
             )
         return filled, sizes
+
+    def _or_vectors(self) -> str:
+        """What else may be fewer where a prompt is too long."""
+        return " or learned vectors" if "soft_rows" in self._rows else ""
 
     def _laid_out(
         self,

@@ -142,6 +142,23 @@ def collate(prompts: Prompts, verbalizer: Verbalizer, pairs: Sequence[Pair]) -> 
     return batch
 
 
+def check_lengths(lengths: np.ndarray, share: float) -> None:
+    """Raise ValueError: no history is long enough to learn from.
+
+    Args:
+        lengths: of the training histories that would be learned from.
+        share: of the users whose they are (``sft_users``).
+    """
+    if (lengths >= SHORTEST).any():
+        return
+    whose = "the data have" if share == 1 else f"the share [{share}] of the users, sft_users, has"
+    more = "" if share == 1 else "sft_users to more, or "
+    raise ValueError(
+        f"delrec_soft_prompts: [trained] learns from training histories of {SHORTEST} items or more, "
+        f"and {whose} none. Set {more}delrec_soft_prompts: random."
+    )
+
+
 def imitation_examples(
     histories: Histories, best: np.ndarray, n_items: int, n_candidates: int, seed: int
 ) -> ImitationExamples:
@@ -156,10 +173,7 @@ def imitation_examples(
     """
     chosen = np.flatnonzero((histories.lengths >= SHORTEST) & (best[:, 0] > 0))
     if not len(chosen):
-        raise ValueError(
-            f"delrec_soft_prompts: [trained] learns from training histories of {SHORTEST} items or "
-            f"more, and the data have none. Set delrec_soft_prompts: random."
-        )
+        raise ValueError("delrec_soft_prompts: nobody who is learned from has a candidate left.")
     own, best = [histories[number] for number in chosen], best[chosen]
     generator = np.random.default_rng(seed)
     had = np.zeros((len(own), max(map(len, own))), dtype=np.int64)

@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from recbole.utils import init_seed
 from safetensors.torch import load_file, save, save_file
@@ -20,6 +21,7 @@ from recbole_tslrec.language_model.keys import FROZEN, OPTIMISATION
 from recbole_tslrec.language_model.task import Task, TrainingSettings
 from recbole_tslrec.paradigms.delrec.examples import (
     ImitationExamples,
+    check_lengths,
     collate,
     imitation_examples,
 )
@@ -85,6 +87,9 @@ class SoftPromptsStage(LanguageModelTraining):
     def check(cls, config, n_items: int | None) -> None:
         checked_source_for(config)
 
+    def check_inputs(self) -> None:
+        check_lengths(self.pipeline.histories.lengths[self._learned()], self.config["sft_users"])
+
     @cached_property
     def made_from(self) -> dict[str, Any]:
         # The texts themselves stand for their columns, and count where they are read.
@@ -143,11 +148,15 @@ class SoftPromptsStage(LanguageModelTraining):
             config["candidates"] == "unseen",
             pipeline.show_progress,
         )
-        dataset, histories = pipeline.dataset, pipeline.histories
+        chosen = self._learned()
+        sizes = (pipeline.dataset.item_num, config["n_candidates"], config["seed"])
+        return imitation_examples(pipeline.histories.of(chosen), best[chosen], *sizes)
+
+    def _learned(self) -> np.ndarray:
+        """The places of the users who are learned from among the histories."""
+        dataset, histories = self.pipeline.dataset, self.pipeline.histories
         tokens = dataset.field2id_token[dataset.uid_field][histories.user_ids]
-        chosen = drawn_users(tokens, config["sft_users"], config["seed"])
-        sizes = (dataset.item_num, config["n_candidates"], config["seed"])
-        return imitation_examples(histories.of(chosen), best[chosen], *sizes)
+        return drawn_users(tokens, self.config["sft_users"], self.config["seed"])
 
     def ranker_and_task(self, examples: ImitationExamples) -> tuple[CandidateRanker, Task]:
         """The language model before training, and what is to be learned with it."""

@@ -22,6 +22,7 @@ from recbole_tslrec.backbones.registry import BACKBONES
 from recbole_tslrec.config.devices import bf16_is_fast
 from recbole_tslrec.config.key import result_values
 from recbole_tslrec.data.item_catalogue import catalogue_of
+from recbole_tslrec.evaluation.candidates import score_each_user_once
 from recbole_tslrec.language_model.item_inputs import (
     has_words,
     slot_inputs,
@@ -226,8 +227,7 @@ class E4SRec(LanguageModelRecommender):
 
     def predict(self, interaction) -> Tensor:
         """The score of each row's own item. [B]"""
-        hidden = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        return (hidden * self.item_scores.weight[interaction[self.ITEM_ID]]).sum(dim=1)
+        return score_each_user_once(self, interaction)
 
     def full_sort_predict(self, interaction) -> Tensor:
         """The scores of all items. [B, n_items]"""

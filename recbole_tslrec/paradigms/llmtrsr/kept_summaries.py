@@ -151,13 +151,15 @@ class KeptSummaries(nn.Module):
         other = self._others() if shuffled else {}
         found = []
         for user, history in zip(users, histories, strict=True):
+            allowed = TARGETS.index(latest)
+            possible = [one for one in of_user.get(user, ()) if one.target <= allowed]
             best, fewest = None, None
-            for one in of_user.get(user, ()):
-                if one.target > TARGETS.index(latest):
-                    continue
+            for one in possible:
                 since = items_since(one.items, history, self.most_items)
                 if since is not None and (fewest is None or since < fewest):
                     best, fewest = one, since
+            if best is None and possible and len(history) == self.most_items:
+                best = possible[-1]  # as many items as the list holds have come since
             if best is not None and shuffled:
                 theirs = of_user[other[user]]
                 best = next((one for one in theirs if one.target == best.target), theirs[-1])

@@ -10,6 +10,20 @@ from recbole_tslrec.data.histories import Histories
 from recbole_tslrec.store.arrays import arrays_hash
 
 
+def longest_segment(history: np.ndarray, sizes: np.ndarray, most: int) -> np.ndarray:
+    """The segment of a history that takes the most positions.
+
+    Args:
+        history: internal ids.
+        sizes: the positions of each item, by internal id.
+        most: how many items of a segment enter a prompt.
+    """
+    n = min(most, len(history))
+    ends = np.cumsum(np.append(0, sizes[history]))
+    start = int(np.argmax(ends[n:] - ends[: len(ends) - n]))
+    return history[start : start + n]
+
+
 class Segments:
     """Examples for the training loop: each user once an epoch in each task.
 

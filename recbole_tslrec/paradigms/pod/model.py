@@ -15,7 +15,7 @@ import numpy as np
 from recbole_tslrec.data.histories import training_histories
 from recbole_tslrec.language_model.task import Task
 from recbole_tslrec.paradigms.p5.recommender import CodeRecommender
-from recbole_tslrec.paradigms.pod.examples import Segments
+from recbole_tslrec.paradigms.pod.examples import Segments, longest_segment
 from recbole_tslrec.paradigms.pod.keys import OWN, SEQUENTIAL, TOP_N
 
 if TYPE_CHECKING:
@@ -97,9 +97,10 @@ class POD(CodeRecommender):
         room = self._room(users, int(sizes.max()))
         candidates = (sizes, settings["pod_candidates"], room, settings["seed"])
         examples = Segments(histories, users, self._of_tasks, *candidates)
-        # A segment is no longer than the history; candidates are about as long in every epoch.
+        # Candidates are about as long in every epoch.
         n_users, others = len(histories), range(1, len(self._of_tasks))
-        items = [[history[:-1] for history in histories]]
+        most = min(settings["code_max_history"], self.max_seq_length)
+        items = [[longest_segment(history[:-1], sizes, most) for history in histories]]
         items += [[examples[task * n_users + row][2] for row in range(n_users)] for task in others]
         pairs = zip(self._of_tasks, items, strict=True)
         lengths = [self.most_positions(part, users, of_task) for part, of_task in pairs]

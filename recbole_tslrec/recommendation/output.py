@@ -41,5 +41,5 @@ def write_tables(tables: Iterable[pd.DataFrame], path: Path) -> int:
                     table.to_json(file, orient="records", lines=True, force_ascii=False)
                 n_rows += len(table)
 
-    write_atomically(path, write)
+    write_atomically(path.resolve(), write)  # through a link, which stays one
     return n_rows

@@ -100,7 +100,7 @@ def test_other_content_is_replaced_only_when_asked(tmp_path):
     assert f"{target} written." in import_data(source, tmp_path, "mine").notes
     assert f"{target} is there already." in import_data(source, tmp_path, "mine").notes
     import_data(source, tmp_path, "mine", item_text=text)
-    assert "stays" in import_data(source, tmp_path, "mine").notes[1]
+    assert "stays" in import_data(source, tmp_path, "mine").notes[2]
     # A changed text alone must not leave a new .inter beside an old .item.
     before = target.read_text()
     source.write_text("1 3 2\n")
@@ -110,6 +110,49 @@ def test_other_content_is_replaced_only_when_asked(tmp_path):
     import_data(source, tmp_path, "mine", item_text=text, overwrite=True)
     assert target.read_text() != before
     assert sorted(path.name for path in target.parent.iterdir()) == ["mine.inter", "mine.item"]
+
+
+@pytest.mark.parametrize("what", ["s.inter", "s.item"])
+def test_what_is_read_is_not_replaced(what, tmp_path):
+    folder = tmp_path / "s"
+    folder.mkdir()
+    (folder / "s.inter").write_text(
+        "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\ta\t5\t1500000000\n"
+    )
+    (folder / "s.item").write_text("item_id:token\tname:token_seq\na\tone\nb\ttwo\n")
+    before = {path.name: path.read_text() for path in folder.iterdir()}
+    source, text = folder / "s.inter", None
+    if what == "s.item":
+        source, text = tmp_path / "log.txt", folder / "s.item"
+        source.write_text("1 a\n")
+    with pytest.raises(
+        ValueError, match=rf"dataset: .*{what}. is what is read. Give another --data"
+    ):
+        import_data(source, tmp_path, "s", item_text=text, overwrite=True)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == before
+
+
+def test_a_split_by_time_over_all_users_goes_by_the_times(tmp_path, settings):
+    """Places in each user's history would put the last of a long history behind all others."""
+    rows = [("long", f"i{n}", 1_500_000_000 + n) for n in range(8)]
+    rows += [("late", f"i{n}", 1_600_000_000 + n) for n in range(2)]
+    lines = ["user_id,item_id,timestamp", *(",".join(map(str, row)) for row in rows)]
+    (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
+    assert not any(
+        "no times" in note for note in import_data(tmp_path / "log.csv", tmp_path, "d").notes
+    )
+    times = read_with_recbole("d", settings | {"data_path": str(tmp_path)}).inter_feat["timestamp"]
+    assert sorted(times.tolist()) == list(range(10))
+    written = (tmp_path / "d" / "d.inter").read_text().splitlines()[1:]
+    assert {line.split("\t")[0] for line in written if int(line.split("\t")[2]) >= 8} == {"late"}
+    (tmp_path / "s.txt").write_text("long 1 2 3\n")
+    assert any("no times" in note for note in import_data(tmp_path / "s.txt", tmp_path, "e").notes)
+
+
+def test_tokens_with_blanks_around_them_are_told(tmp_path):
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n1, 10, 100\n1,10,101\n")
+    notes = import_data(tmp_path / "log.csv", tmp_path, "mine").notes
+    assert any(note.startswith("1 item tokens begin or end with a blank, [ 10]") for note in notes)
 
 
 def test_nothing_is_written_when_something_is_wrong(tmp_path):

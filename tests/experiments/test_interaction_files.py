@@ -44,6 +44,25 @@ _TOKENS = st.one_of(
 _LOGS = st.lists(st.tuples(_TOKENS, _TOKENS, st.integers(-2, 4)), min_size=1, max_size=20)
 
 
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(-2, 4)), min_size=1, max_size=12))
+def test_times_are_places_among_all_times(rows):
+    """Beside a naive numbering: equal times of one user follow each other, of two users are equal."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "log.csv"
+        lines = [f"{user},i{number},{time}\n" for number, (user, time) in enumerate(rows)]
+        path.write_text(HEADER + "".join(lines))
+        found = read_interactions(path, "csv", Columns())
+    keys = {}
+    for number, (user, time) in enumerate(rows):
+        keys[f"i{number}"] = (time, rows[:number].count((user, time)))
+    places = {key: place for place, key in enumerate(sorted(set(keys.values())))}
+    expected = [places[keys[item]] for item in found.items[found.item]]
+    assert found.time.tolist() == expected
+    core = found.k_core(2, 1)
+    left = {place: number for number, place in enumerate(sorted(set(core.time.tolist())))}
+    assert core.table()["timestamp:float"].tolist() == [left[place] for place in core.time]
+
+
 @given(_LOGS)
 def test_a_log_comes_back_from_recboles_file_token_by_token(rows):
     expected: dict[str, list[str]] = {}

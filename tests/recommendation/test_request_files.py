@@ -1,9 +1,11 @@
-"""Files of users and histories: what they hold, and which line is broken."""
+"""Files of users and histories: what they hold, which line is broken; and where results are written."""
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from recbole_tslrec.recommendation.output import write_tables
 from recbole_tslrec.recommendation.requests import read_histories, read_users
 
 HISTORIES = {"a": ["1", "2"], "b": ["3"]}
@@ -56,3 +58,10 @@ def test_users_are_lines():
         Path("users.txt").write_text(text)
         with pytest.raises(ValueError, match=message):
             read_users(Path("users.txt"))
+
+
+def test_a_link_is_written_through(tmp_path):
+    real, link = tmp_path / "real.csv", tmp_path / "link.csv"
+    link.symlink_to(real)
+    assert write_tables([pd.DataFrame({"item": ["a"]})], link) == 1
+    assert link.is_symlink() and real.read_text() == "item\na\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,6 +103,12 @@ def import_data(
         )
     if len(interactions) < len(everything):
         notes.append(f"Filtered {Statistics.of(everything)}.")
+    notes += _blanks("user", interactions.users) + _blanks("item", interactions.items)
+    if interactions.time is None:
+        notes.append(
+            "It has no times: each is the place in its user's history. A split by time over all users "
+            "(group_by: none) would go by these places."
+        )
     target = folder / name / f"{name}.inter"
     tables = {target: interactions.table()}
     beside = source.with_suffix(".item")
@@ -116,8 +123,31 @@ def import_data(
             f"{target.with_suffix('.item')} was there and stays: where it is loaded, RecBole drops "
             f"the interactions of items that it lacks."
         )
+    _check_not_read(tables, (source, item_text))
     notes += _write(tables, overwrite)
     return Import(Statistics.of(interactions), notes)
+
+
+def _blanks(role: str, tokens: np.ndarray) -> list[str]:
+    """What to say of tokens that begin or end with a blank, as in a CSV with one behind each comma."""
+    found = [token for token in tokens if token != token.strip()]
+    if not found:
+        return []
+    return [
+        f"{len(found):,} {role} tokens begin or end with a blank, [{found[0]}] for one, and stay so: to "
+        f"RecBole [1] and [ 1] are two."
+    ]
+
+
+def _check_not_read(targets: Iterable[Path], read: Iterable[Path | None]) -> None:
+    """Raise ValueError for a file that would be written and is what was read.
+
+    It would lose what an import leaves out: ratings, times, the texts of other items.
+    """
+    given = [path for path in read if path is not None]
+    for target in targets:
+        if target.is_file() and any(target.samefile(path) for path in given):
+            raise ValueError(f"dataset: [{target}] is what is read. Give another --dataset.")
 
 
 def _check_name(name: str) -> None:

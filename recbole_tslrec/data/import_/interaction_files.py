@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -109,8 +110,25 @@ def _read_log(path: Path, form: str, columns: Columns) -> Interactions:
         lines.append(line)
         times.append(row[at_time])
     user, item = (np.array(numbers, dtype=np.int64) for numbers in (user, item))
-    order = np.lexsort((*_instants(times, lines, path), user))  # stable
-    return Interactions(users.array(), items.array(), user[order], item[order])
+    time = _ranks(_instants(times, lines, path), user)
+    order = np.lexsort((time, user))
+    return Interactions(users.array(), items.array(), user[order], item[order], time[order])
+
+
+def _ranks(instants: Sequence[np.ndarray], user: np.ndarray) -> np.ndarray:
+    """The place of each time among all, from 0; equal ones of one user follow each other. int64 [n]
+
+    Args:
+        instants: keys of lexsort.
+        user: int64 [n].
+    """
+    order = np.lexsort(instants)  # stable
+    differs = np.any([np.diff(key[order]).astype(bool) for key in instants], axis=0)
+    instant = np.empty(len(user), dtype=np.int64)
+    instant[order] = np.concatenate([[0], np.cumsum(differs)])[: len(user)]
+    rows = pd.DataFrame({"user": user, "instant": instant})
+    again = rows.groupby(["user", "instant"]).cumcount().to_numpy()
+    return np.unique(instant * (again.max(initial=0) + 1) + again, return_inverse=True)[1]
 
 
 def _instants(times: list[str], lines: array, path: Path) -> list[np.ndarray]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+_EXACT_FLOAT32 = 2**24  # the largest of the whole numbers from 0 on that float32 has all of
+
 
 @dataclass(frozen=True)
 class Interactions:
@@ -15,12 +17,15 @@ class Interactions:
     Attributes:
         users, items: the distinct tokens, str objects; after ``k_core`` some may have no row.
         user, item: int64 [n], for each interaction the place of its tokens in the two above.
+        time: int64 [n], in the order of the source's times, of all users, and rising within a user;
+            None if the source has no times.
     """
 
     users: np.ndarray
     items: np.ndarray
     user: np.ndarray
     item: np.ndarray
+    time: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.user)
@@ -47,18 +52,29 @@ class Interactions:
             user, item = self.user[rows], self.item[rows]
             enough = (np.bincount(user)[user] >= min_user) & (np.bincount(item)[item] >= min_item)
             if enough.all():
-                return Interactions(self.users, self.items, user, item)
+                time = None if self.time is None else self.time[rows]
+                return Interactions(self.users, self.items, user, item, time)
             rows = rows[enough]
 
     def table(self) -> pd.DataFrame:
         """The rows of RecBole's ``.inter``, under its headers.
 
-        The time is the place in the history: RecBole holds times as float32, which tells such small
-        numbers apart exactly, and seconds since 1970 only to two minutes.
+        The time is the place among all times that are there, or in the history where the source has
+        none: RecBole holds times as float32, which tells such small numbers apart exactly, and seconds
+        since 1970 only to two minutes.
+
+        Raises:
+            ValueError: there are more times than float32 tells apart.
         """
+        time = self.places if self.time is None else np.unique(self.time, return_inverse=True)[1]
+        if time.max(initial=0) > _EXACT_FLOAT32:
+            raise ValueError(
+                f"the times: RecBole tells {_EXACT_FLOAT32:,} of them apart, and there are "
+                f"{time.max() + 1:,}. Give them in whole hours or days."
+            )
         columns = {
             "user_id:token": self.users[self.user],
             "item_id:token": self.items[self.item],
-            "timestamp:float": self.places,
+            "timestamp:float": time,
         }
         return pd.DataFrame(columns)

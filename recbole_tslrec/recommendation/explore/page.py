@@ -63,7 +63,7 @@ def write_page(
     check_known_data(trained, allow_new_data)
     contents = contents_of(trained, n_users, show_progress)
     text = page(contents)
-    write_atomically(Path(output), lambda file: file.write_text(text, encoding="utf-8"))
+    write_atomically(Path(output).resolve(), lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def page(contents: dict[str, Any]) -> str:

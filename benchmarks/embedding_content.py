@@ -41,6 +41,7 @@ from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import (
     mean_preferences,
     user_preferences,
 )
+from recbole_tslrec.recbole_bridge.config_files import config_file_names
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.categories import CategoriesStage
 from recbole_tslrec.stages.pipeline import Pipeline
@@ -218,7 +219,7 @@ def main() -> None:
         backbones=args.backbones.split(","),
         variants=[variant for variant in ROWS.values() if variant],
         seeds=range(2020, 2020 + args.seeds),
-        config_files=args.config_files.split(),
+        config_files=config_file_names(args.config_files),
         settings={"data_path": args.data_path} if args.data_path else {},
     )
     results = ResultsFolder(args.results)

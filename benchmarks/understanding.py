@@ -52,6 +52,7 @@ from recbole_tslrec.paradigms.tslrec.reconstruction.preferences import (
 )
 from recbole_tslrec.paradigms.tslrec.reconstruction.reconstruction_model import ReconstructionModel
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import FineTuningStage
+from recbole_tslrec.recbole_bridge.config_files import config_file_names
 from recbole_tslrec.recbole_bridge.trainers import BackboneTrainer, TwoStageTrainer
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.kmeans import latent_categories
@@ -568,7 +569,7 @@ def grid(
         backbones=[args.backbone],
         variants=variants,
         seeds=[seed],
-        config_files=args.config_files.split(),
+        config_files=config_file_names(args.config_files),
         settings=settings or {},
     )
 

@@ -42,12 +42,15 @@ def test_weights_alone_are_refused(tmp_path):
 
 
 def test_an_old_checkpoint_is_refused_until_saved_again(tmp_path):
-    file = tmp_path / "old.pth"
+    file = tmp_path / "an old.pth"
     config = make_config()
     content = {"config": config, "best_valid_score": np.float64(0.5), "state_dict": WEIGHTS}
     torch.save(content, file, pickle_protocol=4)
-    with pytest.raises(ValueError, match=r"old\.pth.*protocol 2.*saved again with recbole_tslrec"):
+    with pytest.raises(
+        ValueError, match=r"old\.pth.*protocol 2.*saved again with recbole_tslrec"
+    ) as refused:
         load_checkpoint(file)
+    assert f"convert --checkpoint='{file}' " in str(refused.value)  # as a shell takes it
     torch.save(torch.load(file, weights_only=False), file)
     assert load_checkpoint(file)["config"]["model"] == "SASRec"
 

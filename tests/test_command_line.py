@@ -58,6 +58,9 @@ REFUSED = [
         ["run", "--config_files=properties/papr.yaml"],
         "run: config_files: there is no file [properties/papr.yaml]. Did you mean properties/paper.yaml",
     ),
+    (["run", "--config_files=my own.yaml"], "run: config_files: there is no file [my]."),
+    ([*RUN[:2], "--config_files=an empty.yaml"], "run: config_files: [an empty.yaml] is not 'key"),
+    (["compare", "--config_files=an empty.yaml"], "compare: config_files: [an empty.yaml] is not"),
     (["run", "--config_files=empty.yaml"], "run: config_files: [empty.yaml] is not 'key: value'"),
     # RecBole's own refusals, of its settings and of its data.
     (["run", "--model=NARM", *EXPERIMENT], "run: train_neg_sample_args: loss_type: [CE] takes"),
@@ -109,7 +112,8 @@ REFUSED = [
 
 @pytest.mark.parametrize(("words", "line"), REFUSED, ids=lambda words: " ".join(words[:9]))
 def test_what_is_refused_ends_with_one_line(words, line, screen):
-    Path("empty.yaml").write_text("# nothing yet\n")
+    for name in ("empty.yaml", "an empty.yaml"):
+        Path(name).write_text("# nothing yet\n")
     code, shown = screen(*words)
     assert code == 2 and "Traceback" not in shown
     last = shown.rstrip("\n").split("\n")[-1]
@@ -164,10 +168,37 @@ def test_the_help_says_the_programs_name(main, program, monkeypatch, capsys):
     assert shown.startswith(f"usage: {program} [-h]") and "--debug" in shown
 
 
-def in_a_process(*command) -> subprocess.CompletedProcess:
+def in_a_process(*command, **environment) -> subprocess.CompletedProcess:
+    environment = ENVIRONMENT | environment
     return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, env=ENVIRONMENT, timeout=300
+        [sys.executable, *command], capture_output=True, text=True, env=environment, timeout=300
     )
+
+
+def test_what_the_screen_cannot_show_is_a_question_mark():
+    done = in_a_process("-m", "recbole_tslrec", "import", "--help", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and "user item item ?" in done.stdout
+
+
+def test_where_nobody_reads_on_a_command_ends_without_a_word():
+    reads, writes = os.pipe()
+    os.close(reads)  # as head does in the end
+    start = "import os, sys; from recbole_tslrec.commands.console import command_line as run\n"
+    for command, read_on, end in (
+        ("print('a line\\n' * 10**5)", False, (1, "")),
+        ("print('a line')", False, (1, "")),
+        (f"os.write({writes}, b'elsewhere')", True, (2, "it: [Errno 32] Broken pipe\n")),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", f"{start}run(lambda: {command}, 'it')()"],
+            stdout=subprocess.DEVNULL if read_on else writes,
+            stderr=subprocess.PIPE,
+            pass_fds=[writes],
+            text=True,
+            env=ENVIRONMENT,
+        )
+        assert (done.returncode, done.stderr) == end
+    os.close(writes)
 
 
 def test_a_users_screen(small_data, settings):
@@ -179,7 +210,8 @@ def test_a_users_screen(small_data, settings):
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "run: seed: ['abc'] is not a whole number in [0, 2**32).\n"
     assert not Path("log").exists()
-    done = in_a_process(*script)
+    Path("mine.yaml").rename("my own.yaml")
+    done = in_a_process(*script[:-1], "--config_files=my own.yaml")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "pkg_resources" not in done.stderr and "test result" in done.stderr
 

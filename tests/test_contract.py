@@ -196,9 +196,11 @@ def test_the_toy_runs_through_every_command(data, settings, monkeypatch, capsys)
         main()
         return capsys.readouterr().out
 
-    printed = command("compare", f"--dataset={data}", "--variants=Base,Toy", *keys)
-    assert "Toy" in printed
-    command("report", "--results=results", "--output=report")
+    printed = command(
+        "compare", f"--dataset={data}", "--variants=Base,Toy", *keys, "--results=my own"
+    )
+    assert "Toy" in printed and "report --results='my own' " in printed
+    command("report", "--results=my own", "--output=report")
     result = run_recbole(model="Toy", dataset=data, config_dict=settings)
     assert result["test_result"]["hit@10"] >= 0
     printed = command("stages", "--model=Toy", f"--dataset={data}", *keys)

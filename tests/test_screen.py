@@ -132,6 +132,8 @@ def test_a_test_is_of_one_pass(small_data, settings, monkeypatch):
     assert full.by_protocol == rank_test_targets(full.trainer.model, *data).metrics()
     monkeypatch.setattr(last_lines, "rank_test_targets", None)
     assert "masked" in summary(full)
+    full.checkpoint = "my own.pth"
+    assert "recommend --checkpoint='my own.pth' " in summary(full)
     full.test_result = None
     assert "nobody to test" in summary(full)
 

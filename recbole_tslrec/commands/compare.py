@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -87,7 +88,8 @@ def _compare(args: argparse.Namespace) -> int:
             f"What is finished is kept in [{args.results}]; the same command goes on from there."
         ) from None
     print(comparison.tables())
-    print(f"\nNext: python -m {PROGRAM} report --results={args.results} --output=report")
+    results = shlex.quote(str(args.results))
+    print(f"\nNext: python -m {PROGRAM} report --results={results} --output=report")
     for cell, error in comparison.failed:
         print(f"compare: failed: {cell.dataset}, {cell.method}, seed {cell.seed}: {error}")
     return 1 if comparison.failed else 0
@@ -96,7 +98,7 @@ def _compare(args: argparse.Namespace) -> int:
 def _grid(args: argparse.Namespace) -> Grid:
     """The grid that the command line asks for; takes RecBole's keys out of ``sys.argv``."""
     from recbole_tslrec.experiments.run.grid import Grid
-    from recbole_tslrec.recbole_bridge.config_files import command_line_settings
+    from recbole_tslrec.recbole_bridge.config_files import command_line_settings, config_file_names
 
     for argument in sys.argv[1:]:
         if argument.removeprefix("--").split("=")[0] in set_by_all(variants().values()):
@@ -112,7 +114,7 @@ def _grid(args: argparse.Namespace) -> Grid:
         backbones=(args.backbones or args.backbone).split(","),
         variants=args.variants.split(","),
         seeds=range(2020, 2020 + args.seeds),  # RecBole's default seed, and the next ones
-        config_files=args.config_files.split(),
+        config_files=config_file_names(args.config_files),
         settings=settings,
         reuse=args.reuse,
     )

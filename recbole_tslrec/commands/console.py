@@ -76,7 +76,8 @@ def command_line(command: Callable[[], None], name: str | None = None) -> Callab
 
     On Ctrl-C the line says how to go on, with exit code 130. What :func:`is_refusal` tells from a bug
     is one line with exit code 2; its traceback goes into the log file, and to the screen under
-    ``--debug``. Bugs keep theirs.
+    ``--debug``. Bugs keep theirs. Where nobody reads on, as behind ``| head``, it ends with exit code 1
+    and no word. What the screen cannot show of a text is a question mark there.
 
     Args:
         command: what runs.
@@ -88,8 +89,11 @@ def command_line(command: Callable[[], None], name: str | None = None) -> Callab
         debug = _DEBUG in sys.argv
         sys.argv = [argument for argument in sys.argv if argument != _DEBUG]
         called = name or next(iter(sys.argv[1:]), "")
+        if hasattr(sys.stdout, "reconfigure"):  # standard error has its own way already
+            sys.stdout.reconfigure(errors="replace")
         try:
             command()
+            sys.stdout.flush()  # here, where it is seen that nobody reads
         except KeyboardInterrupt as stop:
             print(f"\nStopped. {stop}".rstrip(), file=sys.stderr, flush=True)
             logging.shutdown()
@@ -98,12 +102,25 @@ def command_line(command: Callable[[], None], name: str | None = None) -> Callab
             # seconds in which a second Ctrl-C would only make noise.
             os._exit(130)
         except Exception as error:
+            if isinstance(error, BrokenPipeError) and _nobody_reads():
+                raise SystemExit(1) from None
             if debug or not is_refusal(error):
                 raise
             keep_traceback(error)
             raise _refused(called, error) from None
 
     return run
+
+
+def _nobody_reads() -> bool:
+    """Whether the pipe that is broken is standard output's; what else is written there goes nowhere."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        # Or Python would complain when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _refused(name: str, error: Exception) -> Refused:

@@ -94,7 +94,7 @@ def _efficiency(args: argparse.Namespace) -> None:
     plug_in()
     from recbole_tslrec.experiments import efficiency
     from recbole_tslrec.experiments.run.grid import Grid
-    from recbole_tslrec.recbole_bridge.config_files import command_line_settings
+    from recbole_tslrec.recbole_bridge.config_files import command_line_settings, config_file_names
 
     settings = command_line_settings()
     if args.turns < 1:
@@ -103,7 +103,7 @@ def _efficiency(args: argparse.Namespace) -> None:
         datasets=[args.dataset],
         backbones=[args.backbone],
         variants=args.variants.split(",") if args.variants else efficiency.measured_rows(),
-        config_files=args.config_files.split(),
+        config_files=config_file_names(args.config_files),
         settings=settings,
     )
     print(efficiency.run(grid, args.turns, args.ablation, args.output))

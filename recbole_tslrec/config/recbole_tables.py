@@ -81,6 +81,12 @@ def _is_encoding(value: Any) -> bool:
         return False
 
 
+def _are_parts(value: Any) -> bool:
+    """RecBole takes the rows of training, validation and test apart by them."""
+    is_list = isinstance(value, (list, tuple)) and len(value) == 3
+    return is_list and all(isinstance(part, str) for part in value)
+
+
 def _is_split(value: Any) -> bool:
     if not isinstance(value, Mapping) or len(value) != 1:
         return False
@@ -193,6 +199,9 @@ RECBOLE_KEYS: dict[str, Values] = {
     "LIST_SUFFIX": text(),
     "ITEM_LIST_LENGTH_FIELD": text(),
     "MAX_ITEM_LIST_LENGTH": _SIZE,
+    "benchmark_filename": _or_none(
+        Values(_are_parts, "the parts of ready-made files as in ['train','valid','test']")
+    ),
     "rm_dup_inter": _or_none(
         Values(lambda value: value in ("first", "last", False), "first, last")
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections import ChainMap
 from collections.abc import Mapping
@@ -53,16 +54,22 @@ def _presets() -> list[Path]:
     return sorted(properties_folder().rglob("*.yaml"))
 
 
-def given_config_files(names: str) -> list[str]:
-    """The names of yaml files, which are given in one text; see ``config_file``.
+def config_file_names(text: str) -> list[str]:
+    """The names of yaml files that a text has between blanks; a text that is the path of one is one."""
+    return [text] if os.path.isfile(text) else text.split()
+
+
+def given_config_files(text: str) -> list[str]:
+    """The names of yaml files, which are given in one text, once each is read; see ``config_file``.
 
     Raises:
         FileNotFoundError: one is not there.
         ValueError: one does not hold keys and values.
     """
-    for file in names.split():
+    names = config_file_names(text)
+    for file in names:
         read_config_file(file)
-    return names.split()
+    return names
 
 
 def read_config_file(file: str) -> dict[str, Any]:

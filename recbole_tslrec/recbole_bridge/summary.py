@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from logging import getLogger
 
 from recbole.data.dataloader import FullSortEvalDataLoader
@@ -34,7 +35,7 @@ def summary(experiment: Experiment) -> str:
         f"\n{_metrics(experiment, head)}\n\n"
         f"Time:  {', '.join(times)}\n"
         f"Model: {checkpoint}\n"
-        f"Next:  python -m recbole_tslrec recommend --checkpoint={checkpoint} --all_users "
+        f"Next:  python -m recbole_tslrec recommend --checkpoint={shlex.quote(checkpoint)} --all_users "
         f"--output=recommendations.csv"
     )
 

@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import pickle
+import shlex
 import struct
 import zipfile
 import zlib
@@ -125,7 +126,7 @@ def check_checkpoint(path: str | os.PathLike, to_resume: bool = False) -> None:
             f"must be saved again with recbole_tslrec imported: train again or, if you trust whoever "
             f"made this one file (a model such as SLIMElastic or RippleNet, whose files always hold "
             f"objects, is tested with evaluate(load_best_model=False)): "
-            f"python -m recbole_tslrec convert --checkpoint={name} "
+            f"python -m recbole_tslrec convert --checkpoint={shlex.quote(name)} "
             f"--output=<new file> --trusted_sha256={file_hash(Path(path))}"
         ) from error
     except _SIGNS_OF_FORGERY as error:

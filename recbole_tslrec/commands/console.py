@@ -58,10 +58,23 @@ def add_data_path(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_is_file(option: str, path: Path) -> None:
-    """Raise FileNotFoundError, which names the option, for a file that is not there."""
-    if not path.is_file():
+def check_is_file(option: str, path: Path, read_once: bool = False) -> None:
+    """Raise an error that names the option where no file is that can be read.
+
+    Args:
+        read_once: whether it is read once, from end to end, so that a pipe will do: ``<(…)`` of a shell.
+
+    Raises:
+        FileNotFoundError: there is none, or a folder.
+        ValueError: it is a pipe, and would be empty when it is read again.
+    """
+    if path.is_dir() or not path.exists():
         raise FileNotFoundError(f"--{option}: there is no file [{path}]. Give the path of one.")
+    if not (read_once or path.is_file()):
+        raise ValueError(
+            f"--{option}: [{path}] is a pipe or a device, and is read more than once. Give the path of "
+            f"a file."
+        )
 
 
 def add_debug(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from recbole_tslrec.recommendation.recommender import Recommender
+
+_READ_ONCE = ("users_file", "histories_file")
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -146,34 +149,26 @@ def _recommend(args: argparse.Namespace) -> None:
     plug_in()
     from recbole_tslrec.recommendation.output import check_output
     from recbole_tslrec.recommendation.recommender import Recommender
+    from recbole_tslrec.recommendation.requests import read_histories, read_users
 
     given = (args.checkpoint, args.new_items, args.users_file, args.histories_file)
     check_output(args.output, given)
-    histories = _histories(args)  # before anything is loaded
-    users = None if histories is not None else _users(args)
-    recommender = Recommender(**_opening(args), titles=_listed(args.titles), index=args.index)
+    # The files before anything is loaded, tokens between commas once it is known which there are.
+    users = read_users(args.users_file) if args.users_file else None
+    histories = read_histories(args.histories_file) if args.histories_file else None
+    recommender = Recommender(**_opening(args), titles=_titles(args), index=args.index)
     _take_new_items(recommender, args)
-    requests = recommender.requests(users, histories, args.before, args.unknown_items)
+    if args.users is not None:
+        users = _listed(args.users, recommender.users)
+    if args.history is not None:
+        histories = {"history": _listed(args.history, recommender.items)}
+    files = "--users_file, one a line" if histories is None else "a .jsonl --histories_file"
+    with _told_of_commas(args.users or args.history, f"or several in {files}"):
+        requests = recommender.requests(users, histories, args.before, args.unknown_items)
     tables = recommender.tables(requests, args.k, args.seen, args.output is not None)
     if recommender.recall is not None:
         print(f"Of the best items the approximate index finds {recommender.recall:.1%}.")
-    _give(tables, args.output)
-
-
-def _users(args: argparse.Namespace) -> list[str] | None:
-    from recbole_tslrec.recommendation.requests import read_users
-
-    if args.all_users:
-        return None
-    return read_users(args.users_file) if args.users_file else _listed(args.users)
-
-
-def _histories(args: argparse.Namespace) -> Mapping[str, list[str]] | None:
-    from recbole_tslrec.recommendation.requests import read_histories
-
-    if args.history is not None:
-        return {"history": _listed(args.history)}
-    return read_histories(args.histories_file) if args.histories_file else None
+    _give(tables, args.output, "they have had every item. --seen recommends those, too.")
 
 
 def _similar(args: argparse.Namespace) -> None:
@@ -183,9 +178,11 @@ def _similar(args: argparse.Namespace) -> None:
     from recbole_tslrec.recommendation.recommender import Recommender
 
     check_output(args.output, (args.checkpoint, args.new_items))
-    recommender = Recommender(**_opening(args), titles=_listed(args.titles))
+    recommender = Recommender(**_opening(args), titles=_titles(args))
     _take_new_items(recommender, args)
-    _give([recommender.similar(_listed(args.items), args.k, args.under)], args.output)
+    with _told_of_commas(args.items):
+        found = recommender.similar(_listed(args.items, recommender.items), args.k, args.under)
+    _give([found], args.output, "no other item shares a word with these.")
 
 
 def _opening(args: argparse.Namespace) -> dict[str, Any]:
@@ -196,10 +193,10 @@ def _opening(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check_files(args: argparse.Namespace, *options: str) -> None:
-    """Raise FileNotFoundError for the first option's file that is given and not there."""
+    """Raise, as ``check_is_file`` does, for the first option's file that is given and not there."""
     for option in options:
         if (path := getattr(args, option)) is not None:
-            check_is_file(option, path)
+            check_is_file(option, path, read_once=option in _READ_ONCE)
 
 
 def _take_new_items(recommender: Recommender, args: argparse.Namespace) -> None:
@@ -210,20 +207,46 @@ def _take_new_items(recommender: Recommender, args: argparse.Namespace) -> None:
         recommender.add_items(texts, args.output is not None)
 
 
-def _listed(text: str | None) -> list[str] | None:
-    return None if text is None else [part for part in text.split(",") if part]
+def _titles(args: argparse.Namespace) -> list[str] | None:
+    return None if args.titles is None else _listed(args.titles)
 
 
-def _give(tables: Iterable[pd.DataFrame], output: Path | None) -> None:
+def _listed(text: str, known: Collection[str] = ()) -> list[str]:
+    """What stands between commas; a known token that has commas in it is one."""
+    return [text] if text in known else [part for part in text.split(",") if part]
+
+
+@contextmanager
+def _told_of_commas(text: str | None, otherwise: str = "") -> Iterator[None]:
+    """Where tokens of a text are not known, say how tokens that have commas in them are given."""
+    from recbole_tslrec.recommendation.requests import UnknownTokens
+
+    try:
+        yield
+    except UnknownTokens as error:
+        if "," not in (text or ""):
+            raise
+        more = f", {otherwise}" if otherwise else ""
+        raise ValueError(f"{error} Give a token with a comma in it alone{more}.") from None
+
+
+def _give(tables: Iterable[pd.DataFrame], output: Path | None, why_none: str) -> None:
+    """Write the tables or show them; ``why_none`` ends the line that stands for no row at all."""
     from recbole_tslrec.recommendation.output import write_tables
 
     if output is not None:
         print(f"{write_tables(tables, output):,} rows in {output}")
         return
+    n_rows = 0
     for table in tables:
+        n_rows += len(table)
+        if table.empty:  # of which tabulate makes nothing
+            continue
         rows = table.to_dict("list")
         texts = [at for at, name in enumerate(rows) if name not in ("rank", "score")]
         print(tabulate(rows, headers="keys", floatfmt=".4f", disable_numparse=texts))
+    if not n_rows:
+        print(f"There is nothing to show: {why_none}")
 
 
 def _explore(args: argparse.Namespace) -> None:

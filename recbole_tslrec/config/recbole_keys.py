@@ -26,6 +26,9 @@ from recbole_tslrec.config.values import UP_TO_1, integer
 SAME_FOR_ALL = frozenset({*dataset_arguments, *evaluation_arguments, "data_path", "valid_protocol"})
 SAME_FOR_ALL -= {"MAX_ITEM_LIST_LENGTH", "eval_batch_size", "metric_decimal_place"}
 
+_FILTERS = ("user_inter_num_interval", "item_inter_num_interval", "val_interval", "rm_dup_inter")
+_KEEPING_ALL = (None, False, {}, "[0,inf)")
+
 
 def check_recbole_keys(
     config: Mapping[str, Any], model_keys: Collection[str], own_losses: Collection[str] = ()
@@ -212,6 +215,12 @@ def check_needs(config: Mapping[str, Any], needs: Mapping[str, Any], model: str)
                 f"{key}: [{config.get(key)}] is not what [{model}] can be trained with. "
                 f"Set {key}: {needed}."
             )
+
+
+def given_filters(config: Mapping[str, Any]) -> list[str]:
+    """The keys by which RecBole takes interactions out of a data set, each with its value."""
+    values = {key: config[key] for key in _FILTERS}
+    return [f"{key}: {value}" for key, value in values.items() if value not in _KEEPING_ALL]
 
 
 def check_full_ranking(config: Mapping[str, Any], model: str) -> None:

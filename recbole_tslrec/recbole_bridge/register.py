@@ -43,6 +43,7 @@ from recbole_tslrec.config.recbole_keys import (
     check_loss,
     check_needs,
     check_recbole_keys,
+    given_filters,
 )
 from recbole_tslrec.config.spelling import check_command_line, check_spelling
 from recbole_tslrec.config.values import did_you_mean, text
@@ -63,7 +64,6 @@ from recbole_tslrec.recbole_bridge.paradigm import (
 from recbole_tslrec.recbole_bridge.trainers import PlainTrainer
 from recbole_tslrec.store import processes
 
-_KEEPING_ALL = (None, False, {}, "[0,inf)")  # values of filters
 _SEQUENTIAL = "recbole.model.sequential_recommender"
 
 # Backbones that RecBole does not have.
@@ -320,8 +320,6 @@ def with_our_precision(original):
 
 
 def naming_filters(original):
-    keys = ("user_inter_num_interval", "item_inter_num_interval", "val_interval", "rm_dup_inter")
-
     @functools.wraps(original)
     def data_filtering(self):
         try:
@@ -329,8 +327,7 @@ def naming_filters(original):
         except ValueError as error:
             if "Some feat is empty" not in str(error):
                 raise
-            values = {key: self.config[key] for key in keys}
-            given = [f"{key}: {kept}" for key, kept in values.items() if kept not in _KEEPING_ALL]
+            given = given_filters(self.config)
             raise ValueError(
                 f"dataset: the filters leave nothing of [{self.dataset_name}]. Loosen them"
                 f"{': ' if given else ''}{', '.join(given)}."

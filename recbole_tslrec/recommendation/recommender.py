@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from logging import getLogger
 from numbers import Integral
 from typing import Any
@@ -43,7 +43,7 @@ class Recommender:
         llm_trust_remote_code: whether Python code that comes with its language model may run.
 
     Attributes:
-        items: the tokens of the catalogue, ``n_items - 1`` of them.
+        users, items: tokens, of the data set with padding, and of the ``n_items - 1`` of the catalogue.
         titles: by token; None if there are none.
         file_columns: what ``read_new_items`` asks of the form of an ``.item``.
         recall: the share of the best items by full scores that an approximate index found, for a
@@ -70,10 +70,10 @@ class Recommender:
             checkpoint, device, data_path=data_path, llm_trust_remote_code=llm_trust_remote_code
         )
         self._index = index
-        dataset = self._trained.dataset
+        dataset, config = self._trained.dataset, self._trained.config
+        self.users: Collection[str] = dataset.field2token_id[dataset.uid_field].keys()
         self.items: list[str] = dataset.field2id_token[dataset.iid_field][1:].tolist()
         self._take_items()
-        config = self._trained.config
         self.titles = read_titles(config.final_config_dict, self.items, titles)
         self.file_columns = tuple(config[key] for key in _FORM_OF_ITEMS)
         self.recall: float | None = None

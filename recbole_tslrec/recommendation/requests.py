@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from recbole_tslrec.config.recbole_keys import given_filters
 from recbole_tslrec.data.histories import Histories, training_histories
 from recbole_tslrec.data.import_.text_files import read_lines
 from recbole_tslrec.recbole_bridge.trained_model import TrainedModel
@@ -51,6 +52,10 @@ class Requests:
             yield self.at(range(start, min(start + size, len(self))))
 
 
+class UnknownTokens(ValueError):
+    """Tokens that the data set does not have."""
+
+
 class RequestsOf:
     """Makes requests from the tokens of a model's data set.
 
@@ -67,6 +72,13 @@ class RequestsOf:
         self._users: Mapping[str, int] = dataset.field2token_id[dataset.uid_field]
         more = {token: dataset.item_num + at for at, token in enumerate(items)}
         self._items: Mapping[str, int] = dataset.field2token_id[dataset.iid_field] | more
+
+    @property
+    def _missing(self) -> str:
+        """The end of the sentence on tokens that are not known; a filter may have taken them out."""
+        filters = ", ".join(given_filters(self._trained.config))
+        left = f" as its filters leave it ({filters})" if filters else ""
+        return f"not in the data set [{self._name}]{left}."
 
     # ---- users of the data set ------------------------------------------------------------------
 
@@ -102,9 +114,9 @@ class RequestsOf:
             return Requests(names, histories, np.array(users, dtype=np.int64))
         names = [str(token) for token in tokens]
         if unknown := [name for name in names if not self._users.get(name)]:  # 0 is padding
-            raise ValueError(
-                f"users: {named(unknown)} not in the data set [{self._name}]. Give tokens of its .inter "
-                f"file or, for new users, their histories."
+            raise UnknownTokens(
+                f"users: {named(unknown)} {self._missing} Give tokens of its .inter file or, for new "
+                f"users, their histories."
             )
         users = [self._users[name] for name in names]
         histories = [self._of(user, held_out) for user in users]
@@ -144,9 +156,11 @@ class RequestsOf:
     # ---- items ----------------------------------------------------------------------------------
 
     def items(self, tokens: Sequence[str]) -> np.ndarray:
-        """Internal ids of items, int64 [n]; ValueError for one that is not in the data set."""
+        """Internal ids of items, int64 [n]; ValueError for none, or one that is not in the data set."""
+        if not tokens:
+            raise ValueError("items: none is given. Give one or more.")
         if unknown := [token for token in tokens if not self._items.get(token)]:
-            raise ValueError(f"items: {named(unknown)} not in the data set [{self._name}].")
+            raise UnknownTokens(f"items: {named(unknown)} {self._missing}")
         return np.array([self._items[token] for token in tokens], dtype=np.int64)
 
     # ---- histories as tokens --------------------------------------------------------------------
@@ -184,9 +198,9 @@ class RequestsOf:
             if not self._items.get(item)
         ]
         if unknown and unknown_items == "refuse":
-            raise ValueError(
-                f"histories: {named(unknown, 'item')} not in the data set [{self._name}]. Take them "
-                f"out, or set unknown_items=skip."
+            raise UnknownTokens(
+                f"histories: {named(unknown, 'item')} {self._missing} Take them out, or set "
+                f"unknown_items=skip."
             )
         if unknown:
             getLogger(__name__).warning(

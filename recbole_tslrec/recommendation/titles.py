@@ -24,8 +24,8 @@ def read_titles(
     Args:
         config: RecBole's ``final_config_dict``.
         tokens: of the items, padding left out.
-        columns: the columns of the titles; None: the first column of words whose name says that it
-            holds titles, names or texts.
+        columns: the columns of the titles; None: the first column of words, but the ids', whose name
+            says that it holds titles, names or texts.
 
     Raises:
         FileNotFoundError: columns are given, and there is no ``.item`` file.
@@ -48,6 +48,7 @@ def _column_of_titles(config: Mapping[str, Any]) -> str | None:
     if not path.is_file():
         return None
     types = (column.split(":") for column in read_header(config, path))
-    names = [name for name, kind in types if kind in ("token", "token_seq")]
+    words, ids = ("token", "token_seq"), config["ITEM_ID_FIELD"]
+    names = [name for name, kind in types if kind in words and name != ids]
     found = (name for word in _TITLE_WORDS for name in names if word in name.lower())
     return next(found, None)

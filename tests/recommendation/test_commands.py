@@ -1,7 +1,10 @@
 """``recommend`` and ``similar`` on the command line."""
 
 import json
+import os
+import re
 import sys
+import threading
 from pathlib import Path
 
 import pandas as pd
@@ -87,6 +90,7 @@ def test_similar(command):
         (["--users=u1", "--data_path=no"], "recommend: data_path: there is no [no/toy/toy.inter]"),
         (["--histories_file=h.txt"], "recommend: h.txt, line 2: [new] is not a name and items"),
         (["--users_file=no.txt"], "recommend: --users_file: there is no file [no.txt]."),
+        (["--users_file=folder.csv"], "recommend: --users_file: there is no file [folder.csv]."),
         (["--users=u1", "--k=21"], "recommend: k: [21] is not"),
     ],
 )
@@ -98,6 +102,51 @@ def test_what_is_refused_is_one_line(command, words, message, monkeypatch, capsy
         command("recommend", *words)
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and error.startswith(message) and error.count("\n") == 1
+
+
+def test_nothing_to_show_is_said(command):
+    assert command("recommend", "--users=all").startswith("There is nothing to show: they have had")
+    assert len(command("recommend", "--users=all,lone", "--k=2").splitlines()) == 4
+    titles = "\n".join(f"i{item}\tword{item}" for item in range(20))
+    Path("data/toy/toy.item").write_text(f"item_id:token\ttitle:token_seq\n{titles}\n")
+    printed = command("similar", "--items=i1,i2", "--under=text")
+    assert printed == "There is nothing to show: no other item shares a word with these.\n"
+    with pytest.raises(SystemExit):
+        command("similar", "--items=", "--output=none.csv")
+    assert not Path("none.csv").exists()
+
+
+def test_a_token_with_commas_in_it_stands_alone(command, capsys):
+    odd = make_toy("SASRec", {"u1\t": "u 1,x\t", "i1\t": "i,1\t"})
+    given = ["--k=1", f"--checkpoint={odd.checkpoint}"]
+    assert "u 1,x" in command("recommend", "--users=u 1,x", *given)
+    assert "i,1" in command("similar", "--items=i,1", *given)
+    assert "history" in command("recommend", "--history=i,1", *given)
+    for words, told in (
+        (
+            ["recommend", "--users=u 1,x,u2"],
+            "users: 'u 1', 'x' are .* several in --users_file, one a line.",
+        ),
+        (
+            ["recommend", "--history=i,1,i2"],
+            "items 'i', '1' are .* several in a .jsonl --histories_file.",
+        ),
+        (["similar", "--items=i,1,i2"], "items: 'i', '1' are .* a token with a comma in it alone."),
+    ):
+        with pytest.raises(SystemExit):
+            command(*words, *given)
+        assert re.search(f"{told}$", capsys.readouterr().err.strip())
+
+
+def test_a_pipe_is_read_once(command, capsys):
+    os.mkfifo("pipe")
+    writer = threading.Thread(target=Path("pipe").write_text, args=("u1\n",), daemon=True)
+    writer.start()
+    assert "u1" in command("recommend", "--users_file=pipe", "--k=1")
+    writer.join()
+    with pytest.raises(SystemExit):
+        command("recommend", "--users=u1", "--new_items=pipe")
+    assert "--new_items: [pipe] is a pipe or a device, and is read more" in capsys.readouterr().err
 
 
 def test_titles_of_digits_stay_as_they_are(command):

@@ -247,6 +247,12 @@ def test_titles_are_found_by_name_or_given(toy):
     assert "title" not in Recommender(toy.checkpoint).recommend(["u1"], k=2)
 
 
+def test_a_column_of_ids_that_is_called_a_name_holds_no_titles():
+    columns = {"inter": ["user_id", "title_id", "timestamp"]}
+    toy = make_toy("SASRec", {"item_id": "title_id"}, ITEM_ID_FIELD="title_id", load_col=columns)
+    assert Recommender(toy.checkpoint).titles["i7"] == titles()["i7"]
+
+
 def titles() -> dict[str, str]:
     lines = Path("data/toy/toy.item").read_text().splitlines()[1:]
     return {line.split("\t")[0]: line.split("\t")[1] for line in lines}
@@ -357,6 +363,17 @@ def test_a_user_of_the_user_file_alone_has_no_history():
             ValueError, match=f"^users: 'stranger' is without an interaction{where}"
         ):
             recommender.recommend(["u1", "stranger"], before=before)
+
+
+def test_of_a_user_whom_a_filter_took_out_the_filter_is_told():
+    recommender = Recommender(make_toy("SASRec", user_inter_num_interval="[2,inf)").checkpoint)
+    left = r"\[toy\] as its filters leave it \(user_inter_num_interval: \[2,inf\)\)\. "
+    with pytest.raises(
+        ValueError, match=f"^users: 'lone' is not in the data set {left}Give tokens"
+    ):
+        recommender.recommend(["lone"])
+    with pytest.raises(ValueError, match=f"^histories: item 'i99' is not in the data set {left}"):
+        recommender.recommend(histories={"new": ["i99"]})
 
 
 def test_unknown_items_are_skipped_and_said_if_that_is_asked_for(toy, caplog):

@@ -79,6 +79,7 @@ def test_items_without_a_word_in_common_are_not_alike():
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
+        ({"items": []}, "items: none is given"),
         ({"items": "i99"}, r"items: 'i99' is not in the data set \[toy\]"),
         (
             {"items": "i1", "under": "taste"},

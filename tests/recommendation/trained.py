@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -64,9 +66,18 @@ def write_data(name: str = "toy", seed: int = 0) -> dict[str, list[str]]:
     return histories
 
 
-def make_toy(name: str, **keys) -> Toy:
-    """A checkpoint of a model, as its trainer writes it, in ``saved``."""
+def make_toy(name: str, spellings: Mapping[str, str] = MappingProxyType({}), **keys) -> Toy:
+    """A checkpoint of a model, as its trainer writes it, in ``saved``.
+
+    Args:
+        spellings: what stands in the data set's files in place of something else.
+    """
     histories = write_data()
+    for file in Path("data/toy").iterdir():
+        text = file.read_text()
+        for plain, odd in spellings.items():
+            text = text.replace(plain, odd)
+        file.write_text(text)
     config = Config(name, "toy", config_dict=KEYS | keys)
     init_seed(config["seed"], True)
     loaders = data_preparation(config, create_dataset(config))

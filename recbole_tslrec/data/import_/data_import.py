@@ -84,14 +84,11 @@ def import_data(
         overwrite: replace files that are there with other content.
 
     Raises:
-        ValueError: malformed input, with file and line; nothing left; a name that RecBole reserves, or
-            that would lie in another folder.
+        ValueError: malformed input, with file and line; nothing left; a name that RecBole reserves,
+            that would lie in another folder, or whose files are what is read.
         FileExistsError: a file is there with other content.
     """
-    _check_name(name)
-    for key, fewest in (("min_user", min_user), ("min_item", min_item)):
-        if fewest < 1:
-            raise ValueError(f"{key}: [{fewest}] is not a whole number, 1 or larger.")
+    _check_asked(name, min_user=min_user, min_item=min_item)
     columns = columns or Columns()
     chosen = recognise(source) if form == "auto" else form
     notes = [f"Read {source} as {chosen}{' (recognised)' if form == 'auto' else ''}."]
@@ -103,12 +100,7 @@ def import_data(
         )
     if len(interactions) < len(everything):
         notes.append(f"Filtered {Statistics.of(everything)}.")
-    notes += _blanks("user", interactions.users) + _blanks("item", interactions.items)
-    if interactions.time is None:
-        notes.append(
-            "It has no times: each is the place in its user's history. A split by time over all users "
-            "(group_by: none) would go by these places."
-        )
+    notes += _notes_of(interactions)
     target = folder / name / f"{name}.inter"
     tables = {target: interactions.table()}
     beside = source.with_suffix(".item")
@@ -118,25 +110,31 @@ def import_data(
         items, note = read_items(item_text, interactions.used_items, columns)
         tables[target.with_suffix(".item")] = items
         notes.append(note)
-    elif target.with_suffix(".item").is_file():
+    elif (there := target.with_suffix(".item")).is_file():
         notes.append(
-            f"{target.with_suffix('.item')} was there and stays: where it is loaded, RecBole drops "
-            f"the interactions of items that it lacks."
+            f"{there} was there and stays: where it is loaded, RecBole drops the interactions of items "
+            f"that it lacks."
         )
     _check_not_read(tables, (source, item_text))
     notes += _write(tables, overwrite)
     return Import(Statistics.of(interactions), notes)
 
 
-def _blanks(role: str, tokens: np.ndarray) -> list[str]:
-    """What to say of tokens that begin or end with a blank, as in a CSV with one behind each comma."""
-    found = [token for token in tokens if token != token.strip()]
-    if not found:
-        return []
-    return [
-        f"{len(found):,} {role} tokens begin or end with a blank, [{found[0]}] for one, and stay so: to "
-        f"RecBole [1] and [ 1] are two."
-    ]
+def _notes_of(interactions: Interactions) -> list[str]:
+    """What to say of tokens with blanks around them, as behind the commas of a CSV, and of no times."""
+    notes = []
+    for role, tokens in (("user", interactions.used_users), ("item", interactions.used_items)):
+        if found := [token for token in tokens if token != token.strip()]:
+            notes.append(
+                f"{len(found):,} {role} tokens begin or end with a blank, [{found[0]}] for one, and "
+                f"stay so: to RecBole [1] and [ 1] are two."
+            )
+    if interactions.time is None:
+        notes.append(
+            "It has no times: each is the place in its user's history. A split by time over all users "
+            "(group_by: none) would go by these places."
+        )
+    return notes
 
 
 def _check_not_read(targets: Iterable[Path], read: Iterable[Path | None]) -> None:
@@ -150,7 +148,10 @@ def _check_not_read(targets: Iterable[Path], read: Iterable[Path | None]) -> Non
             raise ValueError(f"dataset: [{target}] is what is read. Give another --dataset.")
 
 
-def _check_name(name: str) -> None:
+def _check_asked(name: str, **fewest: int) -> None:
+    for key, number in fewest.items():
+        if number < 1:
+            raise ValueError(f"{key}: [{number}] is not a whole number, 1 or larger.")
     if name == "ml-100k":
         raise ValueError(
             "RecBole reads its own copy under the name [ml-100k]; choose another name."

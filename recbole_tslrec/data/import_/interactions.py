@@ -31,6 +31,11 @@ class Interactions:
         return len(self.user)
 
     @property
+    def used_users(self) -> np.ndarray:
+        """The tokens of the users who have an interaction."""
+        return self.users[np.unique(self.user)]
+
+    @property
     def used_items(self) -> np.ndarray:
         """The tokens of the items that have an interaction."""
         return self.items[np.unique(self.item)]

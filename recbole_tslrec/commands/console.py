@@ -90,7 +90,7 @@ def command_line(command: Callable[[], None], name: str | None = None) -> Callab
     On Ctrl-C the line says how to go on, with exit code 130. What :func:`is_refusal` tells from a bug
     is one line with exit code 2; its traceback goes into the log file, and to the screen under
     ``--debug``. Bugs keep theirs. Where nobody reads on, as behind ``| head``, it ends with exit code 1
-    and no word. What the screen cannot show of a text is a question mark there.
+    and no word. What standard output cannot encode is escaped there.
 
     Args:
         command: what runs.
@@ -102,43 +102,47 @@ def command_line(command: Callable[[], None], name: str | None = None) -> Callab
         debug = _DEBUG in sys.argv
         sys.argv = [argument for argument in sys.argv if argument != _DEBUG]
         called = name or next(iter(sys.argv[1:]), "")
-        if hasattr(sys.stdout, "reconfigure"):  # standard error has its own way already
-            sys.stdout.reconfigure(errors="replace")
+        if hasattr(sys.stdout, "reconfigure"):  # standard error does so already
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             command()
-            sys.stdout.flush()  # here, where it is seen that nobody reads
+            if not _is_read():
+                sys.exit(1)
+        except SystemExit:  # a help ends so, too
+            if not _is_read():
+                raise SystemExit(1) from None
+            raise
         except KeyboardInterrupt as stop:
             print(f"\nStopped. {stop}".rstrip(), file=sys.stderr, flush=True)
             logging.shutdown()
-            sys.stdout.flush()
             # At once: files and locks are given back by now, and unloading torch and ray takes
             # seconds in which a second Ctrl-C would only make noise.
             os._exit(130)
         except Exception as error:
-            if isinstance(error, BrokenPipeError) and _nobody_reads():
+            if isinstance(error, BrokenPipeError) and not _is_read("\n"):
                 raise SystemExit(1) from None
             if debug or not is_refusal(error):
                 raise
             keep_traceback(error)
+            _is_read()
             raise _refused(called, error) from None
 
     return run
 
 
-def _nobody_reads() -> bool:
-    """Whether the pipe that is broken is standard output's; what else is written there goes nowhere."""
+def _is_read(more: str = "") -> bool:
+    """Whether somebody reads what is on its way to standard output; if not, more of it goes nowhere."""
     try:
-        print(flush=True)
+        print(more, end="", flush=True)
     except BrokenPipeError:
         # Or Python would complain when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        return False
+    return True
 
 
 def _refused(name: str, error: Exception) -> Refused:
     """Print the one line of an error, and give the exit to be raised."""
     line = f"{name}: {' '.join(str(error).splitlines()) or type(error).__name__}"
-    sys.stdout.flush()
     print(line, file=sys.stderr, flush=True)
     return Refused(line)

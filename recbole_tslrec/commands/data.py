@@ -15,7 +15,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         commands,
         "import",
         "turn a data set into RecBole's files, and print its row of Table 1",
-        "Users and items with few interactions can be left out; times become places in a history.",
+        "Users and items with few interactions can be left out; times become places in their order.",
     )
     command.add_argument("--source", required=True, type=Path, help="the file of interactions")
     command.add_argument("--dataset", required=True, help="the name that the data set gets")

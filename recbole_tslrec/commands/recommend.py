@@ -163,7 +163,8 @@ def _recommend(args: argparse.Namespace) -> None:
     if args.history is not None:
         histories = {"history": _listed(args.history, recommender.items)}
     files = "--users_file, one a line" if histories is None else "a .jsonl --histories_file"
-    with _told_of_commas(args.users or args.history, f"or several in {files}"):
+    known = recommender.users if args.users else recommender.items
+    with _told_of_commas(args.users or args.history, known, f"or several in {files}"):
         requests = recommender.requests(users, histories, args.before, args.unknown_items)
     tables = recommender.tables(requests, args.k, args.seen, args.output is not None)
     if recommender.recall is not None:
@@ -180,7 +181,7 @@ def _similar(args: argparse.Namespace) -> None:
     check_output(args.output, (args.checkpoint, args.new_items))
     recommender = Recommender(**_opening(args), titles=_titles(args))
     _take_new_items(recommender, args)
-    with _told_of_commas(args.items):
+    with _told_of_commas(args.items, recommender.items):
         found = recommender.similar(_listed(args.items, recommender.items), args.k, args.under)
     _give([found], args.output, "no other item shares a word with these.")
 
@@ -217,14 +218,16 @@ def _listed(text: str, known: Collection[str] = ()) -> list[str]:
 
 
 @contextmanager
-def _told_of_commas(text: str | None, otherwise: str = "") -> Iterator[None]:
-    """Where tokens of a text are not known, say how tokens that have commas in them are given."""
+def _told_of_commas(
+    text: str | None, known: Collection[str], otherwise: str = ""
+) -> Iterator[None]:
+    """Where tokens of a text are not known, say how those that have commas in them are given."""
     from recbole_tslrec.recommendation.requests import UnknownTokens
 
     try:
         yield
     except UnknownTokens as error:
-        if "," not in (text or ""):
+        if "," not in (text or "") or not any("," in token for token in known):
             raise
         more = f", {otherwise}" if otherwise else ""
         raise ValueError(f"{error} Give a token with a comma in it alone{more}.") from None

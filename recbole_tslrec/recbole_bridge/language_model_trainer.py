@@ -65,13 +65,13 @@ class LanguageModelTrainer(StagesFirst, WatchedTrainer):
                 f"nproc: [{config['model']}] is trained in one process, or in several that torchrun "
                 f"starts. Set nproc=1."
             )
-        if config["eval_step"] > 1:
-            raise ValueError(
-                f"eval_step: [{config['eval_step']}] is for backbones; [{config['model']}] validates "
-                f"after every epoch, or never. Set eval_step: 1, or 0."
-            )
         super().__init__(config, model)
         self.epochs = config["sft_epochs"]
+        if config["eval_step"] > 1:
+            self.logger.warning(
+                f"eval_step: [{config['eval_step']}] is for backbones; [{config['model']}] validates "
+                f"after every epoch. Set eval_step: 0 for never."
+            )
 
     def _build_optimizer(self):
         # For RecBole's checkpoint, which has a place for one; the loop brings its own.

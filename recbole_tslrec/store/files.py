@@ -282,7 +282,7 @@ def check_output(path: str | os.PathLike, read: Iterable[str | os.PathLike | Non
         path: the file, as ``output`` names it.
         read: what the work starts from, which the file is not to replace; None is no file.
     """
-    path = Path(path).absolute()
+    path = Path(path).resolve()  # what is written: a link stays one
     if path.is_dir():
         raise IsADirectoryError(f"output: [{path}] is a folder. Set output=<a file>.")
     if not path.parent.is_dir():

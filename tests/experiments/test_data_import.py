@@ -9,6 +9,7 @@ from recbole.data import create_dataset
 from recbole.utils import init_seed
 
 from recbole_tslrec.__main__ import main
+from recbole_tslrec.data.import_ import interactions
 from recbole_tslrec.data.import_.data_import import Statistics, import_data
 from recbole_tslrec.data.import_.interaction_files import Columns
 
@@ -132,21 +133,44 @@ def test_what_is_read_is_not_replaced(what, tmp_path):
     assert {path.name: path.read_text() for path in folder.iterdir()} == before
 
 
+def test_texts_are_added_beside_what_is_read_where_that_stays(tmp_path):
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n1,a,5\n")
+    import_data(tmp_path / "log.csv", tmp_path, "m")
+    (tmp_path / "text.tsv").write_text("a\tone\n")
+    source = tmp_path / "m" / "m.inter"
+    notes = import_data(source, tmp_path, "m", item_text=tmp_path / "text.tsv").notes
+    assert f"{source} is there already." in notes
+    assert (tmp_path / "m" / "m.item").is_file()
+
+
 def test_a_split_by_time_over_all_users_goes_by_the_times(tmp_path, settings):
     """Places in each user's history would put the last of a long history behind all others."""
-    rows = [("long", f"i{n}", 1_500_000_000 + n) for n in range(8)]
-    rows += [("late", f"i{n}", 1_600_000_000 + n) for n in range(2)]
+    rows = [("long", f"i{n}", 1_500_000_000 + n) for n in range(16)]
+    rows += [("late", f"i{n}", 1_600_000_000 + n) for n in range(4)]
     lines = ["user_id,item_id,timestamp", *(",".join(map(str, row)) for row in rows)]
     (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
-    assert not any(
-        "no times" in note for note in import_data(tmp_path / "log.csv", tmp_path, "d").notes
+    notes = import_data(tmp_path / "log.csv", tmp_path, "d").notes
+    assert not any("group_by" in note for note in notes)
+    split = {"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": "none", "order": "TO", "mode": "full"}
+    config = Config(
+        "Pop", "d", config_dict=settings | {"data_path": str(tmp_path), "eval_args": split}
     )
-    times = read_with_recbole("d", settings | {"data_path": str(tmp_path)}).inter_feat["timestamp"]
-    assert sorted(times.tolist()) == list(range(10))
-    written = (tmp_path / "d" / "d.inter").read_text().splitlines()[1:]
-    assert {line.split("\t")[0] for line in written if int(line.split("\t")[2]) >= 8} == {"late"}
+    dataset = create_dataset(config)
+    tested = dataset.build()[2].inter_feat["user_id"]
+    assert set(dataset.id2token("user_id", tested.numpy())) == {"late"}
+
+
+def test_without_times_that_can_be_told_apart_places_are_written(tmp_path, monkeypatch):
     (tmp_path / "s.txt").write_text("long 1 2 3\n")
-    assert any("no times" in note for note in import_data(tmp_path / "s.txt", tmp_path, "e").notes)
+    notes = import_data(tmp_path / "s.txt", tmp_path, "e").notes
+    assert any("for the source has no times" in note for note in notes)
+    monkeypatch.setattr(interactions, "_EXACT_FLOAT32", 2)
+    rows = "user_id,item_id,timestamp\n1,a,10\n1,b,11\n2,a,12\n"
+    (tmp_path / "log.csv").write_text(rows)
+    notes = import_data(tmp_path / "log.csv", tmp_path, "f").notes
+    assert any("for of the 3 times RecBole tells 2 apart" in note for note in notes)
+    written = (tmp_path / "f" / "f.inter").read_text().splitlines()[1:]
+    assert [line.split("\t")[2] for line in written] == ["0", "1", "0"]
 
 
 def test_tokens_with_blanks_around_them_are_told(tmp_path):

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -92,12 +93,13 @@ def test_trained_weights_are_a_stage_and_serve_again(small_data, settings):
     assert [stage.reused for stage in other.stages] == [True, False]
 
 
-def test_validation_every_other_epoch_is_refused_before_any_training(small_data, settings):
-    with pytest.raises(
-        ValueError, match="eval_step: .2. is for backbones; .E4SRec. validates after"
-    ):
-        run_experiment("E4SRec", small_data, config_dict=settings | {"eval_step": 2})
-    assert not Path("saved/tslrec").exists()
+def test_that_eval_step_is_for_backbones_is_told(small_data, settings, monkeypatch):
+    told = []
+    monkeypatch.setattr(logging.Logger, "warning", lambda _, text, *__: told.append(text))
+    changes = {"eval_step": 2, "sft_epochs": 2}
+    found = run_experiment("E4SRec", small_data, config_dict=settings | changes, test=False)
+    assert any("eval_step: [2] is for backbones; [E4SRec] validates" in text for text in told)
+    assert found.best_valid_result is not None
 
 
 @pytest.mark.parametrize("eval_step", [0, 1])

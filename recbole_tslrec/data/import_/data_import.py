@@ -115,8 +115,7 @@ def import_data(
             f"{there} was there and stays: where it is loaded, RecBole drops the interactions of items "
             f"that it lacks."
         )
-    _check_not_read(tables, (source, item_text))
-    notes += _write(tables, overwrite)
+    notes += _write(tables, overwrite, read=(source, item_text))
     return Import(Statistics.of(interactions), notes)
 
 
@@ -129,22 +128,22 @@ def _notes_of(interactions: Interactions) -> list[str]:
                 f"{len(found):,} {role} tokens begin or end with a blank, [{found[0]}] for one, and "
                 f"stay so: to RecBole [1] and [ 1] are two."
             )
-    if interactions.time is None:
+    if interactions.no_order:
         notes.append(
-            "It has no times: each is the place in its user's history. A split by time over all users "
-            "(group_by: none) would go by these places."
+            f"The time is the place in the user's history, for {interactions.no_order}. A split by time "
+            f"over all users (group_by: none) would go by these places."
         )
     return notes
 
 
 def _check_not_read(targets: Iterable[Path], read: Iterable[Path | None]) -> None:
-    """Raise ValueError for a file that would be written and is what was read.
+    """Raise ValueError for a file that would be replaced and is what was read.
 
     It would lose what an import leaves out: ratings, times, the texts of other items.
     """
     given = [path for path in read if path is not None]
     for target in targets:
-        if target.is_file() and any(target.samefile(path) for path in given):
+        if any(target.samefile(path) for path in given):
             raise ValueError(f"dataset: [{target}] is what is read. Give another --dataset.")
 
 
@@ -162,14 +161,17 @@ def _check_asked(name: str, **fewest: int) -> None:
         )
 
 
-def _write(tables: dict[Path, pd.DataFrame], overwrite: bool) -> list[str]:
-    """Write all of the tables or, where one would replace another content unasked, none."""
+def _write(
+    tables: dict[Path, pd.DataFrame], overwrite: bool, read: Iterable[Path | None]
+) -> list[str]:
+    """Write all of the tables, or none where one would replace what was read, or others unasked."""
     contents = {
         path: table.to_csv(sep="\t", index=False, lineterminator="\n").encode()
         for path, table in tables.items()
     }
     there = {path for path in contents if path.is_file()}
     same = {path for path in there if path.read_bytes() == contents[path]}
+    _check_not_read(there - same, read)
     if there - same and not overwrite:
         files = ", ".join(str(path) for path in sorted(there - same))
         raise FileExistsError(

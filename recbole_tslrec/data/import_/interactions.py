@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -47,6 +48,16 @@ class Interactions:
         lengths = np.diff(starts, append=len(self))
         return np.arange(len(self)) - np.repeat(starts, lengths)
 
+    @cached_property
+    def no_order(self) -> str | None:
+        """Why the times of different users cannot be told apart; None: they can."""
+        if self.time is None:
+            return "the source has no times"
+        n_times = len(np.unique(self.time))
+        if n_times <= _EXACT_FLOAT32:
+            return None
+        return f"of the {n_times:,} times RecBole tells {_EXACT_FLOAT32:,} apart"
+
     def k_core(self, min_user: int, min_item: int) -> Interactions:
         """The most interactions in which every user has ``min_user`` and every item ``min_item``.
 
@@ -64,19 +75,11 @@ class Interactions:
     def table(self) -> pd.DataFrame:
         """The rows of RecBole's ``.inter``, under its headers.
 
-        The time is the place among all times that are there, or in the history where the source has
-        none: RecBole holds times as float32, which tells such small numbers apart exactly, and seconds
-        since 1970 only to two minutes.
-
-        Raises:
-            ValueError: there are more times than float32 tells apart.
+        The time is the place among all times that are left, in the history if ``no_order`` says so.
+        RecBole holds times as float32, which tells such small numbers apart exactly, and seconds since
+        1970 only to two minutes.
         """
-        time = self.places if self.time is None else np.unique(self.time, return_inverse=True)[1]
-        if time.max(initial=0) > _EXACT_FLOAT32:
-            raise ValueError(
-                f"the times: RecBole tells {_EXACT_FLOAT32:,} of them apart, and there are "
-                f"{time.max() + 1:,}. Give them in whole hours or days."
-            )
+        time = self.places if self.no_order else np.unique(self.time, return_inverse=True)[1]
         columns = {
             "user_id:token": self.users[self.user],
             "item_id:token": self.items[self.item],

@@ -158,8 +158,8 @@ class KeptSummaries(nn.Module):
                 since = items_since(one.items, history, self.most_items)
                 if since is not None and (fewest is None or since < fewest):
                     best, fewest = one, since
-            if best is None and possible and len(history) == self.most_items:
-                best = possible[-1]  # as many items as the list holds have come since
+            if best is None and possible and allowed and len(history) == self.most_items:
+                best = possible[-1]  # of a held-out row: as many items as a list holds came since
             if best is not None and shuffled:
                 theirs = of_user[other[user]]
                 best = next((one for one in theirs if one.target == best.target), theirs[-1])

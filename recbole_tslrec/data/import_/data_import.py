@@ -142,7 +142,7 @@ def _check_not_read(targets: Iterable[Path], read: Iterable[Path | None]) -> Non
     It would lose what an import leaves out: ratings, times, the texts of other items.
     """
     given = [path for path in read if path is not None]
-    for target in targets:
+    for target in sorted(targets):
         if any(target.samefile(path) for path in given):
             raise ValueError(f"dataset: [{target}] is what is read. Give another --dataset.")
 

@@ -115,6 +115,7 @@ def command_line(command: Callable[[], None], name: str | None = None) -> Callab
         except KeyboardInterrupt as stop:
             print(f"\nStopped. {stop}".rstrip(), file=sys.stderr, flush=True)
             logging.shutdown()
+            _is_read()  # os._exit leaves what is on its way where it is
             # At once: files and locks are given back by now, and unloading torch and ray takes
             # seconds in which a second Ctrl-C would only make noise.
             os._exit(130)

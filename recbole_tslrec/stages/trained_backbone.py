@@ -20,7 +20,6 @@ from recbole_tslrec.store.files import fingerprint
 from recbole_tslrec.store.store import remedy
 
 if TYPE_CHECKING:
-    from recbole.data.interaction import Interaction
     from recbole.model.abstract_recommender import SequentialRecommender
 
     from recbole_tslrec.stages.pipeline import Pipeline
@@ -86,19 +85,15 @@ def take_trained_backbone(
     same = all(name in own and own[name].shape == weight.shape for name, weight in state.items())
     if same:
         into.load_state_dict(own | state)
+        rows = pipeline.dataset.inter_feat[:_ROWS_COMPARED].to(pipeline.config["device"])
         into.eval()
         with torch.no_grad():
-            same = _alike(*(scores(model, _rows(pipeline)) for model in (trained, into)))
+            same = _alike(scores(trained, rows), scores(into, rows))
     if not same:
         raise ValueError(
             f"backbone_checkpoint: it is a {pipeline.backbone.name} of other settings than this "
             f"experiment's. Give the settings it was trained with."
         )
-
-
-def _rows(pipeline: Pipeline) -> Interaction:
-    """The first training rows, on the device."""
-    return pipeline.dataset.inter_feat[:_ROWS_COMPARED].to(pipeline.config["device"])
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from recbole.model.sequential_recommender import SASRec
 
-from recbole_tslrec.commands.console import check_is_file
+from recbole_tslrec.commands.console import check_is_file, listed
 from recbole_tslrec.config.refusals import tell_failure
 from recbole_tslrec.evaluation.metrics import METRICS
 from recbole_tslrec.evaluation.ranks import rank_test_targets
@@ -187,3 +187,8 @@ def test_a_model_that_scores_no_single_items_is_described(small_data, settings):
     run_experiment("SASRecCPR", small_data, config_dict=keys, describe=True)
     (file,) = Path("log").rglob("*.log")
     assert "not counted" in file.read_text() and "test result" in file.read_text()
+
+
+def test_tokens_stand_between_commas_and_a_known_one_may_have_them():
+    assert listed("u1,u2,") == ["u1", "u2"]
+    assert listed("Doe, Jane", {"Doe, Jane", "u1"}) == ["Doe, Jane"]

@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from recbole_tslrec.config.refusals import is_refusal, keep_traceback
@@ -75,6 +75,11 @@ def check_is_file(option: str, path: Path, read_once: bool = False) -> None:
             f"--{option}: [{path}] is a pipe or a device, and is read more than once. Give the path of "
             f"a file."
         )
+
+
+def listed(text: str, known: Collection[str] = ()) -> list[str]:
+    """What stands between commas; a known token that has commas in it is one."""
+    return [text] if text in known else [part for part in text.split(",") if part]
 
 
 def add_debug(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from recbole_tslrec import plug_in
-from recbole_tslrec.commands.console import add_command, add_data_path, check_is_file
+from recbole_tslrec.commands.console import add_command, add_data_path, check_is_file, listed
 from recbole_tslrec.recommendation import HELD_OUT, INDEXES, ITEM_TABLE, UNDER, UNKNOWN_ITEMS
 
 if TYPE_CHECKING:
@@ -159,9 +159,9 @@ def _recommend(args: argparse.Namespace) -> None:
     recommender = Recommender(**_opening(args), titles=_titles(args), index=args.index)
     _take_new_items(recommender, args)
     if args.users is not None:
-        users = _listed(args.users, recommender.users)
+        users = listed(args.users, recommender.users)
     if args.history is not None:
-        histories = {"history": _listed(args.history, recommender.items)}
+        histories = {"history": listed(args.history, recommender.items)}
     files = "--users_file, one a line" if histories is None else "a .jsonl --histories_file"
     known = recommender.users if args.users else recommender.items
     with _told_of_commas(args.users or args.history, known, f"or several in {files}"):
@@ -182,7 +182,7 @@ def _similar(args: argparse.Namespace) -> None:
     recommender = Recommender(**_opening(args), titles=_titles(args))
     _take_new_items(recommender, args)
     with _told_of_commas(args.items, recommender.items):
-        found = recommender.similar(_listed(args.items, recommender.items), args.k, args.under)
+        found = recommender.similar(listed(args.items, recommender.items), args.k, args.under)
     _give([found], args.output, "no other item shares a word with these.")
 
 
@@ -209,12 +209,7 @@ def _take_new_items(recommender: Recommender, args: argparse.Namespace) -> None:
 
 
 def _titles(args: argparse.Namespace) -> list[str] | None:
-    return None if args.titles is None else _listed(args.titles)
-
-
-def _listed(text: str, known: Collection[str] = ()) -> list[str]:
-    """What stands between commas; a known token that has commas in it is one."""
-    return [text] if text in known else [part for part in text.split(",") if part]
+    return None if args.titles is None else listed(args.titles)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from recbole_tslrec import plug_in
-from recbole_tslrec.commands.console import add_command
+from recbole_tslrec.commands.console import add_command, listed
 
 _PREFIX = "LLMTRSR_"
 
@@ -48,4 +48,5 @@ def _summaries(args: argparse.Namespace) -> None:
     train_data, valid_data, _ = data_preparation(config, create_dataset(config))
     pipeline = Pipeline(config, train_data, valid_data, MODELS[args.model].backbone)
     stage = pipeline.stage(SummariesStage)
-    print("\n\n".join(summaries_of(stage, args.users.split(","))))
+    users = listed(args.users, {one.token for one in stage.histories})
+    print("\n\n".join(summaries_of(stage, users)))

@@ -119,13 +119,18 @@ class CodeRecommender(LanguageModelRecommender):
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(self.source.words, self.source.starts_word, self.codes.cpu().numpy())
 
+    @property
+    def most_items(self) -> int:
+        """The most items of a history that enter a prompt."""
+        return min(self.settings["code_max_history"], self.max_seq_length)
+
     @cached_property
     def prompts(self) -> Prompts:
         return Prompts(
             self.vocabulary,
             self.sentences,
             self.separator,
-            min(self.settings["code_max_history"], self.max_seq_length),
+            self.most_items,
             self.source.context_length,
             self.leading(),
         )

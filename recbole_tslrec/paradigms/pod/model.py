@@ -99,8 +99,7 @@ class POD(CodeRecommender):
         examples = Segments(histories, users, self._of_tasks, *candidates)
         # Candidates are about as long in every epoch.
         n_users, others = len(histories), range(1, len(self._of_tasks))
-        most = min(settings["code_max_history"], self.max_seq_length)
-        items = [[longest_segment(history[:-1], sizes, most) for history in histories]]
+        items = [[longest_segment(history[:-1], sizes, self.most_items) for history in histories]]
         items += [[examples[task * n_users + row][2] for row in range(n_users)] for task in others]
         pairs = zip(self._of_tasks, items, strict=True)
         lengths = [self.most_positions(part, users, of_task) for part, of_task in pairs]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from recbole_tslrec.language_model.item_inputs import BETWEEN_ITEMS, has_slots, has_words
+from recbole_tslrec.language_model.item_inputs import BETWEEN_ITEMS, has_slots
 from recbole_tslrec.language_model.prompt import HISTORY, items_of, make_prompt, n_words
 from recbole_tslrec.language_model.prompts.segments import Items, TokenTable, Words, tokens_of
 from recbole_tslrec.language_model.prompts.template import (
@@ -87,7 +87,7 @@ def _with_words(
         most=config["llm_max_history"],
     )
     longest = int(table.lengths.max(initial=0)) + items.slots + len(items.separator)
-    fitting = _room(source, prompt) // longest
+    fitting = room_for_items(source, prompt) // longest
     if fitting < items.most:
         getLogger(__name__).warning(
             f"llm_max_history: of [{items.most}] items with their words as few as {fitting} may "
@@ -97,7 +97,7 @@ def _with_words(
     return replace(prompt, segments=segments, context_length=source.context_length)
 
 
-def _room(source: LanguageModelSource, prompt: Template) -> int:
+def room_for_items(source: LanguageModelSource, prompt: Template) -> int:
     """The positions that a prompt's own words leave for items."""
     return source.context_length - n_words(prompt)
 
@@ -267,7 +267,7 @@ def text_prompts(source: LanguageModelSource, texts: TokenTable) -> Template:
     before, after = Words(first_of_a_text(source) or before), Words(after)
     item = Items(HISTORY, texts=texts, most=1)
     prompt = Template((before, item, after), source.context_length)
-    longest, room = int(texts.lengths.max(initial=0)), _room(source, prompt)
+    longest, room = int(texts.lengths.max(initial=0)), room_for_items(source, prompt)
     if longest > room:
         raise ValueError(
             f"item_text_tokens: an item's text has {longest} tokens, and the language model's context "
@@ -322,73 +322,3 @@ def shared_if_possible(
             f"once a batch, {_WORTH}: it is read in every prompt. A short {key} helps."
         )
     return replace(template, shared_prefix=shared)
-
-
-def check_language_model(
-    config, words: str, key: str, source: LanguageModelSource | None = None
-) -> None:
-    """Raise what would stop its reading of items later; of its weights it reads names and shapes.
-
-    Those of a hub are downloaded here, rather than after the stages before.
-
-    Args:
-        words, key: as ``make_prompt_for`` takes them.
-        source: the opened language model; None: it is opened here.
-
-    Raises:
-        ValueError, OSError, ModuleNotFoundError: says which key, its value, and what to do.
-    """
-    source = source or open_source_for(config)
-    prompt = make_prompt_for(config, source, words, key)
-    longest, room = config["item_text_tokens"] + has_slots(config), _room(source, prompt)
-    if has_words(config) and longest > room:
-        most = room - has_slots(config)
-        remedy = f"Set item_text_tokens: {most} or fewer" if most > 0 else f"Shorten {key}"
-        raise ValueError(
-            f"item_text_tokens: an item takes up to {longest} positions, and the prompt's own words "
-            f"leave {room} of the language model's {source.context_length}. {remedy}."
-        )
-    check_source(config, source)
-
-
-def check_source(config, source: LanguageModelSource) -> None:
-    """Raise what would stop the experiment's language model from being loaded later.
-
-    Raises:
-        ValueError, OSError, ModuleNotFoundError: says which key, its value, and what to do.
-    """
-    from recbole_tslrec.language_model.load import check_attention, check_quantization
-    from recbole_tslrec.language_model.memory import check_memory
-    from recbole_tslrec.language_model.weights import check_weights
-
-    device = config["device"]
-    check_quantization(config["llm_quantization"], source, device)
-    check_attention(config["llm_attention"], source, device)
-    check_memory(source, config["llm_quantization"], device)
-    check_weights(source)
-
-
-def check_fine_tuning(config, source: LanguageModelSource | None = None) -> None:
-    """Raise what would stop its training later, besides what ``check_language_model`` raises.
-
-    A model that comes from a checkpoint is not trained, and may be used on less than what trained it.
-
-    Args:
-        source: the opened language model; None: it is opened here.
-
-    Raises:
-        ValueError, OSError, ModuleNotFoundError: says which key, its value, and what to do.
-    """
-    from recbole_tslrec.language_model.load import check_adapters
-    from recbole_tslrec.language_model.memory import check_batch
-
-    if config["trained_on"] is not None:
-        return
-    source, device = source or open_source_for(config), config["device"]
-    check_batch(source, config["sft_batch_positions"], device)
-    check_adapters(source, config["lora_target_modules"], config["lora_r"])
-    if config["sft_optimizer"] == "paged_adamw_8bit" and device.type != "cuda":
-        raise ValueError(
-            f"sft_optimizer: [paged_adamw_8bit] pages between a GPU and its host, and the device is "
-            f"[{device}]. Give adamw_torch, or adamw_8bit."
-        )

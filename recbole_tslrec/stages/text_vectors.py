@@ -11,8 +11,8 @@ from torch import Tensor
 from recbole_tslrec.data.keys import ITEM_TEXT
 from recbole_tslrec.language_model.item_states import read_items
 from recbole_tslrec.language_model.keys import FROZEN
+from recbole_tslrec.language_model.preflight import check_source
 from recbole_tslrec.language_model.reader import (
-    check_source,
     first_of_a_text,
     make_text_encoder,
     open_source_for,

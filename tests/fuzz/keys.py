@@ -31,7 +31,7 @@ from fuzz.inputs import (
 from fuzz.key_tables import KEYS, OURS
 from fuzz.key_values import JUNK, plain
 from recbole_tslrec.commands import run as run_command
-from recbole_tslrec.language_model.reader import check_fine_tuning
+from recbole_tslrec.language_model.preflight import check_fine_tuning
 from recbole_tslrec.paradigms.tslrec.prompt import check_prompt
 from recbole_tslrec.recbole_bridge import quick_start, summary
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment

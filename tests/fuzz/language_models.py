@@ -20,12 +20,9 @@ from fuzz.inputs import (
     write_small_data,
 )
 from fuzz.model_folders import CHANGES, FOLDER
+from recbole_tslrec.language_model.preflight import check_fine_tuning
 from recbole_tslrec.language_model.prompt import of_histories
-from recbole_tslrec.language_model.reader import (
-    check_fine_tuning,
-    make_reader,
-    open_source_for,
-)
+from recbole_tslrec.language_model.reader import make_reader, open_source_for
 from recbole_tslrec.paradigms.tslrec.prompt import as_read_by, check_prompt, make_prompt
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 

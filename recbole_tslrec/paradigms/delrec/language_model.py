@@ -7,12 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from recbole_tslrec.language_model.reader import (
-    check_fine_tuning,
-    check_source,
-    shared_if_possible,
-    tokenised_texts,
-)
+from recbole_tslrec.language_model.preflight import check_fine_tuning, check_source
+from recbole_tslrec.language_model.reader import shared_if_possible, tokenised_texts
 from recbole_tslrec.paradigms.delrec.ranker import CandidateRanker, make_ranker
 
 if TYPE_CHECKING:

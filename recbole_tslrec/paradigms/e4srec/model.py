@@ -31,10 +31,9 @@ from recbole_tslrec.language_model.item_inputs import (
 )
 from recbole_tslrec.language_model.keys import ITEM_INPUTS
 from recbole_tslrec.language_model.learner import TrainedParts
+from recbole_tslrec.language_model.preflight import check_fine_tuning, check_language_model
 from recbole_tslrec.language_model.prompt import of_histories
 from recbole_tslrec.language_model.reader import (
-    check_fine_tuning,
-    check_language_model,
     make_prompt_for,
     make_reader,
     open_source_for,

@@ -21,9 +21,8 @@ from recbole_tslrec.data.item_catalogue import catalogue_of
 from recbole_tslrec.data.keys import CANDIDATES, ITEM_TEXT
 from recbole_tslrec.evaluation.candidates import negatives_of
 from recbole_tslrec.language_model.keys import ADAPTERS, MEMORY, OPTIMISATION, STOPPING
+from recbole_tslrec.language_model.preflight import check_fine_tuning, check_source
 from recbole_tslrec.language_model.reader import (
-    check_fine_tuning,
-    check_source,
     open_source_for,
     shared_if_possible,
     tokenised_texts,

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from recbole_tslrec.data.keys import ITEM_TEXT
 from recbole_tslrec.language_model.keys import FROZEN
-from recbole_tslrec.language_model.reader import check_source, open_source_for, tokenised_texts
+from recbole_tslrec.language_model.preflight import check_source
+from recbole_tslrec.language_model.reader import open_source_for, tokenised_texts
 from recbole_tslrec.paradigms.llmtrsr.histories import (
     TARGETS,
     UserHistories,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from recbole_tslrec.language_model.preflight import check_language_model
 from recbole_tslrec.language_model.reader import (
-    check_language_model,
     make_prompt_for,
     open_source_for,
     shared_if_possible,

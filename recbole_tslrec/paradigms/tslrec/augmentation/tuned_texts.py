@@ -26,7 +26,8 @@ from recbole_tslrec.language_model.keys import (
     STOPPING,
     TRAINING,
 )
-from recbole_tslrec.language_model.reader import check_fine_tuning, check_source, open_source_for
+from recbole_tslrec.language_model.preflight import check_fine_tuning, check_source
+from recbole_tslrec.language_model.reader import open_source_for
 from recbole_tslrec.paradigms.tslrec.augmentation.text_controls import TextEmbedding, dealt_out
 from recbole_tslrec.stages import provenance
 from recbole_tslrec.stages.language_model_training import LanguageModelTraining, forget_models

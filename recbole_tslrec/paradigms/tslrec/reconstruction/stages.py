@@ -33,12 +33,9 @@ from recbole_tslrec.language_model.keys import (
     STOPPING,
     TRAINING,
 )
+from recbole_tslrec.language_model.preflight import check_fine_tuning
 from recbole_tslrec.language_model.prompt import with_numbers
-from recbole_tslrec.language_model.reader import (
-    check_fine_tuning,
-    make_reader,
-    open_source_for,
-)
+from recbole_tslrec.language_model.reader import make_reader, open_source_for
 from recbole_tslrec.paradigms.tslrec.keys import INSTRUCTION, SECOND_TASK
 from recbole_tslrec.paradigms.tslrec.prompt import (
     KEY,

@@ -19,13 +19,13 @@ from recbole_tslrec.experiments.run.kept_cells import (
 from recbole_tslrec.experiments.run.packing import pack
 from recbole_tslrec.store.json_lines import JsonLines
 
-WHOLE = '{"cell": "2", "text": "ü"}'
+WHOLE = '{"cell": "2", "status": "failed", "text": "ü"}'
 
 
 @pytest.fixture
 def kept(tmp_path) -> JsonLines:
     lines = JsonLines(tmp_path / "kept.jsonl", "cell", check_entries)
-    lines.append({"cell": "1"})
+    lines.append({"cell": "1", "status": "failed"})
     return lines
 
 
@@ -34,9 +34,9 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_broken_line_is_named(kept):
-    kept.append({"cell": "1", "value": 1})
-    kept.append({"cell": "1", "value": 2})
-    assert kept.read() == {"1": {"cell": "1", "value": 2}}
+    kept.append({"cell": "1", "status": "failed", "value": 1})
+    kept.append({"cell": "1", "status": "failed", "value": 2})
+    assert kept.read()["1"]["value"] == 2
     kept.path.write_text(kept.path.read_text() + "{}\n")
     with pytest.raises(ValueError, match=r"kept.jsonl\], line 4"):
         kept.read()
@@ -45,7 +45,7 @@ def test_a_broken_line_is_named(kept):
 def test_a_whole_last_line_without_its_newline_is_kept(kept, tmp_path):
     kept.path.write_text(kept.path.read_text() + WHOLE)
     assert set(kept.read()) == {"1", "2"}
-    kept.append({"cell": "3"})
+    kept.append({"cell": "3", "status": "failed"})
     assert set(kept.read()) == {"1", "2", "3"}
     assert WHOLE + "\n" in kept.path.read_text()
     assert not list(tmp_path.glob("*.dropped"))
@@ -57,7 +57,7 @@ def test_half_a_line_is_left_out_and_moved_beside_the_file(length, kept, caplog)
     kept.path.write_bytes(kept.path.read_bytes() + half)
     before = kept.path.read_bytes()
     assert set(kept.read()) == {"1"} and kept.path.read_bytes() == before
-    kept.append({"cell": "3"})
+    kept.append({"cell": "3", "status": "failed"})
     assert set(kept.read()) == {"1", "3"}
     dropped = kept.path.with_name("kept.jsonl.dropped")
     assert dropped.read_bytes() == half + b"\n"
@@ -69,7 +69,7 @@ def test_half_a_line_is_left_out_and_moved_beside_the_file(length, kept, caplog)
 
 def test_blank_lines_are_no_cells(kept):
     kept.path.write_text(kept.path.read_text() + "\n  ")
-    kept.append({"cell": "3"})
+    kept.append({"cell": "3", "status": "failed"})
     assert set(kept.read()) == {"1", "3"}
 
 
@@ -158,7 +158,7 @@ def test_what_is_written_passes(tmp_path):
     writer.write("tiny", "SASRec", "TSLRec", 2, embeddings_from="GRU4Rec", epochs=None)
     writer.write("tiny", "SASRec", "CI", 3, status="failed")
     assert len(ResultsFolder(tmp_path).cells.read()) == 3
-    check_entries({"cell": "1", "something": object()}, "a later version's")
+    check_entries({"cell": "1", "status": "failed", "something": object()}, "a later version's")
 
 
 def test_a_finished_cell_without_its_results_is_named(tmp_path):
@@ -170,6 +170,20 @@ def test_a_finished_cell_without_its_results_is_named(tmp_path):
         cells.path.write_text(json.dumps(rest) + "\n")
         with pytest.raises(ValueError, match=r"cells.jsonl\], line 1: a finished cell without"):
             cells.read()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"cell": "1"}, "here: a line without a status"),
+        ({"cell": "1", "status": "begun"}, "here: a line without a status"),
+        ({"trial": "1", "status": "done", "bigger": True}, "here: a finished trial without"),
+        ({"trial": "1", "status": "done", "score": "x"}, "here: score: .x. is not a finite number"),
+    ],
+)
+def test_a_line_that_lacks_what_is_read_of_it_is_named(line, message):
+    with pytest.raises(ValueError, match=message):
+        check_entries(line, "here")
 
 
 def test_a_line_that_is_nested_without_end_is_named(kept):

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from recbole.model.sequential_recommender import GRU4Rec
 from support.texts import write_texts
 
 from recbole_tslrec.experiments.run import cell_run
@@ -13,7 +14,9 @@ from recbole_tslrec.experiments.run.comparison import compare
 from recbole_tslrec.experiments.run.grid import Grid
 from recbole_tslrec.experiments.run.kept_cells import ResultsFolder
 from recbole_tslrec.experiments.run.search import declare
+from recbole_tslrec.recbole_bridge import unfinished
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
+from recbole_tslrec.store.json_lines import JsonLines
 
 SMALL = {"backbones": ("GRU4Rec",), "datasets": ("small",)}
 
@@ -99,3 +102,31 @@ def test_a_trial_of_files_that_change_fails(small_data, settings, monkeypatch):
     compare(grid, Path("results"), declare("learning_rate=[0.002,0.003]", None, 2))
     trials = [json.loads(line) for line in Path("results/searches.jsonl").read_text().splitlines()]
     assert all("small.inter] has changed since" in trial["error"] for trial in trials)
+
+
+def test_a_training_whose_line_could_not_be_written_is_not_lost(small_data, settings, monkeypatch):
+    """As on a full disk."""
+    monkeypatch.setattr(unfinished, "SECONDS_BETWEEN", 0)
+    grid = Grid(**SMALL, variants=("CI",), settings=settings)
+    append = JsonLines.append
+
+    def refuse(lines, line):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(JsonLines, "append", refuse)
+    with pytest.raises(OSError, match="no space"):
+        compare(grid, "results")
+    assert list(Path("results/checkpoints").rglob("*.unfinished"))
+    monkeypatch.setattr(JsonLines, "append", append)
+    trained = []
+    monkeypatch.setattr(GRU4Rec, "calculate_loss", lambda *_: trained.append(1))
+    assert not compare(grid, "results").failed and not trained
+    assert not list(Path("results/checkpoints").glob("*/*"))
+
+
+@pytest.mark.parametrize("key", ["dataset_save_path", "dataloaders_save_path"])
+def test_pickled_data_are_refused(key, small_data, settings):
+    """They may be of another file than the one whose hash names the cells."""
+    grid = Grid(**SMALL, variants=("Base",), settings=settings | {key: "data.pth"})
+    with pytest.raises(ValueError, match=rf"{key}=data.pth: .*Leave it out"):
+        grid.groups()

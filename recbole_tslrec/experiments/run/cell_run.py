@@ -40,9 +40,10 @@ from recbole_tslrec.store.checkpoints import load_checkpoint
 
 
 def run_cell(cell: Cell, results: ResultsFolder, keep_checkpoint: bool = False) -> dict[str, Any]:
-    """Train and test one cell; its arrays are on disk when this returns, its line is not.
+    """Train and test one cell; its arrays and its line are on disk when this returns.
 
-    Base's trained model is kept for the cells that start from it; the others' are removed.
+    Base's trained model is kept for the cells that start from it; the others' are removed, once the
+    line is there: whatever fails before, the training goes on from its end.
 
     Args:
         cell: what to run.
@@ -72,10 +73,7 @@ def run_cell(cell: Cell, results: ResultsFolder, keep_checkpoint: bool = False) 
     ranks.save(results.arrays_file("ranks", cell.id))
     if variants()[cell.variant].record_items and cell.embeddings_from is None:
         _keep_item_record(cell, experiment, results)
-    experiment.is_tested()
-    if cell.variant != "Base" and not keep_checkpoint:
-        shutil.rmtree(folder)
-    return outcome(cell, experiment) | {
+    line = outcome(cell, experiment) | {
         "test": ranks.metrics(),
         "effective": effective_settings(cell, experiment.trainer.config),
         "backbone_from": _base_taken(cell, given),
@@ -86,6 +84,11 @@ def run_cell(cell: Cell, results: ResultsFolder, keep_checkpoint: bool = False) 
         },
         "reused_stages": [stage.name for stage in experiment.stages if stage.reused],
     }
+    results.cells.append(line)
+    experiment.is_tested()
+    if cell.variant != "Base" and not keep_checkpoint:
+        shutil.rmtree(folder)
+    return line
 
 
 @contextmanager

@@ -178,10 +178,10 @@ def _run(
             print(f"compare: {place}: {what}{time_left.told(waiting.values())}", flush=True)
             start = time.monotonic()
             line = line_or_failure(cell, what, lambda: run_cell(cell, results, keep))
-            results.cells.append(line)
             if line["status"] == DONE:
                 time_left.note(cell, time.monotonic() - start)
             else:
+                results.cells.append(line)
                 clear_but_unfinished(results.checkpoints(cell.id))  # it may go on another time
         lines[cell.id] = line
         del waiting[cell.id]

@@ -311,6 +311,13 @@ def _check_same(given: Mapping[str, Mapping[str, Any]]) -> None:
 
 def _check_evaluation(config: Config) -> None:
     check_not_ready_made(config)
+    for key in ("dataset_save_path", "dataloaders_save_path"):
+        # RecBole takes what they name, whatever the file of interactions is by now.
+        if given := config.final_config_dict.get(key):
+            raise ValueError(
+                f"{key}={given}: a comparison knows its data by the files of [{config['dataset']}], and "
+                f"what was pickled may be of others. Leave it out."
+            )
     if config["eval_step"] < 1:
         raise ValueError(
             f"eval_step: [{config['eval_step']}] never validates, and a comparison tests the epoch that "

@@ -73,6 +73,9 @@ _ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "an object of finite numbers for each protocol, each metric among them",
         lambda value: _all_in(_is_measured)(value) and value.keys() >= PROTOCOLS.keys(),
     ),
+    "score": ("a finite number", _is_number),
+    "bigger": ("true or false", lambda value: isinstance(value, bool)),
+    "values": ("an object", lambda value: isinstance(value, dict)),
     "seconds": (
         "an object of finite numbers, or of objects of them",
         _all_in(lambda value: _is_number(value) or _NUMBERS(value)),
@@ -84,10 +87,14 @@ _ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
+# Those of a finished line that must be there.
+_RESULTS = {"cell": ("valid", "test"), "trial": ("score", "bigger")}
+
+
 def check_entries(line: Mapping[str, Any], where: str) -> None:
     """Raise ValueError if an entry of a line is of another type than is written; a missing one passes.
 
-    But for the results of a finished cell, which must be there.
+    But for how it ended, and the results of what is finished, which must be there.
 
     Args:
         line: of ``cells.jsonl`` or ``searches.jsonl``.
@@ -99,8 +106,13 @@ def check_entries(line: Mapping[str, Any], where: str) -> None:
                 f"{where}: {name}: [{str(line[name])[:80]}] is not {kind}. Bring the line back, or take "
                 f"it out: what it stood for is then done again."
             )
-    if "cell" in line and line.get("status") == DONE and not {"valid", "test"} <= line.keys():
-        raise ValueError(f"{where}: a finished cell without its results. Take the line out.")
+    if line.get("status") not in (DONE, FAILED):
+        raise ValueError(f"{where}: a line without a status, done or failed. Take the line out.")
+    if line["status"] == FAILED:
+        return
+    for kind, results in _RESULTS.items():
+        if kind in line and not line.keys() >= set(results):
+            raise ValueError(f"{where}: a finished {kind} without its results. Take the line out.")
 
 
 def seconds_of_parts(line: Mapping[str, Any]) -> dict[str, float]:

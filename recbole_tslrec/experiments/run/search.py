@@ -263,7 +263,14 @@ def _trial(
         line["trial"] = line.pop("cell")
         line["values"] = values
         results.trials.append(line)
+        if line["status"] == DONE:
+            shutil.rmtree(_folder_of(trial, results), ignore_errors=True)
     return line
+
+
+def _folder_of(trial: Cell, results: ResultsFolder) -> Path:
+    """Where a trial's training is kept, until its line is."""
+    return results.checkpoints(f"trial-{trial.id}")
 
 
 def _of_finished_cell(trial: Cell, results: ResultsFolder) -> dict[str, Any] | None:
@@ -282,7 +289,7 @@ def _of_finished_cell(trial: Cell, results: ResultsFolder) -> dict[str, Any] | N
 
 def _run_trial(trial: Cell, values: dict[str, Any], results: ResultsFolder) -> dict[str, Any]:
     """The line of a trial, trained and validated now."""
-    folder = results.checkpoints(f"trial-{trial.id}")
+    folder = _folder_of(trial, results)
     clear_but_unfinished(folder)  # of a run that was interrupted, whose training goes on
 
     def run() -> dict[str, Any]:
@@ -298,9 +305,7 @@ def _run_trial(trial: Cell, values: dict[str, Any], results: ResultsFolder) -> d
         }
 
     line = line_or_failure(trial, f"trial of {trial.model} with {values}", run)
-    if line["status"] == DONE:
-        shutil.rmtree(folder, ignore_errors=True)
-    else:
+    if line["status"] == FAILED:
         clear_but_unfinished(folder)
     return line
 

@@ -170,6 +170,12 @@ def test_a_stage_that_cannot_be_read_now_stays(root, monkeypatch):
     assert clean(root) == clean(root, unused_days=0) == (set(), True)
 
 
+def test_a_stage_of_another_version_of_the_store_stays(root, monkeypatch):
+    monkeypatch.setattr("recbole_tslrec.store.store.FORMAT_VERSION", 2)
+    assert all("is of format [1]" in stage.problem for stage in stored_stages(root))
+    assert clean(root, older_than_days=0) == (set(), True)
+
+
 def test_a_stage_is_listed_though_some_of_it_goes(root, monkeypatch):
     """transformers removes old checkpoints while the stage is made."""
     before = {stage.folder for stage in stored_stages(root)}

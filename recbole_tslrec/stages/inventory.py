@@ -19,7 +19,7 @@ from tabulate import tabulate
 from recbole_tslrec.config.built_in import stage_names
 from recbole_tslrec.store.files import file_hash, fingerprint
 from recbole_tslrec.store.locks import Owner, is_held, read_owner
-from recbole_tslrec.store.store import MANIFEST, UNFINISHED, read_manifest
+from recbole_tslrec.store.store import MANIFEST, UNFINISHED, OtherFormat, read_manifest
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -124,7 +124,8 @@ def _read(folder: Path, verify: bool) -> StoredStage:
             problem = _damage(folder, manifest, verify)
             broken = problem is not None
         except ValueError as error:
-            problem, broken = str(error), True
+            # Of another version of this program: that one may be in use, too.
+            problem, broken = str(error), not isinstance(error, OtherFormat)
         except OSError as error:  # a network disk that is away for a moment: no reason to remove it
             problem = str(error)
         path = folder / MANIFEST

@@ -181,6 +181,10 @@ def _seconds_before(partial: Path) -> float:
     return earlier + max(0.0, max(left) - started) if left else 0.0
 
 
+class OtherFormat(ValueError):
+    """A finished stage is sound, and of another version of the store."""
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """A finished stage's manifest, checked by itself; the stage's other files are not read.
 
@@ -195,7 +199,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{error} {remedy(folder)}") from error
     if manifest["format"] != FORMAT_VERSION:
-        raise ValueError(
+        raise OtherFormat(
             f"[{path}] is of format [{manifest['format']}]; this program reads "
             f"[{FORMAT_VERSION}]. {remedy(folder)}"
         )

@@ -43,11 +43,13 @@ def plug_in() -> None:
     # isort: split
     from recbole_tslrec.paradigms import BUILT_IN
     from recbole_tslrec.recbole_bridge import patches
+    from recbole_tslrec.recbole_bridge.paradigm import PARADIGMS
     from recbole_tslrec.recbole_bridge.register import register_paradigm
 
     patches.apply()
     for paradigm in BUILT_IN:
-        register_paradigm(paradigm)
+        if PARADIGMS.get(paradigm.name) is not paradigm:  # this module may have been loaded again
+            register_paradigm(paradigm)
 
 
 def _runs_as_program() -> bool:

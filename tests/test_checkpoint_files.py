@@ -63,7 +63,11 @@ def test_an_old_checkpoint_with_a_path_and_a_set_is_converted(tmp_path, monkeypa
     with monkeypatch.context() as alone:  # RecBole without recbole_tslrec
         alone.delattr(Config, "__getstate__")
         torch.save({"config": config, "state_dict": WEIGHTS}, old, pickle_protocol=4)
+    kept = tmp_path / "elsewhere.pth"
+    kept.touch()
+    new.symlink_to(kept)
     convert_checkpoint(old, new, file_hash(old))
+    assert new.is_symlink() and kept.stat().st_size  # what the link points to is written
     found = load_checkpoint(new)["config"]
     assert found["checkpoint_dir"] == str(tmp_path)
     assert found["load_col"] == {"inter": ["item_id", "timestamp", "user_id"]}

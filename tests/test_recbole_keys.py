@@ -82,6 +82,7 @@ WRONG = [
     ("eval_args", {"order": "TO", "mode": {"val": "full"}}, "eval_args: mode"),
     ("eval_args", {"order": "TO", "split": {"LS": "valid"}}, "eval_args: split: .* is not"),
     ("eval_args", {"order": "TO", "split": {"RS": [0.8, 0.2]}}, "eval_args: split"),
+    ("eval_args", {"order": "TO", "split": {"TS": [0, 0, 1]}}, "eval_args: split"),
     ("eval_args", {"order": "TO", "split": "LS"}, "eval_args: split"),
     ("eval_args", {"order": "TO", "splt": {"LS": "test_only"}}, "eval_args: .splt. is not one of"),
     ("field_separator", "", "field_separator"),

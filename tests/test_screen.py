@@ -138,6 +138,11 @@ def test_a_test_is_of_one_pass(small_data, settings, monkeypatch):
     assert "nobody to test" in summary(full)
 
 
+def test_what_reads_no_histories_is_not_said_to_recommend(small_data, settings):
+    run = run_experiment("BPR", small_data, config_dict={**settings, "eval_args": {"mode": "full"}})
+    assert "Model: " in summary(run) and "Next: " not in summary(run)
+
+
 def test_a_long_test_of_a_reranker_is_not_repeated(small_data, settings, monkeypatch):
     experiment = run_experiment("SASRec", small_data, config_dict=settings | CE)
     experiment.by_protocol, ranked = None, []

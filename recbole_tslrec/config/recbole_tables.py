@@ -94,9 +94,8 @@ def _is_split(value: Any) -> bool:
     if kind == "LS":
         return how in ("valid_and_test", "valid_only", "test_only")
     shares = how if isinstance(how, list) and len(how) == 3 else [None]
-    return (
-        kind in ("RS", "TS") and all(_SHARE.accepts(share) for share in shares) and sum(shares) > 0
-    )
+    # RecBole fails without the key's name where nothing is left to train on.
+    return kind in ("RS", "TS") and all(_SHARE.accepts(share) for share in shares) and shares[0] > 0
 
 
 def _is_mode(value: Any) -> bool:

@@ -117,7 +117,8 @@ def register_backbone(
     ``BackboneModels``.
 
     RecBole finds all of them by name from then on, in this process. A model's own keys have no
-    defaults: give them in a config file, ``loss_type`` among them.
+    defaults: give them in a config file, ``loss_type`` among them. A class that is defined anew, as by
+    running a notebook's cell again, takes the place of the one before.
 
     Args:
         model: a RecBole model with one item table for input and scores, at the top level of a module.
@@ -136,8 +137,9 @@ def register_backbone(
             f"[{name}] is not found in [{model.__module__}]. Define it at the top level of a module: a "
             f"checkpoint holds its name alone."
         )
+    before = _BACKBONES.get(name)
     known = {one.lower() for one in (*our_models(), *_recbole_models())}
-    if name.lower() in known:
+    if name.lower() in known and (before is None or before.__module__ != model.__module__):
         raise ValueError(f"There is a model [{name}] already. Give yours another name.")
     BACKBONES[name] = backbone = Backbone(name, model.__module__, item_table, **more)
     _BACKBONES[name] = model
@@ -152,8 +154,8 @@ def register_backbone(
 def _register_trainer(backbone: str) -> None:
     """A backbone gets our trainer; one with a trainer of its own (S3Rec's, that pretrains) gets both."""
     name = f"{backbone}Trainer"
-    own = getattr(recbole.trainer, name, None)
-    trainer = PlainTrainer if own is None else type(name, (PlainTrainer, own), {})
+    own = getattr(recbole.trainer, name, PlainTrainer)
+    trainer = own if issubclass(own, PlainTrainer) else type(name, (PlainTrainer, own), {})
     setattr(recbole.trainer, name, trainer)
 
 

@@ -6,6 +6,7 @@ import shlex
 from logging import getLogger
 
 from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.data.dataset import SequentialDataset
 from tabulate import tabulate
 
 from recbole_tslrec.evaluation.metrics import METRICS, PROTOCOLS
@@ -31,13 +32,15 @@ def summary(experiment: Experiment) -> str:
     own = [one.seconds for one in experiment.stages if one.name == config["model"].lower()]
     last = max(experiment.seconds - sum(own), 0.0)
     times.append(f"{'test' if own else 'training and test'} {duration(last)}")
-    return (
-        f"\n{_metrics(experiment, head)}\n\n"
-        f"Time:  {', '.join(times)}\n"
-        f"Model: {checkpoint}\n"
-        f"Next:  python -m recbole_tslrec recommend --checkpoint={shlex.quote(checkpoint)} --all_users "
-        f"--output=recommendations.csv"
-    )
+    lines = [_metrics(experiment, head), "", f"Time:  {', '.join(times)}", f"Model: {checkpoint}"]
+    if isinstance(
+        experiment.train_data._dataset, SequentialDataset
+    ):  # a model that reads histories
+        lines.append(
+            f"Next:  python -m recbole_tslrec recommend --checkpoint={shlex.quote(checkpoint)} "
+            f"--all_users --output=recommendations.csv"
+        )
+    return "\n" + "\n".join(lines)
 
 
 def _metrics(experiment: Experiment, head: str) -> str:

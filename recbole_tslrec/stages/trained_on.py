@@ -119,8 +119,9 @@ def hashing_test_rows(original):
     @functools.wraps(original)
     def build(self):
         parts = original(self)
+        hashed = _rows_fingerprint(parts[-1], self)
         for part in parts:
-            part.hash_of_test_rows = _rows_fingerprint(parts[-1], self)
+            part.hash_of_test_rows = hashed
         return parts
 
     return build

@@ -345,9 +345,12 @@ def without_layers(other_parameter: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_checkpoint(state: dict[str, Any], path: str | os.PathLike) -> None:
-    """Write what torch reads back with its check on; a run that dies here leaves the old file."""
+    """Write what torch reads back with its check on; a run that dies here leaves the old file.
+
+    A link stays one: what it points to is replaced.
+    """
     write_atomically(
-        Path(path), lambda file: torch.save(state, file, pickle_protocol=_PICKLE_PROTOCOL)
+        Path(path).resolve(), lambda file: torch.save(state, file, pickle_protocol=_PICKLE_PROTOCOL)
     )
 
 

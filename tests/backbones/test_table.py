@@ -228,8 +228,22 @@ def test_a_users_own_model_is_a_backbone_like_any_other(my_mean, small_data, set
     assert type(plain) is MyMean
     assert issubclass(get_trainer(config["MODEL_TYPE"], "MyMean"), BackboneTrainer)
     assert experiment.stages[0].name == "backbone"  # it serves the stages, too
+
+
+def test_a_class_of_the_same_place_takes_the_place_of_the_one_before(my_mean, monkeypatch):
+    """As a notebook's cell that is run again defines it."""
+    kept = dict(item_table="things", causal=True, by_product=True)
+    again = type("MyMean", (MyMean,), {"__module__": __name__})
+    monkeypatch.setitem(globals(), "MyMean", again)
+    register_backbone(again, **kept)
+    assert get_model("MyMean") is again and issubclass(get_model("CI_MyMean"), again)
+    monkeypatch.undo()
+    register_backbone(MyMean, **kept)
+    assert get_model("MyMean") is MyMean
+    elsewhere = type("MyMean", (MyMean,), {"__module__": "collections"})
+    monkeypatch.setattr("collections.MyMean", elsewhere, raising=False)
     with pytest.raises(ValueError, match="a model .MyMean. already"):
-        register_backbone(MyMean)
+        register_backbone(elsewhere)
 
 
 def test_what_a_users_own_model_reads_makes_another_backbone(

@@ -17,21 +17,27 @@ from recbole_tslrec.store.checkpoints import load_checkpoint
 from recbole_tslrec.store.files import file_hash
 
 
-def main() -> None:
-    model, dataset, folder, settings = sys.argv[1:]
-    sys.argv = sys.argv[:1]  # RecBole reads the command line too
-    config = json.loads(settings) | {"tslrec_dir": folder, "checkpoint_dir": f"{folder}/models"}
-    experiment = run_experiment(model, dataset, config_dict=config)
-    made = {
+def made(model: str, dataset: str, folder: str, settings: dict) -> dict:
+    """Run the experiment in a folder: the hashes of all that it makes, and its metrics."""
+    places = {"tslrec_dir": folder, "checkpoint_dir": f"{folder}/models"}
+    experiment = run_experiment(model, dataset, config_dict=settings | places)
+    found = {
         f"{stage.name}/{path.relative_to(stage.folder)}": file_hash(path)
         for stage in experiment.stages
         for path in sorted(stage.folder.rglob("*.safetensors"))
     }
     for name, tensor in load_checkpoint(experiment.checkpoint)["state_dict"].items():
-        made[f"model/{name}"] = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
-    made["validation"] = dict(experiment.best_valid_result)
-    made["test"] = dict(experiment.test_result)
-    Path(folder, "made.json").write_text(json.dumps(made))
+        found[f"model/{name}"] = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+    found["validation"] = dict(experiment.best_valid_result)
+    found["test"] = dict(experiment.test_result)
+    return found
+
+
+def main() -> None:
+    model, dataset, folder, settings = sys.argv[1:]
+    sys.argv = sys.argv[:1]  # RecBole reads the command line too
+    found = made(model, dataset, folder, json.loads(settings))
+    Path(folder, "made.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -251,9 +251,9 @@ def test_a_model_with_text_trains(enhancement, with_text, small_data):
 
 
 def test_a_term_of_tuned_words_beside_tfidf_trains_and_loads(with_text, small_data):
-    changes = {"enhancement": "tuned_text_tfidf", "fusion": "none", "score_term": "after"}
-    changes |= {"score_map": "contrastive", "sft_epochs": 1, "epochs": 2, "enhanced_dim": 9}
-    run = run_experiment("TSLRec_SASRec", small_data, config_dict=with_text | changes)
+    """By the file that gives what gained the most."""
+    files, changes = ["properties/words.yaml"], {"epochs": 2, "enhanced_dim": 9}
+    run = run_experiment("TSLRec_SASRec", small_data, files, with_text | changes)
     vectors = run.trainer.model.scoring_term.vectors
     assert vectors.shape[1] == 18 and vectors[1:, 9:].any()
     loaded = load_trained_model(run.trainer.saved_model_file).model

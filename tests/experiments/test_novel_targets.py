@@ -10,10 +10,11 @@ from recbole_tslrec.experiments.report.results import NOVEL, Results
 SEEDS = (2020, 2021, 2022)
 
 
-@pytest.fixture
-def written(tmp_path):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
     """Users come back to items in one data set; in one they never do; of one nothing is known."""
-    writer = SyntheticResults(tmp_path, repeated={"places": 0.4, "films": 0.0})
+    folder = tmp_path_factory.mktemp("written")
+    writer = SyntheticResults(folder, repeated={"places": 0.4, "films": 0.0})
     for dataset in ("places", "films", "old"):
         for variant in ("Base", "CI", "TSLRec"):
             for seed in SEEDS:
@@ -21,8 +22,11 @@ def written(tmp_path):
     return writer
 
 
-def blocks_of(folder) -> dict:
-    return {block.name: block for block in make_report(Results(folder), "command")[1]}
+@pytest.fixture(scope="module")
+def report(written):
+    """Its text, and its blocks by name."""
+    text, blocks = make_report(Results(written.folder), "command")
+    return text, {block.name: block for block in blocks}
 
 
 def naive_ndcg(ranks) -> float:
@@ -35,8 +39,8 @@ def naive_ndcg(ranks) -> float:
     return sum(gains) / len(gains)
 
 
-def test_its_figures_are_of_the_novel_targets(written):
-    numbers = blocks_of(written.folder)[f"table_2_{NOVEL}"].numbers
+def test_its_figures_are_of_the_novel_targets(written, report):
+    numbers = report[1][f"table_2_{NOVEL}"].numbers
     results, ndcg = Results(written.folder), numbers[numbers["metric"] == "NDCG@10"]
     assert set(ndcg["dataset"]) == {"places"}  # nothing repeats elsewhere, or nobody knows
     for row in ndcg.itertuples():
@@ -45,8 +49,8 @@ def test_its_figures_are_of_the_novel_targets(written):
         assert row.mean == pytest.approx(np.mean(by_seed), abs=1e-12)
 
 
-def test_its_tests_are_over_the_users_with_a_novel_target(written):
-    blocks, results = blocks_of(written.folder), Results(written.folder)
+def test_its_tests_are_over_the_users_with_a_novel_target(written, report):
+    blocks, results = report[1], Results(written.folder)
     tested = blocks[f"tests_{NOVEL}"].numbers
     cell = results.method("places", "SASRec", "Base").to_dict("records")[0]
     n_novel = int((~results.arrays("ranks", cell)["repeated"]).sum())
@@ -59,8 +63,8 @@ def test_its_tests_are_over_the_users_with_a_novel_target(written):
     assert one["difference"] == pytest.approx(means["TSLRec"] - means[one["against"]], abs=1e-12)
 
 
-def test_the_text_says_whose_targets_they_are(written):
-    text, _ = make_report(Results(written.folder), "command")
+def test_the_text_says_whose_targets_they_are(report):
+    text, _ = report
     assert "### Table 2, seen items masked, novel targets alone" in text
     assert "A third table counts the" in text
     assert "(figure_gain_novel.png)" in text

@@ -1,9 +1,12 @@
 """Every change of RecBole, torch and pandas stands in the list of patches, and is printed."""
 
+import io
 import json
 import subprocess
 import sys
 from fnmatch import fnmatch
+
+from recbole.utils import logger
 
 from recbole_tslrec.recbole_bridge.patches import PATCHES, apply, table
 
@@ -93,3 +96,18 @@ def test_the_command_prints_the_list(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "recbole.trainer.Trainer.fit" in done.stdout and "#2174" in done.stdout
+
+
+def test_however_many_runs_the_screen_is_wrapped_once(monkeypatch):
+    """By colorama, for RecBole's log; each layer more writes every line twice."""
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.StringIO())
+    logger.init(autoreset=True)
+    stdout, stderr = sys.stdout, sys.stderr
+    assert not isinstance(stdout, io.StringIO)
+    logger.init(autoreset=True)
+    assert (sys.stdout, sys.stderr) == (stdout, stderr)
+    sys.stdout = io.StringIO()  # as a program may turn it aside
+    logger.init(autoreset=True)
+    assert not isinstance(sys.stdout, io.StringIO) and sys.stdout is not stdout
+    assert sys.stderr is stderr

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from colorama.ansitowin32 import StreamWrapper
 from tabulate import tabulate
 
 from recbole_tslrec.recbole_bridge import config_files, pickles, register, sound_files
@@ -95,6 +97,18 @@ def _memory_of_a_gpu_alone(original: Callable[..., str]) -> Callable[..., str]:
         return original(device)
 
     return get_gpu_usage
+
+
+def _wrapping_once(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def init(*args, **kwargs):
+        before = {name: getattr(sys, name) for name in ("stdout", "stderr")}
+        original(*args, **kwargs)
+        for name, stream in before.items():
+            if isinstance(stream, StreamWrapper):
+                setattr(sys, name, stream)
+
+    return init
 
 
 _IMPORTS = [
@@ -244,6 +258,12 @@ _CHECKPOINTS = [
         "recbole.trainer.trainer.get_gpu_usage",
         "asked for the memory of the CPU, where a GPU is there and gpu_id is '': fails after training",
         _around(_memory_of_a_gpu_alone),
+    ),
+    Patch(
+        "recbole.utils.logger.init",
+        "each run has colorama wrap the screen once more: every line takes twice as long as in the run "
+        "before, and fails after 200 runs",
+        _around(_wrapping_once),
     ),
     Patch(
         "warnings.filters[recbole.*]",

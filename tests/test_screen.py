@@ -3,6 +3,7 @@
 import logging
 import re
 import shutil
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -197,3 +198,19 @@ def test_a_model_that_scores_no_single_items_is_described(small_data, settings):
 def test_tokens_stand_between_commas_and_a_known_one_may_have_them():
     assert listed("u1,u2,") == ["u1", "u2"]
     assert listed("Doe, Jane", {"Doe, Jane", "u1"}) == ["Doe, Jane"]
+
+
+def test_a_run_leaves_the_programs_own_log_and_no_thread_behind(small_data, settings):
+    root, own = logging.getLogger(), logging.NullHandler()
+    threads = set(threading.enumerate())
+    root.addHandler(own)
+    try:
+        for _ in range(2):
+            run_experiment("CI_SASRec", small_data, config_dict=settings)
+        assert own in root.handlers
+        files = [one for one in root.handlers if isinstance(one, logging.FileHandler)]
+        assert len(files) == 1 and files[0] is root.handlers[1]  # RecBole's alone, before the own
+    finally:
+        root.removeHandler(own)
+    left = set(threading.enumerate()) - threads
+    assert not [one for one in left if "tensorboard" in type(one).__module__]

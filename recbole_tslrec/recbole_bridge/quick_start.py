@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -23,6 +24,7 @@ from recbole.utils import (
     init_seed,
     set_color,
 )
+from recbole.utils.logger import RemoveColorFilter, log_colors_config
 
 from recbole_tslrec.backbones.registry import backbone_of
 from recbole_tslrec.config.key import KEYS, names_of
@@ -72,10 +74,25 @@ class Experiment:
 
 
 def _new_log(config) -> None:
+    """RecBole's log of a run; what else the program listens with stays, behind it."""
     root = logging.getLogger()
-    for handler in root.handlers[:]:  # else this run would go on in the log file of the one before
-        root.removeHandler(handler)
-    init_logger(config)
+    before = root.handlers[:]
+    for handler in before:
+        root.removeHandler(handler)  # RecBole makes a log only where nobody listens
+    try:
+        init_logger(config)
+    finally:
+        for handler in before:
+            if _is_recboles(handler):
+                handler.close()  # of the run before, in whose file this one would go on
+            else:
+                root.addHandler(handler)
+
+
+def _is_recboles(handler: logging.Handler) -> bool:
+    colours = getattr(handler.formatter, "log_colors", None)
+    filtered = any(isinstance(one, RemoveColorFilter) for one in handler.filters)
+    return filtered or colours is log_colors_config
 
 
 def _tell_unread(config) -> None:
@@ -99,6 +116,15 @@ def _flops(config, data, model) -> str:
     transform, logger = construct_transform(config), logging.getLogger()
     flops = get_flops(model, data, config["device"], logger, transform)
     return f"{set_color('FLOPs', 'blue')}: {flops}"
+
+
+def _describe(trainer, described: Sequence[str], train_data, valid_data) -> None:
+    """What RecBole's lines say of an experiment, once nothing is refused any more."""
+    if isinstance(trainer, StagesFirst):
+        trainer.check(train_data, valid_data, trainer.config["show_progress"])
+    for part in described:
+        logging.getLogger().info(part)  # to the root, as RecBole does
+    _tell_unread(trainer.config)
 
 
 def _log_results(config, valid: Mapping[str, float], test: Mapping[str, float] | None) -> None:
@@ -180,24 +206,21 @@ def run_experiment(
     if describe:
         described += [str(recommender), _flops(config, data, recommender)]
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, recommender)
-    if describe:
-        if isinstance(trainer, StagesFirst):
-            trainer.check(train_data, valid_data, config["show_progress"])
-        for part in described:
-            logging.getLogger().info(part)  # to the root, as RecBole does
-        _tell_unread(config)
-    trainer.unfinished_until_tested = True
-    start = monotonic()
-    score, best_valid_result = trainer.fit(
-        train_data, valid_data, show_progress=config["show_progress"]
-    )
-    found, begun = (None, None), monotonic()
-    if test:
-        found = _test(trainer, train_data, valid_data, test_data)
-        _forget_unfinished(trainer)
-    stages, end = getattr(trainer, "stages", []), monotonic()
-    if describe:
-        _log_results(config, best_valid_result, found[0])
+    with closing(trainer.tensorboard):  # its thread would outlive the run
+        if describe:
+            _describe(trainer, described, train_data, valid_data)
+        trainer.unfinished_until_tested = True
+        start = monotonic()
+        score, best_valid_result = trainer.fit(
+            train_data, valid_data, show_progress=config["show_progress"]
+        )
+        found, begun = (None, None), monotonic()
+        if test:
+            found = _test(trainer, train_data, valid_data, test_data)
+            _forget_unfinished(trainer)
+        stages, end = getattr(trainer, "stages", []), monotonic()
+        if describe:
+            _log_results(config, best_valid_result, found[0])
     return Experiment(
         *found,
         best_valid_result,

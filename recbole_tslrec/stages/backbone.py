@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -103,13 +103,14 @@ class BackboneStage(Stage):
         trainer.saved_model_file = str(folder / f"{spec.name}.pth")
         trainer.unfinished_in = folder / WORK
         # A subfolder is a run of its own in TensorBoard; else two trainings would share one curve.
+        trainer.tensorboard.close()
         trainer.tensorboard = SummaryWriter(os.path.join(trainer.tensorboard.log_dir, "backbone"))
         # A loader of its own: this one's shuffling must not advance the fused model's.
         train_data = get_dataloader(config, "train")(
             config, dataset, self._sampler(config, "train"), shuffle=config["shuffle"]
         )
         valid_data = self._valid_data(config)
-        with _generator_untouched(valid_data):
+        with closing(trainer.tensorboard), _generator_untouched(valid_data):
             trainer.fit(
                 train_data, valid_data, saved=True, show_progress=self.pipeline.show_progress
             )

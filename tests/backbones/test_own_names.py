@@ -94,3 +94,19 @@ def test_a_layer_of_the_plain_model_may_be_called_backbone():
     model = model_of("GRU4Rec", train_neg_sample_args=None)
     model.backbone = nn.Linear(8, 8)
     assert backbone_of(model) is BACKBONES["GRU4Rec"]
+
+
+def test_an_item_table_under_a_second_name_would_stay_unfused(monkeypatch):
+    def tied(self):
+        self.head = nn.Linear(8, 30, bias=False)
+        self.head.weight = self.item_embedding.weight
+
+    monkeypatch.setattr(Mine, "give", tied)
+    with pytest.raises(
+        ValueError, match=r"\[head.weight\] of \[Mine\].*functional.linear\(states, "
+    ):
+        made("Norm", Backbone("Mine", __name__))
+    made("SeenPenalty", Backbone("Mine", __name__))  # which fuses nothing
+    # The layer itself under two names is fused under both.
+    monkeypatch.setattr(Mine, "give", lambda self: setattr(self, "out", self.item_embedding))
+    assert made("Norm", Backbone("Mine", __name__)).out.parametrizations

@@ -79,6 +79,7 @@ class FusedItemTable:
                 f"Set model: TSLRec_{self.backbone.name}."
             )
         table = self.item_table.weight
+        self._check_is_alone(table)
         id_embeddings = table[: len(table) - self.backbone.rows_beyond]
         changes = [self._make_fusion(config, id_embeddings)]
         if self.normalised or config["item_norm"] == "l2":
@@ -87,6 +88,23 @@ class FusedItemTable:
             if self.backbone.rows_beyond:
                 change = OfItems(change, len(id_embeddings))
             parametrize.register_parametrization(self.item_table, "weight", change)
+
+    def _check_is_alone(self, table: Tensor) -> None:
+        """Raise ValueError if another module has the table for its own: that would stay unfused."""
+        others = [
+            name
+            for place, module in self.named_modules()
+            if module is not self.item_table
+            for name, weight in module.named_parameters(place, recurse=False)
+            if weight is table
+        ]
+        if others:
+            own, name = f"self.{self.backbone.item_table}.weight", type(self).__name__
+            raise ValueError(
+                f"model: [{name}]: [{others[0]}] of [{self.backbone.name}] is its item table, and would "
+                f"have the ids alone where the table is fused. Have {self.backbone.name} call "
+                f"functional.linear(states, {own}) in its place."
+            )
 
     def _make_fusion(self, config, id_embeddings: Tensor) -> nn.Module:
         raise NotImplementedError

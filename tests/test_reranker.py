@@ -1,5 +1,8 @@
 """What all rerankers share: candidates, controls, whole-catalogue scores, examples with negatives."""
 
+import hashlib
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from hypothesis import strategies as st
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.interaction import Interaction
+from safetensors.torch import save
 from support.stages import pipeline_of
 
 from recbole_tslrec.backbones.registry import BACKBONES
@@ -295,3 +299,20 @@ def test_every_place_is_as_likely():
     _, place = shuffled_in(targets, negatives, np.random.default_rng(0))
     counts = np.bincount(place, minlength=6) / 6000
     assert np.abs(counts[:4] - 0.25).max() < 0.03 and (counts[4:] == 0).all()
+
+
+def test_a_retriever_may_have_weights_under_two_names():
+    def made_from(retriever):
+        own = {"settings": {}, "source": SimpleNamespace(identity="a"), "texts_fingerprint": None}
+        task = SimpleNamespace(examples=SimpleNamespace(content_hash=lambda: "b"))
+        return Reranker.made_from(SimpleNamespace(retriever=retriever, **own), task)["retriever"]
+
+    tied = torch.nn.ModuleDict({"table": torch.nn.Linear(2, 3), "out": torch.nn.Linear(2, 3)})
+    tied.load_state_dict({name: weight * 0 + 1 for name, weight in tied.state_dict().items()})
+    apart = made_from(tied)
+    assert apart == hashlib.sha256(save(tied.state_dict())).hexdigest()  # as it ever was
+    tied["out"].weight = tied["table"].weight
+    tied.register_buffer("mask", torch.ones(2, 3).t())
+    assert made_from(tied) != apart
+    del tied.mask
+    assert made_from(tied) == apart

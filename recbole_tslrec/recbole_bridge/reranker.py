@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from recbole_tslrec.backbones.registry import Backbone
 from recbole_tslrec.data.negatives import random_order
@@ -130,9 +130,8 @@ class Reranker(LanguageModelRecommender, ABC):
 
     def made_from(self, task: Task) -> dict[str, Any]:
         """What training and validation depend on, for a fingerprint; after ``prepare``."""
-        weights = {name: tensor.cpu() for name, tensor in self.retriever.state_dict().items()}
         return {
-            "retriever": hashlib.sha256(save(weights)).hexdigest(),
+            "retriever": _weights_hash(self.retriever),
             "settings": self.settings,
             "language_model": self.source.identity,
             "texts": self.texts_fingerprint,
@@ -244,6 +243,15 @@ class Reranker(LanguageModelRecommender, ABC):
         order = _shuffled(self, interaction, candidates, self._seed)
         found = self.rerank(interaction, candidates.gather(1, order))
         return torch.empty_like(found).scatter_(1, order, found)
+
+
+def _weights_hash(model: nn.Module) -> str:
+    # Of copies: safetensors refuses weights that have two names, and such as lie in another order.
+    form = torch.contiguous_format
+    weights = {
+        name: tensor.cpu().clone(memory_format=form) for name, tensor in model.state_dict().items()
+    }
+    return hashlib.sha256(save(weights)).hexdigest()
 
 
 def _shuffled(model: Reranker, interaction: Interaction, candidates: Tensor, seed: int) -> Tensor:

@@ -9,6 +9,7 @@ from recbole.config import Config
 
 from recbole_tslrec.store.checkpoints import convert_checkpoint, load_checkpoint
 from recbole_tslrec.store.files import file_hash
+from recbole_tslrec.store.stored_config import numbers_of_numpy_too
 
 WEIGHTS = {"weight": torch.zeros(1)}
 
@@ -140,6 +141,9 @@ def test_a_number_of_numpys_is_read_without_numpys_classes(tmp_path):
     content = {"config": make_config(), "state_dict": WEIGHTS, "best_valid_score": np.float64(0.5)}
     torch.save(content, tmp_path / "earlier.pth")
     assert load_checkpoint(tmp_path / "earlier.pth")["best_valid_score"] == 0.5
+    with numbers_of_numpy_too():
+        load_checkpoint(tmp_path / "earlier.pth")  # a reader within a reader
+        torch.load(tmp_path / "earlier.pth", weights_only=True)
     assert not any(
         getattr(entry, "__module__", "").startswith("numpy")
         for entry in torch.serialization.get_safe_globals()

@@ -6,6 +6,8 @@ import copyreg
 import enum
 import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import NoneType
 from typing import Any
 
@@ -93,9 +95,13 @@ _SAFE_GLOBALS = [(_StoredConfig, f"{Config.__module__}.{Config.__qualname__}"), 
 _NUMPYS = [(_StoredDtype, "numpy.dtype"), (_stored_number, "numpy.core.multiarray.scalar")]
 
 
-def numbers_of_numpy_too() -> torch.serialization.safe_globals:
+@contextmanager
+def numbers_of_numpy_too() -> Iterator[None]:
     """While a checkpoint is read: torch takes NumPy's numbers in it, and makes Python's of them."""
-    return torch.serialization.safe_globals(_NUMPYS)
+    known = torch.serialization.get_safe_globals()
+    # At its end torch takes away what it was given, also from who stands around this.
+    with torch.serialization.safe_globals([one for one in _NUMPYS if one not in known]):
+        yield
 
 
 def let_torch_read_configs() -> None:

@@ -17,6 +17,7 @@ import recbole.quick_start.quick_start as quick_start
 import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
+from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import get_model
 
 from recbole_tslrec import Recommender
@@ -216,6 +217,32 @@ def test_code_beside_a_language_model_that_a_checkpoint_names_does_not_run(
     with suppress(OSError, ValueError):  # asked for: it runs, and has no such class
         load("forged.pth", llm_trust_remote_code=True)
     assert TRACE.exists()
+
+
+def test_what_a_checkpoint_would_have_saved_again_is_not(small_data, settings, tmp_path):
+    forged = tmp_path / "forged.pth"
+    elsewhere = {"checkpoint_dir": str(tmp_path / "elsewhere" / "deep")}
+    again = dict.fromkeys(("save_dataset", "save_dataloaders"), "yes") | elsewhere
+    set_again(trained("SASRec", small_data, settings), forged, again)
+    config, *_ = quick_start.load_data_and_model(str(forged))
+    assert config["checkpoint_dir"] == elsewhere["checkpoint_dir"]
+    assert not Path(elsewhere["checkpoint_dir"]).parent.exists()
+
+
+class SaysWhatItKeeps(AbstractRecommender):
+    mean = 0
+
+    def other_parameter(self):
+        return {"mean": self.mean}
+
+
+def test_a_model_may_say_by_a_method_what_it_keeps():
+    model = SaysWhatItKeeps()
+    model.load_other_parameter({"mean": 1})
+    assert model.mean == 1
+    with pytest.raises(ValueError, match=r"other_parameter: \[predict\] is nothing"):
+        model.load_other_parameter({"mean": 2, "predict": 1})
+    assert model.mean == 1
 
 
 def test_other_parameters_are_no_methods(small_data, settings, tmp_path):

@@ -168,7 +168,8 @@ _NO_CODE = [
     ),
     Patch(
         "recbole.config.Config.__getitem__",
-        "no other pickle is read, whichever a stored config or checkpoint_dir names",
+        "no other pickle is read, whichever a stored config or checkpoint_dir names, and none written "
+        "where a stored config says",
         _around(pickles.naming_no_other_pickle),
     ),
     Patch(

@@ -20,9 +20,14 @@ from recbole.config import Config
 from torch import nn
 
 from recbole_tslrec.store.checkpoints import config_of
+from recbole_tslrec.store.stored_config import is_from_a_file
 
 # RecBole's keys that name a pickle, and how the files end that it would look for without them.
 _PICKLES = {"dataset_save_path": "Dataset.pth", "dataloaders_save_path": "-dataloader.pth"}
+
+# RecBole's keys under which it writes such pickles. Loading a checkpoint asks for none, in whatever
+# folder the checkpoint names.
+_WRITTEN = ("save_dataset", "save_dataloaders")
 
 _NO_FILE = "\0"  # no file can have this name: RecBole makes anew what it would have read
 
@@ -55,6 +60,8 @@ def naming_no_other_pickle(original):
     # and scripts hold RecBole's functions from before this package was imported.
     @functools.wraps(original)
     def get_item(self, key):
+        if key in _WRITTEN and is_from_a_file(self):
+            return False
         value = original(self, key)
         if key == _TRUST:
             return value is True and str(original(self, "llm")) in _trusted
@@ -112,6 +119,8 @@ def setting_no_other_attribute(original):
     @functools.wraps(original)
     def load_other_parameter(self, para):
         others = set(para or ()) - set(getattr(self, "other_parameter_name", ()))
+        if others:  # the class may say by a method of its own what it keeps
+            others -= set(self.other_parameter() or ())
         if others:
             raise ValueError(
                 f"other_parameter: [{', '.join(sorted(map(str, others)))}] is nothing that "

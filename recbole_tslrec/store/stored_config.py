@@ -50,6 +50,8 @@ _TYPES: dict[str, type] = {
     "MODEL_TYPE": ModelType,
 }
 
+_FROM_A_FILE = "is_from_a_file"  # what a Config of a checkpoint's has beside all that
+
 _DEEPEST = 16  # levels of lists and dictionaries; RecBole's own have three
 _MOST = 1_000_000  # values in all of them
 
@@ -68,6 +70,12 @@ class _StoredConfig(Config):
         # Nothing is checked here: the file may change what it has made until its last byte.
         self.__class__ = Config
         restore_config(self, state if isinstance(state, dict) else {})
+        setattr(self, _FROM_A_FILE, True)  # which no file can take back: it is not _STORED
+
+
+def is_from_a_file(config: Config) -> bool:
+    """Whether a Config was read from a checkpoint, and not made for a run of this process."""
+    return _FROM_A_FILE in vars(config)
 
 
 class _StoredDtype:

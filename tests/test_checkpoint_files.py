@@ -18,6 +18,10 @@ class Foreign(NamedTuple):
     value: int
 
 
+class OwnConfig(Config):
+    """Another plug-in's."""
+
+
 def make_config() -> Config:
     given = {"train_neg_sample_args": None, "gpu_id": "", "state": "ERROR"}
     return Config("SASRec", "ml-100k", config_dict=given)
@@ -56,9 +60,11 @@ def test_an_old_checkpoint_is_refused_until_saved_again(tmp_path):
     assert load_checkpoint(file)["config"]["model"] == "SASRec"
 
 
-def test_an_old_checkpoint_with_a_path_and_a_set_is_converted(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", [Config, OwnConfig])
+def test_an_old_checkpoint_with_a_path_and_a_set_is_converted(kind, tmp_path, monkeypatch):
     old, new = tmp_path / "old.pth", tmp_path / "new.pth"
     config = make_config()
+    config.__class__ = kind
     columns = {"inter": {"user_id", "item_id", "timestamp"}}
     config.final_config_dict |= {"checkpoint_dir": tmp_path, "load_col": columns}
     with monkeypatch.context() as alone:  # RecBole without recbole_tslrec

@@ -196,6 +196,17 @@ def test_a_copied_config_still_works():
     assert copied.yaml_loader is config.yaml_loader
 
 
+def test_another_plug_ins_config_is_kept_as_recboles(trainer):
+    class OwnConfig(Config):
+        pass
+
+    trainer.config.__class__ = OwnConfig
+    trainer._save_checkpoint(1)
+    config = load_checkpoint(trainer.saved_model_file)["config"]
+    assert type(config) is Config and type(trainer.config) is OwnConfig
+    assert str(config) == str(trainer.config)
+
+
 def test_a_second_apply_keeps_what_was_put_on_top(monkeypatch):
     def on_top(self, *arguments, **kwargs):
         pass
@@ -312,6 +323,26 @@ def test_a_save_replaces_the_previous_checkpoint(trainer):
     assert os.listdir(trainer.checkpoint_dir) == ["best.pth"]
     trainer._save_checkpoint(2, saved_model_file=os.path.join(trainer.checkpoint_dir, "other.pth"))
     assert sorted(os.listdir(trainer.checkpoint_dir)) == ["best.pth", "other.pth"]
+
+
+NOT_KEPT = {
+    "expanded": ("a tensor with fewer numbers", lambda: torch.ones(1).expand(6)),
+    "sparse": ("a tensor of an odd layout", lambda: torch.eye(4).to_sparse()),
+    "array": ("other_parameter holds a ndarray", lambda: np.zeros(3)),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_KEPT)
+def test_what_no_reader_takes_is_refused_as_it_is_saved(kind, trainer):
+    """And not only at the test, after all epochs; what was kept before stays."""
+    what, make = NOT_KEPT[kind]
+    if kind == "array":
+        trainer.model.other_parameter = lambda: {"array": make()}
+    else:
+        trainer.model.register_buffer(kind, make())
+    with pytest.raises(ValueError, match=rf"model: \[SASRec\] cannot be kept.*{what}.*saved=False"):
+        trainer._save_checkpoint(1)
+    assert load_checkpoint(trainer.saved_model_file)["epoch"] == 0
 
 
 def test_only_the_first_process_of_several_saves(trainer):

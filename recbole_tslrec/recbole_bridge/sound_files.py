@@ -24,13 +24,14 @@ from recbole_tslrec.store.checkpoints import (
     check_checkpoint,
     check_optimizer,
     config_of,
+    fault_of_content,
     in_one_line,
     load_checkpoint,
     saying_which,
     without_layers,
     write_checkpoint,
 )
-from recbole_tslrec.store.stored_config import numbers_of_numpy_too
+from recbole_tslrec.store.stored_config import numbers_of_numpy_too, plain_config
 
 # RecBole's own, which a process of ``run(nproc=2)`` starts with.
 _RUN_RECBOLES = recbole.quick_start.quick_start.run_recboles
@@ -136,23 +137,35 @@ def collecting_numbers_too(original):
 def save_checkpoint(self: Trainer, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
     """RecBole's ``Trainer._save_checkpoint``, in a form that torch reads back.
 
+    What the test would refuse of it is refused here: after the first epoch, not after the last.
+
     Args:
         epoch: the current epoch.
         verbose: whether to log the file's name.
         **kwargs: ``saved_model_file``, where to write in place of ``self.saved_model_file``.
+
+    Raises:
+        ValueError: the model holds what no checkpoint may.
     """
     if not self.config["single_spec"] and self.config["local_rank"] != 0:
         return
     saved_model_file = kwargs.pop("saved_model_file", self.saved_model_file)
     state = {
-        "config": self.config,
+        "config": plain_config(self.config),
         "epoch": epoch,
         "cur_step": self.cur_step,
         "best_valid_score": float(self.best_valid_score),  # which is NumPy's
         "state_dict": self.model.state_dict(),
-        "other_parameter": without_layers(self.model.other_parameter()),
+        "other_parameter": without_layers(self.model.other_parameter() or {}),
         "optimizer": self.optimizer.state_dict(),
     }
+    if fault := fault_of_content(state):
+        raise ValueError(
+            f"model: [{self.config['model']}] cannot be kept in a checkpoint: {fault}, which no reader "
+            f"takes. Have the class make it of tensors and plain values, a buffer that it makes anew "
+            f"with persistent=False; or set saved=False in RecBole's run or fit, and test the model "
+            f"with load_best_model=False."
+        )
     write_checkpoint(state, saved_model_file)
     if verbose:
         self.logger.info(set_color("Saving current", "blue") + f": {saved_model_file}")

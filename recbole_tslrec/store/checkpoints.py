@@ -26,12 +26,11 @@ from recbole.config import Config
 
 from recbole_tslrec.store.files import check_output, file_hash, write_atomically
 from recbole_tslrec.store.stored_config import (
-    config_state,
     fault_of_config,
     fault_of_plain,
     fault_of_tensor,
     numbers_of_numpy_too,
-    restore_config,
+    plain_config,
 )
 
 if TYPE_CHECKING:
@@ -125,7 +124,7 @@ def check_checkpoint(path: str | os.PathLike, to_resume: bool = False) -> None:
             f"since such a file can run any program as it is read. A checkpoint of RecBole alone "
             f"must be saved again with recbole_tslrec imported: train again or, if you trust whoever "
             f"made this one file (a model such as SLIMElastic or RippleNet, whose files always hold "
-            f"objects, is tested with evaluate(load_best_model=False)): "
+            f"objects, is trained with saved=False): "
             f"python -m recbole_tslrec convert --checkpoint={shlex.quote(name)} "
             f"--output=<new file> --trusted_sha256={file_hash(Path(path))}"
         ) from error
@@ -149,11 +148,15 @@ def _check_form(content: Any, name: str) -> None:
             f"[{name}] is not a checkpoint of RecBole's trainers: it has no config. Weights alone do "
             f"not say of what model, settings and items they are."
         )
-    fault = fault_of_config(content["config"]) or _fault_of_the_rest(content)
-    if fault:
+    if fault := fault_of_content(content):
         raise ValueError(
             f"[{name}] is not a checkpoint that a trainer wrote: {fault}. Give the trainer's own file."
         )
+
+
+def fault_of_content(content: dict[Any, Any]) -> str | None:
+    """What no trainer writes in a checkpoint with a config, in words; None if there is nothing."""
+    return fault_of_config(content["config"]) or _fault_of_the_rest(content)
 
 
 def _fault_of_the_rest(content: dict[Any, Any]) -> str | None:
@@ -316,7 +319,7 @@ def convert_checkpoint(checkpoint: Path, output: Path, trusted_sha256: str) -> N
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
         if isinstance(state, dict) and isinstance(config := state.get("config"), Config):
-            restore_config(config, config_state(config))  # as it will be written
+            state["config"] = plain_config(config)  # as it will be written
     except (*_SIGNS_OF_FORGERY, pickle.UnpicklingError) as error:
         raise ValueError(
             f"[{checkpoint}] is not a checkpoint of RecBole: {in_one_line(error)}"
@@ -349,6 +352,8 @@ def write_checkpoint(state: dict[str, Any], path: str | os.PathLike) -> None:
 
     A link stays one: what it points to is replaced.
     """
+    if isinstance(config := state.get("config"), Config):
+        state = state | {"config": plain_config(config)}
     write_atomically(
         Path(path).resolve(), lambda file: torch.save(state, file, pickle_protocol=_PICKLE_PROTOCOL)
     )

@@ -128,6 +128,16 @@ def config_state(config: Config) -> dict[str, Any]:
     }
 
 
+def plain_config(config: Config) -> Config:
+    """A Config as a checkpoint is to hold it: of RecBole's own class, with plain values.
+
+    Readers take no class of another plug-in's, which need not be there.
+    """
+    plain = Config.__new__(Config)
+    vars(plain).update(config_state(config))
+    return plain
+
+
 def restore_config(config: Config, state: dict[str, Any]) -> None:
     """Make a Config of what a checkpoint holds of it (its ``__setstate__``)."""
     vars(config).update({name: value for name, value in state.items() if name in _STORED})

@@ -354,3 +354,26 @@ def test_what_is_not_of_a_training_is_cleared(tmp_path):
     clear_but_unfinished(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == stay
     clear_but_unfinished(tmp_path / "none")
+
+
+class Prefetched:
+    """A loader of a user's own."""
+
+    def __init__(self, loader):
+        self.batches = list(loader)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+    def __len__(self):
+        return len(self.batches)
+
+
+@pytest.mark.parametrize("model", ["SASRec", "BPR"])
+def test_a_loader_of_the_users_own_is_trained_on_and_nothing_kept(model, small_data, settings):
+    own = {"train_batching": "prefix", "epochs": 2}
+    own |= ONE_NEGATIVE if model == "BPR" else {}
+    trainer, train_data, valid_data = prepared(model, settings | own, small_data)
+    trainer.fit(Prefetched(train_data), valid_data)
+    assert load_checkpoint(trainer.saved_model_file)["config"]["trained_on"] is None
+    assert not kept()

@@ -7,6 +7,8 @@ from pathlib import Path
 from time import monotonic
 
 import torch
+from recbole.data.dataloader import AbstractDataLoader
+from recbole.trainer import Trainer
 from torch.nn.utils import parametrize
 
 from recbole_tslrec.backbones.losses import loss_of, softmax_loss
@@ -36,7 +38,8 @@ class BackboneTrainer(WatchedTrainer):
 
     Attributes:
         unfinished: what is kept of the training while it runs; None where nothing is, without
-            validation, in several processes, and when a checkpoint is resumed.
+            validation, in several processes, of loaders that are not RecBole's, and when a checkpoint
+            is resumed.
         unfinished_in: the folder where it is kept.
         unfinished_until_tested: whether who tests the model removes it, and not ``fit``.
     """
@@ -90,6 +93,8 @@ class BackboneTrainer(WatchedTrainer):
         validated = valid_data and self.eval_step > 0
         if not (saved and validated and self.config["single_spec"] and self.start_epoch == 0):
             return None
+        if not all(isinstance(one, AbstractDataLoader) for one in (train_data, valid_data)):
+            return None  # nobody knows what a loader of the user's own draws
         self.unfinished = UnfinishedTraining(self, train_data, valid_data, self.unfinished_in)
         return self.unfinished
 

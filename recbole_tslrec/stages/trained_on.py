@@ -318,7 +318,7 @@ def noting_its_data(original):
 
     @functools.wraps(original)
     def fit(self, train_data, valid_data=None, *args, **kwargs):
-        dataset = train_data._dataset
+        dataset = getattr(train_data, "_dataset", None)  # none in a loader of the user's own
         if isinstance(dataset, SequentialDataset):
             notes = data_notes(dataset, valid_data)
             if (resumed := vars(self).get("_resumed")) is not None:

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.quick_start import load_data_and_model, objective_function, run_recbole
-from recbole.trainer import HyperTuning
+from recbole.trainer import HyperTuning, Trainer
 from recbole.utils import get_model, get_trainer
 from support.small_backbones import keys_of
 
@@ -54,6 +57,35 @@ def test_the_class_serves_in_place_of_the_name(small_data, settings):
     by_name = Config("TSLRec_SASRec", small_data, config_dict=settings)
     assert by_class["model"] == "TSLRec_SASRec"
     assert str(by_class) == str(by_name)
+
+
+class Mean(SequentialRecommender):
+    """A user's model."""
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.table = torch.nn.Embedding(self.n_items, 8, padding_idx=0)
+
+    def full_sort_predict(self, interaction):
+        return self.table(interaction[self.ITEM_SEQ]).mean(1) @ self.table.weight.T
+
+    def calculate_loss(self, interaction):
+        scores = self.full_sort_predict(interaction)
+        return torch.nn.functional.cross_entropy(scores, interaction[self.POS_ITEM_ID])
+
+
+@pytest.mark.parametrize("name", ["SASRec", "FMLPRec"])
+def test_a_users_class_may_have_a_name_of_the_table(name, small_data, settings):
+    given = settings | {"train_neg_sample_args": None, "loss_type": "CE"}
+    model_class = type(name, (Mean,), {})
+    config = Config(model_class, small_data, config_dict=given)
+    assert config["inner_size"] == (256 if name == "SASRec" else None)  # RecBole's yaml, not ours
+    train_data, valid_data, test_data = data_preparation(config, create_dataset(config))
+    model = model_class(config, train_data._dataset)
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    assert type(trainer) is Trainer
+    trainer.fit(train_data, valid_data, verbose=False)
+    assert trainer.evaluate(test_data)["ndcg@10"] >= 0
 
 
 def test_registering_twice_changes_nothing():

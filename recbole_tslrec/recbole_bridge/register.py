@@ -222,12 +222,13 @@ def with_our_yaml(original):
     @functools.wraps(original)
     def load_internal_config_dict(self, model, model_class, dataset):
         # RecBole reads the backbone's own yaml under the backbone's name.
-        paradigm = paradigm_of(model)
+        known = _known_name(model, model_class)
+        paradigm = paradigm_of(known)
         own = {} if paradigm is None else paradigm.defaults()
-        backbone = _backbone_of(model, own | self.external_config_dict)
+        backbone = _backbone_of(known, own | self.external_config_dict)
         name = model if backbone is None else backbone.name
         original(self, name, model_class, dataset)
-        for file in ("overall", f"model/{name}"):
+        for file in ("overall", f"model/{name}") if known else ("overall",):
             path = properties_folder() / f"{file}.yaml"
             if path.is_file():
                 self._update_internal_config_dict(str(path))
@@ -239,7 +240,7 @@ def with_our_yaml(original):
         if model_class.type == ModelType.SEQUENTIAL and columns == ["user_id", "item_id"]:
             # RecBole's default for a data set that it does not know; a history has an order.
             self.internal_config_dict["load_col"] = {"inter": [*columns, "timestamp"]}
-        if model in our_models():
+        if known in our_models():
             # RecBole's default samples negatives, which its own CE models refuse; here the default
             # follows the loss. What the user gives stands, and is checked below.
             loss_type = (self.internal_config_dict | self.external_config_dict).get("loss_type")
@@ -247,6 +248,12 @@ def with_our_yaml(original):
                 self.internal_config_dict["train_neg_sample_args"] = None
 
     return load_internal_config_dict
+
+
+def _known_name(model: str, model_class: type) -> str:
+    """A model's name; "" for a user's class that only has the name of one of ours or of the table."""
+    named = BACKBONES[model].model_class if model in BACKBONES else our_models().get(model)
+    return model if named is None or issubclass(model_class, named) else ""
 
 
 def _backbone_of(model: str, values: Mapping[str, Any]) -> Backbone | None:
@@ -264,8 +271,9 @@ def with_checks(original):
                 values[key] = value.item()
             else:
                 values[key] = sets_as_lists(value)
-        paradigm, backbone = paradigm_of(self.model), _backbone_of(self.model, values)
-        ours = self.model in our_models()
+        known = _known_name(self.model, self.model_class)
+        paradigm, backbone = paradigm_of(known), _backbone_of(known, values)
+        ours = known in our_models()
         if paradigm is not None:
             check_command_line(sys.argv[1:])
             check_spelling(self.external_config_dict, self.internal_config_dict)

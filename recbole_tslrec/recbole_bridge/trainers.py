@@ -304,7 +304,13 @@ class TermChosenLast:
 
 
 class PlainTrainer(GoesOn, BackboneTrainer):
-    """Trains a backbone by itself."""
+    """Trains a backbone by itself. A user's class that only has a backbone's name gets RecBole's."""
+
+    def __new__(cls, config, model):
+        if backbone_of(model) is None:  # RecBole chooses trainers by names
+            recboles = (one for one in cls.__mro__ if one.__module__ == Trainer.__module__)
+            return next(recboles)(config, model)
+        return super().__new__(cls)
 
 
 class TwoStageTrainer(GoesOn, TermChosenLast, StagesFirst, BackboneTrainer):

@@ -463,9 +463,11 @@ def test_another_spelling_of_a_known_key_is_refused(wrong, meant, small_data, se
         Config("TSLRec_SASRec", small_data, config_dict=settings | {wrong: 1})
 
 
-def test_a_key_that_is_no_text_is_refused(small_data, settings):
-    with pytest.raises(ValueError, match=r"no key \[1\]"):
-        Config("TSLRec_SASRec", small_data, config_dict=settings | {1: 2})
+@pytest.mark.parametrize("model", ["TSLRec_SASRec", "SASRec", "BPR"])
+def test_a_key_that_is_no_text_is_refused(model, small_data, settings):
+    for key in (1, True):  # as yaml reads `1:` and `on:`
+        with pytest.raises(ValueError, match=rf"no key \[{key}\]"):
+            Config(model, small_data, config_dict=settings | {key: 2})
 
 
 BROKEN_YAML = [b"", b"abc", b"- 1", b"epochs: [", b"\tepochs: 1", b"epochs:1", b"? [a]\n: 2"]

@@ -26,6 +26,18 @@ _RECBOLE_KEYS = frozenset(
 )
 
 
+def check_are_texts(given_keys: Mapping[Any, Any]) -> None:
+    """Raise ValueError for a key that is no text, as yaml reads ``2024:`` and ``on:``.
+
+    RecBole writes all keys for TensorBoard once a model is trained, and fails there.
+    """
+    for key in given_keys:
+        if not isinstance(key, str):
+            raise ValueError(
+                f"There is no key [{key!r}]. A key is a text: leave it out, or put it in quotes."
+            )
+
+
 def check_spelling(given_keys: Mapping[Any, Any], known_keys: Mapping[str, Any]) -> None:
     """Raise ValueError for a key the user gave that is unknown but looks like one that is read.
 
@@ -37,11 +49,10 @@ def check_spelling(given_keys: Mapping[Any, Any], known_keys: Mapping[str, Any])
             several.
     """
     known = {*known_keys, *KEYS, *_RECBOLE_KEYS, *WITHOUT_EFFECT_ON_TRAINING}
+    check_are_texts(given_keys)
     for key in given_keys:
         if key in known:
             continue
-        if not isinstance(key, str):
-            raise ValueError(f"There is no key [{key!r}]. A key is a text: leave it out.")
         near = _meant_by(key, known_keys)
         if near and key not in _keys_of_recboles_files():
             raise ValueError(f"There is no key [{key}]. Did you mean [{near}]?")

@@ -45,7 +45,7 @@ from recbole_tslrec.config.recbole_keys import (
     check_recbole_keys,
     given_filters,
 )
-from recbole_tslrec.config.spelling import check_command_line, check_spelling
+from recbole_tslrec.config.spelling import check_are_texts, check_command_line, check_spelling
 from recbole_tslrec.config.values import did_you_mean, text
 from recbole_tslrec.data.check_header import check_columns, check_label, check_load_col
 from recbole_tslrec.data.check_interactions import check_interactions, check_list_width
@@ -271,6 +271,7 @@ def with_checks(original):
                 values[key] = value.item()
             else:
                 values[key] = sets_as_lists(value)
+        check_are_texts(self.external_config_dict)
         known = _known_name(self.model, self.model_class)
         paradigm, backbone = paradigm_of(known), _backbone_of(known, values)
         ours = known in our_models()

@@ -127,10 +127,12 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: what torch took on the GPU since the last reset, or the process on the CPU so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    # Not getrusage where it can be had: a child process begins with its parent's maximum there.
     status = Path("/proc/self/status")
-    if status.is_file():  # not getrusage: a child process begins with its parent's maximum there
-        (line,) = (x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
+    lines = status.read_text().splitlines() if status.is_file() else []
+    peak = next((line for line in lines if line.startswith("VmHWM")), None)  # gVisor has none
+    if peak is not None:
+        return int(peak.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

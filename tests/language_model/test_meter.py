@@ -1,3 +1,5 @@
+import resource
+
 import numpy as np
 import pytest
 import torch
@@ -88,3 +90,14 @@ def test_the_rate_of_bf16_is_measured_where_there_is_bf16_alone(monkeypatch):
     assert meter._matrix_rate_if_it_fits(torch.device("cpu")) is None
     monkeypatch.setattr(meter, "bf16_is_fast", lambda device: False)
     assert meter._matrix_rate_if_it_fits(torch.device("cuda")) is None
+
+
+def test_the_peak_of_memory_is_found_where_the_system_does_not_tell_it(tmp_path, monkeypatch):
+    """gVisor's status has no line of it."""
+    status, cpu = tmp_path / "status", torch.device("cpu")
+    monkeypatch.setattr(meter, "Path", lambda _: status)
+    used = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, meter.peak_memory(cpu)]
+    for told in ("VmRSS:\t 12 kB\n", "", "VmRSS:\t 12 kB\nVmHWM:\t 34 kB\n"):
+        status.write_text(told)
+        used.append(meter.peak_memory(cpu))
+    assert 0 < used[0] <= used[1] <= used[2] <= used[3] and used[4] == 34 * 1024

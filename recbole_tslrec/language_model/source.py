@@ -38,7 +38,13 @@ from transformers.utils import (
 from recbole_tslrec.config.values import did_you_mean
 from recbole_tslrec.language_model.gguf import SMOLLM2, dequantised, find_gguf
 from recbole_tslrec.language_model.hub import why_unreachable
-from recbole_tslrec.language_model.kinds import CAUSAL, ENCODER, check_kind, kind_of
+from recbole_tslrec.language_model.kinds import (
+    CAUSAL,
+    ENCODER,
+    ENCODER_DECODER,
+    check_kind,
+    kind_of,
+)
 from recbole_tslrec.language_model.sizes import RANDOM, SIZES, config_of
 from recbole_tslrec.language_model.weight_files import weight_files
 from recbole_tslrec.store.files import file_hash
@@ -365,7 +371,8 @@ def identity_of(llm: str, trust_remote_code: bool) -> Any:
 @cache  # of a hub's model a process takes one revision
 def _identity_of(llm: str, trust_remote_code: bool, files: tuple) -> Any:
     try:
-        return open_source(llm, trust_remote_code).identity
+        # Of any kind: which of them the paradigm takes, it says itself.
+        return open_source(llm, trust_remote_code, (CAUSAL, ENCODER, ENCODER_DECODER)).identity
     except (OSError, ValueError, ModuleNotFoundError):
         return llm  # whoever opens it says what is wrong
 

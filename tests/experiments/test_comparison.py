@@ -17,6 +17,7 @@ import torch
 import yaml
 from conftest import write_atomic
 from recbole.config import Config
+from safetensors.torch import load_file, save_file
 from support.texts import write_texts
 
 from recbole_tslrec.__main__ import main
@@ -546,6 +547,18 @@ def test_the_id_is_of_a_folders_files_as_they_are(tmp_path, language_model_folde
     assert len({first, second, cell(llm=str(folder)).id}) == 3
     shutil.copy(tmp_path / "kept", folder / "model.safetensors")
     assert cell(llm=str(folder)).id == second
+
+
+def test_the_id_is_of_an_encoder_decoders_weights(tmp_path, headed_model_folder):
+    """TSLRec takes none; DELRec and P5 do."""
+    folder, ids = tmp_path / "model", []
+    shutil.copytree(headed_model_folder("t5"), folder)
+    for _ in range(2):
+        ids.append(cell("DELRec", llm=str(folder)).id)
+        weights = load_file(folder / "model.safetensors")
+        save_file({name: tensor + 1 for name, tensor in weights.items()}, folder / "new")
+        (folder / "new").replace(folder / "model.safetensors")
+    assert ids[0] != ids[1]
 
 
 def test_the_id_is_of_a_checkpoints_weights(tmp_path):

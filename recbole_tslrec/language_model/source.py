@@ -139,7 +139,8 @@ class LanguageModelSource:
         if self.gguf is not None:
             return {"gguf": self.gguf}
         if self.is_random:
-            return {"random": self.config.to_diff_dict()}
+            # As json gives it back, with which it is compared: numbers as keys become words there.
+            return {"random": json.loads(json.dumps(self.config.to_diff_dict()))}
         folder = Path(self.location)
         if not folder.is_dir():
             return {"hub": self.location, "revision": self.revision}

@@ -1,12 +1,15 @@
+import shutil
+
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import AutoConfig, LlamaConfig
 
 from recbole_tslrec.language_model.encoder import ItemPromptModel
 from recbole_tslrec.language_model.load import add_adapters, load_language_model
 from recbole_tslrec.language_model.random_model import random_language_model
 from recbole_tslrec.language_model.sizes import SIZES
 from recbole_tslrec.language_model.source import open_source
+from recbole_tslrec.store.files import write_json
 
 CPU = torch.device("cpu")
 
@@ -80,3 +83,13 @@ def test_with_a_head_and_words(quantization, monkeypatch):
     logits = model(input_ids=torch.tensor([words])).logits
     assert logits.shape == (1, 3, 30_522) and logits.isfinite().all()
     assert source.identity == open_source("random:tiny").identity
+
+
+def test_its_identity_is_what_json_gives_back(tmp_path, language_model_folder):
+    config = AutoConfig.from_pretrained(language_model_folder())
+    config.id2label = {0: "one", 1: "other", 2: "third"}  # numbers as keys
+    shutil.copytree(language_model_folder(), tmp_path / "model")
+    config.save_pretrained(tmp_path / "model")
+    source = open_source(f"random:{tmp_path / 'model'}")
+    write_json(tmp_path / "language_model.json", source.identity)
+    source.check_is(tmp_path / "language_model.json")

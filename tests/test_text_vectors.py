@@ -107,6 +107,17 @@ def test_the_stage_depends_on_the_texts_not_on_their_columns_name(with_text, sma
     assert made_from() != before
 
 
+def test_random_weights_are_those_of_the_seed(with_text, small_data, language_model_folder):
+    def stage(llm, seed):
+        return pipeline_of(with_text | {"llm": llm, "seed": seed}, small_data).stage(
+            TextVectorsStage
+        )
+
+    folder = language_model_folder()
+    prints = {stage(f"random:{folder}", seed).fingerprint for seed in (1, 2)}
+    assert len(prints) == 2 and "seed" not in stage(folder, 1).made_from
+
+
 @given(st.integers(2, 40), st.integers(1, 6), st.integers(0, 9))
 def test_controls_of_text_vectors(n_items, width, seed):
     generator = torch.Generator().manual_seed(seed)

@@ -146,6 +146,10 @@ class LanguageModelSource:
             return {"hub": self.location, "revision": self.revision}
         return {path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.is_file()}
 
+    def drawn_with(self, seed: int) -> dict[str, int]:
+        """What the weights depend on besides ``identity``: the seed, where they are random."""
+        return {"seed": seed} if self.is_random else {}
+
     def check_is(self, noted: Path) -> None:
         """Raise ValueError unless this is the language model whose identity the json holds."""
         try:

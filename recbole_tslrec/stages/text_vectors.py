@@ -58,6 +58,7 @@ class TextVectorsStage(Stage):
             "settings": settings,
             "language_model": self.source.identity,
             "texts": self.pipeline.catalogue.fingerprint,
+            **self.source.drawn_with(self.config["seed"]),
         }
 
     @classmethod

@@ -186,6 +186,15 @@ def test_words_of_the_other_way_of_summarising_do_not_count(way, titled, setting
     assert one == with_other != with_own
 
 
+def test_random_weights_that_write_are_those_of_the_seed(titled, settings):
+    def made_from(llm, seed):
+        return stage_of(titled, settings | {"llm": llm, "seed": seed}).made_from
+
+    llm = settings["llm"]
+    assert made_from(f"random:{llm}", 1) != made_from(f"random:{llm}", 2)
+    assert made_from(llm, 1) == made_from(llm, 2)
+
+
 @pytest.mark.parametrize("way", ["hierarchical", "recurrent"])
 @pytest.mark.parametrize("n_last", [1, 2])
 def test_no_summary_reads_what_is_held_out(n_last, way, tmp_path, settings):

@@ -106,6 +106,7 @@ class SummariesStage(Stage):
             "texts": self.pipeline.catalogue.fingerprint,
             "training": data["training"],
             "validation": data["validation"],  # before what is tested
+            **self.source.drawn_with(self.config["seed"]),
         } | made_otherwise(self.source)
 
     @classmethod

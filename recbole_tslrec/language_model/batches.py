@@ -30,10 +30,11 @@ class PositionBudgetSampler(Sampler[list[tuple[int, float]]]):
     Args:
         lengths: the positions of every example, [n] int, above 0.
         budget: the most positions of a batch, padding included; an example that is longer is a batch
-            by itself.
+            by itself, or with others until there are ``least``.
         seed: the same seed and epoch give the same batches.
         process, processes: which share is iterated over.
         tell_epoch: called with each epoch that is chosen, as what an example holds may follow from it.
+        least: the fewest examples of a batch, over the budget if need be.
     """
 
     def __init__(
@@ -44,12 +45,13 @@ class PositionBudgetSampler(Sampler[list[tuple[int, float]]]):
         process: int = 0,
         processes: int = 1,
         tell_epoch: Callable[[int], None] = lambda epoch: None,
+        least: int = 1,
     ):
         self.lengths = np.asarray(lengths)
         self.seed, self.process, self.processes = seed, process, processes
         self.epoch, self._tell_epoch = 0, tell_epoch
         self._grid_lengths = _round_up(self.lengths)
-        self._ends = _cut(np.sort(self._grid_lengths), budget)
+        self._ends = _cut(np.sort(self._grid_lengths), budget, least)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -101,6 +103,7 @@ def make_batches(task: Task, settings: TrainingSettings) -> tuple[PositionBudget
         settings.seed,
         processes.number(),
         processes.count(),
+        least=task.least_examples * processes.count(),
         **more,
     )
     positions = _positions_an_epoch(task, sampler)
@@ -206,13 +209,17 @@ def _round_up(lengths: np.ndarray) -> np.ndarray:
     return -(-lengths // step) * step
 
 
-def _cut(ascending: np.ndarray, budget: int) -> np.ndarray:
-    """Where batches end in examples that are sorted by length."""
+def _cut(ascending: np.ndarray, budget: int, least: int = 1) -> np.ndarray:
+    """Where batches end in examples that are sorted by length; each has ``least`` or more."""
     ends, start = [], 0
     while start < len(ascending):
         # The longest of a batch is its last, so count * length is ascending as well.
         candidates = ascending[start : start + budget // ascending[start] + 1]
         positions = candidates * np.arange(1, len(candidates) + 1)
-        start += max(int(np.searchsorted(positions, budget, side="right")), 1)
+        fitting = int(np.searchsorted(positions, budget, side="right"))
+        start = min(start + max(fitting, least), len(ascending))
         ends.append(start)
+    if len(ends) > 1 and ends[-1] - ends[-2] < least:  # the last takes from the one before, or all
+        before, border = ends[-3] if len(ends) > 2 else 0, ends[-1] - least
+        ends[-2:-1] = [border] if border - before >= least else []
     return np.array(ends, dtype=np.int64)

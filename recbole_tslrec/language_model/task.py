@@ -76,6 +76,7 @@ class Task:
         lengths: the positions of every example, [n] int; what a batch shares is not counted.
         collate: from a list of examples to the model's arguments, tensors [B, ...] by name.
         more_positions: positions that are computed besides for each batch, and for each example.
+        least_examples: the fewest in a process's share of a batch, over the budget if need be.
         positions_of: the positions that a batch of examples takes, by their numbers; None: what their
             lengths come to when all are as long as the longest.
         validation: held-out examples, or a function that is called after an epoch, in the first process
@@ -92,6 +93,7 @@ class Task:
     lengths: np.ndarray
     collate: Callable[[Sequence[Any]], dict[str, Tensor]]
     more_positions: tuple[int, int] = (0, 0)
+    least_examples: int = 1
     positions_of: Callable[[np.ndarray], int] | None = None
     validation: HeldOut | Callable[[int], Mapping[str, float]] | None = None
     metric: str = "error"

@@ -90,7 +90,8 @@ def training_workload(
         longest: the positions to which every prompt is padded; None: the longest of its batch.
     """
     if batches is None:
-        batches = PositionBudgetSampler(task.lengths, budget, seed).batches()
+        least = task.least_examples
+        batches = PositionBudgetSampler(task.lengths, budget, seed, least=least).batches()
     a_batch, an_example = task.more_positions
     widths = [int(task.lengths[batch].max()) if longest is None else longest for batch in batches]
     weights = np.array(

@@ -35,6 +35,20 @@ def test_every_example_once_within_the_budget_and_always_as_many_batches(lengths
 
 
 @given(LENGTHS, st.integers(1, 500), st.integers(2, 4))
+def test_each_batch_has_the_fewest_and_large_ones_stay(lengths, budget, least):
+    before = PositionBudgetSampler(lengths, budget, 1).batches()
+    batches = PositionBudgetSampler(lengths, budget, 1, least=least).batches()
+    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+    assert min(map(len, batches)) >= min(least, len(lengths))
+    if min(map(len, before)) >= least:
+        assert [batch.tolist() for batch in batches] == [batch.tolist() for batch in before]
+    # A small batch is filled up, and none beyond that.
+    assert all(
+        len(batch) < 2 * least or len(batch) * lengths[batch].max() <= budget for batch in batches
+    )
+
+
+@given(LENGTHS, st.integers(1, 500), st.integers(2, 4))
 def test_processes_share_every_batch(lengths, budget, processes):
     whole = PositionBudgetSampler(lengths, budget, seed=1).batches()
     shares = [

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from recbole_tslrec.language_model import item_states, training
+from recbole_tslrec.language_model.batches import make_batches
 from recbole_tslrec.language_model.prompt import HISTORY
 from recbole_tslrec.language_model.prompts.segments import Items, TokenTable, Words
 from recbole_tslrec.language_model.prompts.template import Template
@@ -174,8 +175,9 @@ def nearness(vectors: torch.Tensor) -> float:
 
 def test_items_that_follow_each_other_become_alike(settings, tmp_path):
     histories_of_two_kinds("halves")
-    of = {"sft_epochs": 15, "sft_learning_rate": 0.01, "sft_batch_positions": 256}
-    of |= {"sft_valid_ratio": 0.0}
+    of = {"sft_epochs": 15, "sft_learning_rate": 0.01, "sft_batch_positions": 512}
+    # Of a smaller rank some seeds learn nothing by heart.
+    of |= {"sft_valid_ratio": 0.0, "lora_r": 8}
     before = vectors_by_token("halves", settings, enhancement="text")
     tuned = vectors_by_token("halves", settings, **of)
     shuffled = vectors_by_token("halves", settings, enhancement="shuffled_tuned_text", **of)
@@ -283,6 +285,34 @@ def test_few_users_in_a_batch_are_told(settings, small_data, caplog, monkeypatch
     monkeypatch.setattr(processes, "count", lambda: 4)
     pipeline.stage(TextTuningStage)._tell_if_few(SimpleNamespace(lengths=np.array([20, 30])))
     assert "Set sft_batch_positions: 2000 or more" in caplog.text
+
+
+@pytest.mark.parametrize("n_processes", [1, 2])
+def test_no_user_is_alone_in_a_batch_nor_in_a_process(n_processes, monkeypatch):
+    """Alone there is no wrong answer, and the loss is 0."""
+    lists = [[1 + (user + n) % 9 for n in range(2 + user % 5)] for user in range(13)]
+    task, pairs, _ = task_of(*lists, budget=1)
+    tuner = TextTuner(Reader(10), torch.zeros(6), pairs.log_frequency, pairs_a_user=1.0)
+    assert not tuner(**task.collate([task.examples[4]]))["error"].any()
+    monkeypatch.setattr(processes, "count", lambda: n_processes)
+    monkeypatch.setenv("RANK", "0")
+    how = training.TrainingSettings(1, 1e-3, 1, "adamw_torch", 1, seed=0)
+    sampler, _ = make_batches(task, how)
+    for batch in sampler.batches():
+        for process in range(n_processes):
+            share = [task.examples[user] for user in batch[process::n_processes]]
+            assert len(share) > 1 and (tuner(**task.collate(share))["error"] > 0).all()
+
+
+def test_two_users_are_watched_or_none(settings, small_data):
+    write_texts()
+    for ratio, n_watched in ((0.05, 2), (0.0, 0)):  # of 20 users
+        changes = TUNED | {"sft_users": 0.5, "sft_valid_ratio": ratio}
+        stage = pipeline_of(settings | changes, small_data).stage(TextTuningStage)
+        _, task = stage.tuner_and_task(torch.zeros(32))
+        assert len(task.examples) == 20 - n_watched
+        watched = 0 if task.validation is None else len(task.validation.examples)
+        assert watched == n_watched
 
 
 @pytest.mark.parametrize("n_watched", range(12))

@@ -204,6 +204,8 @@ def test_no_user_is_both_learned_from_and_watched_and_one_user_is_learned_from()
         learned, watched = split_users(n_users, ratio, 0)
         assert len(watched) == n_watched
         assert sorted([*learned, *watched]) == list(range(n_users))
+    for n_users, ratio, n_watched in ((100, 0.05, 5), (25, 0.05, 2), (2, 0.5, 1), (25, 0, 0)):
+        assert len(split_users(n_users, ratio, 0, least=2)[1]) == n_watched
 
 
 def test_infinite_losses_stop_with_advice(tmp_path, language_model_folder):

@@ -195,6 +195,7 @@ def tuning_task(
         examples=_Users(pairs, train_users),
         lengths=lengths(train_users),
         collate=collate,
+        least_examples=2,  # one alone has no wrong answers, and teaches nothing
         positions_of=lambda numbers: positions(train_users[numbers]),
         validation=held_out,
         describe=_describe,

@@ -184,9 +184,9 @@ class TextTuningStage(LanguageModelTraining):
         if len(pairs) < 2 or len(self._split(pairs)[0]) < 2:  # one alone has no wrong answers
             raise ValueError(
                 f"enhancement: [{self.config['enhancement']}] learns from two users at least with two "
-                f"items in a row that have words, besides the share sft_valid_ratio: "
-                f"[{self.config['sft_valid_ratio']}], and there are {len(pairs)}. Set sft_users: 1.0, "
-                f"or give more items a text."
+                f"items in a row that have words, besides those held out (sft_valid_ratio: "
+                f"[{self.config['sft_valid_ratio']}], two at least if any), and there are {len(pairs)}. "
+                f"Set sft_users: 1.0 or sft_valid_ratio: 0.0, or give more items a text."
             )
         return pairs
 
@@ -194,7 +194,8 @@ class TextTuningStage(LanguageModelTraining):
         """Whom to learn from and whom to watch by, places in ``pairs``."""
         from recbole_tslrec.paradigms.tslrec.reconstruction.fine_tuning import split_users
 
-        return split_users(len(pairs), self.config["sft_valid_ratio"], self.config["seed"])
+        ratio, seed = self.config["sft_valid_ratio"], self.config["seed"]
+        return split_users(len(pairs), ratio, seed, least=2)  # as of those to learn from
 
     def how(self) -> TrainingSettings:
         from recbole_tslrec.language_model.task import TrainingSettings

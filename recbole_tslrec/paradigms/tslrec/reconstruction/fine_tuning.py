@@ -61,9 +61,15 @@ class FineTuningReport(TrainingReport):
     constant_loss: float | None
 
 
-def split_users(n_users: int, valid_ratio: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Users to learn from and users to watch by; ascending positions. One user is learned from."""
-    n_valid = min(max(round(n_users * valid_ratio), 1 if valid_ratio > 0 else 0), n_users - 1)
+def split_users(
+    n_users: int, valid_ratio: float, seed: int, least: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Users to learn from and users to watch by; ascending positions. One user is learned from.
+
+    Args:
+        least: the fewest to watch by, if there are to be any.
+    """
+    n_valid = min(max(round(n_users * valid_ratio), least if valid_ratio > 0 else 0), n_users - 1)
     shuffled = np.random.default_rng(seed).permutation(n_users)
     return np.sort(shuffled[n_valid:]), np.sort(shuffled[:n_valid])
 

@@ -17,6 +17,7 @@ from recbole_tslrec.language_model.prompt import of_histories
 from recbole_tslrec.language_model.prompts.segments import TokenTable
 from recbole_tslrec.language_model.reader import open_source_for
 from recbole_tslrec.language_model.source import open_source
+from recbole_tslrec.paradigms.tslrec.augmentation.controls import FrozenEmbedding
 from recbole_tslrec.paradigms.tslrec.prompt import make_prompt
 from recbole_tslrec.recbole_bridge.quick_start import run_experiment
 
@@ -144,9 +145,28 @@ def test_both_stages_read_texts(prompt, slots, with_text, small_data):
 @pytest.mark.parametrize(("prompt", "slots"), WAYS)
 def test_the_frozen_model_reads_texts_too(prompt, slots, with_text, small_data):
     changes = {"item_prompt": prompt, "item_slots": slots, "enhancement": "frozen_lm"}
-    one = item_vectors(pipeline_of(with_text | changes, small_data))
+    pipeline = pipeline_of(with_text | changes, small_data)
+    one = item_vectors(pipeline)
+    vectors, embeddings = prompt != "text" and slots != "embedding", slots == "both"
+    made = ["text_vectors"] * vectors + ["backbone"] * embeddings + ["augmentation"]
+    assert [stage.name for stage in pipeline.used] == made
+    other = pipeline_of(with_text | changes | {"learning_rate": 1e-4}, small_data)
+    (kind,) = FrozenEmbedding.stages
+    same = other.stage(kind).fingerprint == pipeline.stage(kind).fingerprint
+    assert same == (not embeddings)
     plain = item_vectors(pipeline_of(with_text | {"enhancement": "frozen_lm"}, small_data))
     assert one.shape == plain.shape and not torch.allclose(one, plain)
+
+
+def test_k_changes_the_frozen_stage_where_the_instruction_names_it(settings, small_data):
+    (kind,) = FrozenEmbedding.stages
+
+    def print_of(**changes):
+        return pipeline_of(settings | changes, small_data).stage(kind).fingerprint
+
+    for words, named in (("history", False), ("history of {n_categories}", True), (None, True)):
+        few, default = (print_of(llm_instruction=words, n_categories=k) for k in (4, 50))
+        assert (few != default) == named, words
 
 
 def test_texts_that_are_not_read_change_no_stage(settings, small_data):

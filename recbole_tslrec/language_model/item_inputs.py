@@ -66,14 +66,16 @@ def check_item_inputs(config: Mapping[str, Any]) -> None:
             check_item_text(config, f"{key}={config[key]}:")
 
 
-def slot_inputs(config: Mapping[str, Any], embeddings: Tensor, texts: Tensor | None) -> Tensor:
+def slot_inputs(
+    config: Mapping[str, Any], embeddings: Tensor | None, texts: Tensor | None
+) -> Tensor:
     """What the slots project, by the key ``item_slots``.
 
     Side by side both have unit size, so that neither drowns the other; a text vector is without the
     part that all have in common, which of a language model's states is most of their length.
 
     Args:
-        embeddings: e_v, [n_items - 1, d].
+        embeddings: e_v, [n_items - 1, d], if the slots hold them.
         texts: vectors of the texts, [n_items - 1, width], if the slots hold them.
 
     Returns:

@@ -85,7 +85,7 @@ class Stage(ABC):
 
     @property
     def needed(self) -> tuple[type[Stage], ...]:
-        """The stages that must be there under these settings: ``needs``, unless a key adds to them."""
+        """The stages that must be there under these settings: ``needs``, unless a key changes them."""
         return self.needs
 
     def workloads(self, ablation: bool) -> Iterable[Workload]:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from recbole_tslrec.config.key import result_values
+from recbole_tslrec.config.key import KEYS, result_values
 from recbole_tslrec.data.keys import ITEM_TEXT
 from recbole_tslrec.language_model.item_states import read_items
 from recbole_tslrec.language_model.keys import ITEM_INPUTS, READING, RESPONSE
 from recbole_tslrec.paradigms.tslrec.augmentation.inferred_categories import infer_categories
 from recbole_tslrec.paradigms.tslrec.keys import INSTRUCTION
-from recbole_tslrec.paradigms.tslrec.prompt import check_prompt
+from recbole_tslrec.paradigms.tslrec.prompt import check_prompt, chosen_words
 from recbole_tslrec.paradigms.tslrec.reconstruction.stages import (
     LOADED,
     FineTuningStage,
@@ -25,6 +25,7 @@ from recbole_tslrec.paradigms.tslrec.reconstruction.stages import (
 from recbole_tslrec.stages import provenance
 from recbole_tslrec.stages.backbone import BackboneStage
 from recbole_tslrec.stages.categories import CategoriesStage
+from recbole_tslrec.stages.stage import Stage
 from recbole_tslrec.store.store import WORK, read_manifest
 
 if TYPE_CHECKING:
@@ -146,11 +147,22 @@ class FrozenAugmentationStage(AugmentationStage):
     """The control: hidden states of the items in the language model before fine-tuning."""
 
     needs = (BackboneStage,)
-    # The instruction names K.
+    # The instruction may name K.
     keys = (
         *(*READING.names, *RESPONSE.names, *INSTRUCTION.names, "n_categories"),
         *(*ITEM_INPUTS.names, *ITEM_TEXT.names),
     )
+
+    def settings(self) -> dict[str, Any]:
+        settings = super().settings()
+        if "{n_categories}" not in chosen_words(self.config, self.source):
+            # Not read: any K is the default one, under which such stages are kept.
+            settings["n_categories"] = KEYS["n_categories"].default
+        return settings
+
+    @property
+    def needed(self) -> tuple[type[Stage], ...]:
+        return self.in_slots  # words alone need no backbone
 
     @classmethod
     def check(cls, config, n_items: int | None) -> None:
@@ -162,8 +174,9 @@ class FrozenAugmentationStage(AugmentationStage):
             "settings": self.settings(),
             "seed": self.config["seed"],
             "language_model": self.source.identity,
-            "backbone": self.backbone.fingerprint,
-        } | self.texts_made_from()
+            **({"backbone": self.backbone.fingerprint} if BackboneStage in self.in_slots else {}),
+            **self.texts_made_from(),
+        }
 
     def make(self, folder: Path) -> dict[str, Any] | None:
         reader = self.reader(with_adapters=False)

@@ -17,6 +17,7 @@ from recbole_tslrec.data.keys import ITEM_TEXT
 from recbole_tslrec.language_model.item_inputs import (
     has_slots,
     has_words,
+    reads_text_alone,
     slot_inputs,
     slots_hold_text,
     unread_texts,
@@ -85,10 +86,15 @@ class ReadsItems(Stage):
         return (*texts, *self.needs)  # the texts first: what is wrong with them shows soon
 
     @property
-    def sources(self) -> tuple[Stage, ...]:
-        """The stages whose results the slots hold."""
+    def in_slots(self) -> tuple[type[Stage], ...]:
+        """Whose results the slots hold, the texts first; none where there are no slots."""
         texts = (TextVectorsStage,) if slots_hold_text(self.config) else ()
-        return tuple(self.pipeline.stage(kind) for kind in (BackboneStage, *texts))
+        return texts if reads_text_alone(self.config) else (*texts, BackboneStage)
+
+    @property
+    def sources(self) -> tuple[Stage, ...]:
+        """The stages ``in_slots``."""
+        return tuple(self.pipeline.stage(kind) for kind in self.in_slots)
 
     def check_inputs(self) -> None:
         if has_words(self.config):  # the tokenizer must find some in each text
@@ -104,12 +110,13 @@ class ReadsItems(Stage):
 
     def texts_made_from(self) -> dict[str, Any]:
         """What ``made_from`` says of the items' texts; nothing where they are not read."""
-        of_words = {}
+        of_words: dict[str, Any] = {}
         if has_words(self.config):
             of_words = {"texts": self.pipeline.catalogue.fingerprint}
             of_words |= within_a_sentence(self.source.tokenizer)
-        _, *texts = self.sources
-        return of_words | {stage.name: stage.fingerprint for stage in texts}
+        if slots_hold_text(self.config):
+            of_words[TextVectorsStage.name] = self.pipeline.stage(TextVectorsStage).fingerprint
+        return of_words
 
     @cached_property
     def source(self) -> LanguageModelSource:
@@ -136,9 +143,12 @@ class ReadsItems(Stage):
         """What the slots project, [n_items, width] with the padding row 0; None without slots."""
         if not has_slots(self.config):
             return None
-        backbone, *texts = self.sources
-        vectors = texts[0].text_vectors() if texts else None
-        own = slot_inputs(self.config, backbone.item_embeddings(), vectors)
+        held, texts, embeddings = self.in_slots, None, None
+        if TextVectorsStage in held:
+            texts = self.pipeline.stage(TextVectorsStage).text_vectors()
+        if BackboneStage in held:
+            embeddings = self.backbone.item_embeddings()
+        own = slot_inputs(self.config, embeddings, texts)
         return F.pad(own, (0, 0, 1, 0))
 
 

@@ -241,6 +241,21 @@ def test_the_ids_start_from_the_principal_components_at_their_own_size(width, di
     assert torch.equal(fusion(table), table)  # and are trained on as they are
 
 
+@pytest.mark.parametrize("n_known", [199, 100, 20])
+def test_items_of_which_nothing_is_known_make_the_others_no_larger(n_known):
+    table = id_table(200, 8)
+    vectors = torch.randn(199, 12) + 5
+    vectors[n_known:] = 0
+    started = table.clone()
+    FUSIONS["start"](table, 1, 2.0).start(vectors, nn.Parameter(started))
+    size = started[1 : 1 + n_known].pow(2).mean().sqrt().item()
+    assert size == pytest.approx(2 * initial_scale(table), rel=1e-5)
+    fusion = FUSIONS["null_space"](table, 1, 1.0)
+    fusion.start(vectors, table)
+    known = fusion.components[1 : 1 + n_known].float()
+    torch.testing.assert_close(known.var(0, correction=0), torch.ones(8), atol=2e-3, rtol=0)
+
+
 def test_vectors_that_are_all_the_same_start_nothing():
     table = id_table()
     before = table.clone()

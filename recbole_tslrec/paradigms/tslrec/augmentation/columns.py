@@ -71,10 +71,10 @@ def reduce_columns(vectors: Tensor, n_columns: int) -> Tensor:
 
 
 def whitened_components(vectors: Tensor, n_columns: int) -> Tensor:
-    """The first principal components, the strongest first, each with variance 1.
+    """The first principal components, the strongest first, each with variance 1 over the known items.
 
     Args:
-        vectors: [n, width], columns with mean 0.
+        vectors: [n, width], columns with mean 0; a row of zeros is an item of which nothing is known.
 
     Returns:
         [n, n_columns], or as many as the vectors have columns; a direction without variance is 0.
@@ -84,7 +84,8 @@ def whitened_components(vectors: Tensor, n_columns: int) -> Tensor:
     # Below this a direction's spread is the rounding error of the vectors' numbers.
     least = (vectors.shape[1] * torch.finfo(vectors.dtype).eps) ** 2
     has_any = variances > least * variances[0]
-    deviation = (variances / len(vectors)).where(has_any, torch.inf).sqrt()
+    n_known = int(vectors.any(dim=1).sum().clamp(min=1))
+    deviation = (variances / n_known).where(has_any, torch.inf).sqrt()
     return _turn(vectors, directions / deviation)
 
 

@@ -30,9 +30,10 @@ class StartFusion(IdFusion):
             id_embeddings: [n_items, d].
         """
         rows = reduce_columns(centre(embeddings), id_embeddings.shape[1])
-        size = rows.double().pow(2).mean().sqrt().item()
         # An item of which nothing is known, or all if they are the same, keeps its random start.
         known = rows.any(dim=1, keepdim=True)
+        share = known.double().mean().item()  # the others' zeros are no part of the size
+        size = (rows.double().pow(2).mean() / share).sqrt().item() if share > 0 else 0.0
         started = rows * (self._size / size if size > 0 else 0.0)
         ids = id_embeddings.data[1:, : rows.shape[1]]
         # The vectors are on the CPU still, the ids where the model is.

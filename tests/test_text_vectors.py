@@ -7,6 +7,7 @@ from conftest import write_atomic
 from hypothesis import given
 from hypothesis import strategies as st
 from recbole.config import Config
+from recbole.utils import get_model
 from support.stages import item_vectors, pipeline_of
 from support.texts import write_texts
 from transformers import AutoModel, AutoTokenizer
@@ -259,6 +260,17 @@ def test_a_model_with_text_trains(enhancement, with_text, small_data):
         "TSLRec_SASRec", small_data, config_dict=with_text | {"enhancement": enhancement}
     )
     assert run.trainer.model.fusion.enhanced[1:].any(dim=1).all()
+
+
+def test_columns_beyond_the_rank_make_tfidf_start_no_smaller(with_text, small_data):
+    changes = {"enhancement": "tfidf", "enhanced_dim": 64}  # of 30 items
+    pipeline = pipeline_of(with_text | changes, small_data)
+    model = get_model("TSLRec_SASRec")(pipeline.config, pipeline.dataset)
+    before = model.fusion.projection.weight.detach().clone()
+    model.prepare(pipeline)
+    filled = int(model.fusion.enhanced.any(dim=0).sum())
+    assert filled < 64
+    torch.testing.assert_close(model.fusion.projection.weight, before * (64 / filled) ** 0.5)
 
 
 def test_a_term_of_tuned_words_beside_tfidf_trains_and_loads(with_text, small_data):

@@ -107,6 +107,22 @@ def test_enhanced_embeddings_enter_at_the_id_embeddings_scale(kind, width, scale
     assert projected.pow(2).mean().sqrt().item() == pytest.approx(0.02 * scale, rel=0.15)
 
 
+@pytest.mark.parametrize("kind", ["gate", "sum", "alone"])
+@pytest.mark.parametrize(("width", "filled", "cut"), [(96, 24, 96), (96, 96, 96), (96, 24, 48)])
+def test_empty_columns_make_what_enters_no_smaller(kind, width, filled, cut):
+    """With and without PCA, which scales what it keeps as a whole."""
+    table = id_table(1000, 64)
+    vectors = torch.cat([torch.randn(999, filled), torch.full((999, width - filled), 0.3)], dim=1)
+    torch.manual_seed(0)
+    fusion = FUSIONS[kind](table, cut, 1.0)
+    before = fusion.projection.weight.detach().clone()
+    fusion.set_enhanced(vectors)
+    fusion.start(vectors, table)
+    assert fusion.project()[1:].pow(2).mean().sqrt().item() == pytest.approx(0.02, rel=0.15)
+    changed = not torch.equal(fusion.projection.weight, before)
+    assert changed == (filled < width == cut)
+
+
 def test_padding_counts_nowhere():
     table = id_table()
     table[0] = 1e6

@@ -93,8 +93,8 @@ class EnhancedItemTable(TermAtScoring, FusedItemTable):
         if self.frozen:
             for stage in map(pipeline.stage, kind.stages):
                 provenance.check_read(stage, pipeline.stage(BackboneStage))
-        self.fusion.start(of_known, self.id_embeddings)
         self.fusion.set_enhanced(vectors)
+        self.fusion.start(of_known, self.id_embeddings)
         if self.scoring_term is not None:
             self._set_term(of_known, pipeline)
         if self.fusion.alike is not None:

@@ -94,6 +94,14 @@ class EnhancedFusion(ItemFusion):
             getLogger(__name__).warning(ALL_THE_SAME.format(len(embeddings)))
         self.enhanced[1:] = reduce_columns(standardised, self.enhanced.shape[1])
 
+    def start(self, embeddings: Tensor, id_embeddings: Tensor) -> None:
+        """Have h' start at the wanted size where columns are empty, as of TF-IDF beyond its rank."""
+        width = self.enhanced.shape[1]
+        filled = int(self.enhanced.any(dim=0).sum())
+        # Columns that PCA made have the wanted variance as a whole, whichever of them are empty.
+        if embeddings.shape[1] <= width and 0 < filled < width:
+            self.projection.weight.data.mul_((width / filled) ** 0.5)
+
     def project(self) -> Tensor:
         """h' of every item, [n_items, d]."""
         return _ProjectHalf.apply(self.projection.weight, self.projection.bias, self.enhanced)

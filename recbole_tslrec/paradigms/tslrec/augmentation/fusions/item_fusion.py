@@ -42,7 +42,12 @@ class ItemFusion(nn.Module, ABC):
         """Take the vector of every item in the order of internal ids, [n_items - 1, any], no padding."""
 
     def start(self, embeddings: Tensor, id_embeddings: Tensor) -> None:
-        """Set the id embeddings before training, in place, where they start from the vectors."""
+        """Set what starts from the vectors, before training and after ``set_enhanced``.
+
+        Args:
+            embeddings: as ``set_enhanced`` takes them, rows of which nothing is known 0.
+            id_embeddings: [n_items, d], which may be set in place.
+        """
 
     def tell_cold_items(self, n_items: int) -> None:
         """Have cold items take the ids of others; ``set_cold`` says which."""

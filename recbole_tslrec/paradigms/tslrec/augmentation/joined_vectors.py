@@ -20,8 +20,9 @@ from recbole_tslrec.stages.pipeline import Pipeline
 
 
 class BesideTfidf(ItemVectors):
-    """Two vectors of an item in one, of one length each: the cosine is the mean of both cosines.
+    """Two vectors of an item in one, of one length each: the cosine is about the mean of both cosines.
 
+    About: who takes cosines centres the columns once more, after which lengths differ a little.
     ``enhanced_dim`` is of each. Where nothing is known a part is 0.
 
     Attributes:

@@ -26,7 +26,12 @@ def quantile_groups(values: pd.Series, n_groups: int) -> pd.Series:
     """Groups of about equal size, numbered from 0; fewer where many values are equal, one if all are."""
     if values.nunique() == 1:  # qcut would have no group
         return pd.Series(0, index=values.index)
-    return pd.qcut(values.rank(method="max"), n_groups, labels=False, duplicates="drop")
+    groups = pd.qcut(values.rank(method="max"), n_groups, labels=False, duplicates="drop")
+    if groups.nunique() > 1:
+        return groups
+    # So many have the least value, or the largest, that no quantile lies elsewhere: they are a group.
+    most = values.mode()[0]
+    return (values > most if most == values.min() else values == most).astype(int)
 
 
 def range_text(values: pd.Series) -> str:

@@ -49,5 +49,21 @@ def test_a_group_is_named_by_its_least_and_most():
     assert names == ["1", "2–3", "5–8", "1,300"] or names[-1].endswith("1,300")
 
 
+@pytest.mark.parametrize(
+    ("values", "groups"),
+    [
+        ([1] * 80 + [*range(2, 22)], ["1", "2–21"]),
+        ([*range(1, 7)] + [9] * 80, ["1–6", "9"]),
+        ([1] * 40 + [2] * 60, ["1", "2"]),
+        # As before: of the least value there are many, and it does not stand alone.
+        ([3] * 35 + [4] * 20 + [5] * 30 + [8] * 15, ["3–4", "5", "8"]),
+        ([*range(1, 101)], ["1–25", "26–50", "51–75", "76–100"]),
+    ],
+)
+def test_a_value_that_most_have_is_a_group(values, groups):
+    found = slices(ranks_of(len(values), 0, item_count=np.array(values)))
+    assert [name for by, name in found if by.startswith("training interactions")] == groups
+
+
 def test_equal_values_are_one_group():
     assert quantile_groups(pd.Series([2.0, 2.0, 2.0]), 4).tolist() == [0, 0, 0]

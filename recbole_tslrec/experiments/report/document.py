@@ -6,7 +6,7 @@ import base64
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class Block:
             f"Settings: {_settings_text(cells)}",
             f"Machine: {'; '.join(sorted(set(cells['machine'])))}",
             f"Versions: {'; '.join(sorted(versions))}",
-            f"Made by: {'; '.join(sorted(set(cells['command'])))}",
+            *(f"Made by: {command}" for command in _commands(cells["command"])),
         ]
 
     def write(self, folder: Path) -> None:
@@ -67,6 +67,14 @@ class Block:
         _write(folder / f"{self.name}.csv", as_text.to_csv(index=False).encode())
         if self.png is not None:
             _write(folder / f"{self.name}.png", self.png)
+
+
+def _commands(given: Iterable[str]) -> list[str]:
+    """Each once, in whatever order its options stood."""
+    by_words: dict[frozenset[str], str] = {}
+    for command in sorted(set(given)):
+        by_words.setdefault(frozenset(command.split()), command)
+    return list(by_words.values())
 
 
 def escape(text: Any) -> str:

@@ -12,7 +12,7 @@ from recbole_tslrec.experiments.run.kept_cells import seconds_of_parts
 from recbole_tslrec.recbole_bridge.paradigm import table_rows
 from recbole_tslrec.store.duration import duration
 
-# ``base_machine`` trained the Base that a method starts from; "" if it starts from none.
+# ``base_machine`` trained the Base that a method starts from, the cell's own if it started from none.
 _ROW = ["dataset", "backbone", "method", "machine", "base_machine"]
 _AFTER_STAGES = {"training": "its own training", "evaluation": "test"}
 
@@ -58,7 +58,7 @@ def _mean_seconds(results: Results) -> pd.DataFrame:
     for cell in results.own.to_dict("records"):
         seconds = seconds_of_parts(cell)
         # The stage has only taken the embeddings out of the trained Base, which was the work.
-        taken, its_machine = trainings.get(cell["backbone_from"], (0.0, ""))
+        taken, its_machine = trainings.get(cell["backbone_from"], (0.0, cell["machine"]))
         seconds["backbone"] = seconds.get("backbone", 0.0) + taken
         of_row = (cell["dataset"], cell["backbone"], cell["variant"], cell["machine"], its_machine)
         where = dict(zip(_ROW, of_row, strict=True))

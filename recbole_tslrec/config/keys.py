@@ -14,7 +14,7 @@ ROWS = KeyGroup(
             "prefix",
             "In [prefix, sequence, trimmed, auto]. prefix: one row per prefix, as RecBole. sequence: "
             "one pass over the whole history, for causal backbones (SASRec, GRU4Rec, LRURec, SASRecF, "
-            "GRU4RecF, FDSA, SASRecPreNorm, SASRecPreNormLatest). trimmed: "
+            "GRU4RecF, FDSA, SASRecPreNorm) and SASRecPreNormLatest. trimmed: "
             "RecBole's rows without their padding, for Caser. auto: the quickest that the backbone "
             "takes.",
             one_of("prefix", "sequence", "trimmed", "auto"),

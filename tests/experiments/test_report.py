@@ -772,7 +772,7 @@ def test_a_folder_that_is_no_result_is_refused(tmp_path):
     for line, message in (
         ("{}\n", r"line 1, is not an object with \[cell\]"),
         ('{"format": 2, "cell": "a"}\n', r"format \[2\]; this program reads \[1\]"),
-        ('{"format": 1, "cell": "a"}\n', "lacks a part.*, configuration"),
+        ('{"format": 1, "cell": "a", "status": "failed"}\n', "lacks a part.*, configuration"),
     ):
         file.write_text(line)
         with pytest.raises(ValueError, match=message):

@@ -34,7 +34,7 @@ class PositionBudgetSampler(Sampler[list[tuple[int, float]]]):
         seed: the same seed and epoch give the same batches.
         process, processes: which share is iterated over.
         tell_epoch: called with each epoch that is chosen, as what an example holds may follow from it.
-        least: the fewest examples of a batch, over the budget if need be.
+        least: the fewest examples of a batch, over the budget if need be; 0: as many as fit, or one.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class PositionBudgetSampler(Sampler[list[tuple[int, float]]]):
         process: int = 0,
         processes: int = 1,
         tell_epoch: Callable[[int], None] = lambda epoch: None,
-        least: int = 1,
+        least: int = 0,
     ):
         self.lengths = np.asarray(lengths)
         self.seed, self.process, self.processes = seed, process, processes
@@ -209,7 +209,7 @@ def _round_up(lengths: np.ndarray) -> np.ndarray:
     return -(-lengths // step) * step
 
 
-def _cut(ascending: np.ndarray, budget: int, least: int = 1) -> np.ndarray:
+def _cut(ascending: np.ndarray, budget: int, least: int = 0) -> np.ndarray:
     """Where batches end in examples that are sorted by length; each has ``least`` or more."""
     ends, start = [], 0
     while start < len(ascending):
@@ -217,7 +217,7 @@ def _cut(ascending: np.ndarray, budget: int, least: int = 1) -> np.ndarray:
         candidates = ascending[start : start + budget // ascending[start] + 1]
         positions = candidates * np.arange(1, len(candidates) + 1)
         fitting = int(np.searchsorted(positions, budget, side="right"))
-        start = min(start + max(fitting, least), len(ascending))
+        start = min(start + max(fitting, least, 1), len(ascending))
         ends.append(start)
     if len(ends) > 1 and ends[-1] - ends[-2] < least:  # the last takes from the one before, or all
         before, border = ends[-3] if len(ends) > 2 else 0, ends[-1] - least

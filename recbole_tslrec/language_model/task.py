@@ -76,7 +76,8 @@ class Task:
         lengths: the positions of every example, [n] int; what a batch shares is not counted.
         collate: from a list of examples to the model's arguments, tensors [B, ...] by name.
         more_positions: positions that are computed besides for each batch, and for each example.
-        least_examples: the fewest in a process's share of a batch, over the budget if need be.
+        least_examples: the fewest in a process's share of a batch, over the budget if need be; 0: it may
+            be empty, and batches are the same whatever the number of processes.
         positions_of: the positions that a batch of examples takes, by their numbers; None: what their
             lengths come to when all are as long as the longest.
         validation: held-out examples, or a function that is called after an epoch, in the first process
@@ -93,7 +94,7 @@ class Task:
     lengths: np.ndarray
     collate: Callable[[Sequence[Any]], dict[str, Tensor]]
     more_positions: tuple[int, int] = (0, 0)
-    least_examples: int = 1
+    least_examples: int = 0
     positions_of: Callable[[np.ndarray], int] | None = None
     validation: HeldOut | Callable[[int], Mapping[str, float]] | None = None
     metric: str = "error"

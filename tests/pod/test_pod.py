@@ -156,6 +156,7 @@ def test_too_many_candidates_are_refused_before_training(small_data, settings):
 
 def test_as_many_candidates_as_fit_are_read_in_every_epoch(small_data, settings):
     changes = {"pod_tasks": ["sequential", "top_n"], "pod_vectors": 470, "sft_epochs": 1}
+    changes |= {"sft_users": 0.25, "eval_step": 0}  # long prompts take long
     found = run_experiment("POD", small_data, config_dict=settings | changes)
     model, dataset = found.trainer.model, found.train_data._dataset
     task = model.task(dataset)

@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 INSTALLED = $(VENV)/.installed
 
-# pip would compile all of 19,000 files, most of the setup's time; Python compiles what is imported, once, if it may.
+# pip would compile all of 19,000 files, most of the setup. Python compiles what is imported, once.
 PIP_INSTALL = $(VENV)/bin/python -m pip install --quiet --no-compile --constraint constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 

@@ -16,9 +16,17 @@ import recbole.quick_start.quick_start as quick_start
 import recbole.trainer.trainer as recbole_trainer
 import torch
 from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
 from recbole.data.interaction import Interaction
 from recbole.trainer import HyperTuning, Trainer
-from recbole.utils import EvaluatorType, InputType, ModelType, get_environment
+from recbole.utils import (
+    EvaluatorType,
+    InputType,
+    ModelType,
+    get_environment,
+    get_model,
+    get_trainer,
+)
 from test_checkpoint_files import WEIGHTS, altered, cut_short, emptied
 
 from recbole_tslrec import __main__ as command_line
@@ -343,6 +351,17 @@ def test_what_no_reader_takes_is_refused_as_it_is_saved(kind, trainer):
     with pytest.raises(ValueError, match=rf"model: \[SASRec\] cannot be kept.*{what}.*saved=False"):
         trainer._save_checkpoint(1)
     assert load_checkpoint(trainer.saved_model_file)["epoch"] == 0
+
+
+def test_recboles_own_matrices_are_trained_and_tested_as_ever():
+    settings = SETTINGS | {"load_col": INTERACTIONS_ALONE, "metrics": ["Hit"], "topk": [10]}
+    settings |= {"valid_metric": "Hit@10", "eval_args": {"mode": "full"}, "state": "ERROR"}
+    config = Config("EASE", "ml-100k", config_dict=settings)
+    train_data, valid_data, test_data = data_preparation(config, create_dataset(config))
+    model = get_model("EASE")(config, train_data.dataset)
+    trainer = get_trainer(config["MODEL_TYPE"], "EASE")(config, model)
+    trainer.fit(train_data, valid_data)
+    assert trainer.evaluate(test_data, load_best_model=False)["hit@10"] > 0.3
 
 
 def test_only_the_first_process_of_several_saves(trainer):

@@ -83,6 +83,7 @@ WRONG = [
     ("eval_args", {"order": "TO", "split": {"LS": "valid"}}, "eval_args: split: .* is not"),
     ("eval_args", {"order": "TO", "split": {"RS": [0.8, 0.2]}}, "eval_args: split"),
     ("eval_args", {"order": "TO", "split": {"TS": [0, 0, 1]}}, "eval_args: split"),
+    ("eval_args", {"order": "TO", "split": {"RS": [0, 0.5, 0]}}, "eval_args: split"),
     ("eval_args", {"order": "TO", "split": "LS"}, "eval_args: split"),
     ("eval_args", {"order": "TO", "splt": {"LS": "test_only"}}, "eval_args: .splt. is not one of"),
     ("field_separator", "", "field_separator"),
@@ -167,6 +168,7 @@ TAKEN = [
     {"topk": 5, "metrics": "NDCG", "valid_metric": "NDCG@5"},
     {"metrics": ("Hit", "NDCG")},
     {"eval_args": {"order": "TO", "split": {"RS": [8, 1, 1]}, "group_by": None}},
+    {"eval_args": {"order": "TO", "split": {"RS": [0, 0.5, 0.5]}}},  # one row a user is left
     {"eval_args": {"order": "TO", "split": {"LS": "test_only"}, "mode": {"test": "pop10"}}},
     {"metrics": ["AUC"], "valid_metric": "AUC", "eval_args": {"order": "TO", "mode": "uni5"}},
     {"loss_type": "BPR", "train_neg_sample_args": {"distribution": "popularity"}},

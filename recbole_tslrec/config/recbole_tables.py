@@ -94,8 +94,10 @@ def _is_split(value: Any) -> bool:
     if kind == "LS":
         return how in ("valid_and_test", "valid_only", "test_only")
     shares = how if isinstance(how, list) and len(how) == 3 else [None]
-    # RecBole fails without the key's name where nothing is left to train on.
-    return kind in ("RS", "TS") and all(_SHARE.accepts(share) for share in shares) and shares[0] > 0
+    if kind not in ("RS", "TS") or not all(_SHARE.accepts(share) for share in shares):
+        return False
+    # The first part gets what is left by rounding the others down: nothing, if one takes all.
+    return shares[0] > 0 or (shares[1] > 0 and shares[2] > 0)
 
 
 def _is_mode(value: Any) -> bool:

@@ -306,8 +306,9 @@ class TermChosenLast:
 class PlainTrainer(GoesOn, BackboneTrainer):
     """Trains a backbone by itself. A user's class that only has a backbone's name gets RecBole's."""
 
-    def __new__(cls, config, model):
-        if backbone_of(model) is None:  # RecBole chooses trainers by names
+    def __new__(cls, config=None, model=None):
+        # RecBole chooses trainers by names. A copy is made without arguments.
+        if model is not None and backbone_of(model) is None:
             recboles = (one for one in cls.__mro__ if one.__module__ == Trainer.__module__)
             return next(recboles)(config, model)
         return super().__new__(cls)

@@ -91,7 +91,7 @@ def validation_fingerprint(dataset, valid_data) -> str:
 
     With a ratio split, a later row has the one before in its history, so their order counts.
     """
-    return _rows_fingerprint(valid_data._dataset if valid_data else None, dataset)
+    return _rows_fingerprint(getattr(valid_data, "_dataset", None), dataset)
 
 
 def _rows_fingerprint(held_out, dataset) -> str:
@@ -331,6 +331,8 @@ def noting_its_data(original):
                 elif MORE in noted:
                     notes[MORE] = noted[MORE]
             self.config["trained_on"] = notes
+        elif dataset is None:  # what a loader of the user's own gives, no note can say
+            self.config["trained_on"] = None
         return original(self, train_data, valid_data, *args, **kwargs)
 
     return fit

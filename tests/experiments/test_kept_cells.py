@@ -177,6 +177,7 @@ def test_a_finished_cell_without_its_results_is_named(tmp_path):
     [
         ({"cell": "1"}, "here: a line without a status"),
         ({"cell": "1", "status": "begun"}, "here: a line without a status"),
+        ({"cell": "1", "format": 2}, r"here: format \[2\]; this program reads \[1\]"),
         ({"trial": "1", "status": "done", "bigger": True}, "here: a finished trial without"),
         ({"trial": "1", "status": "done", "score": "x"}, "here: score: .x. is not a finite number"),
     ],

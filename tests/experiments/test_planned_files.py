@@ -124,6 +124,17 @@ def test_a_training_whose_line_could_not_be_written_is_not_lost(small_data, sett
     assert not list(Path("results/checkpoints").glob("*/*"))
 
 
+def test_a_cell_is_finished_though_its_files_cannot_be_removed(small_data, settings, monkeypatch):
+    def refuse(path, *args, **kwargs):
+        raise OSError("busy")
+
+    monkeypatch.setattr(unfinished, "SECONDS_BETWEEN", 0)
+    monkeypatch.setattr(cell_run.Experiment, "is_tested", refuse)
+    grid = Grid(**SMALL, variants=("CI",), settings=settings)
+    assert not compare(grid, "results").failed
+    assert Path("results/cells.jsonl").read_text().count("\n") == 1
+
+
 @pytest.mark.parametrize("key", ["dataset_save_path", "dataloaders_save_path"])
 def test_pickled_data_are_refused(key, small_data, settings):
     """They may be of another file than the one whose hash names the cells."""

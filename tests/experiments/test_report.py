@@ -544,16 +544,21 @@ def test_a_mean_is_never_of_cells_under_different_settings(tmp_path):
 
 def test_a_table_says_what_was_given_and_what_differs(tmp_path):
     writer = SyntheticResults(tmp_path, n_users=60, n_items=40)
-    writer.write("tiny", "SASRec", "Base", 1)
+    start = "python -m recbole_tslrec compare"
+    for variant, options in (
+        ("Base", "--seeds 3 --top 5"),
+        ("TSLRec", "--top 5 --seeds 3"),  # the same
+        ("random", "--seeds 5 --top 3"),  # the same words, and another command
+    ):
+        writer.write("tiny", "SASRec", variant, 1, command=f"{start} {options}")
     other = {"effective": {"epochs": "9", "learning_rate": "0.01", "n_categories": "20"}}
-    turned = {"command": "python -m recbole_tslrec --seeds=3 compare"}  # the same, in other words
-    writer.write("tiny", "SASRec", "CI", 1, **other, **turned)
+    writer.write("tiny", "SASRec", "CI", 1, command=f"{start} --top 5 --seeds 3", **other)
     results = Results(tmp_path)
     made = main_table(results, "ranked", all_comparisons(results, "ranked")).made()
     (text,) = (line for line in made if line.startswith("Settings"))
-    assert "given: hidden_size: 64. Differing: epochs: 300 (1 cells), 9 (1 cells)." in text
-    (command,) = (line for line in made if line.startswith("Made by"))
-    assert sorted(command.split()[2:]) == sorted(turned["command"].split())
+    assert "given: hidden_size: 64. Differing: epochs: 300 (3 cells), 9 (1 cells)." in text
+    commands = [line for line in made if line.startswith("Made by")]
+    assert commands == [f"Made by: {start} --seeds {a} --top {b}" for a, b in ((3, 5), (5, 3))]
     assert "* Report: command" in text_of(results)
 
 
@@ -772,6 +777,7 @@ def test_a_folder_that_is_no_result_is_refused(tmp_path):
     for line, message in (
         ("{}\n", r"line 1, is not an object with \[cell\]"),
         ('{"format": 2, "cell": "a"}\n', r"format \[2\]; this program reads \[1\]"),
+        ('{"cell": "a", "status": "failed"}\n', r"format \[None\]; this program reads \[1\]"),
         ('{"format": 1, "cell": "a", "status": "failed"}\n', "lacks a part.*, configuration"),
     ):
         file.write_text(line)

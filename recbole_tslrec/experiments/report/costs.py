@@ -58,7 +58,8 @@ def _mean_seconds(results: Results) -> pd.DataFrame:
     for cell in results.own.to_dict("records"):
         seconds = seconds_of_parts(cell)
         # The stage has only taken the embeddings out of the trained Base, which was the work.
-        taken, its_machine = trainings.get(cell["backbone_from"], (0.0, cell["machine"]))
+        alone = 0.0, "" if cell["backbone_from"] else cell["machine"]
+        taken, its_machine = trainings.get(cell["backbone_from"], alone)
         seconds["backbone"] = seconds.get("backbone", 0.0) + taken
         of_row = (cell["dataset"], cell["backbone"], cell["variant"], cell["machine"], its_machine)
         where = dict(zip(_ROW, of_row, strict=True))

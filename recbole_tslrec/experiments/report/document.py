@@ -71,10 +71,11 @@ class Block:
 
 def _commands(given: Iterable[str]) -> list[str]:
     """Each once, in whatever order its options stood."""
-    by_words: dict[frozenset[str], str] = {}
+    by_options: dict[tuple[str, ...], str] = {}
     for command in sorted(set(given)):
-        by_words.setdefault(frozenset(command.split()), command)
-    return list(by_words.values())
+        start, *options = re.split(r"\s+(?=--)", command)
+        by_options.setdefault((start, *sorted(options)), command)
+    return list(by_options.values())
 
 
 def escape(text: Any) -> str:

@@ -106,8 +106,11 @@ def check_entries(line: Mapping[str, Any], where: str) -> None:
                 f"{where}: {name}: [{str(line[name])[:80]}] is not {kind}. Bring the line back, or take "
                 f"it out: what it stood for is then done again."
             )
-    if line.get("format", FORMAT) != FORMAT:  # whoever takes it refuses it by that
-        return
+    if line.get("format", FORMAT) != FORMAT:
+        raise ValueError(
+            f"{where}: format [{line['format']}]; this program reads [{FORMAT}]. Run the grid again, or "
+            f"use the version that wrote it."
+        )
     if line.get("status") not in (DONE, FAILED):
         raise ValueError(f"{where}: a line without a status, done or failed. Take the line out.")
     if line["status"] == FAILED:

@@ -330,8 +330,9 @@ def apply() -> None:
     After it RecBole's entry points know all that is ours. Training,
     ``evaluate(load_best_model=True)`` and ``load_data_and_model`` work on today's torch for every model
     whose ``other_parameter`` holds tensors and layers alone: all the sequential ones, but not those that
-    keep NumPy or SciPy matrices there, as ItemKNN and EASE do: these need ``saved=False``. Only the
-    first call acts: a later one cannot undo what somebody has put on top.
+    keep NumPy or SciPy matrices there, as ItemKNN and EASE do: these are tested with
+    ``load_best_model=False``. Only the first call acts: a later one cannot undo what somebody has put on
+    top.
     """
     for patch in PATCHES:
         patch.apply(patch.target)

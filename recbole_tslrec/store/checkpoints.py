@@ -124,7 +124,7 @@ def check_checkpoint(path: str | os.PathLike, to_resume: bool = False) -> None:
             f"since such a file can run any program as it is read. A checkpoint of RecBole alone "
             f"must be saved again with recbole_tslrec imported: train again or, if you trust whoever "
             f"made this one file (a model such as SLIMElastic or RippleNet, whose files always hold "
-            f"objects, is trained with saved=False): "
+            f"objects, is tested with evaluate(load_best_model=False)): "
             f"python -m recbole_tslrec convert --checkpoint={shlex.quote(name)} "
             f"--output=<new file> --trusted_sha256={file_hash(Path(path))}"
         ) from error
